@@ -1,0 +1,78 @@
+# What there is to make. Needs Go and nothing else: all tools are built from pinned modules.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+IMG     ?= ghcr.io/nodebootstrap/nodebootstrap:$(VERSION)
+
+# Static binaries, and one build cache for all of them.
+export CGO_ENABLED ?= 0
+
+GOBUILD = go build -trimpath -ldflags "-s -w -X github.com/nodebootstrap/nodebootstrap/internal/version.version=$(VERSION)"
+TOOL    = go tool -modfile=hack/tools/go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## Show this list.
+	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
+
+##@ Try it
+
+.PHONY: demo
+demo: controlplane build bin/demo ## A machine joins a real cluster on this machine from four lines of YAML; then all is stopped.
+	bin/demo
+
+.PHONY: up
+up: controlplane build bin/demo ## The same, and it stays until Ctrl-C, with the KUBECONFIG to use.
+	bin/demo --stay
+
+##@ Build
+
+.PHONY: build
+build: bin/manager bin/kubectl-nodebootstrap ## bin/manager and bin/kubectl-nodebootstrap.
+
+.PHONY: bin/manager bin/kubectl-nodebootstrap bin/demo # Go knows what is up to date
+bin/manager:
+	$(GOBUILD) -o $@ ./cmd/manager
+bin/kubectl-nodebootstrap:
+	$(GOBUILD) -o $@ ./cmd/kubectl-nodebootstrap
+bin/demo:
+	go build -o $@ ./hack/demo
+
+.PHONY: controlplane
+controlplane: ## bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet and kubectl, of the versions in hack/tools/kubernetes.
+	@hack/tools/kubernetes/build.sh bin/k8s
+
+.PHONY: image
+image: ## The container image $(IMG), for this platform. For several: docker buildx build --platform linux/amd64,linux/arm64 .
+	docker build --build-arg VERSION=$(VERSION) -t $(IMG) .
+
+.PHONY: build-installer
+build-installer: ## dist/install.yaml, with the image $(IMG).
+	@mkdir -p dist
+	$(TOOL) kustomize build config/default | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
+
+##@ Check
+
+.PHONY: test
+test: controlplane bin/manager bin/kubectl-nodebootstrap ## All tests: against a real control plane and real kubelets, which need root on Linux.
+	go test -count=1 -p 1 -timeout 20m ./...
+
+.PHONY: verify
+verify: ## Generated files are up to date, the linter and the import rules are content.
+	hack/verify-generated.sh
+	hack/verify-imports.sh
+	$(TOOL) golangci-lint run ./...
+
+##@ Generate
+
+.PHONY: generate
+generate: ## Deepcopy functions.
+	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+
+.PHONY: manifests
+manifests: ## The CRD and the RBAC in config/.
+	$(TOOL) controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
+	$(TOOL) controller-gen rbac:roleName=nodebootstrap-manager paths=./controllers/... output:rbac:dir=config/rbac
+
+.PHONY: clean
+clean: ## Remove bin and dist.
+	rm -rf bin dist

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package v1alpha1
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// DefaultTokenTTL is the life of a token when spec.token.ttl is not set: kubeadm's own default.
+const DefaultTokenTTL = 24 * time.Hour
+
+// ReissueRequestedAtAnnotation asks for a fresh credential for a node that already exists: a reinstalled machine, an
+// expired certificate. Any new value is a new request, and each is handled once.
+const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
+
+// NodeBootstrap lets one machine, and that machine only, join the cluster as the node of the same name.
+//
+// While the node has not joined there is exactly one live bootstrap token for it, and a Secret with a kubeconfig that
+// carries it. Once the node has joined there is none.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=nb
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="What the node is waiting for"
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the present token runs out"
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Token",type=string,JSONPath=`.status.token.id`,priority=1
+// +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.status.server`,priority=1
+// +kubebuilder:printcolumn:name="Secret",type=string,JSONPath=`.status.kubeconfigSecretRef.name`,priority=1
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 232",message="metadata.name is the node's name and may have 232 characters at most, since the Secret bootstrap-kubeconfig-<name> may have 253: give the node a shorter name (kubelet --hostname-override)"
+type NodeBootstrap struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitzero"`
+
+	// spec says how the node may join. An empty one works wherever endpoint and CA of the cluster can be discovered.
+	// +optional
+	Spec NodeBootstrapSpec `json:"spec,omitzero"`
+
+	// status is what the operator last saw and did.
+	// +optional
+	Status NodeBootstrapStatus `json:"status,omitzero"`
+}
+
+// NodeBootstrapList is a list of NodeBootstraps.
+//
+// +kubebuilder:object:root=true
+type NodeBootstrapList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitzero"`
+	Items           []NodeBootstrap `json:"items"`
+}
+
+// NodeBootstrapSpec is what a person commits. Every field has a default.
+type NodeBootstrapSpec struct {
+	// cluster says how the node reaches the API server.
+	// +optional
+	Cluster ClusterSpec `json:"cluster,omitzero"`
+
+	// token sets how long the credential lives.
+	// +optional
+	Token TokenSpec `json:"token,omitzero"`
+
+	// clientCertificate sets who approves the node's client certificate.
+	// +optional
+	ClientCertificate ClientCertificateSpec `json:"clientCertificate,omitzero"`
+
+	// servingCertificate sets what the certificate may name with which the kubelet serves.
+	// +optional
+	ServingCertificate ServingCertificateSpec `json:"servingCertificate,omitzero"`
+}
+
+// ClusterSpec is the API server as the node sees it.
+type ClusterSpec struct {
+	// server is the URL at which the node reaches the API server: a load balancer, as a rule.
+	// Defaults to the operator's --cluster-server flag, else to the server in the ConfigMap kube-public/cluster-info.
+	// +optional
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')",message="must be an https URL with a host and without credentials, query or fragment: write for example https://api.example.com:6443"
+	Server string `json:"server,omitempty"`
+
+	// caBundle is the PEM of the CA certificates that signed the API server's serving certificate.
+	// Defaults to the operator's --cluster-ca-file flag, else to the CA in the ConfigMap kube-public/cluster-info, else
+	// to the ConfigMap kube-root-ca.crt in the operator's namespace.
+	// +optional
+	// +kubebuilder:validation:MaxLength=65536
+	// +kubebuilder:validation:XValidation:rule="self.matches('^\\\\s*(-----BEGIN CERTIFICATE-----\\\\s[A-Za-z0-9+/=\\\\s]+-----END CERTIFICATE-----\\\\s*)+$')",message="must be one or more PEM certificates and nothing else, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----: write the content of the cluster's ca.crt, not base64 of it and no private key"
+	CABundle string `json:"caBundle,omitempty"`
+}
+
+// TokenSpec is the life of the bootstrap token.
+type TokenSpec struct {
+	// ttl is the life of one token, from 10m to 8760h. A token is renewed before it runs out, until the node joins.
+	// Defaults to 24h.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && self != '' && duration(self) >= duration('10m') && duration(self) <= duration('8760h')",message="must be a duration in hours, minutes and seconds from 10m to 8760h: write for example 24h, 90m or 1h30m"
+	TTL *metav1.Duration `json:"ttl,omitempty"`
+
+	// joinDeadline is how long after the creation of the NodeBootstrap, or after the last reissue, tokens are still
+	// renewed, from 10m to 8760h. By default they are renewed until the node joins.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && self != '' && duration(self) >= duration('10m') && duration(self) <= duration('8760h')",message="must be a duration in hours, minutes and seconds from 10m to 8760h: write for example 168h, 90m or 1h30m"
+	JoinDeadline *metav1.Duration `json:"joinDeadline,omitempty"`
+}
+
+// Approval says who approves the client certificate that the node asks for with its token.
+//
+// +kubebuilder:validation:Enum=Node;ClusterWide;Manual
+type Approval string
+
+const (
+	// ApprovalNode: this operator approves, for this node's name alone.
+	ApprovalNode Approval = "Node"
+	// ApprovalClusterWide: kube-controller-manager approves through a "nodeclient" binding, whatever the name, so that
+	// whoever holds the token can become any node.
+	ApprovalClusterWide Approval = "ClusterWide"
+	// ApprovalManual: a person does, with kubectl certificate approve.
+	ApprovalManual Approval = "Manual"
+)
+
+// ClientCertificateSpec is about the certificate with which the kubelet authenticates to the API server.
+type ClientCertificateSpec struct {
+	// approval says who approves the CertificateSigningRequest that the kubelet sends with its bootstrap token.
+	// Node: this operator, for this node's name alone. ClusterWide: kube-controller-manager, whatever the name.
+	// Manual: a person, with kubectl certificate approve. Defaults to Node.
+	// +optional
+	Approval Approval `json:"approval,omitempty"`
+}
+
+// ServingCertificateSpec is about the certificate with which the kubelet serves its own API on port 10250.
+type ServingCertificateSpec struct {
+	// addresses are the DNS names, IPs and CIDRs that this node's serving certificate may name. This version of the
+	// operator records them and approves no serving certificate yet: such requests stay Pending until a person approves them.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.all(a, isIP(a) || isCIDR(a) || a.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="each must be a lower-case DNS name without wildcards, an IP address or a CIDR: write for example worker-1.example.com, 192.0.2.7 or 2001:db8::/64"
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// NodeBootstrapStatus is written by the operator alone. It never holds the secret part of a token.
+type NodeBootstrapStatus struct {
+	// observedGeneration is the generation of the spec that this status speaks of.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions: Ready, CredentialsAvailable, Joined, and per kstatus Reconciling and Stalled while they hold.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// token is the live bootstrap token; absent when there is none.
+	// +optional
+	Token *TokenStatus `json:"token,omitempty"`
+
+	// kubeconfigSecretRef names the Secret with the node's bootstrap kubeconfig; absent when there is none.
+	// +optional
+	KubeconfigSecretRef *SecretReference `json:"kubeconfigSecretRef,omitempty"`
+
+	// server is the API server's URL in the published kubeconfig.
+	// +optional
+	Server string `json:"server,omitempty"`
+
+	// certificates holds the last decisions on the node's CertificateSigningRequests, the newest last. Kubernetes deletes
+	// those requests an hour after the decision; this record stays.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=10
+	Certificates []CertificateDecision `json:"certificates,omitempty"`
+
+	// awaitingSince is since when the node is waited for: the creation of the NodeBootstrap, the last reissue, or the
+	// moment a joined node was found gone. Absent while the node is joined.
+	// +optional
+	AwaitingSince *metav1.Time `json:"awaitingSince,omitempty"`
+
+	// lastHandledReissueAt is the value of the annotation nodebootstrap.io/reissue-requested-at that was last handled.
+	// +optional
+	LastHandledReissueAt string `json:"lastHandledReissueAt,omitempty"`
+}
+
+// TokenStatus names a bootstrap token without giving it away.
+type TokenStatus struct {
+	// id is the public part of the token: its Secret is kube-system/bootstrap-token-<id>.
+	ID string `json:"id"`
+
+	// expirationTime is when the API server stops accepting the token.
+	ExpirationTime metav1.Time `json:"expirationTime"`
+}
+
+// SecretReference names a Secret.
+type SecretReference struct {
+	// namespace of the Secret.
+	Namespace string `json:"namespace"`
+	// name of the Secret.
+	Name string `json:"name"`
+}
+
+// Verdict is what was decided on a CertificateSigningRequest.
+//
+// +kubebuilder:validation:Enum=Approved;Denied
+type Verdict string
+
+const (
+	// VerdictApproved: the request was approved.
+	VerdictApproved Verdict = "Approved"
+	// VerdictDenied: the request was denied.
+	VerdictDenied Verdict = "Denied"
+)
+
+// CertificateDecision is one entry of status.certificates.
+type CertificateDecision struct {
+	// name of the CertificateSigningRequest.
+	Name string `json:"name"`
+	// uid of the CertificateSigningRequest.
+	UID types.UID `json:"uid"`
+	// signerName is the signer that was asked.
+	SignerName string `json:"signerName"`
+	// tokenID is the id of the bootstrap token that asked.
+	// +optional
+	TokenID string `json:"tokenID,omitempty"`
+	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>; absent when no key could be read.
+	// +optional
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
+	// verdict is what was decided.
+	Verdict Verdict `json:"verdict"`
+	// reason is a word for why.
+	Reason string `json:"reason"`
+	// time of the decision.
+	Time metav1.Time `json:"time"`
+	// issuedTime is the time of the approval, once the certificate was seen issued. Use of the node's name after it
+	// tells that the node has joined.
+	// +optional
+	IssuedTime *metav1.Time `json:"issuedTime,omitempty"`
+}
+
+// TokenTTL is the life of one token: spec.token.ttl or its default.
+func (s *NodeBootstrapSpec) TokenTTL() time.Duration {
+	if s.Token.TTL == nil {
+		return DefaultTokenTTL
+	}
+	return s.Token.TTL.Duration
+}
+
+// ApprovalMode is spec.clientCertificate.approval or its default.
+func (s *NodeBootstrapSpec) ApprovalMode() Approval {
+	if s.ClientCertificate.Approval == "" {
+		return ApprovalNode
+	}
+	return s.ClientCertificate.Approval
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command manager is the operator: it lets each machine that has a NodeBootstrap join as the node of that name, and as no
+// other.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client/config"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/version"
+)
+
+const (
+	defaultNamespace = "nodebootstrap-system"
+	// namespaceFile is where a Pod finds its namespace.
+	namespaceFile    = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+	leaderElectionID = "nodebootstrap.nodebootstrap.io"
+)
+
+func main() {
+	if err := run(signals.SetupSignalHandler(), os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "nodebootstrap: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+type options struct {
+	controllers.Options
+	leaderElect    bool
+	metricsAddress string
+	healthAddress  string
+	version        bool
+	zap            zap.Options
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("manager", flag.ContinueOnError)
+	config.RegisterFlags(fs)
+	fs.StringVar(&o.Namespace, "namespace", "",
+		"The namespace for the Secrets with the bootstrap kubeconfigs. Defaults to the namespace of the Pod, else "+defaultNamespace+".")
+	fs.StringVar(&o.ClusterServer, "cluster-server", "",
+		"The https URL at which nodes reach the API server, where a NodeBootstrap does not say. Defaults to the one in the ConfigMap kube-public/cluster-info.")
+	fs.StringVar(&o.ClusterCAFile, "cluster-ca-file", "",
+		"A file with the PEM certificates of the CA of the API server, where a NodeBootstrap does not give them. It is read again when it changes. "+
+			"Defaults to those in the ConfigMap kube-public/cluster-info, else in kube-root-ca.crt in the namespace.")
+	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Let only one of several replicas work, by a Lease in the namespace.")
+	fs.StringVar(&o.metricsAddress, "metrics-bind-address", ":8080", "The address for metrics over HTTP; 0 for none.")
+	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "The address for /healthz and /readyz; 0 for none.")
+	fs.BoolVar(&o.version, "version", false, "Print the version and exit.")
+	o.zap.BindFlags(fs)
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected arguments %q: all settings are flags, see --help", fs.Args())
+	}
+	if o.Namespace == "" {
+		o.Namespace = podNamespace()
+	}
+	return o, o.validate()
+}
+
+// validate refuses what no NodeBootstrap could work with, before anything starts.
+func (o *options) validate() error {
+	if o.ClusterServer != "" {
+		if err := bootstrap.ValidateServer(o.ClusterServer); err != nil {
+			return fmt.Errorf("flag --cluster-server: %w", err)
+		}
+	}
+	if o.ClusterCAFile == "" {
+		return nil
+	}
+	ca, err := os.ReadFile(o.ClusterCAFile)
+	if err == nil {
+		err = bootstrap.ValidateCA(ca, time.Now())
+	}
+	if err != nil {
+		return fmt.Errorf("flag --cluster-ca-file: %w", err)
+	}
+	return nil
+}
+
+func podNamespace() string {
+	b, err := os.ReadFile(namespaceFile)
+	if ns := strings.TrimSpace(string(b)); err == nil && ns != "" {
+		return ns
+	}
+	return defaultNamespace
+}
+
+func run(ctx context.Context, args []string) error {
+	o, err := parse(args)
+	switch {
+	case err == flag.ErrHelp:
+		return nil
+	case err != nil:
+		return err
+	case o.version:
+		fmt.Println(version.String())
+		return nil
+	}
+	log := zap.New(zap.UseFlagOptions(&o.zap))
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+	mgr, err := newManager(ctx, o, log)
+	if err != nil {
+		return err
+	}
+	log.Info("starting", "version", version.String(), "namespace", o.Namespace)
+	if err := mgr.Start(ctx); err != nil {
+		return fmt.Errorf("running: %w", err)
+	}
+	return nil
+}
+
+func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, error) {
+	cfg, err := config.GetConfig()
+	if err != nil {
+		return nil, fmt.Errorf("finding the cluster, by --kubeconfig, $KUBECONFIG, the Pod's ServiceAccount or ~/.kube/config: %w", err)
+	}
+	scheme, err := controllers.NewScheme()
+	if err != nil {
+		return nil, err
+	}
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:                        scheme,
+		Logger:                        log,
+		Cache:                         controllers.CacheOptions(o.Namespace),
+		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
+		HealthProbeBindAddress:        o.healthAddress,
+		LeaderElection:                o.leaderElect,
+		LeaderElectionID:              leaderElectionID,
+		LeaderElectionNamespace:       o.Namespace,
+		LeaderElectionReleaseOnCancel: true, // the process ends right after the manager
+		GracefulShutdownTimeout:       ptr.To(10 * time.Second),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the manager: %w", err)
+	}
+	if err := controllers.Setup(ctx, mgr, o.Options); err != nil {
+		return nil, err
+	}
+	for name, add := range map[string]func(string, healthz.Checker) error{"healthz": mgr.AddHealthzCheck, "readyz": mgr.AddReadyzCheck} {
+		if err := add(name, healthz.Ping); err != nil {
+			return nil, fmt.Errorf("adding the check %s: %w", name, err)
+		}
+	}
+	return mgr, nil
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// mintAttempts bounds how many ids that somebody else holds are skipped in one pass. There are two thousand million ids:
+// more than one in a row is no accident.
+const mintAttempts = 5
+
+// apply carries out a plan. It is the only code that writes, and stops at the first error. What revokes comes before what
+// makes, so that a crash in between leaves less access, never more.
+func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
+	o := &bootstrap.Outcome{Token: p.Token}
+	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
+		r.revoke, r.mint, r.repair, r.publish, r.verify, r.decide,
+	} {
+		if err := step(ctx, f, p, o); err != nil {
+			o.Err = bootstrap.RedactError(err, o.Token)
+			break
+		}
+	}
+	return o
+}
+
+// revoke deletes tokens, then the requests that were sent with them, then the kubeconfig.
+func (r *NodeReconciler) revoke(ctx context.Context, _ *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+	for _, s := range p.DeleteTokens {
+		if err := r.delete(ctx, s); err != nil {
+			return err
+		}
+	}
+	for _, request := range p.DeleteRequests {
+		if err := r.delete(ctx, request); err != nil {
+			return err
+		}
+	}
+	if p.DeleteKubeconfig != nil {
+		return r.delete(ctx, p.DeleteKubeconfig)
+	}
+	return nil
+}
+
+// mint makes a token, or adopts the one of the same id that an earlier pass made whose end it did not see.
+func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	if p.MintAfter == nil {
+		return nil
+	}
+	random, err := bootstraputil.GenerateBootstrapToken()
+	if err != nil {
+		return fmt.Errorf("making the secret part of a token: %w", err)
+	}
+	_, part := random[:6], random[7:] // <id>.<secret>: the id is derived instead
+	id := *p.MintAfter
+	for range mintAttempts {
+		id = bootstrap.NextTokenID(f.NodeBootstrap.UID, id)
+		s := bootstrap.TokenSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
+		err := r.Client.Create(ctx, s)
+		if apierrors.IsAlreadyExists(err) {
+			if s, err = find(ctx, r.Live, s.Namespace, s.Name, &corev1.Secret{}); err == nil && s == nil {
+				err = errors.New("it is there and then it is not")
+			}
+		}
+		if err != nil {
+			return bootstrap.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &bootstrap.Token{Secret: part})
+		}
+		if t, ok := bootstrap.ParseToken(s); ok && bootstrap.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
+			o.Token = &t
+			return nil
+		}
+	}
+	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
+		"the Secret %s/%s and others before it are there and were not made for this NodeBootstrap: delete them",
+		bootstrap.TokenNamespace, bootstraputil.BootstrapTokenSecretName(id))}
+	return nil
+}
+
+// repair restores Secrets of tokens that somebody edited.
+func (r *NodeReconciler) repair(ctx context.Context, _ *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+	for _, s := range p.RepairTokens {
+		if err := r.Client.Update(ctx, s); err != nil {
+			return fmt.Errorf("restoring the Secret %s/%s: %w", s.Namespace, s.Name, err)
+		}
+	}
+	return nil
+}
+
+// publish makes the kubeconfig Secret carry the newest token. While there is a problem it stays as it is.
+func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	if o.Token == nil {
+		return nil
+	}
+	if p.Problem != nil || o.Problem != nil {
+		o.Published = f.Kubeconfig != nil && bootstrap.Ours(f.Kubeconfig, f.Name) && bootstrap.Carries(f.Kubeconfig, *o.Token)
+		return nil
+	}
+	want, err := bootstrap.KubeconfigSecret(f.NodeBootstrap, r.Namespace, f.Cluster, *o.Token)
+	if err != nil {
+		return err
+	}
+	have := f.Kubeconfig
+	if have == nil {
+		err := r.Client.Create(ctx, want)
+		if err == nil {
+			o.Published = true
+			return nil
+		}
+		if !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("creating the Secret %s/%s: %w", want.Namespace, want.Name, err)
+		}
+		if have, err = find(ctx, r.Live, want.Namespace, want.Name, &corev1.Secret{}); err != nil {
+			return err
+		}
+	}
+	return r.updateKubeconfig(ctx, f.Name, have, want, o)
+}
+
+func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have, want *corev1.Secret, o *bootstrap.Outcome) error {
+	switch {
+	case have == nil:
+		return fmt.Errorf("the Secret %s/%s is there and then it is not", want.Namespace, want.Name)
+	case !bootstrap.Ours(have, node):
+		o.Problem = bootstrap.NotOurs(have)
+		return nil
+	case bootstrap.Immovable(have, want):
+		if err := r.delete(ctx, have); err != nil {
+			return err
+		}
+		if err := r.Client.Create(ctx, want); err != nil {
+			return fmt.Errorf("creating the Secret %s/%s anew: %w", want.Namespace, want.Name, err)
+		}
+	default:
+		if restored := bootstrap.Restored(have, want); restored != nil {
+			if err := r.Client.Update(ctx, restored); err != nil {
+				return fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err)
+			}
+		}
+	}
+	o.Published = true
+	return nil
+}
+
+// verify asks the API server whether it accepts a token that it was not asked about yet.
+func (r *NodeReconciler) verify(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	if !o.Published || bootstrap.Verified(&f.NodeBootstrap.Status, o.Token) {
+		return nil
+	}
+	now := r.Clock.Now()
+	accepted, err := r.tokens.review(ctx, r.Client, o.Token, now)
+	switch {
+	case err != nil:
+		return err
+	case accepted:
+		o.Acceptance = bootstrap.Accepted
+	case now.Sub(o.Token.Created) < acceptanceGrace:
+		p.LookAgain(now.Add(time.Second))
+	default:
+		o.Acceptance = bootstrap.Rejected
+		p.LookAgain(now.Add(rejectedRetry))
+	}
+	return nil
+}
+
+// delete deletes an object as it was read: not another one that has taken its name since.
+func (r *NodeReconciler) delete(ctx context.Context, o client.Object) error {
+	uid := o.GetUID()
+	if err := r.Client.Delete(ctx, o, client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err)
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// BindingsReconciler keeps the shared ClusterRoleBindings: there while a NodeBootstrap needs them, gone with the last one.
+type BindingsReconciler struct {
+	// Client reads from the cache and writes.
+	Client client.Client
+	// Live reads from the API server.
+	Live client.Reader
+}
+
+// allBindings is always equal to itself, so that the workqueue makes one of all events.
+type allBindings struct{}
+
+// SetupWithManager has the reconciler called when NodeBootstraps come, go or change their spec, and when one of its
+// bindings changes.
+func (r *BindingsReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	one := handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, client.Object) []allBindings { return []allBindings{{}} })
+	specChanges := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetGeneration() != e.ObjectNew.GetGeneration() || e.ObjectNew.GetDeletionTimestamp() != nil
+	}}
+	return builder.TypedControllerManagedBy[allBindings](mgr).
+		Named("bindings").
+		Watches(&v1alpha1.NodeBootstrap{}, one, builder.WithPredicates(specChanges)).
+		Watches(&rbacv1.ClusterRoleBinding{}, one, builder.WithPredicates(sharedBinding)).
+		Complete(r)
+}
+
+// Reconcile brings each shared binding to where it should be, and goes on to the next when one fails. A binding of the name
+// that is not ours stays: the conditions of the NodeBootstraps that need it say so.
+func (r *BindingsReconciler) Reconcile(ctx context.Context, _ allBindings) (reconcile.Result, error) {
+	var all v1alpha1.NodeBootstrapList
+	if err := r.Client.List(ctx, &all); err != nil {
+		return reconcile.Result{}, fmt.Errorf("listing NodeBootstraps: %w", err)
+	}
+	var first error
+	for _, name := range bootstrap.BindingNames {
+		if err := r.reconcile(ctx, name, bootstrap.BindingNeeded(name, all.Items)); err != nil && first == nil {
+			first = err
+		}
+	}
+	if apierrors.IsConflict(first) || apierrors.IsAlreadyExists(first) { // the cache will show it in a moment
+		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", first.Error())
+		return reconcile.Result{RequeueAfter: conflictRetry}, nil
+	}
+	return reconcile.Result{}, first
+}
+
+func (r *BindingsReconciler) reconcile(ctx context.Context, name string, needed bool) error {
+	have, err := find(ctx, r.Client, "", name, &rbacv1.ClusterRoleBinding{})
+	switch {
+	case err != nil:
+		return err
+	case have == nil && needed:
+		return r.create(ctx, name)
+	case have == nil || !bootstrap.BindingOurs(have):
+		return nil
+	case !needed:
+		return r.delete(ctx, have)
+	case bootstrap.RoleDiffers(have): // a roleRef cannot be changed
+		if err := r.delete(ctx, have); err != nil {
+			return err
+		}
+		return r.create(ctx, name)
+	default:
+		return r.repair(ctx, have)
+	}
+}
+
+func (r *BindingsReconciler) create(ctx context.Context, name string) error {
+	owner, err := r.owner(ctx)
+	if err != nil {
+		return err
+	}
+	b := bootstrap.Binding(name)
+	b.OwnerReferences = []metav1.OwnerReference{owner}
+	if err := r.Client.Create(ctx, b); err != nil {
+		return fmt.Errorf("creating the ClusterRoleBinding %s: %w", name, err)
+	}
+	return nil
+}
+
+func (r *BindingsReconciler) repair(ctx context.Context, have *rbacv1.ClusterRoleBinding) error {
+	owner, err := r.owner(ctx)
+	if err != nil {
+		return err
+	}
+	restored := bootstrap.RestoredBinding(have, owner)
+	if restored == nil {
+		return nil
+	}
+	if err := r.Client.Update(ctx, restored); err != nil {
+		return fmt.Errorf("restoring the ClusterRoleBinding %s: %w", have.Name, err)
+	}
+	return nil
+}
+
+func (r *BindingsReconciler) delete(ctx context.Context, b *rbacv1.ClusterRoleBinding) error {
+	if err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID}); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("deleting the ClusterRoleBinding %s: %w", b.Name, err)
+	}
+	return nil
+}
+
+func (r *BindingsReconciler) owner(ctx context.Context) (metav1.OwnerReference, error) {
+	crd := &metav1.PartialObjectMetadata{}
+	crd.SetGroupVersionKind(crdKind)
+	if err := r.Live.Get(ctx, client.ObjectKey{Name: bootstrap.CRDName}, crd); err != nil {
+		return metav1.OwnerReference{}, fmt.Errorf("reading the CustomResourceDefinition %s: %w", bootstrap.CRDName, err)
+	}
+	return bootstrap.BindingOwner(crd), nil
+}

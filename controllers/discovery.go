@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+const (
+	// rootCAConfigMap is published in every namespace by kube-controller-manager (its root-ca-certificate-publisher).
+	rootCAConfigMap = "kube-root-ca.crt"
+	rootCAKey       = "ca.crt"
+
+	// caFilePoll is how often --cluster-ca-file is looked at. A mounted ConfigMap changes by swapped links, a minute late
+	// anyway, so that looking is simpler than watching and soon enough.
+	caFilePoll = 10 * time.Second
+)
+
+// Discovery finds the endpoint and CA of the cluster where a NodeBootstrap does not give them.
+type Discovery struct {
+	// Reader reads ConfigMaps.
+	Reader client.Reader
+	// Namespace is the operator's.
+	Namespace string
+	// Server is the flag --cluster-server; empty when it is not given.
+	Server string
+	// CAFile is the flag --cluster-ca-file; empty when it is not given.
+	CAFile string
+}
+
+// Sources reads all places where endpoint and CA may be. A place that is not there is empty; one that cannot be read is an
+// error, except for the file, which somebody has to mend.
+func (d *Discovery) Sources(ctx context.Context) (bootstrap.ClusterSources, error) {
+	s := bootstrap.ClusterSources{FlagServer: d.Server}
+	if d.CAFile != "" {
+		s.FlagCA, s.FlagCAError = os.ReadFile(d.CAFile)
+	}
+	var err error
+	s.ClusterInfo, err = d.read(ctx, metav1.NamespacePublic, bootstrapapi.ConfigMapClusterInfo, bootstrapapi.KubeConfigKey)
+	if err != nil {
+		return s, err
+	}
+	s.RootCA, err = d.read(ctx, d.Namespace, rootCAConfigMap, rootCAKey)
+	return s, err
+}
+
+func (d *Discovery) read(ctx context.Context, namespace, name, key string) (string, error) {
+	var cm corev1.ConfigMap
+	if err := d.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &cm); client.IgnoreNotFound(err) != nil {
+		return "", fmt.Errorf("reading the ConfigMap %s/%s: %w", namespace, name, err)
+	}
+	return cm.Data[key], nil
+}
+
+// WatchCAFile calls changed whenever the content of --cluster-ca-file is another one, until the context ends.
+func (d *Discovery) WatchCAFile(ctx context.Context, changed func()) {
+	if d.CAFile == "" {
+		return
+	}
+	last, _ := os.ReadFile(d.CAFile)
+	wait.UntilWithContext(ctx, func(context.Context) {
+		// Unreadable is a content too: nodes are told of it.
+		if now, _ := os.ReadFile(d.CAFile); !bytes.Equal(now, last) {
+			last = now
+			changed()
+		}
+	}, caFilePoll)
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// gather reads all that is known about a node. Absent is a value; only a read that fails is an error.
+func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Facts, error) {
+	f := &bootstrap.Facts{Name: name, Namespace: r.Namespace}
+	var err error
+	if f.NodeBootstrap, err = r.nodeBootstrap(ctx, r.Client, name); err != nil {
+		return nil, err
+	}
+	if f.TokenSecrets, err = r.tokenSecrets(ctx, name); err != nil {
+		return nil, err
+	}
+	if f.Kubeconfig, err = find(ctx, r.Client, r.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
+		return nil, err
+	}
+	if f.Requests, err = r.requests(ctx, f); err != nil {
+		return nil, err
+	}
+	if f.NodeBootstrap == nil {
+		return f, nil
+	}
+	return f, r.gatherCluster(ctx, f)
+}
+
+// gatherCluster adds what matters only for a node that is wanted.
+func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) error {
+	sources, err := r.Discovery.Sources(ctx)
+	if err != nil {
+		return err
+	}
+	f.Cluster, f.ClusterProblem = bootstrap.ResolveCluster(f.NodeBootstrap.Spec.Cluster, sources, r.Clock.Now())
+
+	bindings := map[string]*rbacv1.ClusterRoleBinding{}
+	for _, name := range bootstrap.BindingNames {
+		if bindings[name], err = find(ctx, r.Client, "", name, &rbacv1.ClusterRoleBinding{}); err != nil {
+			return err
+		}
+	}
+	f.BindingsProblem = bootstrap.BindingsProblemFor(f.NodeBootstrap, bindings)
+
+	if f.Node, err = find(ctx, r.Client, "", f.Name, nodeMetadata()); err != nil {
+		return err
+	}
+	if !f.NeedsLease() {
+		return nil
+	}
+	lease, err := find(ctx, r.Live, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
+	if err == nil && lease != nil && lease.Spec.RenewTime != nil {
+		f.LeaseRenewed = lease.Spec.RenewTime.Time
+	}
+	return err
+}
+
+// nodeBootstrap is nil when there is none or when it is being deleted.
+func (r *NodeReconciler) nodeBootstrap(ctx context.Context, reader client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
+	nb, err := find(ctx, reader, "", name, &v1alpha1.NodeBootstrap{})
+	if err != nil || nb == nil || nb.DeletionTimestamp != nil {
+		return nil, err
+	}
+	return nb, nil
+}
+
+func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string) ([]*corev1.Secret, error) {
+	var list corev1.SecretList
+	err := r.Client.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace), client.MatchingFields{indexNode: node})
+	if err != nil {
+		return nil, fmt.Errorf("listing the token Secrets of %s: %w", node, err)
+	}
+	var out []*corev1.Secret
+	for i := range list.Items {
+		if s := &list.Items[i]; bootstrap.Ours(s, node) && s.Name != bootstrap.KubeconfigSecretName(node) {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+// requests are those sent with tokens that the node has or had, and those of unknown tokens of ours that name the node.
+func (r *NodeReconciler) requests(ctx context.Context, f *bootstrap.Facts) ([]*certificatesv1.CertificateSigningRequest, error) {
+	ids := knownTokenIDs(f)
+	var out []*certificatesv1.CertificateSigningRequest
+	for id := range ids {
+		var list certificatesv1.CertificateSigningRequestList
+		if err := r.Client.List(ctx, &list, client.MatchingFields{indexToken: id}); err != nil {
+			return nil, fmt.Errorf("listing the requests sent with the token %s: %w", id, err)
+		}
+		for i := range list.Items {
+			out = append(out, &list.Items[i])
+		}
+	}
+	var list certificatesv1.CertificateSigningRequestList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{indexNode: f.Name}); err != nil {
+		return nil, fmt.Errorf("listing the requests that name %s: %w", f.Name, err)
+	}
+	for i := range list.Items {
+		request := &list.Items[i]
+		id := bootstrap.TokenIDOfUser(request.Spec.Username)
+		if ids.Has(id) || len(request.Status.Certificate) > 0 {
+			continue
+		}
+		// The token may be another node's, or too new for the cache.
+		token, err := find(ctx, r.Live, bootstrap.TokenNamespace, bootstraputil.BootstrapTokenSecretName(id), &corev1.Secret{})
+		if err != nil {
+			return nil, err
+		}
+		if token == nil {
+			out = append(out, request)
+		}
+	}
+	return out, nil
+}
+
+func knownTokenIDs(f *bootstrap.Facts) sets.Set[string] {
+	ids := sets.New[string]()
+	for _, s := range f.TokenSecrets {
+		if t, ok := bootstrap.ParseToken(s); ok {
+			ids.Insert(t.ID)
+		}
+	}
+	if f.NodeBootstrap != nil {
+		if t := f.NodeBootstrap.Status.Token; t != nil {
+			ids.Insert(t.ID)
+		}
+		for _, d := range f.NodeBootstrap.Status.Certificates {
+			ids.Insert(d.TokenID)
+		}
+	}
+	return ids
+}
+
+// find reads an object into into; nil when it is absent.
+func find[T any, P interface {
+	*T
+	client.Object
+}](ctx context.Context, reader client.Reader, namespace, name string, into P) (P, error) {
+	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, into)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %T %s: %w", *into, client.ObjectKey{Namespace: namespace, Name: name}, err)
+	}
+	return into, nil
+}
+
+func nodeMetadata() *metav1.PartialObjectMetadata {
+	m := &metav1.PartialObjectMetadata{}
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
+	return m
+}

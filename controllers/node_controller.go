@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package controllers connects the decisions of internal/bootstrap with a cluster.
+//
+// Its permissions are the markers in rbac.go.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// NodeReconciler brings everything about one node, keyed by the node's name, to where the one rule holds: while the node
+// is wanted and has not joined there is one live credential for it, else none.
+type NodeReconciler struct {
+	// Client reads from the cache and writes.
+	Client client.Client
+	// Live reads from the API server, where an old answer could do harm.
+	Live client.Reader
+	// Namespace is the operator's, where kubeconfig Secrets are.
+	Namespace string
+	// Discovery finds the endpoint and CA of the cluster.
+	Discovery *Discovery
+	// Recorder tells people.
+	Recorder events.EventRecorder
+	// Clock is the time that decisions are made by.
+	Clock clock.PassiveClock
+
+	tokens tokenAcceptance
+}
+
+// Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
+// plan says that time alone will change something.
+func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	facts, err := r.gather(ctx, req.Name)
+	if err != nil {
+		return ctrl.Result{}, fmt.Errorf("gathering facts: %w", err)
+	}
+	plan := bootstrap.Decide(facts, r.Clock.Now())
+	outcome := r.apply(ctx, facts, &plan)
+	err = errors.Join(outcome.Err, r.report(ctx, facts, &plan, outcome))
+	if apierrors.IsConflict(err) { // somebody was faster; the cache will show it in a moment
+		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", err.Error())
+		return ctrl.Result{RequeueAfter: conflictRetry}, nil
+	}
+	return r.again(&plan), err
+}
+
+const conflictRetry = 200 * time.Millisecond
+
+// again never asks for less than a second: what is due now was done in this pass, unless it failed, and then the queue's
+// backoff counts.
+func (r *NodeReconciler) again(plan *bootstrap.Plan) ctrl.Result {
+	if plan.Again.IsZero() {
+		return ctrl.Result{}
+	}
+	return ctrl.Result{RequeueAfter: max(plan.Again.Sub(r.Clock.Now()), time.Second)}
+}
+
+// report stores the status, also after an error.
+func (r *NodeReconciler) report(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	if f.NodeBootstrap == nil {
+		return nil
+	}
+	return r.storeStatus(ctx, f.NodeBootstrap, bootstrap.Report(f, p, o, r.Clock.Now()))
+}
+
+// storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and
+// tells people what changed by it.
+func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
+	if equality.Semantic.DeepEqual(&nb.Status, status) {
+		return nil
+	}
+	before := nb.DeepCopy()
+	nb.Status = *status
+	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
+	if err := r.Client.Status().Patch(ctx, nb, patch); err != nil {
+		nb.Status = before.Status
+		// A NodeBootstrap that is gone needs no status; its deletion is the next event.
+		return client.IgnoreNotFound(fmt.Errorf("storing the status: %w", err))
+	}
+	for _, e := range bootstrap.Events(&before.Status, status) {
+		r.Recorder.Eventf(nb, nil, e.Type, e.Reason, eventAction(e), "%s", e.Note)
+	}
+	return nil
+}
+
+// eventAction is what events.k8s.io/v1 wants besides a reason: what the operator did.
+func eventAction(e bootstrap.Event) string {
+	if e.Type == corev1.EventTypeWarning {
+		return "Reported"
+	}
+	return "Reconciled"
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// decide claims the verdicts in the status, then carries them out. An approval is final, so that token and NodeBootstrap
+// are read live in between: the cache may not know yet that one of them is gone.
+func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+	if claims := p.Claims(f.NodeBootstrap); len(claims) > 0 {
+		if err := r.storeStatus(ctx, f.NodeBootstrap, bootstrap.WithClaims(&f.NodeBootstrap.Status, claims)); err != nil {
+			return err
+		}
+	}
+	for _, d := range p.Decisions {
+		if d.Result.Verdict == csr.Approve {
+			holds, err := r.stillHolds(ctx, f, d)
+			if err != nil {
+				return err
+			}
+			if !holds {
+				log.FromContext(ctx).Info("not approving a request, since its token or its NodeBootstrap has changed", "request", d.Request.Name)
+				p.LookAgain(r.Clock.Now())
+				continue
+			}
+		}
+		if err := r.carryOut(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stillHolds reads live what an approval rests on.
+func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, d bootstrap.Decision) (bool, error) {
+	nb, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	if err != nil || nb == nil {
+		return false, err
+	}
+	token, err := find(ctx, r.Live, bootstrap.TokenNamespace, bootstrap.TokenSecretName(d.Record.TokenID), &corev1.Secret{})
+	if err != nil || token == nil {
+		return false, err
+	}
+	return bootstrap.Supports(f.NodeBootstrap, nb, token, d, r.Clock.Now()), nil
+}
+
+// carryOut sends a verdict under the resourceVersion that the request was read at. The times of the condition are left to
+// the API server, whose clock everything else about the request is stamped by.
+func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) error {
+	request := d.Request.DeepCopy()
+	condition := certificatesv1.CertificateApproved
+	if d.Result.Verdict == csr.Deny {
+		condition = certificatesv1.CertificateDenied
+	}
+	request.Status.Conditions = append(request.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
+		Type: condition, Status: corev1.ConditionTrue, Reason: d.Result.Reason, Message: d.Result.Message,
+	})
+	if err := r.Client.SubResource("approval").Update(ctx, request); err != nil {
+		return fmt.Errorf("storing the verdict %s on the request %s: %w", d.Record.Verdict, request.Name, err)
+	}
+	return nil
+}

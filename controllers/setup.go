@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// crdKind is read as metadata alone, so that its types need not be known.
+var crdKind = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}
+
+// NewScheme knows all types that the operator reads and writes.
+func NewScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("registering types: %w", err)
+		}
+	}
+	return scheme, nil
+}
+
+// Options is what the operator is told by its flags.
+type Options struct {
+	// Namespace is the operator's, where kubeconfig Secrets are.
+	Namespace string
+	// ClusterServer and ClusterCAFile override discovery; empty for none.
+	ClusterServer string
+	ClusterCAFile string
+}
+
+// Setup adds both reconcilers to a manager whose cache was made with CacheOptions.
+func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
+	if err := AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	node := &NodeReconciler{
+		Client:    mgr.GetClient(),
+		Live:      mgr.GetAPIReader(),
+		Namespace: o.Namespace,
+		Discovery: &Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile},
+		Recorder:  mgr.GetEventRecorder("nodebootstrap"),
+		Clock:     clock.RealClock{},
+	}
+	if err := node.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the node controller: %w", err)
+	}
+	bindings := &BindingsReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}
+	if err := bindings.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the bindings controller: %w", err)
+	}
+	return nil
+}

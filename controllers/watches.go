@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"slices"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// nodeConcurrency is how many nodes are worked on at a time. The work is waiting for the API server.
+const nodeConcurrency = 16
+
+// SetupWithManager has the reconciler called whenever anything about a node changes.
+func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("node").
+		For(&v1alpha1.NodeBootstrap{}).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(requestsOfSecret)).
+		Watches(&certificatesv1.CertificateSigningRequest{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR)).
+		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
+		Watches(&corev1.ConfigMap{}, all).
+		Watches(&rbacv1.ClusterRoleBinding{}, all, builder.WithPredicates(sharedBinding)).
+		WatchesRawSource(source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+			go r.Discovery.WatchCAFile(ctx, func() {
+				for _, request := range r.everyNode(ctx) {
+					queue.Add(request)
+				}
+			})
+			return nil
+		})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: nodeConcurrency}).
+		Complete(r)
+}
+
+// comesOrGoes leaves out the updates of an object: each heartbeat of a node is one.
+var comesOrGoes = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID()
+}}
+
+// sharedBinding lets through the bindings of the operator's names, whoever made them.
+var sharedBinding = predicate.NewPredicateFuncs(func(o client.Object) bool {
+	return slices.Contains(bootstrap.BindingNames, o.GetName())
+})
+
+func requestsOfSecret(_ context.Context, o client.Object) []reconcile.Request {
+	return requestsFor(bootstrap.NodeOfChild(o))
+}
+
+// requestsOfCSR goes by the token that sent the request, since the name in it may be another node's. A token that is known
+// no more leaves the name.
+func (r *NodeReconciler) requestsOfCSR(ctx context.Context, o client.Object) []reconcile.Request {
+	request, ok := o.(*certificatesv1.CertificateSigningRequest)
+	if !ok || !slices.Contains(request.Spec.Groups, bootstrap.Group) {
+		return nil
+	}
+	name := bootstrap.TokenSecretName(bootstrap.TokenIDOfUser(request.Spec.Username))
+	token, err := find(ctx, r.Client, bootstrap.TokenNamespace, name, &corev1.Secret{})
+	if err != nil {
+		log.FromContext(ctx).Error(err, "finding the node of a request by its token", "request", request.Name)
+	}
+	if token == nil {
+		return requestsFor(requestedNode(request))
+	}
+	return requestsFor(bootstrap.NodeOfChild(token))
+}
+
+func (r *NodeReconciler) everyNode(ctx context.Context) []reconcile.Request {
+	var list v1alpha1.NodeBootstrapList
+	if err := r.Client.List(ctx, &list); err != nil {
+		log.FromContext(ctx).Error(err, "listing NodeBootstraps for a change that concerns all")
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range list.Items {
+		out = append(out, requestsFor(list.Items[i].Name)...)
+	}
+	return out
+}
+
+func requestsFor(node string) []reconcile.Request {
+	if node == "" {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: client.ObjectKey{Name: node}}}
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package localcluster
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// assetsVariable names the environment variable that envtest reads, too.
+const assetsVariable = "KUBEBUILDER_ASSETS"
+
+// builtBinaries is where the build puts the programs, beside the module's go.mod.
+const builtBinaries = "bin/k8s"
+
+// Config says what Start starts. The zero value is a whole control plane with
+// bootstrap tokens enabled.
+type Config struct {
+	// AssetsDir holds etcd and kube-apiserver. Programs that it lacks are taken
+	// from bin/k8s beside the module's go.mod, which is found by walking up from
+	// the working directory. Default: $KUBEBUILDER_ASSETS, else that bin/k8s.
+	AssetsDir string
+
+	// LogDir gets one log file per process, appended to. It is created if need
+	// be and never removed. Default: a directory that Stop removes and that only
+	// a failed Start leaves behind.
+	LogDir string
+
+	// APIServerArgs are flags of kube-apiserver, without dashes, that replace
+	// those that Start sets: {"enable-bootstrap-token-auth": "false"} gives a
+	// cluster without bootstrap tokens.
+	APIServerArgs map[string]string
+
+	// NoControllerManager leaves kube-controller-manager out: then nothing signs
+	// certificates, publishes kube-root-ca.crt or creates ServiceAccounts.
+	NoControllerManager bool
+
+	// ControllerManagerArgs are flags of kube-controller-manager, without dashes,
+	// that replace those that Start sets. An empty value undoes a default:
+	// {"cluster-signing-cert-file": "", "cluster-signing-key-file": ""} gives a
+	// cluster that signs nothing.
+	ControllerManagerArgs map[string]string
+
+	// FSync makes etcd sync its writes to disk, for measurements. Default: it
+	// does not, which is several times faster.
+	FSync bool
+}
+
+// binaries looks programs up by name, in the order of its directories.
+type binaries []string
+
+func newBinaries(assetsDir string) binaries {
+	if assetsDir == "" {
+		assetsDir = os.Getenv(assetsVariable)
+	}
+	var dirs binaries
+	if assetsDir != "" {
+		dirs = append(dirs, assetsDir)
+	}
+	if dir, err := findBuiltBinaries(); err == nil {
+		dirs = append(dirs, dir)
+	}
+	return dirs
+}
+
+// find returns the absolute path of a program, or an error that says where it
+// was looked for.
+func (b binaries) find(name string) (string, error) {
+	for _, dir := range b {
+		path, err := filepath.Abs(filepath.Join(dir, name))
+		if err != nil {
+			return "", fmt.Errorf("looking for %s: %w", name, err)
+		}
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("%s is in none of %q; build it into %s or set %s", name, []string(b), builtBinaries, assetsVariable)
+}
+
+// findBuiltBinaries walks up to the first directory with a go.mod and bin/k8s.
+// The latter tells the main module from the tools' modules inside of it.
+func findBuiltBinaries() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("finding the working directory: %w", err)
+	}
+	for {
+		candidate := filepath.Join(dir, builtBinaries)
+		if exists(filepath.Join(dir, "go.mod")) && exists(candidate) {
+			return candidate, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", fmt.Errorf("no %s above the working directory", builtBinaries)
+		}
+		dir = parent
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

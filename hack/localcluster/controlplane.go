@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package localcluster
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// adoptInterval is how often a process that envtest starts is looked for: until
+// it is found, the guard does not know of it.
+const adoptInterval = 20 * time.Millisecond
+
+// planeProcess is a process that envtest starts. envtest tells nobody its id, so
+// it is found by one of its arguments.
+type planeProcess struct {
+	name        string
+	arg         string
+	logFile     string
+	start, kill func() error // envtest's own.
+	pid         int          // 0 while not found, and always without /proc.
+}
+
+func (c *Cluster) startEtcd(ctx context.Context) error {
+	path, err := c.binaries.find("etcd")
+	if err != nil {
+		return err
+	}
+	log, err := openLog(c.logFile("etcd"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	c.etcdServer = &envtest.Etcd{
+		Path: path, DataDir: c.etcdDir(), Out: log, Err: log,
+		StartTimeout: startLimit, StopTimeout: stopGrace,
+	}
+	// A single member elects itself, but only after the election timeout: 1 s by
+	// default. The timeout must be five heartbeats at least.
+	c.etcdServer.Configure().Set("election-timeout", "100").Set("heartbeat-interval", "20")
+	if c.cfg.FSync {
+		c.etcdServer.Configure().Disable("unsafe-no-fsync")
+	}
+	return c.startPlaneProcess(ctx, &planeProcess{
+		name: "etcd", arg: "--data-dir=" + c.etcdDir(), logFile: log.Name(),
+		start: c.etcdServer.Start, kill: c.etcdServer.Stop,
+	})
+}
+
+func (c *Cluster) startAPIServer(ctx context.Context) error {
+	path, err := c.binaries.find("kube-apiserver")
+	if err != nil {
+		return err
+	}
+	log, err := openLog(c.logFile("kube-apiserver"))
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	c.apiServer = &envtest.APIServer{
+		Path: path, CertDir: c.apiServerDir(), EtcdURL: c.etcdServer.URL, Out: log, Err: log,
+		StartTimeout: startLimit, StopTimeout: stopGrace,
+	}
+	c.apiServer.SecureServing.Authn = c.ca
+	for name, value := range merge(apiServerDefaults, c.cfg.APIServerArgs) {
+		c.apiServer.Configure().Set(name, value)
+	}
+	err = c.startPlaneProcess(ctx, &planeProcess{
+		name: "kube-apiserver", arg: "--cert-dir=" + c.apiServerDir(), logFile: log.Name(),
+		start: c.apiServer.Start, kill: c.apiServer.Stop,
+	})
+	if err != nil {
+		return err
+	}
+	c.admin, err = c.ConfigFor("admin", "system:masters")
+	return err
+}
+
+// apiServerDefaults come on top of envtest's.
+var apiServerDefaults = map[string]string{
+	"authorization-mode":          "Node,RBAC",
+	"enable-admission-plugins":    "NodeRestriction",
+	"enable-bootstrap-token-auth": "true",
+	// A machine without any network has no other address; and such an address
+	// may not stand in the endpoints of the Service "kubernetes".
+	"advertise-address":        "127.0.0.1",
+	"endpoint-reconciler-type": "none",
+}
+
+// startPlaneProcess lets envtest start a process and wait until it is ready, and
+// puts it under guard meanwhile. envtest knows no context: once ctx is done, the
+// process is killed, which ends envtest's waiting.
+func (c *Cluster) startPlaneProcess(ctx context.Context, p *planeProcess) error {
+	c.plane = append(c.plane, p)
+	started := make(chan error, 1)
+	go func() { started <- p.start() }()
+	ticker := time.NewTicker(adoptInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case err := <-started:
+			if err != nil {
+				return withLog(fmt.Errorf("starting %s: %w", p.name, err), p.logFile)
+			}
+			return p.adopt(c.guard)
+		case <-ticker.C:
+		}
+		if err := p.adopt(c.guard); err != nil {
+			return err
+		}
+		if ctx.Err() != nil && p.pid != 0 {
+			_ = syscall.Kill(-p.pid, syscall.SIGKILL)
+			<-started
+			return fmt.Errorf("starting %s: %w", p.name, ctx.Err())
+		}
+	}
+}
+
+// adopt looks for the process, unless it was found, and puts it under guard.
+func (p *planeProcess) adopt(g *guard) error {
+	if p.pid != 0 {
+		return nil
+	}
+	pid := findChild(p.arg)
+	if pid == 0 {
+		return nil
+	}
+	p.pid = pid
+	return g.add(pid)
+}
+
+// stop ends the process and fails if it is still there.
+func (p *planeProcess) stop() error {
+	if p.pid == 0 {
+		return p.kill()
+	}
+	if !isChild(p.pid) {
+		return nil // Its id may belong to somebody else by now.
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		_ = wait.PollUntilContextCancel(ctx, adoptInterval, true, func(context.Context) (bool, error) {
+			return !isChild(p.pid), nil // It leaves no zombie: envtest waits for it.
+		})
+	}()
+	return stopGroup(p.name, p.pid, exited)
+}
+
+// waitForSystemObjects waits for what the API server creates by itself.
+func (c *Cluster) waitForSystemObjects(ctx context.Context) error {
+	client, err := kubernetes.NewForConfig(c.admin)
+	if err != nil {
+		return fmt.Errorf("creating a client: %w", err)
+	}
+	err = poll(ctx, startLimit, nil, func(ctx context.Context) error {
+		for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
+			if _, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err != nil {
+				return err
+			}
+		}
+		_, err := client.RbacV1().ClusterRoles().Get(ctx, "system:node-bootstrapper", metav1.GetOptions{})
+		return err
+	})
+	if err != nil {
+		return withLog(fmt.Errorf("waiting for the system's namespaces and roles: %w", err), c.logFile("kube-apiserver"))
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package operator installs the operator into a local cluster and runs its manager there, as its own ServiceAccount, with
+// the permissions that ship.
+package operator
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+)
+
+const (
+	// Namespace is where config/ puts the operator.
+	Namespace = "nodebootstrap-system"
+	// ServiceAccount is the one that config/rbac gives its permissions.
+	ServiceAccount = "nodebootstrap-manager"
+
+	readyLimit = time.Minute
+)
+
+// Root is the directory of the project's go.mod. It is looked for from the working directory upwards.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "PROJECT")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", fmt.Errorf("the file PROJECT is in no directory from here upwards: run this inside the project")
+		}
+		dir = parent
+	}
+}
+
+// Install applies the namespace, the CRD and the RBAC of config/, all that the operator consists of but its Deployment.
+func Install(ctx context.Context, c *localcluster.Cluster) error {
+	root, err := Root()
+	if err != nil {
+		return fmt.Errorf("installing the operator: %w", err)
+	}
+	for _, part := range []string{"namespace", "crd", "rbac"} {
+		if out, err := Kubectl(ctx, c, "apply", "-k", filepath.Join(root, "config", part)); err != nil {
+			return fmt.Errorf("installing config/%s: %w: %s", part, err, out)
+		}
+	}
+	_, err = Kubectl(ctx, c, "wait", "--for=condition=Established", "crd/nodebootstraps.nodebootstrap.io", "--timeout=30s")
+	return err
+}
+
+// Kubectl runs kubectl as the cluster's administrator and returns what it prints.
+func Kubectl(ctx context.Context, c *localcluster.Cluster, args ...string) ([]byte, error) {
+	kubectl, err := c.Binary("kubectl")
+	if err != nil {
+		return nil, err
+	}
+	kubeconfig, err := c.WriteAdminKubeconfig()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, kubectl, append([]string{"--kubeconfig", kubeconfig}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("kubectl %v: %w: %s", args, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return out, nil
+}
+
+// Manager is a running bin/manager.
+type Manager struct{ *localcluster.Program }
+
+// Config is the access that the manager has: that of its ServiceAccount.
+func Config(ctx context.Context, c *localcluster.Cluster) (*rest.Config, error) {
+	return c.ServiceAccountConfig(ctx, Namespace, ServiceAccount)
+}
+
+// Start runs bin/manager, which must have been built, and returns when it serves /readyz. Flags are added to those that tell it
+// where the cluster is.
+func Start(ctx context.Context, c *localcluster.Cluster, flags ...string) (*Manager, error) {
+	root, err := Root()
+	if err != nil {
+		return nil, fmt.Errorf("starting the manager: %w", err)
+	}
+	kubeconfig, err := c.ServiceAccountKubeconfig(ctx, Namespace, ServiceAccount)
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(c.Dir(), "manager.kubeconfig")
+	if err := os.WriteFile(path, kubeconfig, 0o600); err != nil {
+		return nil, fmt.Errorf("storing the manager's kubeconfig: %w", err)
+	}
+	health, err := localcluster.FreePort()
+	if err != nil {
+		return nil, err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", health)
+	program, err := c.StartProgram("manager", filepath.Join(root, "bin", "manager"), append([]string{
+		"--kubeconfig", path, "--namespace", Namespace,
+		"--metrics-bind-address", "0", "--health-probe-bind-address", address,
+	}, flags...)...)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{program}
+	if err := m.waitReady(ctx, "http://"+address+"/readyz"); err != nil {
+		return nil, fmt.Errorf("starting the manager: %w; see %s", err, m.LogFile())
+	}
+	return m, nil
+}
+
+func (m *Manager) waitReady(ctx context.Context, url string) error {
+	return wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, readyLimit, true, func(ctx context.Context) (bool, error) {
+		select {
+		case <-m.Done():
+			return false, fmt.Errorf("it has ended")
+		default:
+		}
+		return localcluster.Answers(ctx, url), nil
+	})
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package localcluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/wait"
+)
+
+const (
+	pollInterval = 50 * time.Millisecond
+	// stopGrace is how long a process may take to end after SIGTERM.
+	stopGrace = 10 * time.Second
+	// killGrace is how long one may take to end after SIGKILL, on a busy machine.
+	killGrace = 5 * time.Second
+	// tailLines and tailBytes bound what an error repeats of a log.
+	tailLines = 8
+	tailBytes = 4096
+)
+
+// process is a child in a process group of its own, under guard.
+type process struct {
+	name    string
+	logFile string
+	cmd     *exec.Cmd
+	exited  chan struct{}
+}
+
+// startProcess runs a program that logs into logFile. Its life does not depend
+// on a context: it ends by stop, by itself or by the guard.
+func startProcess(g *guard, name, path, logFile string, args []string) (*process, error) {
+	log, err := openLog(logFile)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := exec.Command(path, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	p := &process{name: name, logFile: logFile, cmd: cmd, exited: make(chan struct{})}
+	guarded := g.add(p.pid())
+	go p.reap(g)
+	if guarded != nil {
+		return nil, errors.Join(guarded, p.stop())
+	}
+	return p, nil
+}
+
+// reap waits for the process to end and then kills what it leaves behind in its
+// group: at once, as the group's id may be used anew from now on.
+func (p *process) reap(g *guard) {
+	defer close(p.exited)
+	_ = p.cmd.Wait() // How it ended is in ProcessState and in its log.
+	_ = syscall.Kill(-p.pid(), syscall.SIGKILL)
+	_ = g.drop(p.pid())
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// stop ends the process and fails if it is still there. One that has ended is no
+// error.
+func (p *process) stop() error {
+	if closedWithin(p.exited, 0) {
+		return nil
+	}
+	return stopGroup(p.name, p.pid(), p.exited)
+}
+
+// failed describes a failure of the process with the end of its log.
+func (p *process) failed(err error) error {
+	if closedWithin(p.exited, 0) {
+		err = fmt.Errorf("%w (%s)", err, p.cmd.ProcessState)
+	}
+	return withLog(err, p.logFile)
+}
+
+// stopGroup ends a child's process group with SIGTERM, then SIGKILL, and waits
+// until exited is closed.
+func stopGroup(name string, group int, exited <-chan struct{}) error {
+	_ = syscall.Kill(-group, syscall.SIGTERM)
+	if closedWithin(exited, stopGrace) {
+		return nil
+	}
+	_ = syscall.Kill(-group, syscall.SIGKILL)
+	if !closedWithin(exited, killGrace) {
+		return fmt.Errorf("%s (process %d) did not end after SIGKILL", name, group)
+	}
+	return nil
+}
+
+// closedWithin says whether c is closed before the limit is over; a limit of 0
+// asks without waiting.
+func closedWithin(c <-chan struct{}, limit time.Duration) bool {
+	select {
+	case <-c:
+		return true
+	default:
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-c:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// poll calls check every 50 ms until it holds, the limit is over, ctx is done or
+// the process, if there is one, has ended. The last error of check is reported.
+func poll(ctx context.Context, limit time.Duration, p *process, check func(context.Context) error) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, limit, true, func(ctx context.Context) (bool, error) {
+		if p != nil && closedWithin(p.exited, 0) {
+			return false, errors.New("it ended by itself")
+		}
+		last = check(ctx)
+		return last == nil, nil
+	})
+	if err != nil && last != nil {
+		return fmt.Errorf("%w: %w", err, last)
+	}
+	return err
+}
+
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening a log: %w", err)
+	}
+	return f, nil
+}
+
+// withLog adds a log's path and its last lines to an error.
+func withLog(err error, logFile string) error {
+	return fmt.Errorf("%w; %s ends with:\n%s", err, logFile, tail(logFile))
+}
+
+// tail returns the last lines of a file, or why it cannot.
+func tail(path string) []byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > tailBytes {
+		_, _ = f.Seek(-tailBytes, io.SeekEnd)
+	}
+	content, err := io.ReadAll(f)
+	if err != nil {
+		return []byte(err.Error())
+	}
+	lines := bytes.Split(bytes.TrimSpace(content), []byte("\n"))
+	return bytes.Join(lines[max(0, len(lines)-tailLines):], []byte("\n"))
+}
+
+// freePort returns a TCP port that nobody listened on a moment ago.
+func freePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("finding a free port: %w", err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+// merge returns defaults with overrides in place of them.
+func merge[V any](defaults, overrides map[string]V) map[string]V {
+	merged := maps.Clone(defaults)
+	maps.Copy(merged, overrides)
+	return merged
+}
+
+// flags writes --name=value for each entry, in a fixed order.
+func flags(values map[string]string) []string {
+	args := make([]string, 0, len(values))
+	for name, value := range values {
+		args = append(args, "--"+name+"="+value)
+	}
+	slices.Sort(args)
+	return args
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package localcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"syscall"
+)
+
+// Program is a program of the caller's that runs beside the cluster, and ends with it at the latest.
+type Program struct{ p *process }
+
+// StartProgram runs a program by its absolute path. It logs into LogDir, under its name.
+func (c *Cluster) StartProgram(name, path string, args ...string) (*Program, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return nil, fmt.Errorf("starting %s: the cluster is stopped", name)
+	}
+	p, err := startProcess(c.guard, name, path, c.logFile(name), args)
+	if err != nil {
+		return nil, err
+	}
+	program := &Program{p: p}
+	c.programs = append(c.programs, program)
+	return program, nil
+}
+
+// Stop ends the program by SIGTERM and, 10 s later, SIGKILL. One that has ended is no error.
+func (p *Program) Stop() error { return p.p.stop() }
+
+// Kill ends the program by SIGKILL, as a crash would, and waits until it has ended.
+func (p *Program) Kill() error {
+	if closedWithin(p.p.exited, 0) {
+		return nil
+	}
+	if err := syscall.Kill(-p.p.pid(), syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("killing %s: %w", p.p.name, err)
+	}
+	if !closedWithin(p.p.exited, killGrace) {
+		return fmt.Errorf("%s (process %d) did not end after SIGKILL", p.p.name, p.p.pid())
+	}
+	return nil
+}
+
+// Done is closed when the program has ended, for whatever reason.
+func (p *Program) Done() <-chan struct{} { return p.p.exited }
+
+// LogFile is the path of the program's log.
+func (p *Program) LogFile() string { return p.p.logFile }
+
+// FreePort is a TCP port that nobody listened on a moment ago.
+func FreePort() (int, error) { return freePort() }
+
+// Answers tells whether a URL answers 200 now.
+func Answers(ctx context.Context, url string) bool {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false
+	}
+	response.Body.Close()
+	return response.StatusCode == http.StatusOK
+}

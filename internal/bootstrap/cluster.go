@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// Cluster is the API server as a node sees it.
+type Cluster struct {
+	// Server is an https URL.
+	Server string
+	// CA is one or more certificates in PEM, each followed by a newline, and nothing else.
+	CA []byte
+	// CAExpires is when the last of the certificates runs out.
+	CAExpires time.Time
+}
+
+// Problem is why something cannot be done, and what to do about it.
+type Problem struct {
+	// Reason is one of the reasons in api/v1alpha1.
+	Reason string
+	// Message names the field, flag or object to mend.
+	Message string
+}
+
+// ClusterSources are the places where the cluster's endpoint and CA may be found; an empty one is absent.
+type ClusterSources struct {
+	// FlagServer is the value of --cluster-server.
+	FlagServer string
+	// FlagCA is the content of the file that --cluster-ca-file names; FlagCAError is why it could not be read.
+	FlagCA      []byte
+	FlagCAError error
+	// ClusterInfo is the kubeconfig in the ConfigMap kube-public/cluster-info, which kubeadm publishes.
+	ClusterInfo string
+	// RootCA is the certificate in the ConfigMap kube-root-ca.crt, which kube-controller-manager publishes.
+	RootCA string
+}
+
+const (
+	fromSpecServer  = "spec.cluster.server"
+	fromSpecCA      = "spec.cluster.caBundle"
+	fromFlagServer  = "the operator's flag --cluster-server"
+	fromFlagCA      = "the operator's flag --cluster-ca-file"
+	fromClusterInfo = "the ConfigMap kube-public/cluster-info"
+	fromRootCA      = "the ConfigMap kube-root-ca.crt in the operator's namespace"
+)
+
+// ResolveCluster finds endpoint and CA for a NodeBootstrap at a time: the first source that has one counts, be it right
+// or wrong, so that nobody is surprised by a cluster that was not meant.
+func ResolveCluster(spec v1alpha1.ClusterSpec, sources ClusterSources, now time.Time) (Cluster, *Problem) {
+	info, problem := parseClusterInfo(sources.ClusterInfo)
+	server, serverFrom := firstOf(
+		source{fromSpecServer, spec.Server}, source{fromFlagServer, sources.FlagServer}, source{fromClusterInfo, info.server})
+	if sources.FlagCAError != nil && spec.CABundle == "" {
+		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fmt.Sprintf(
+			"%s: the file cannot be read: %v", fromFlagCA, sources.FlagCAError)}
+	}
+	ca, caFrom := firstOf(
+		source{fromSpecCA, spec.CABundle}, source{fromFlagCA, string(sources.FlagCA)},
+		source{fromClusterInfo, info.ca}, source{fromRootCA, sources.RootCA})
+
+	if server == "" {
+		if problem != nil {
+			return Cluster{}, problem
+		}
+		return Cluster{}, &Problem{v1alpha1.ReasonServerUnknown, fmt.Sprintf(
+			"no API server URL: set %s, or %s; there is no %s to discover it from", fromSpecServer, fromFlagServer, fromClusterInfo)}
+	}
+	if err := ValidateServer(server); err != nil {
+		return Cluster{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf("%s: %v", serverFrom, err)}
+	}
+	if ca == "" {
+		return Cluster{}, &Problem{v1alpha1.ReasonCAUnknown, fmt.Sprintf(
+			"no CA: set %s, or %s; there is neither %s nor %s to discover it from", fromSpecCA, fromFlagCA, fromClusterInfo, fromRootCA)}
+	}
+	cluster := Cluster{Server: server}
+	cluster.CA, cluster.CAExpires, problem = parseCA([]byte(ca), caFrom, now)
+	return cluster, problem
+}
+
+type source struct{ name, value string }
+
+func firstOf(sources ...source) (value, name string) {
+	for _, s := range sources {
+		if s.value != "" {
+			return s.value, s.name
+		}
+	}
+	return "", ""
+}
+
+type clusterInfo struct{ server, ca string }
+
+func parseClusterInfo(kubeconfig string) (clusterInfo, *Problem) {
+	if kubeconfig == "" {
+		return clusterInfo{}, nil
+	}
+	config, err := clientcmd.Load([]byte(kubeconfig))
+	if err != nil {
+		return clusterInfo{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf(
+			"%s holds no kubeconfig (%v): mend it, or set %s", fromClusterInfo, err, fromSpecServer)}
+	}
+	for _, cluster := range config.Clusters { // kubeadm writes one
+		return clusterInfo{server: cluster.Server, ca: string(cluster.CertificateAuthorityData)}, nil
+	}
+	return clusterInfo{}, nil
+}
+
+// ValidateServer tells why a URL is none at which a node can reach the API server, and what to write instead. The URL
+// itself is not in the error, since it may carry a password.
+func ValidateServer(server string) error {
+	const example = "write for example https://api.example.com:6443"
+	u, err := url.Parse(server)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the API server's URL cannot be parsed: %s", example)
+	case u.Scheme != "https":
+		return fmt.Errorf("the API server's URL must begin with https://: %s", example)
+	case u.Hostname() == "":
+		return fmt.Errorf("the API server's URL has no host: %s", example)
+	case u.User != nil:
+		return fmt.Errorf("the API server's URL must not carry credentials: %s", example)
+	case u.RawQuery != "" || u.ForceQuery || strings.Contains(server, "#"):
+		return fmt.Errorf("the API server's URL must have no query and no fragment: %s", example)
+	}
+	return nil
+}
+
+// ValidateCA tells why PEM data cannot serve as the cluster's CA at a time.
+func ValidateCA(data []byte, now time.Time) error {
+	if _, _, problem := parseCA(data, "the CA", now); problem != nil {
+		return fmt.Errorf("%s", problem.Message)
+	}
+	return nil
+}
+
+// parseCA returns the certificates re-encoded, so that the same certificates always give the same kubeconfig. Of a bundle
+// in the middle of a rotation one certificate that is valid is enough.
+func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Problem) {
+	invalid := func(format string, args ...any) ([]byte, time.Time, *Problem) {
+		return nil, time.Time{}, &Problem{v1alpha1.ReasonCAInvalid, from + ": " + fmt.Sprintf(format, args...)}
+	}
+	var out bytes.Buffer
+	var last time.Time
+	valid := false
+	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		block, tail := pem.Decode(rest)
+		if block == nil {
+			return invalid("this is not PEM: give the content of the cluster's ca.crt, from -----BEGIN CERTIFICATE----- on")
+		}
+		if block.Type != "CERTIFICATE" {
+			return invalid("there is a PEM block of type %q: give certificates alone", block.Type)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return invalid("a certificate cannot be parsed: %v", err)
+		}
+		valid = valid || !now.Before(cert.NotBefore) && now.Before(cert.NotAfter)
+		if cert.NotAfter.After(last) {
+			last = cert.NotAfter
+		}
+		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}); err != nil {
+			return invalid("a certificate cannot be encoded: %v", err)
+		}
+		rest = tail
+	}
+	if out.Len() == 0 {
+		return invalid("there is no certificate in it")
+	}
+	if !valid {
+		return nil, time.Time{}, &Problem{v1alpha1.ReasonCAExpired, fmt.Sprintf(
+			"%s: no certificate in it is valid now, the last one runs out at %s: give the cluster's present CA",
+			from, last.UTC().Format(time.RFC3339))}
+	}
+	return out.Bytes(), last, nil
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// Facts is all that is known about one node. What is absent is nil or zero.
+type Facts struct {
+	// Name is the node's name.
+	Name string
+	// Namespace is the operator's, where kubeconfig Secrets are.
+	Namespace string
+	// NodeBootstrap is nil when there is none or when it is being deleted.
+	NodeBootstrap *v1alpha1.NodeBootstrap
+	// Cluster is what the node's kubeconfig shall say; ClusterProblem is why that is not known.
+	Cluster        Cluster
+	ClusterProblem *Problem
+	// BindingsProblem is why the shared ClusterRoleBindings do not serve this node's token yet.
+	BindingsProblem *Problem
+	// TokenSecrets are the Secrets in kube-system that are ours for this node.
+	TokenSecrets []*corev1.Secret
+	// Kubeconfig is the Secret of the kubeconfig's name, ours or not.
+	Kubeconfig *corev1.Secret
+	// Node is the Node of the name.
+	Node *metav1.PartialObjectMetadata
+	// LeaseRenewed is when the node's Lease was last renewed; read only when NeedsLease.
+	LeaseRenewed time.Time
+	// Requests are the CertificateSigningRequests for kubelet client certificates that were sent with a token of this
+	// node, or with one of ours that is known no more and names this node.
+	Requests []*certificatesv1.CertificateSigningRequest
+}
+
+func requestCondition(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) *certificatesv1.CertificateSigningRequestCondition {
+	i := slices.IndexFunc(r.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool { return c.Type == t })
+	if i < 0 {
+		return nil
+	}
+	return &r.Status.Conditions[i]
+}
+
+func issued(r *certificatesv1.CertificateSigningRequest) bool { return len(r.Status.Certificate) > 0 }
+
+func approvedAt(r *certificatesv1.CertificateSigningRequest) (metav1.Time, bool) {
+	c := requestCondition(r, certificatesv1.CertificateApproved)
+	if c == nil {
+		return metav1.Time{}, false
+	}
+	return c.LastUpdateTime, true
+}
+
+// undecided tells whether a request waits for a verdict.
+func undecided(r *certificatesv1.CertificateSigningRequest) bool {
+	return requestCondition(r, certificatesv1.CertificateApproved) == nil &&
+		requestCondition(r, certificatesv1.CertificateDenied) == nil &&
+		requestCondition(r, certificatesv1.CertificateFailed) == nil
+}
+
+// reissueDue tells whether a reissue was asked for that has not been handled.
+func (f *Facts) reissueDue() bool {
+	want := f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	return want != "" && want != f.NodeBootstrap.Status.LastHandledReissueAt
+}
+
+// awaitingReissue tells whether a reissue was handled and the node has not joined since.
+func (f *Facts) awaitingReissue() bool {
+	s := f.NodeBootstrap.Status
+	return s.LastHandledReissueAt != "" && s.AwaitingSince != nil
+}
+
+// certificateUsed tells whether the node has used a certificate that was issued to a token of its present wait: its Node
+// was created, or its Lease renewed, after the issuing.
+func (f *Facts) certificateUsed() bool {
+	tokens := f.tokens()
+	ofWait := func(id string) bool {
+		return slices.ContainsFunc(tokens, func(t Token) bool { return t.ID == id })
+	}
+	used := func(asked, approved time.Time) bool {
+		return !f.Node.CreationTimestamp.Time.Before(asked) || f.LeaseRenewed.After(approved)
+	}
+	for _, r := range f.Requests {
+		if at, ok := approvedAt(r); ok && issued(r) && ofWait(TokenIDOfUser(r.Spec.Username)) && used(r.CreationTimestamp.Time, at.Time) {
+			return true
+		}
+	}
+	since := f.NodeBootstrap.Status.AwaitingSince
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if d.IssuedTime == nil || !ofWait(d.TokenID) && (since == nil || d.IssuedTime.Before(since)) {
+			continue
+		}
+		if used(d.Time.Time, d.IssuedTime.Time) {
+			return true
+		}
+	}
+	return false
+}
+
+// joinedBefore tells whether the status says Joined of the Node that is there now.
+func (f *Facts) joinedBefore() bool {
+	s := f.NodeBootstrap.Status
+	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
+	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue &&
+		!f.Node.CreationTimestamp.Time.After(joined.LastTransitionTime.Time)
+}
+
+// NeedsLease tells whether the node's Lease has to be read to know if the node has joined: reading it for every
+// reconcile would be a request for each, and watching would be an event for each node every ten seconds.
+func (f *Facts) NeedsLease() bool {
+	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore() && !f.certificateUsed()
+}
+
+// joined tells whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an
+// administrator may have created it ahead, and on a reinstall it is still the old one. A Lease is written by a kubelet
+// that has a certificate, so that a node with both was a member already, or has joined in another way.
+func (f *Facts) joined() bool {
+	switch {
+	case f.Node == nil || f.reissueDue():
+		return false
+	case f.joinedBefore() || f.certificateUsed():
+		return true
+	default:
+		return !f.LeaseRenewed.IsZero() && (!f.awaitingReissue() || f.Node.CreationTimestamp.After(f.NodeBootstrap.Status.AwaitingSince.Time))
+	}
+}
+
+// tokens are the tokens of this very NodeBootstrap that can authenticate for a while, the newest last.
+func (f *Facts) tokens() []Token {
+	var out []Token
+	for _, s := range f.TokenSecrets {
+		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil {
+			t.Expires = t.wantExpires(f.NodeBootstrap)
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(a, b Token) int {
+		switch {
+		case NextTokenID(f.NodeBootstrap.UID, a.ID) == b.ID:
+			return -1
+		case NextTokenID(f.NodeBootstrap.UID, b.ID) == a.ID:
+			return 1
+		default:
+			return a.Created.Compare(b.Created)
+		}
+	})
+	return out
+}
+
+// keep is the tokens that may live on: the newest live one, and its predecessor, which renewal leaves to run out. A reissue
+// is asked for when an older token is not trusted any more: then none counts that the status tells of.
+func (f *Facts) keep(now time.Time) []Token {
+	reissue, known := f.reissueDue(), f.NodeBootstrap.Status.Token
+	live := slices.DeleteFunc(f.tokens(), func(t Token) bool {
+		return !t.Live(now) || reissue && known != nil && known.ID == t.ID
+	})
+	return live[max(0, len(live)-2):]
+}
+
+// lastTokenID is the id that the next token follows: that of the newest token, or of the last one there was.
+func (f *Facts) lastTokenID() string {
+	s := f.NodeBootstrap.Status
+	tokens := f.tokens()
+	switch {
+	case len(tokens) > 0:
+		return tokens[len(tokens)-1].ID
+	case s.Token != nil:
+		return s.Token.ID
+	case len(s.Certificates) > 0:
+		return s.Certificates[len(s.Certificates)-1].TokenID
+	default:
+		return ""
+	}
+}
+
+// lastIssued is when a certificate was last issued to the node; zero for never.
+func (f *Facts) lastIssued() time.Time {
+	var last time.Time
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if d.IssuedTime != nil && d.IssuedTime.After(last) {
+			last = d.IssuedTime.Time
+		}
+	}
+	return last
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// Phase is where in its life a node is.
+type Phase int
+
+const (
+	// Gone: there is no NodeBootstrap, so that nothing of it may be left.
+	Gone Phase = iota
+	// Awaited: the node has not joined; it needs one live credential.
+	Awaited
+	// Joined: the node is a member; no credential may be left.
+	Joined
+	// DeadlineExceeded: the node has not joined in time.
+	// Whatever credential there was has run out and is not renewed.
+	DeadlineExceeded
+)
+
+// How long to wait before a Lease is read again that does not show yet that the node has joined: a tenth of the time
+// since there was last a reason to expect it, within these bounds.
+const (
+	leasePollMin = time.Second
+	leasePollMax = 10 * time.Minute
+)
+
+// Plan is what has to be done for one node. Its zero value does nothing.
+type Plan struct {
+	Phase Phase
+	// Problem is why a node that is awaited can have no new credential now. What it has stays.
+	Problem *Problem
+	// Reissue says that this pass handles the value of the reissue annotation.
+	Reissue bool
+	// Since is since when the node is waited for; zero when it is not.
+	Since time.Time
+
+	// Token is the token that the kubeconfig carries, or shall carry unless another is minted.
+	Token *Token
+	// MintAfter, if not nil, asks for a new token whose id follows this one.
+	MintAfter *string
+	// RepairTokens are Secrets of live tokens as they should be.
+	RepairTokens []*corev1.Secret
+	// DeleteTokens are Secrets of tokens that must not live on.
+	DeleteTokens []*corev1.Secret
+	// DeleteKubeconfig is the kubeconfig Secret when it must not be there.
+	DeleteKubeconfig *corev1.Secret
+
+	// Decisions are verdicts to carry out, on requests of live tokens.
+	Decisions []Decision
+	// DeleteRequests are requests without a certificate whose token is no more.
+	DeleteRequests []*certificatesv1.CertificateSigningRequest
+
+	kept []Token // the live tokens, the newest last: Token and its predecessor
+
+	// Again is when to look again even if nothing happens; zero for never.
+	Again time.Time
+}
+
+// Decision is a verdict on a request, with the entry for status.certificates that claims it.
+type Decision struct {
+	Request *certificatesv1.CertificateSigningRequest
+	Result  csr.Result
+	Record  v1alpha1.CertificateDecision
+}
+
+// LookAgain asks for another pass at a time, or earlier.
+func (p *Plan) LookAgain(at time.Time) {
+	if p.Again.IsZero() || at.Before(p.Again) {
+		p.Again = at
+	}
+}
+
+// Decide is the plan that brings the cluster from these facts to where the one rule holds.
+func Decide(f *Facts, now time.Time) Plan {
+	p := Plan{}
+	switch {
+	case f.NodeBootstrap == nil:
+		p.revoke(f, Gone)
+	case f.joined():
+		p.revoke(f, Joined)
+	default:
+		p.await(f, now)
+	}
+	p.decideRequests(f, now)
+	return p
+}
+
+// revoke leaves nothing of a credential.
+func (p *Plan) revoke(f *Facts, phase Phase) {
+	p.Phase = phase
+	p.DeleteTokens = f.TokenSecrets
+	p.dropKubeconfig(f)
+}
+
+func (p *Plan) dropKubeconfig(f *Facts) {
+	if f.Kubeconfig != nil && Ours(f.Kubeconfig, f.Name) {
+		p.DeleteKubeconfig = f.Kubeconfig
+	}
+}
+
+// await sees to one live credential, and no more besides a predecessor that renewal left to run out.
+func (p *Plan) await(f *Facts, now time.Time) {
+	p.Phase = Awaited
+	p.Reissue = f.reissueDue()
+	p.Since = awaitingSince(f, now)
+	p.Problem = blocked(f)
+	p.kept = f.keep(now)
+	if n := len(p.kept); n > 0 {
+		p.Token = &p.kept[n-1]
+	}
+	deadline := joinDeadline(f.NodeBootstrap, p.Since)
+	switch inTime := deadline.IsZero() || now.Before(deadline); {
+	case p.Token == nil && !inTime:
+		p.Phase = DeadlineExceeded
+	case p.Problem == nil && inTime && (p.Token == nil || !now.Before(p.Token.renewAt(f.NodeBootstrap))):
+		last := f.lastTokenID()
+		p.MintAfter = &last
+	}
+	if p.Token == nil && p.MintAfter == nil {
+		p.dropKubeconfig(f)
+	}
+	p.sortSecrets(f)
+	p.schedule(f, deadline, now)
+}
+
+// sortSecrets repairs the Secrets of the tokens that are kept and deletes the others.
+func (p *Plan) sortSecrets(f *Facts) {
+	for _, s := range f.TokenSecrets {
+		i := slices.IndexFunc(p.kept, func(t Token) bool { return t.Object == s })
+		if i < 0 {
+			p.DeleteTokens = append(p.DeleteTokens, s)
+		} else if want := p.kept[i].repaired(f.NodeBootstrap); want != nil {
+			p.RepairTokens = append(p.RepairTokens, want)
+		}
+	}
+}
+
+// schedule says when time alone changes what has to be done.
+func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
+	for _, t := range p.kept {
+		p.LookAgain(t.Expires)
+	}
+	if p.Token != nil && p.MintAfter == nil && p.Problem == nil {
+		if due := p.Token.renewAt(f.NodeBootstrap); due.After(now) {
+			p.LookAgain(due)
+		}
+		p.LookAgain(f.Cluster.CAExpires)
+	}
+	if deadline.After(now) {
+		p.LookAgain(deadline)
+	}
+	if f.Node != nil { // its Lease will tell, but is not watched: look often at first, then ever more seldom
+		age := now.Sub(f.Node.CreationTimestamp.Time)
+		if at := f.lastIssued(); !at.IsZero() {
+			age = min(age, now.Sub(at))
+		}
+		p.LookAgain(now.Add(min(max(age/10, leasePollMin), leasePollMax)))
+	}
+}
+
+// blocked is why no new credential can be made now.
+func blocked(f *Facts) *Problem {
+	switch {
+	case f.ClusterProblem != nil:
+		return f.ClusterProblem
+	case f.BindingsProblem != nil && f.BindingsProblem.Reason != v1alpha1.ReasonBindingsPending:
+		return f.BindingsProblem
+	case f.Kubeconfig != nil && !Ours(f.Kubeconfig, f.Name):
+		return NotOurs(f.Kubeconfig)
+	default:
+		return nil
+	}
+}
+
+// NotOurs is the problem of a Secret in the way.
+func NotOurs(s *corev1.Secret) *Problem {
+	return &Problem{v1alpha1.ReasonObjectNotOurs, fmt.Sprintf(
+		"the Secret %s/%s is there and was not made for this NodeBootstrap: delete or rename it", s.Namespace, s.Name)}
+}
+
+// awaitingSince is since when the node is waited for, at a time: a reissue that is due begins the wait anew, and so does a
+// node that had joined and is gone.
+func awaitingSince(f *Facts, now time.Time) time.Time {
+	s := f.NodeBootstrap.Status
+	switch {
+	case f.reissueDue():
+		return now
+	case s.AwaitingSince != nil:
+		return s.AwaitingSince.Time
+	case s.ObservedGeneration == 0: // never seen before
+		return f.NodeBootstrap.CreationTimestamp.Time
+	default:
+		return now
+	}
+}
+
+// joinDeadline is when tokens stop being renewed; zero for never.
+func joinDeadline(nb *v1alpha1.NodeBootstrap, since time.Time) time.Time {
+	limit := nb.Spec.Token.JoinDeadline
+	if limit == nil {
+		return time.Time{}
+	}
+	return since.Add(limit.Duration)
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// Acceptance is what the API server says of a token.
+type Acceptance int
+
+const (
+	// AcceptanceUnknown: the API server has not been asked, or may not have heard of the token yet.
+	AcceptanceUnknown Acceptance = iota
+	// Accepted: the API server authenticates the token.
+	Accepted
+	// Rejected: it does not, although it had time to hear of it.
+	Rejected
+)
+
+// Outcome is what came of a plan.
+type Outcome struct {
+	// Token is the newest live token; nil when there is none.
+	Token *Token
+	// Published tells whether the kubeconfig Secret carries that token.
+	Published bool
+	// Acceptance is what the API server says of that token.
+	Acceptance Acceptance
+	// Problem is what was found in the way when writing.
+	Problem *Problem
+	// Err is why the plan was not carried out to its end; it will be tried again.
+	Err error
+}
+
+// Carries tells whether a kubeconfig Secret carries a token.
+func Carries(s *corev1.Secret, t Token) bool {
+	return s != nil && bytes.Contains(s.Data[KubeconfigKey], []byte(t.bearer()))
+}
+
+// Redact takes the secret part of a token out of a text.
+func Redact(text string, t *Token) string {
+	if t == nil || t.Secret == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, t.Secret, "(secret)")
+}
+
+// RedactError is an error without the secret part of a token in its text: what an API server or an admission webhook
+// answers may repeat what it was sent. It unwraps to the error.
+func RedactError(err error, t *Token) error {
+	text := Redact(err.Error(), t)
+	if text == err.Error() {
+		return err
+	}
+	return &redactedError{text: text, err: err}
+}
+
+type redactedError struct {
+	text string
+	err  error
+}
+
+func (e *redactedError) Error() string { return e.text }
+func (e *redactedError) Unwrap() error { return e.err }
+
+// Verified tells whether a status says that the API server accepts a token.
+func Verified(status *v1alpha1.NodeBootstrapStatus, t *Token) bool {
+	return t != nil && status.Token != nil && status.Token.ID == t.ID &&
+		meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCredentialsAvailable)
+}
+
+// Report is the status of a NodeBootstrap after a plan, at a time.
+func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstrapStatus {
+	r := report{f: f, p: p, o: o, old: &f.NodeBootstrap.Status, new: f.NodeBootstrap.Status.DeepCopy(), now: now}
+	r.new.ObservedGeneration = f.NodeBootstrap.Generation
+	r.new.Certificates = recordIssued(r.new.Certificates, f.Requests)
+	r.wait()
+	r.credential()
+	r.conditions()
+	return r.new
+}
+
+type report struct {
+	f        *Facts
+	p        *Plan
+	o        *Outcome
+	old, new *v1alpha1.NodeBootstrapStatus
+	now      time.Time
+}
+
+// wait notes since when the node is waited for, and a reissue once there is a token made for it.
+func (r *report) wait() {
+	handled := r.p.Reissue && r.o.Token != nil
+	if handled {
+		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	}
+	switch {
+	case r.p.Since.IsZero():
+		r.new.AwaitingSince = nil
+	case r.new.AwaitingSince == nil || handled:
+		r.new.AwaitingSince = &metav1.Time{Time: r.p.Since.Truncate(time.Second)}
+	}
+}
+
+// credential names the token and the kubeconfig that are there. The id of a token that could not be replaced stays, since
+// the next one follows it.
+func (r *report) credential() {
+	if r.o.Token == nil && r.o.Err != nil && r.p.Phase == Awaited {
+		return
+	}
+	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server = nil, nil, ""
+	if r.o.Token == nil {
+		return
+	}
+	r.new.Token = &v1alpha1.TokenStatus{ID: r.o.Token.ID, ExpirationTime: metav1.NewTime(r.o.Token.Expires)}
+	if r.o.Published {
+		r.new.KubeconfigSecretRef = &v1alpha1.SecretReference{Namespace: r.f.Namespace, Name: KubeconfigSecretName(r.f.Name)}
+		if r.new.Server = r.f.Cluster.Server; r.f.ClusterProblem != nil {
+			r.new.Server = r.old.Server
+		}
+	}
+}
+
+// A finding is the state of a condition.
+type finding struct {
+	status  metav1.ConditionStatus
+	reason  string
+	message string
+	// stalled says that somebody has to act; otherwise a finding that is not True is on its way.
+	stalled bool
+}
+
+func yes(reason, format string, args ...any) finding {
+	return finding{status: metav1.ConditionTrue, reason: reason, message: fmt.Sprintf(format, args...)}
+}
+
+func no(reason, format string, args ...any) finding {
+	return finding{status: metav1.ConditionFalse, reason: reason, message: fmt.Sprintf(format, args...)}
+}
+
+func stalled(p *Problem) finding {
+	return finding{status: metav1.ConditionFalse, reason: p.Reason, message: p.Message, stalled: true}
+}
+
+func (r *report) conditions() {
+	credentials := r.credentials()
+	ready := r.ready(credentials)
+	r.set(v1alpha1.ConditionReady, ready)
+	r.set(v1alpha1.ConditionCredentialsAvailable, credentials)
+	r.set(v1alpha1.ConditionJoined, r.joined())
+
+	unready := ready.status != metav1.ConditionTrue
+	r.setWhile(v1alpha1.ConditionStalled, unready && ready.stalled, ready)
+	r.setWhile(v1alpha1.ConditionReconciling, unready && !ready.stalled, ready)
+}
+
+// joined is also what a person waits for with kubectl wait --for=condition=Joined.
+func (r *report) joined() finding {
+	switch {
+	case r.p.Phase == Joined:
+		return yes(v1alpha1.ReasonNodeHasCertificate, "the node uses a certificate of its own")
+	case r.new.LastHandledReissueAt != "":
+		return no(v1alpha1.ReasonReissued, "a credential was reissued and the node has not used the new certificate yet")
+	default:
+		return no(v1alpha1.ReasonAwaitingNode, "the node has not joined yet")
+	}
+}
+
+func (r *report) credentials() finding {
+	switch {
+	case r.p.Phase == Joined:
+		return no(v1alpha1.ReasonJoined, "the node has joined: no credential is left")
+	case r.p.Phase == DeadlineExceeded:
+		return no(v1alpha1.ReasonJoinDeadlineExceeded, "the last token has run out")
+	case r.o.Token != nil && r.o.Published && (r.o.Acceptance == Accepted || r.o.Acceptance == AcceptanceUnknown && Verified(r.old, r.o.Token)):
+		return yes(v1alpha1.ReasonPublished, "the Secret %s/%s holds the kubeconfig with the live token %s",
+			r.f.Namespace, KubeconfigSecretName(r.f.Name), r.o.Token.ID)
+	case r.problem() != nil:
+		return stalled(r.problem())
+	case r.o.Err != nil:
+		return no(v1alpha1.ReasonWriteFailed, "%v; this is tried again", r.o.Err)
+	case r.o.Acceptance == Rejected:
+		return stalled(&Problem{v1alpha1.ReasonTokensNotAccepted, fmt.Sprintf(
+			"the API server does not accept the token %s: start kube-apiserver with --enable-bootstrap-token-auth", r.o.Token.ID)})
+	default:
+		return no(v1alpha1.ReasonVerifying, "the API server is asked whether it accepts the new token")
+	}
+}
+
+func (r *report) problem() *Problem {
+	if r.o.Problem != nil {
+		return r.o.Problem
+	}
+	return r.p.Problem
+}
+
+func (r *report) ready(credentials finding) finding {
+	switch {
+	case r.p.Phase == Joined && r.o.Err != nil && !r.wasReady(v1alpha1.ReasonJoined):
+		return no(v1alpha1.ReasonWriteFailed, "the node has joined and its credential could not be removed: %v; this is tried again", r.o.Err)
+	case r.p.Phase == Joined:
+		return yes(v1alpha1.ReasonJoined, "the node has joined and its credential is gone")
+	case r.p.Phase == DeadlineExceeded:
+		return stalled(&Problem{v1alpha1.ReasonJoinDeadlineExceeded, fmt.Sprintf(
+			"the node has not joined within spec.token.joinDeadline (%s): set the annotation %s to a new value to try again",
+			r.f.NodeBootstrap.Spec.Token.JoinDeadline.Duration, v1alpha1.ReissueRequestedAtAnnotation)})
+	case r.problem() != nil:
+		return stalled(r.problem())
+	case r.f.BindingsProblem != nil:
+		return no(r.f.BindingsProblem.Reason, "%s", r.f.BindingsProblem.Message)
+	case credentials.status != metav1.ConditionTrue:
+		return credentials
+	}
+	return r.waitingFor()
+}
+
+// waitingFor is what a node with a good credential is waiting for.
+func (r *report) waitingFor() finding {
+	if late := notIssued(r.f, r.now); late != nil {
+		return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
+			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+
+				"with --cluster-signing-cert-file and --cluster-signing-key-file?", late.Name, issuanceDeadline)})
+	}
+	if awaitsPerson(r.f) {
+		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")
+	}
+	return yes(v1alpha1.ReasonAwaitingNode, "give the node the kubeconfig in the Secret %s/%s", r.f.Namespace, KubeconfigSecretName(r.f.Name))
+}
+
+func (r *report) wasReady(reason string) bool {
+	c := meta.FindStatusCondition(r.old.Conditions, v1alpha1.ConditionReady)
+	return c != nil && c.Status == metav1.ConditionTrue && c.Reason == reason
+}
+
+func (r *report) set(conditionType string, f finding) {
+	meta.SetStatusCondition(&r.new.Conditions, metav1.Condition{
+		Type: conditionType, Status: f.status, Reason: f.reason, Message: f.message,
+		ObservedGeneration: r.new.ObservedGeneration, LastTransitionTime: metav1.NewTime(r.now),
+	})
+}
+
+// setWhile keeps a condition of kstatus, which is there only while it is True.
+func (r *report) setWhile(conditionType string, holds bool, why finding) {
+	if !holds {
+		meta.RemoveStatusCondition(&r.new.Conditions, conditionType)
+		return
+	}
+	r.set(conditionType, yes(why.reason, "%s", why.message))
+}

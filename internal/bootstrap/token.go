@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// expirationTolerance is how far a token's expiration may be from its creation plus its ttl. The creation is stamped by the
+// API server and the expiration by the operator, a moment earlier and by another clock.
+const expirationTolerance = time.Minute
+
+// Token is a bootstrap token of ours, as its Secret holds it.
+type Token struct {
+	// ID is the public part, six characters.
+	ID string
+	// Secret is the secret part, sixteen characters. It goes into Secrets alone.
+	Secret string
+	// Created is when the API server stored the Secret.
+	Created time.Time
+	// Expires is when the API server stops accepting the token; zero when the Secret does not say it in RFC 3339.
+	Expires time.Time
+	// Object is the Secret as it was read.
+	Object *corev1.Secret
+}
+
+// String leaves the secret part out, so that a token that gets into a log gives nothing away.
+func (t Token) String() string { return "bootstrap token " + t.ID }
+
+// GoString is String.
+func (t Token) GoString() string { return t.String() }
+
+// Live tells whether the API server accepts the token at a time.
+func (t Token) Live(now time.Time) bool { return now.Before(t.Expires) }
+
+// bearer is the token in the form in which it authenticates.
+func (t Token) bearer() string { return bootstraputil.TokenFromIDAndSecret(t.ID, t.Secret) }
+
+// NextTokenID derives the id of the token that follows another one of the same NodeBootstrap; the first follows "".
+// A second creation of the same token, out of a stale cache or after a lost reply, thereby meets AlreadyExists.
+func NextTokenID(owner types.UID, last string) string {
+	const alphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
+	sum := sha256.Sum256([]byte(string(owner) + "/" + last))
+	n := binary.BigEndian.Uint64(sum[:8])
+	id := make([]byte, bootstrapapi.BootstrapTokenIDBytes)
+	for i := range id {
+		id[i] = alphabet[n%uint64(len(alphabet))]
+		n /= uint64(len(alphabet))
+	}
+	return string(id)
+}
+
+// ParseToken reads a token from its Secret. It reports false when the Secret can never authenticate, whatever its other
+// fields say: wrong type, or an id or a secret part that is not one.
+func ParseToken(s *corev1.Secret) (Token, bool) {
+	t := Token{
+		ID:      string(s.Data[bootstrapapi.BootstrapTokenIDKey]),
+		Secret:  string(s.Data[bootstrapapi.BootstrapTokenSecretKey]),
+		Created: s.CreationTimestamp.Time,
+		Object:  s,
+	}
+	t.Expires, _ = time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
+	ok := s.Type == bootstrapapi.SecretTypeBootstrapToken &&
+		s.Name == bootstraputil.BootstrapTokenSecretName(t.ID) &&
+		bootstraputil.IsValidBootstrapToken(t.bearer())
+	return t, ok
+}
+
+// TokenSecret is the Secret of a token of a NodeBootstrap, with this id and secret part, that runs out at a time.
+func TokenSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Time) *corev1.Secret {
+	return &corev1.Secret{
+		ObjectMeta: childMeta(nb, TokenNamespace, bootstraputil.BootstrapTokenSecretName(id)),
+		Type:       bootstrapapi.SecretTypeBootstrapToken,
+		Data: map[string][]byte{
+			bootstrapapi.BootstrapTokenIDKey:               []byte(id),
+			bootstrapapi.BootstrapTokenSecretKey:           []byte(secret),
+			bootstrapapi.BootstrapTokenDescriptionKey:      []byte("Lets the machine " + nb.Name + " join. Made by nodebootstrap."),
+			bootstrapapi.BootstrapTokenExpirationKey:       []byte(expires.UTC().Format(time.RFC3339)),
+			bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"),
+			bootstrapapi.BootstrapTokenExtraGroupsKey:      []byte(strings.Join(tokenGroups(nb), ",")),
+		},
+	}
+}
+
+func tokenGroups(nb *v1alpha1.NodeBootstrap) []string {
+	if nb.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+		return []string{Group, ClusterWideGroup}
+	}
+	return []string{Group}
+}
+
+// wantExpires is when the token shall run out: its ttl after its creation. An expiration near that stays as it is.
+func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap) time.Time {
+	want := t.Created.Add(nb.Spec.TokenTTL())
+	if t.Expires.Sub(want).Abs() <= expirationTolerance {
+		return t.Expires
+	}
+	return want
+}
+
+// repaired is the Secret of a token, which runs out at wantExpires, as it should be; nil when it is.
+func (t Token) repaired(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
+	return Restored(t.Object, TokenSecret(nb, t.ID, t.Secret, t.Expires))
+}
+
+// renewAt is when a successor is due: when between a third and a sixth of the ttl is left. The hash of the owner's UID
+// picks the moment, so that tokens made together are not renewed together.
+func (t Token) renewAt(nb *v1alpha1.NodeBootstrap) time.Time {
+	ttl := nb.Spec.TokenTTL()
+	sum := sha256.Sum256([]byte(nb.UID))
+	fraction := float64(binary.BigEndian.Uint32(sum[:4])) / (1 << 32)
+	return t.Expires.Add(-ttl/3 + time.Duration(fraction*float64(ttl/6)))
+}
