@@ -59,7 +59,6 @@ test: controlplane bin/manager bin/kubectl-nodebootstrap ## All tests: against a
 .PHONY: verify
 verify: ## Generated files are up to date, the linter and the import rules are content.
 	hack/verify-generated.sh
-	hack/verify-imports.sh
 	$(TOOL) golangci-lint run ./...
 
 ##@ Generate

@@ -116,12 +116,12 @@ type TokenSpec struct {
 type Approval string
 
 const (
-	// ApprovalNode: this operator approves, for this node's name alone.
+	// ApprovalNode means: this operator approves, for this node's name alone.
 	ApprovalNode Approval = "Node"
-	// ApprovalClusterWide: kube-controller-manager approves through a "nodeclient" binding, whatever the name, so that
+	// ApprovalClusterWide means: kube-controller-manager approves through a "nodeclient" binding, whatever the name, so that
 	// whoever holds the token can become any node.
 	ApprovalClusterWide Approval = "ClusterWide"
-	// ApprovalManual: a person does, with kubectl certificate approve.
+	// ApprovalManual means: a person does, with kubectl certificate approve.
 	ApprovalManual Approval = "Manual"
 )
 
@@ -210,9 +210,9 @@ type SecretReference struct {
 type Verdict string
 
 const (
-	// VerdictApproved: the request was approved.
+	// VerdictApproved means: the request was approved.
 	VerdictApproved Verdict = "Approved"
-	// VerdictDenied: the request was denied.
+	// VerdictDenied means: the request was denied.
 	VerdictDenied Verdict = "Denied"
 )
 

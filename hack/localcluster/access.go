@@ -30,7 +30,7 @@ func (c *Cluster) Server() string {
 }
 
 // ServerCA returns the CA of the API server's certificate, in PEM.
-func (c *Cluster) ServerCA() []byte { return slices.Clone(c.apiServer.SecureServing.CA) }
+func (c *Cluster) ServerCA() []byte { return slices.Clone(c.apiServer.CA) }
 
 // ClientCA returns, in PEM, the CA that the API server trusts for clients and
 // that kube-controller-manager signs with, kubelets' serving certificates too.

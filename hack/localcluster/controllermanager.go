@@ -125,7 +125,7 @@ func (c *Cluster) waitForManager(ctx context.Context, p *process, port string) e
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{Transport: transport}
-	return poll(ctx, startLimit, p, func(ctx context.Context) error {
+	return poll(ctx, p, func(ctx context.Context) error {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://127.0.0.1:"+port+"/healthz", http.NoBody)
 		if err != nil {
 			return err
@@ -154,7 +154,7 @@ func (c *Cluster) waitForRootCA(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("creating a client: %w", err)
 	}
-	err = poll(ctx, startLimit, c.manager, func(ctx context.Context) error {
+	err = poll(ctx, c.manager, func(ctx context.Context) error {
 		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kube-root-ca.crt", metav1.GetOptions{})
 		return err
 	})

@@ -68,7 +68,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		Path: path, CertDir: c.apiServerDir(), EtcdURL: c.etcdServer.URL, Out: log, Err: log,
 		StartTimeout: startLimit, StopTimeout: stopGrace,
 	}
-	c.apiServer.SecureServing.Authn = c.ca
+	c.apiServer.Authn = c.ca
 	for name, value := range merge(apiServerDefaults, c.cfg.APIServerArgs) {
 		c.apiServer.Configure().Set(name, value)
 	}
@@ -117,7 +117,7 @@ func (c *Cluster) startPlaneProcess(ctx context.Context, p *planeProcess) error 
 		}
 		if ctx.Err() != nil && p.pid != 0 {
 			_ = syscall.Kill(-p.pid, syscall.SIGKILL)
-			<-started
+			_ = <-started // It was killed: how its start ended tells nothing more.
 			return fmt.Errorf("starting %s: %w", p.name, ctx.Err())
 		}
 	}
@@ -162,7 +162,7 @@ func (c *Cluster) waitForSystemObjects(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("creating a client: %w", err)
 	}
-	err = poll(ctx, startLimit, nil, func(ctx context.Context) error {
+	err = poll(ctx, nil, func(ctx context.Context) error {
 		for _, name := range []string{"default", "kube-system", "kube-public", "kube-node-lease"} {
 			if _, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); err != nil {
 				return err

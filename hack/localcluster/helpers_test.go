@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -111,7 +110,7 @@ func whoAmI(t *testing.T, client kubernetes.Interface) string {
 // eventually fails the test unless check holds within a minute.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
-	err := poll(t.Context(), time.Minute, nil, func(context.Context) error { return check() })
+	err := poll(t.Context(), nil, func(context.Context) error { return check() })
 	if err != nil {
 		t.Fatalf("waiting until %s: %v", what, err)
 	}

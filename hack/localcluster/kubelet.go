@@ -199,7 +199,7 @@ func (c *Cluster) kubeletConfiguration(k *Kubelet, cfg KubeletConfig, port int) 
 }
 
 func waitForSocket(ctx context.Context, k *Kubelet) error {
-	return poll(ctx, startLimit, k.runtime, func(ctx context.Context) error {
+	return poll(ctx, k.runtime, func(ctx context.Context) error {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(k.socket(), "unix://"))
 		if err != nil {
 			return err

@@ -121,11 +121,11 @@ func closedWithin(c <-chan struct{}, limit time.Duration) bool {
 	}
 }
 
-// poll calls check every 50 ms until it holds, the limit is over, ctx is done or
+// poll calls check every 50 ms until it holds, a minute is over, ctx is done or
 // the process, if there is one, has ended. The last error of check is reported.
-func poll(ctx context.Context, limit time.Duration, p *process, check func(context.Context) error) error {
+func poll(ctx context.Context, p *process, check func(context.Context) error) error {
 	var last error
-	err := wait.PollUntilContextTimeout(ctx, pollInterval, limit, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(ctx, pollInterval, startLimit, true, func(ctx context.Context) (bool, error) {
 		if p != nil && closedWithin(p.exited, 0) {
 			return false, errors.New("it ended by itself")
 		}

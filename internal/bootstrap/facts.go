@@ -109,7 +109,7 @@ func (f *Facts) joinedBefore() bool {
 	s := f.NodeBootstrap.Status
 	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
 	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue &&
-		!f.Node.CreationTimestamp.Time.After(joined.LastTransitionTime.Time)
+		!f.Node.CreationTimestamp.After(joined.LastTransitionTime.Time)
 }
 
 // NeedsLease tells whether the node's Lease has to be read to know if the node has joined: reading it for every

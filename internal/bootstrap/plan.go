@@ -18,13 +18,13 @@ import (
 type Phase int
 
 const (
-	// Gone: there is no NodeBootstrap, so that nothing of it may be left.
+	// Gone means: there is no NodeBootstrap, so that nothing of it may be left.
 	Gone Phase = iota
-	// Awaited: the node has not joined; it needs one live credential.
+	// Awaited means: the node has not joined; it needs one live credential.
 	Awaited
-	// Joined: the node is a member; no credential may be left.
+	// Joined means: the node is a member; no credential may be left.
 	Joined
-	// DeadlineExceeded: the node has not joined in time.
+	// DeadlineExceeded means: the node has not joined in time.
 	// Whatever credential there was has run out and is not renewed.
 	DeadlineExceeded
 )

@@ -19,11 +19,11 @@ import (
 type Acceptance int
 
 const (
-	// AcceptanceUnknown: the API server has not been asked, or may not have heard of the token yet.
+	// AcceptanceUnknown means: the API server has not been asked, or may not have heard of the token yet.
 	AcceptanceUnknown Acceptance = iota
-	// Accepted: the API server authenticates the token.
+	// Accepted means: the API server authenticates the token.
 	Accepted
-	// Rejected: it does not, although it had time to hear of it.
+	// Rejected means: it does not, although it had time to hear of it.
 	Rejected
 )
 

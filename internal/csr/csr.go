@@ -22,11 +22,11 @@ import (
 type Verdict int
 
 const (
-	// Leave: the request is not ours to decide.
+	// Leave means: the request is not ours to decide.
 	Leave Verdict = iota
-	// Approve: it is what the kubelet of the token's node sends.
+	// Approve means: it is what the kubelet of the token's node sends.
 	Approve
-	// Deny: it was sent with the node's token and has a defect that no waiting mends.
+	// Deny means: it was sent with the node's token and has a defect that no waiting mends.
 	Deny
 )
 
