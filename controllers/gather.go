@@ -61,9 +61,19 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 	if f.Node, err = find(ctx, r.Client, "", f.Name, nodeMetadata()); err != nil {
 		return err
 	}
-	if !f.NeedsLease() {
-		return nil
+	if f.NeedsLive() {
+		return r.gatherLive(ctx, f)
 	}
+	return nil
+}
+
+// gatherLive reads what tells whether a kubelet works as the node. Neither is in the cache.
+func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) error {
+	node, err := find(ctx, r.Live, "", f.Name, &corev1.Node{})
+	if err != nil {
+		return err
+	}
+	f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
 	lease, err := find(ctx, r.Live, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
 	if err == nil && lease != nil && lease.Spec.RenewTime != nil {
 		f.LeaseRenewed = lease.Spec.RenewTime.Time

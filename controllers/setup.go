@@ -36,6 +36,8 @@ type Options struct {
 	// ClusterServer and ClusterCAFile override discovery; empty for none.
 	ClusterServer string
 	ClusterCAFile string
+	// Clock is the time that decisions are made by.
+	Clock clock.PassiveClock
 }
 
 // Setup adds both reconcilers to a manager whose cache was made with CacheOptions.
@@ -49,7 +51,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Namespace: o.Namespace,
 		Discovery: &Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile},
 		Recorder:  mgr.GetEventRecorder("nodebootstrap"),
-		Clock:     clock.RealClock{},
+		Clock:     o.Clock,
 	}
 	if err := node.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the node controller: %w", err)

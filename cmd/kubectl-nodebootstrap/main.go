@@ -1,5 +1,139 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Command kubectl-nodebootstrap is the kubectl plugin "kubectl nodebootstrap": it hands a machine its bootstrap kubeconfig,
+// asks for a fresh one, and tells what a node is waiting for.
 package main
 
-func main() {}
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+	if err := run(ctx, os.Args[1:], streams); err != nil {
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, streams genericiooptions.IOStreams) error {
+	log.SetLogger(logr.Discard()) // or controller-runtime complains on stderr that nobody did
+	flags := connectionFlags()
+	cmd := newCommand(streams, func() (client.WithWatch, error) { return connect(flags, streams) })
+	addConnectionFlags(cmd, flags)
+	cmd.SetArgs(args)
+	return cmd.ExecuteContext(ctx)
+}
+
+// A connector connects to the cluster that the flags name. It is called once they are parsed.
+type connector func() (client.WithWatch, error)
+
+func newCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:         "kubectl-nodebootstrap",
+		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl nodebootstrap"},
+		Short:       "Let a machine join the cluster as one node, and as no other",
+		Long: `Let a machine join the cluster as one node, and as no other.
+
+A NodeBootstrap stands for one node, by its name. It is made, listed and deleted with kubectl itself, or by a GitOps
+pipeline. The commands here do what kubectl has no word for.
+
+The flags with which kubectl finds the cluster work here too, also those that are not listed: see kubectl options.
+
+For names to be completed in the shell, put an executable file kubectl_complete-nodebootstrap in the PATH:
+
+  #!/bin/sh
+  exec kubectl nodebootstrap __complete "$@"`,
+		Example: `  # Four lines let a machine join as worker-1
+  kubectl apply -f - <<EOF
+` + manifest("worker-1", "  ") + `
+  EOF
+
+  # Give the machine its kubeconfig, for kubelet's --bootstrap-kubeconfig
+  kubectl nodebootstrap kubeconfig worker-1 --wait 1m --output-file bootstrap-kubeconfig
+
+  # See what the nodes are waiting for, all of them and one
+  kubectl get nodebootstraps
+  kubectl nodebootstrap status worker-1`,
+		SilenceErrors:     true, // main prints them
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}, // kubectl completes for its plugins
+	}
+	cmd.SetIn(streams.In)
+	cmd.SetOut(streams.Out)
+	cmd.SetErr(streams.ErrOut)
+	cmd.SetFlagErrorFunc(usageError)
+	cmd.AddCommand(
+		newKubeconfigCommand(streams, connect),
+		newReissueCommand(streams, connect),
+		newStatusCommand(streams, connect),
+		newVersionCommand(streams),
+	)
+	return cmd
+}
+
+// usageError is an error in the command line, with where to read how it is done.
+func usageError(cmd *cobra.Command, err error) error {
+	return fmt.Errorf("%w\nSee %s --help", err, cmd.CommandPath())
+}
+
+// connectionFlags are those of kubectl, but for the namespace and the discovery cache, which nothing here uses.
+func connectionFlags() *genericclioptions.ConfigFlags {
+	flags := genericclioptions.NewConfigFlags(true)
+	flags.Namespace, flags.CacheDir = nil, nil
+	return flags
+}
+
+// addConnectionFlags shows two flags of twenty, so that help fits a screen as kubectl's does.
+func addConnectionFlags(cmd *cobra.Command, flags *genericclioptions.ConfigFlags) {
+	flags.AddFlags(cmd.PersistentFlags())
+	cmd.PersistentFlags().VisitAll(func(f *pflag.Flag) {
+		f.Hidden = f.Name != "kubeconfig" && f.Name != "context"
+	})
+}
+
+func connect(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOStreams) (client.WithWatch, error) {
+	config, err := flags.ToRESTConfig()
+	if err != nil {
+		return nil, fmt.Errorf("finding the cluster, by --kubeconfig, $KUBECONFIG or ~/.kube/config: %w", err)
+	}
+	config.WarningHandler = rest.NewWarningWriter(streams.ErrOut, rest.WarningWriterOptions{Deduplicate: true})
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.NewWithWatch(config, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	return c, nil
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("making the scheme: %w", err)
+		}
+	}
+	return scheme, nil
+}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
@@ -52,7 +53,7 @@ type options struct {
 }
 
 func parse(args []string) (options, error) {
-	var o options
+	o := options{Options: controllers.Options{Clock: clock.RealClock{}}}
 	fs := flag.NewFlagSet("manager", flag.ContinueOnError)
 	config.RegisterFlags(fs)
 	fs.StringVar(&o.Namespace, "namespace", "",

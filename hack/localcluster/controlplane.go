@@ -117,7 +117,7 @@ func (c *Cluster) startPlaneProcess(ctx context.Context, p *planeProcess) error 
 		}
 		if ctx.Err() != nil && p.pid != 0 {
 			_ = syscall.Kill(-p.pid, syscall.SIGKILL)
-			_ = <-started // It was killed: how its start ended tells nothing more.
+			<-started //nolint:errcheck // It was killed: how its start ended tells nothing more.
 			return fmt.Errorf("starting %s: %w", p.name, ctx.Err())
 		}
 	}

@@ -33,7 +33,9 @@ type Facts struct {
 	Kubeconfig *corev1.Secret
 	// Node is the Node of the name.
 	Node *metav1.PartialObjectMetadata
-	// LeaseRenewed is when the node's Lease was last renewed; read only when NeedsLease.
+	// NodeReported tells whether a kubelet has reported in the Node's status; read only when NeedsLive.
+	NodeReported bool
+	// LeaseRenewed is when the node's Lease was last renewed; read only when NeedsLive.
 	LeaseRenewed time.Time
 	// Requests are the CertificateSigningRequests for kubelet client certificates that were sent with a token of this
 	// node, or with one of ours that is known no more and names this node.
@@ -77,31 +79,31 @@ func (f *Facts) awaitingReissue() bool {
 	return s.LastHandledReissueAt != "" && s.AwaitingSince != nil
 }
 
-// certificateUsed tells whether the node has used a certificate that was issued to a token of its present wait: its Node
-// was created, or its Lease renewed, after the issuing.
+// certificateUsed tells whether the node has used a certificate that was issued to it in its present wait: its Node was
+// created, or its Lease renewed, after the issuing.
 func (f *Facts) certificateUsed() bool {
-	tokens := f.tokens()
-	ofWait := func(id string) bool {
-		return slices.ContainsFunc(tokens, func(t Token) bool { return t.ID == id })
-	}
 	used := func(asked, approved time.Time) bool {
 		return !f.Node.CreationTimestamp.Time.Before(asked) || f.LeaseRenewed.After(approved)
 	}
 	for _, r := range f.Requests {
-		if at, ok := approvedAt(r); ok && issued(r) && ofWait(TokenIDOfUser(r.Spec.Username)) && used(r.CreationTimestamp.Time, at.Time) {
+		at, approved := approvedAt(r)
+		if approved && issued(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(r.CreationTimestamp.Time, at.Time) {
 			return true
 		}
 	}
-	since := f.NodeBootstrap.Status.AwaitingSince
 	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if d.IssuedTime == nil || !ofWait(d.TokenID) && (since == nil || d.IssuedTime.Before(since)) {
-			continue
-		}
-		if used(d.Time.Time, d.IssuedTime.Time) {
+		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.Time.Time, d.IssuedTime.Time) {
 			return true
 		}
 	}
 	return false
+}
+
+// inPresentWait tells whether a certificate was issued for the wait that lasts: to the present token, or to one that was
+// renewed since. Times alone do not tell, since they are whole seconds.
+func (f *Facts) inPresentWait(tokenID string, issued metav1.Time) bool {
+	s := f.NodeBootstrap.Status
+	return s.Token != nil && s.Token.ID == tokenID || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
 }
 
 // joinedBefore tells whether the status says Joined of the Node that is there now.
@@ -112,15 +114,15 @@ func (f *Facts) joinedBefore() bool {
 		!f.Node.CreationTimestamp.After(joined.LastTransitionTime.Time)
 }
 
-// NeedsLease tells whether the node's Lease has to be read to know if the node has joined: reading it for every
-// reconcile would be a request for each, and watching would be an event for each node every ten seconds.
-func (f *Facts) NeedsLease() bool {
+// NeedsLive tells whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
+// reconcile would be two requests for each, and watching them would be an event for each node every ten seconds.
+func (f *Facts) NeedsLive() bool {
 	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore() && !f.certificateUsed()
 }
 
 // joined tells whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an
-// administrator may have created it ahead, and on a reinstall it is still the old one. A Lease is written by a kubelet
-// that has a certificate, so that a node with both was a member already, or has joined in another way.
+// administrator may have created it ahead, and on a reinstall it is still the old one. One that a kubelet has reported in
+// was a member already, or has joined in another way.
 func (f *Facts) joined() bool {
 	switch {
 	case f.Node == nil || f.reissueDue():
@@ -128,7 +130,7 @@ func (f *Facts) joined() bool {
 	case f.joinedBefore() || f.certificateUsed():
 		return true
 	default:
-		return !f.LeaseRenewed.IsZero() && (!f.awaitingReissue() || f.Node.CreationTimestamp.After(f.NodeBootstrap.Status.AwaitingSince.Time))
+		return f.NodeReported && (!f.awaitingReissue() || f.Node.CreationTimestamp.After(f.NodeBootstrap.Status.AwaitingSince.Time))
 	}
 }
 

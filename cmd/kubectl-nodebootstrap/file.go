@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// writeFile writes a file that only its owner may read or write. At any time there is the whole of it or none, and a file
+// that is there already is replaced only when told to.
+func writeFile(path string, content []byte, overwrite bool) error {
+	temporary, err := writeTemporary(filepath.Dir(path), content)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer os.Remove(temporary)
+	if overwrite {
+		return os.Rename(temporary, path)
+	}
+	err = os.Link(temporary, path) // unlike a rename, it fails when there is one
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return existsError(path)
+	case err != nil:
+		return fmt.Errorf("%w: where a file system has no hard links, use --overwrite", err)
+	}
+	return nil
+}
+
+// writeTemporary writes a file of mode 0600 with a name of its own, and tells the name.
+func writeTemporary(dir string, content []byte) (name string, err error) {
+	f, err := os.CreateTemp(dir, ".bootstrap-kubeconfig-*")
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		os.Remove(f.Name())
+		return "", err
+	}
+	return f.Name(), nil
+}
+
+// checkAbsent is an error when there is something at a path, be it a dangling link.
+func checkAbsent(path string) error {
+	_, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return existsError(path)
+}
+
+func existsError(path string) error {
+	return fmt.Errorf("%s exists already: choose another file, or replace it with --overwrite", path)
+}

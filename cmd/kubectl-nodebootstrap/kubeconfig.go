@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+type kubeconfigOptions struct {
+	genericiooptions.IOStreams
+	outputFile string
+	overwrite  bool
+	wait       time.Duration
+}
+
+func newKubeconfigCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
+	o := kubeconfigOptions{IOStreams: streams}
+	cmd := &cobra.Command{
+		Use:   "kubeconfig NAME",
+		Short: "Write the kubeconfig with which the node may join",
+		Long: `Write the kubeconfig with which the node may join: the file for kubelet's --bootstrap-kubeconfig.
+
+It holds a bootstrap token and goes to standard output, or to a file that only you can read. Whoever has it can join as
+this node, with approval ClusterWide as any, until the node has joined or the token has run out.
+
+Needs the permission to get the NodeBootstrap, with --wait also to watch it, and to get the Secret that its
+status.kubeconfigSecretRef names.`,
+		Example: `  # Into a file, as soon as the operator has made it
+  kubectl nodebootstrap kubeconfig worker-1 --wait 1m --output-file bootstrap-kubeconfig
+
+  # Straight to the machine, where kubelet runs with --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf
+  kubectl nodebootstrap kubeconfig worker-1 |
+    ssh root@worker-1 'umask 077; cat > /etc/kubernetes/bootstrap-kubelet.conf'`,
+		Args:              oneName,
+		ValidArgsFunction: completeNames(connect, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.validate(); err != nil {
+				return usageError(cmd, err)
+			}
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), c, args[0])
+		},
+	}
+	cmd.Flags().StringVar(&o.outputFile, "output-file", "", "Write to this file, of mode 0600, instead of standard output.")
+	cmd.Flags().BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if there is one.")
+	cmd.Flags().DurationVar(&o.wait, "wait", 0, "Wait so long for the kubeconfig to be there, for example 1m. By default it has to be there.")
+	return cmd
+}
+
+func (o *kubeconfigOptions) validate() error {
+	switch {
+	case o.overwrite && o.outputFile == "":
+		return errors.New("--overwrite goes with --output-file")
+	case o.wait < 0:
+		return fmt.Errorf("--wait takes a time like 1m, and %s is negative", o.wait)
+	}
+	return nil
+}
+
+func (o *kubeconfigOptions) run(ctx context.Context, c client.WithWatch, name string) error {
+	if err := o.checkTarget(); err != nil {
+		return err
+	}
+	nb, err := o.find(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := readKubeconfig(ctx, c, nb.Status.KubeconfigSecretRef)
+	if err != nil {
+		return err
+	}
+	o.warnExpired(nb.Status.Token, time.Now())
+	return o.write(kubeconfig, name)
+}
+
+// find is the NodeBootstrap once its kubeconfig is published.
+func (o *kubeconfigOptions) find(ctx context.Context, c client.WithWatch, name string) (*v1alpha1.NodeBootstrap, error) {
+	nb, err := get(ctx, c, name)
+	if err != nil {
+		return nil, err
+	}
+	err = checkPublished(nb)
+	if _, early := errors.AsType[*notReadyError](err); !early {
+		return nb, err
+	}
+	if o.wait == 0 {
+		return nil, fmt.Errorf("%w\nWith --wait 1m this waits for it", err)
+	}
+	return awaitPublished(ctx, c, name, o.wait, func(why string) { fmt.Fprintf(o.ErrOut, "Waiting: %s\n", why) })
+}
+
+func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretReference) ([]byte, error) {
+	var secret corev1.Secret
+	err := c.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, fmt.Errorf("the Secret %s/%s is gone. The operator makes it again, or takes it away when the node has joined: try again",
+			ref.Namespace, ref.Name)
+	case apierrors.IsForbidden(err):
+		return nil, fmt.Errorf("this needs the permission to get secrets in the namespace %s, or the one Secret %s there: %w",
+			ref.Namespace, ref.Name, err)
+	case err != nil:
+		return nil, fmt.Errorf("reading the Secret %s/%s: %w", ref.Namespace, ref.Name, err)
+	case len(secret.Data[bootstrap.KubeconfigKey]) == 0:
+		return nil, fmt.Errorf("the Secret %s/%s has no key %q: somebody else changed it; the operator mends it, try again",
+			ref.Namespace, ref.Name, bootstrap.KubeconfigKey)
+	}
+	return secret.Data[bootstrap.KubeconfigKey], nil
+}
+
+// checkTarget finds a file that is in the way before the cluster is asked and maybe waited for.
+func (o *kubeconfigOptions) checkTarget() error {
+	if o.outputFile == "" || o.overwrite {
+		return nil
+	}
+	return checkAbsent(o.outputFile)
+}
+
+// warnExpired does no more than warn, since it may be the clock here that is wrong.
+func (o *kubeconfigOptions) warnExpired(token *v1alpha1.TokenStatus, now time.Time) {
+	if token != nil && token.ExpirationTime.Time.Before(now) {
+		fmt.Fprintf(o.ErrOut, "Warning: by the clock here the token %s expired %s: is the operator running?\n",
+			token.ID, stamp(token.ExpirationTime, now))
+	}
+}
+
+func (o *kubeconfigOptions) write(kubeconfig []byte, name string) error {
+	if o.outputFile == "" {
+		_, err := o.Out.Write(kubeconfig)
+		return err
+	}
+	if err := writeFile(o.outputFile, kubeconfig, o.overwrite); err != nil {
+		return err
+	}
+	fmt.Fprintf(o.ErrOut, "Wrote %s: give it to the kubelet of %s as --bootstrap-kubeconfig.\n", o.outputFile, name)
+	return nil
+}

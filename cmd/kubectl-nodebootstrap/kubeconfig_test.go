@@ -1,0 +1,374 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+func TestKubeconfigToStandardOutput(t *testing.T) {
+	r := cluster{objects: []client.Object{awaiting(), publishedSecret()}}.succeeds(t, "kubeconfig", node)
+	if r.out != kubeconfig || r.errOut != "" {
+		t.Errorf("got %q and %q, want the kubeconfig byte for byte and nothing else", r.out, r.errOut)
+	}
+}
+
+func TestKubeconfigWithTokenThatExpired(t *testing.T) {
+	expired := func(nb *v1alpha1.NodeBootstrap) {
+		nb.Status.Token.ExpirationTime = metav1.NewTime(time.Now().Add(-time.Hour))
+	}
+	r := cluster{objects: []client.Object{awaiting(expired), publishedSecret()}}.succeeds(t, "kubeconfig", node)
+	if r.out != kubeconfig {
+		t.Errorf("got %q", r.out)
+	}
+	mention(t, "the error output", r.errOut, "Warning", "token abcdef expired", "60m ago")
+}
+
+func TestKubeconfigThatIsNotThere(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bootstrap-kubeconfig")
+	for name, tc := range map[string]struct {
+		cluster cluster
+		want    []string
+	}{
+		"joined": {
+			cluster{objects: []client.Object{awaiting(hasJoined)}},
+			[]string{"worker-1 has joined already", "kubectl nodebootstrap reissue worker-1\nkubectl nodebootstrap kubeconfig worker-1 --wait"},
+		},
+		"joined, with a credential that could not be removed": {
+			cluster{objects: []client.Object{awaiting(hasJoined, func(nb *v1alpha1.NodeBootstrap) {
+				nb.Status.Conditions[0] = condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonWriteFailed, "")
+			}), publishedSecret()}},
+			[]string{"has joined already"},
+		},
+		"not reported on": {
+			cluster{objects: []client.Object{awaiting(isNew)}},
+			[]string{"not ready", "is it running?", "--wait"},
+		},
+		"stalled": {
+			cluster{objects: []client.Object{awaiting(isStalled)}},
+			[]string{"not ready", "ServerUnknown: no API server URL is known", "--wait"},
+		},
+		"edited since": {
+			cluster{objects: []client.Object{awaiting(isEdited), publishedSecret()}},
+			[]string{"not ready", "last change of its spec"},
+		},
+		"reissue requested": {
+			cluster{objects: []client.Object{awaiting(awaitsReissue), publishedSecret()}},
+			[]string{"not ready", "reissue requested at again"},
+		},
+		"reissue requested for a joined node": {
+			cluster{objects: []client.Object{awaiting(hasJoined, awaitsReissue)}},
+			[]string{"not ready", "reissue requested at again"},
+		},
+		"no Secret named": {
+			cluster{objects: []client.Object{awaiting(func(nb *v1alpha1.NodeBootstrap) { nb.Status.KubeconfigSecretRef = nil })}},
+			[]string{"names no Secret"},
+		},
+		"Secret gone": {
+			cluster{objects: []client.Object{awaiting()}},
+			[]string{"nodebootstrap-system/bootstrap-kubeconfig-worker-1 is gone", "try again"},
+		},
+		"Secret forbidden": {
+			cluster{objects: []client.Object{awaiting(), publishedSecret()},
+				funcs: failingGet[*corev1.Secret](forbidden(corev1.Resource("secrets"), "bootstrap-kubeconfig-worker-1"))},
+			[]string{"permission to get secrets in the namespace nodebootstrap-system", "bootstrap-kubeconfig-worker-1"},
+		},
+		"Secret not read": {
+			cluster{objects: []client.Object{awaiting()}, funcs: failingGet[*corev1.Secret](errors.New("connection refused"))},
+			[]string{"reading the Secret nodebootstrap-system/bootstrap-kubeconfig-worker-1", "connection refused"},
+		},
+		"Secret without the key": {
+			cluster{objects: []client.Object{awaiting(), secret(map[string][]byte{"config": []byte(kubeconfig)})}},
+			[]string{`no key "kubeconfig"`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := tc.cluster.execute(t, "kubeconfig", node, "--output-file", path)
+			if r.err == nil {
+				t.Fatal("no error")
+			}
+			mention(t, "the error", r.err.Error(), tc.want...)
+			wantFiles(t, filepath.Dir(path))
+		})
+	}
+}
+
+// wantFiles checks what is in a directory, and thereby that no temporary file is left.
+func wantFiles(t *testing.T, dir string, want ...string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != len(want) {
+		t.Fatalf("the directory holds %v, want %v", entries, want)
+	}
+	for i, e := range entries {
+		if e.Name() != want[i] {
+			t.Errorf("the directory holds %s, want %s", e.Name(), want[i])
+		}
+	}
+}
+
+func wantContent(t *testing.T, path, want string) {
+	t.Helper()
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s holds %q, want %q", path, got, want)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if runtime.GOOS != "windows" && info.Mode() != 0o600 {
+		t.Errorf("%s has mode %s, want 0600", path, info.Mode())
+	}
+}
+
+func TestKubeconfigToFile(t *testing.T) {
+	cl := cluster{objects: []client.Object{awaiting(), publishedSecret()}}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+
+	r := cl.succeeds(t, "kubeconfig", node, "--output-file", path)
+	wantContent(t, path, kubeconfig)
+	wantFiles(t, dir, "file")
+	if r.out != "" {
+		t.Errorf("printed %q to standard output too", r.out)
+	}
+	mention(t, "the error output", r.errOut, path, node, "--bootstrap-kubeconfig")
+
+	t.Run("overwrite", func(t *testing.T) {
+		if err := errors.Join(os.WriteFile(path, []byte("old"), 0o600), os.Chmod(path, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		cl.succeeds(t, "kubeconfig", node, "--output-file", path, "--overwrite")
+		wantContent(t, path, kubeconfig)
+		wantFiles(t, dir, "file")
+	})
+}
+
+func TestKubeconfigReplacesNothing(t *testing.T) {
+	dir := t.TempDir()
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	err := errors.Join(os.WriteFile(file, []byte("mine"), 0o600), os.Symlink(filepath.Join(dir, "nowhere"), link))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{"a file": file, "a dangling link": link, "a directory": dir} {
+		t.Run(name, func(t *testing.T) {
+			// No cluster is needed to find it: the person learns it before any waiting.
+			r := cluster{funcs: failing(errors.New("asked the cluster first"))}.execute(t, "kubeconfig", node, "--output-file", path)
+			if r.err == nil {
+				t.Fatal("no error")
+			}
+			mention(t, "the error", r.err.Error(), path, "exists already", "--overwrite")
+		})
+		t.Run(name+" that appears at the last moment", func(t *testing.T) {
+			err := writeFile(path, []byte(kubeconfig), false)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			mention(t, "the error", err.Error(), path, "exists already", "--overwrite")
+		})
+	}
+	wantContent(t, file, "mine")
+	wantFiles(t, dir, "file", "link")
+}
+
+func TestKubeconfigToFileThatCannotBe(t *testing.T) {
+	cl := cluster{objects: []client.Object{awaiting(), publishedSecret()}}
+	dir := t.TempDir()
+	for name, args := range map[string][]string{
+		"in no directory":  {"--output-file", filepath.Join(dir, "no", "file")},
+		"over a directory": {"--output-file", dir, "--overwrite"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if r := cl.execute(t, append([]string{"kubeconfig", node}, args...)...); r.err == nil {
+				t.Error("no error")
+			}
+			wantFiles(t, dir)
+		})
+	}
+}
+
+// A waiting is a command line that waits, and a cluster that changes once it is watched.
+type waiting struct {
+	cluster cluster
+	// onWatch happens after the nth watch began, from 1.
+	onWatch func(ctx context.Context, c client.WithWatch, n int) error
+	limit   string
+}
+
+func (w waiting) execute(t *testing.T) result {
+	n := 0
+	w.cluster.funcs.Watch = func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) (watch.Interface, error) {
+		n++
+		i, err := c.Watch(ctx, list, opts...)
+		if err == nil && w.onWatch != nil {
+			err = w.onWatch(ctx, c, n)
+		}
+		return i, err
+	}
+	return w.cluster.execute(t, "kubeconfig", node, "--wait", w.limit)
+}
+
+// put makes the NodeBootstrap and its Secret what they shall be.
+func put(ctx context.Context, c client.Client, want *v1alpha1.NodeBootstrap) error {
+	var nb v1alpha1.NodeBootstrap
+	if err := c.Get(ctx, client.ObjectKeyFromObject(want), &nb); err != nil {
+		return err
+	}
+	nb.Status = want.Status
+	return c.Status().Update(ctx, &nb)
+}
+
+func TestKubeconfigWait(t *testing.T) {
+	isReissued := func(nb *v1alpha1.NodeBootstrap) {
+		awaitsReissue(nb)
+		nb.Status.LastHandledReissueAt = "again"
+	}
+	for name, w := range map[string]waiting{
+		"ready already": {cluster: cluster{objects: []client.Object{awaiting(), publishedSecret()}}},
+		"ready after a while": {
+			cluster: cluster{objects: []client.Object{awaiting(isNew), publishedSecret()}},
+			onWatch: func(ctx context.Context, c client.WithWatch, _ int) error {
+				return errors.Join(put(ctx, c, awaiting(isStalled)), put(ctx, c, awaiting()))
+			},
+		},
+		"reissued after a while": {
+			cluster: cluster{objects: []client.Object{awaiting(hasJoined, awaitsReissue), publishedSecret()}},
+			onWatch: func(ctx context.Context, c client.WithWatch, _ int) error { return put(ctx, c, awaiting(isReissued)) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w.limit = "1m"
+			if r := w.execute(t); r.err != nil || r.out != kubeconfig {
+				t.Errorf("got %q and the error %v", r.out, r.err)
+			}
+		})
+	}
+}
+
+func TestKubeconfigWaitTellsWhatIsInTheWay(t *testing.T) {
+	r := waiting{cluster: cluster{objects: []client.Object{awaiting(isStalled)}}, limit: "20ms"}.execute(t)
+	if r.err == nil {
+		t.Fatal("no error")
+	}
+	mention(t, "the error", r.err.Error(), "gave up after 20ms", "ServerUnknown: no API server URL is known")
+	if want := "Waiting: ServerUnknown: no API server URL is known\n"; r.errOut != want {
+		t.Errorf("told %q, want %q", r.errOut, want)
+	}
+}
+
+func TestKubeconfigWaitEndsWhenItIsInVain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		onWatch func(ctx context.Context, c client.WithWatch, n int) error
+		want    []string
+	}{
+		"deleted": {
+			func(ctx context.Context, c client.WithWatch, _ int) error { return c.Delete(ctx, awaiting()) },
+			[]string{"no NodeBootstrap worker-1"},
+		},
+		"joined meanwhile": {
+			func(ctx context.Context, c client.WithWatch, _ int) error { return put(ctx, c, awaiting(hasJoined)) },
+			[]string{"has joined already"},
+		},
+		"watching forbidden": {
+			func(context.Context, client.WithWatch, int) error { return forbidden(nodeBootstraps, node) },
+			[]string{"permission to watch nodebootstraps"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := waiting{cluster: cluster{objects: []client.Object{awaiting(isNew)}}, onWatch: tc.onWatch, limit: "1m"}.execute(t)
+			if r.err == nil {
+				t.Fatal("no error")
+			}
+			mention(t, "the error", r.err.Error(), tc.want...)
+		})
+	}
+}
+
+func TestFollow(t *testing.T) {
+	other := awaiting()
+	other.Name = "worker-2"
+	begin := func(t *testing.T, events ...watch.Event) (client.WithWatch, *watch.FakeWatcher) {
+		w := watch.NewFakeWithOptions(watch.FakeOptions{ChannelSize: 10})
+		for _, e := range events {
+			w.Action(e.Type, e.Object)
+		}
+		return cluster{objects: []client.Object{awaiting(isNew), other}, funcs: interceptor.Funcs{
+			Watch: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) (watch.Interface, error) {
+				return w, nil
+			},
+		}}.client(t), w
+	}
+	tokens := func(seen *[]string) func(*v1alpha1.NodeBootstrap) (bool, error) {
+		return func(nb *v1alpha1.NodeBootstrap) (bool, error) {
+			*seen = append(*seen, nb.Name+" "+tokenID(nb))
+			return tokenID(nb) != "", nil
+		}
+	}
+
+	t.Run("only the node that was asked for", func(t *testing.T) {
+		c, _ := begin(t, watch.Event{Type: watch.Modified, Object: other}, watch.Event{Type: watch.Bookmark, Object: awaiting(isNew)},
+			watch.Event{Type: watch.Modified, Object: awaiting()})
+		var seen []string
+		done, err := follow(t.Context(), c, node, tokens(&seen))
+		if !done || err != nil || seen[len(seen)-1] != "worker-1 abcdef" {
+			t.Errorf("done %t, error %v, seen %q", done, err, seen)
+		}
+	})
+	t.Run("an end of the watch is no error", func(t *testing.T) {
+		c, w := begin(t)
+		w.Stop()
+		var seen []string
+		if done, err := follow(t.Context(), c, node, tokens(&seen)); done || err != nil || len(seen) != 1 {
+			t.Errorf("done %t, error %v, seen %q", done, err, seen)
+		}
+	})
+	t.Run("an expired watch is no error", func(t *testing.T) {
+		c, _ := begin(t, watch.Event{Type: watch.Error, Object: &metav1.Status{Code: 410}})
+		var seen []string
+		if done, err := follow(t.Context(), c, node, tokens(&seen)); done || err != nil {
+			t.Errorf("done %t, error %v, seen %q", done, err, seen)
+		}
+	})
+}
+
+func tokenID(nb *v1alpha1.NodeBootstrap) string {
+	if nb.Status.Token == nil {
+		return ""
+	}
+	return nb.Status.Token.ID
+}
+
+// The kubeconfig that the operator renders is what comes out, also through a Secret as the operator makes it.
+func TestKubeconfigOfTheOperator(t *testing.T) {
+	nb := awaiting()
+	made, err := bootstrap.KubeconfigSecret(nb, namespace, bootstrap.Cluster{Server: nb.Status.Server, CA: []byte("ca")},
+		bootstrap.Token{ID: "abcdef", Secret: canary})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := cluster{objects: []client.Object{nb, made}}.succeeds(t, "kubeconfig", node)
+	mention(t, "the kubeconfig", r.out, nb.Status.Server, "abcdef."+canary)
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// completionLimit is how long a shell is kept waiting for names.
+const completionLimit = 5 * time.Second
+
+// manifest is the least NodeBootstrap that lets a node join.
+func manifest(name, indent string) string {
+	return indent + strings.Join([]string{
+		"apiVersion: " + v1alpha1.GroupVersion.String(),
+		"kind: NodeBootstrap",
+		"metadata:",
+		"  name: " + name,
+	}, "\n"+indent)
+}
+
+func get(ctx context.Context, c client.Client, name string) (*v1alpha1.NodeBootstrap, error) {
+	var nb v1alpha1.NodeBootstrap
+	if err := c.Get(ctx, client.ObjectKey{Name: name}, &nb); err != nil {
+		return nil, explain(err, "get", name)
+	}
+	return &nb, nil
+}
+
+// explain says of an error what to do about it. The verb is that of the request that failed.
+func explain(err error, verb, name string) error {
+	switch {
+	case meta.IsNoMatchError(err):
+		return fmt.Errorf("this cluster does not know NodeBootstraps: install the operator first, or name another cluster with --context (%w)", err)
+	case apierrors.IsNotFound(err):
+		return notFound(name)
+	case apierrors.IsForbidden(err):
+		return fmt.Errorf("this needs the permission to %s nodebootstraps.%s: %w", verb, v1alpha1.GroupVersion.Group, err)
+	default:
+		return fmt.Errorf("cannot %s NodeBootstrap %s: %w", verb, name, err)
+	}
+}
+
+func notFound(name string) error {
+	return fmt.Errorf("there is no NodeBootstrap %s. This makes it:\n\nkubectl apply -f - <<EOF\n%s\nEOF", name, manifest(name, ""))
+}
+
+func readyCondition(nb *v1alpha1.NodeBootstrap) (status, reason, message string) {
+	ready := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil {
+		return "Unknown", "", "the operator has not reported on it yet: is it running?"
+	}
+	return string(ready.Status), ready.Reason, ready.Message
+}
+
+// reissuePending is the reissue that was asked for and that the operator has not handled yet; empty when there is none.
+func reissuePending(nb *v1alpha1.NodeBootstrap) string {
+	want := nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	if want == nb.Status.LastHandledReissueAt {
+		return ""
+	}
+	return want
+}
+
+// oneName and someNames check the arguments of a command that takes NAME and NAME... .
+func oneName(cmd *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return usageError(cmd, fmt.Errorf("%s takes the name of one NodeBootstrap, and %d were given", cmd.CommandPath(), len(args)))
+	}
+	return validNames(cmd, args)
+}
+
+func someNames(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usageError(cmd, fmt.Errorf("%s takes the name of at least one NodeBootstrap", cmd.CommandPath()))
+	}
+	return validNames(cmd, args)
+}
+
+func validNames(cmd *cobra.Command, names []string) error {
+	for _, name := range names {
+		if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
+			return usageError(cmd, fmt.Errorf("%q is no name of a node: %s", name, strings.Join(problems, "; ")))
+		}
+	}
+	return nil
+}
+
+// completeNames offers the names of NodeBootstraps, each with what its node is waiting for, up to a number of arguments;
+// 0 is any number.
+func completeNames(connect connector, most int) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if most > 0 && len(args) >= most {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		list, err := list(cmd.Context(), connect)
+		if err != nil {
+			cobra.CompErrorln(err.Error())
+			return nil, cobra.ShellCompDirectiveError | cobra.ShellCompDirectiveNoFileComp
+		}
+		var out []cobra.Completion
+		for i := range list.Items {
+			nb := &list.Items[i]
+			if strings.HasPrefix(nb.Name, prefix) && !slices.Contains(args, nb.Name) {
+				_, reason, _ := readyCondition(nb)
+				out = append(out, cobra.CompletionWithDesc(nb.Name, reason))
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+func list(ctx context.Context, connect connector) (*v1alpha1.NodeBootstrapList, error) {
+	ctx, cancel := context.WithTimeout(ctx, completionLimit)
+	defer cancel()
+	c, err := connect()
+	if err != nil {
+		return nil, err
+	}
+	var out v1alpha1.NodeBootstrapList
+	return &out, c.List(ctx, &out)
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// rewatchInterval is the least time between two watches, should the API server end them early.
+const rewatchInterval = time.Second
+
+// notReadyError says why there is no kubeconfig yet. It is worth waiting.
+type notReadyError struct {
+	name string
+	why  string
+}
+
+func (e *notReadyError) Error() string {
+	return fmt.Sprintf("NodeBootstrap %s is not ready: %s", e.name, e.why)
+}
+
+// checkPublished says why there is no kubeconfig to have; with a notReadyError while there may be one later. A status that
+// is older than the spec, or than the last request for a reissue, counts for nothing.
+func checkPublished(nb *v1alpha1.NodeBootstrap) error {
+	pending := reissuePending(nb)
+	status, reason, message := readyCondition(nb)
+	switch {
+	case pending != "":
+		return notReady(nb, "the operator has not handled the reissue requested at %s yet: is it running?", pending)
+	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined):
+		return fmt.Errorf("the node %s has joined already, and no credential is left. If its machine has to join again, "+
+			"for example after a reinstallation:\n\nkubectl nodebootstrap reissue %[1]s\nkubectl nodebootstrap kubeconfig %[1]s --wait 1m", nb.Name)
+	case reason == "":
+		return notReady(nb, "%s", message)
+	case nb.Status.ObservedGeneration != nb.Generation:
+		return notReady(nb, "the operator has not handled the last change of its spec yet: is it running?")
+	case status != "True":
+		return notReady(nb, "%s: %s", reason, message)
+	case nb.Status.KubeconfigSecretRef == nil:
+		return notReady(nb, "its status names no Secret with a kubeconfig")
+	}
+	return nil
+}
+
+func notReady(nb *v1alpha1.NodeBootstrap, format string, args ...any) error {
+	return &notReadyError{name: nb.Name, why: fmt.Sprintf(format, args...)}
+}
+
+// awaitPublished waits until the kubeconfig is published or can never be, for so long at most, and tells what is in the
+// way each time that it changes.
+func awaitPublished(ctx context.Context, c client.WithWatch, name string, limit time.Duration, tell func(why string)) (*v1alpha1.NodeBootstrap, error) {
+	timed, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var found *v1alpha1.NodeBootstrap
+	var last *notReadyError
+	look := func(nb *v1alpha1.NodeBootstrap) (done bool, err error) {
+		found, err = nb, checkPublished(nb)
+		now, early := errors.AsType[*notReadyError](err)
+		if !early {
+			return true, err
+		}
+		if last == nil || *last != *now {
+			tell(now.why)
+		}
+		last = now
+		return false, nil
+	}
+	err := wait.PollUntilContextCancel(timed, rewatchInterval, true, func(ctx context.Context) (bool, error) {
+		return follow(ctx, c, name, look)
+	})
+	switch {
+	case err == nil:
+		return found, nil
+	case ctx.Err() != nil:
+		return nil, errors.New("interrupted")
+	case timed.Err() != nil && last != nil:
+		return nil, fmt.Errorf("gave up after %s: %w", limit, last)
+	case timed.Err() != nil:
+		return nil, fmt.Errorf("gave up after %s: %w", limit, err)
+	}
+	return nil, err
+}
+
+// follow looks at a NodeBootstrap as it is and at each of its changes, until done or until the API server ends the watch.
+func follow(ctx context.Context, c client.WithWatch, name string, look func(*v1alpha1.NodeBootstrap) (bool, error)) (bool, error) {
+	w, err := c.Watch(ctx, &v1alpha1.NodeBootstrapList{}, client.MatchingFields{"metadata.name": name})
+	if err != nil {
+		return false, explain(err, "watch", name)
+	}
+	defer w.Stop()
+	nb, err := get(ctx, c, name) // after the watch began, so that no change is missed in between
+	for err == nil {
+		if done, err := look(nb); done || err != nil {
+			return done, err
+		}
+		if nb, err = next(ctx, w, name); nb == nil {
+			break
+		}
+	}
+	return false, err
+}
+
+// next is the NodeBootstrap after its next change; nil when the watch has ended.
+func next(ctx context.Context, w watch.Interface, name string) (*v1alpha1.NodeBootstrap, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case event, open := <-w.ResultChan():
+			nb, ok := event.Object.(*v1alpha1.NodeBootstrap)
+			switch {
+			case !open || event.Type == watch.Error:
+				return nil, nil
+			case !ok || nb.Name != name:
+			case event.Type == watch.Deleted:
+				return nil, notFound(name)
+			default:
+				return nb, nil
+			}
+		}
+	}
+}

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/duration"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/cli-runtime/pkg/printers"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+const none = "none"
+
+func newStatusCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
+	return &cobra.Command{
+		Use:   "status NAME",
+		Short: "Tell what a node is waiting for",
+		Long: `Tell what a node is waiting for: the state of its NodeBootstrap, its credential, and the decisions on its certificates.
+
+For a list of all of them, or to wait in a script, kubectl itself is enough: see the examples.
+
+Needs the permission to get the NodeBootstrap.`,
+		Example: `  kubectl nodebootstrap status worker-1
+
+  # All of them, one a line
+  kubectl get nodebootstraps -o wide
+
+  # Until the node has joined
+  kubectl wait --for=condition=Joined nodebootstrap/worker-1 --timeout=10m`,
+		Args:              oneName,
+		ValidArgsFunction: completeNames(connect, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			nb, err := get(cmd.Context(), c, args[0])
+			if err != nil {
+				return err
+			}
+			return printers.WriteEscaped(streams.Out, describe(nb, time.Now()))
+		},
+	}
+}
+
+// describe is a NodeBootstrap for a person to read, at a time.
+func describe(nb *v1alpha1.NodeBootstrap, now time.Time) string {
+	var out strings.Builder
+	describeState(&out, nb, now)
+	describeConditions(&out, nb.Status.Conditions, now)
+	describeCertificates(&out, nb.Status.Certificates, now)
+	return out.String()
+}
+
+func describeState(out io.Writer, nb *v1alpha1.NodeBootstrap, now time.Time) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	ready, reason, message := readyCondition(nb)
+	row := func(label, value string) { fmt.Fprintf(w, "%s:\t%s\n", label, value) }
+	row("Name", nb.Name)
+	row("Ready", strings.Join(strings.Fields(ready+" "+reason), ", "))
+	row("Message", message)
+	row("Server", orNone(nb.Status.Server))
+	row("Token", tokenText(nb.Status.Token, now))
+	row("Kubeconfig", secretText(nb.Status.KubeconfigSecretRef))
+	if since := nb.Status.AwaitingSince; since != nil {
+		row("Awaited since", stamp(*since, now))
+	}
+	if text := reissueText(nb); text != "" {
+		row("Reissue", text)
+	}
+}
+
+func describeConditions(out io.Writer, conditions []metav1.Condition, now time.Time) {
+	fmt.Fprintf(out, "Conditions:%s\n", noneIf(len(conditions) == 0))
+	if len(conditions) == 0 {
+		return
+	}
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	fmt.Fprint(w, "  Type\tStatus\tReason\tFor\tMessage\n")
+	for _, c := range conditions {
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", c.Type, c.Status, c.Reason, duration.HumanDuration(now.Sub(c.LastTransitionTime.Time)), c.Message)
+	}
+}
+
+func describeCertificates(out io.Writer, decisions []v1alpha1.CertificateDecision, now time.Time) {
+	fmt.Fprintf(out, "Certificate requests:%s\n", noneIf(len(decisions) == 0))
+	for _, d := range decisions {
+		describeDecision(out, d, now)
+	}
+}
+
+func describeDecision(out io.Writer, d v1alpha1.CertificateDecision, now time.Time) {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	defer w.Flush()
+	fmt.Fprintf(w, "  %s\n", d.Name)
+	fmt.Fprintf(w, "    Decision:\t%s, %s, %s\n", d.Verdict, d.Reason, stamp(d.Time, now))
+	fmt.Fprintf(w, "    Signer:\t%s\n", d.SignerName)
+	fmt.Fprintf(w, "    Token:\t%s\n", orNone(d.TokenID))
+	fmt.Fprintf(w, "    Key:\t%s\n", orNone(d.KeyFingerprint))
+	if d.IssuedTime != nil {
+		fmt.Fprintf(w, "    Issued:\t%s\n", stamp(*d.IssuedTime, now))
+	}
+}
+
+func tokenText(t *v1alpha1.TokenStatus, now time.Time) string {
+	if t == nil {
+		return none
+	}
+	return t.ID + ", expires " + stamp(t.ExpirationTime, now)
+}
+
+func secretText(ref *v1alpha1.SecretReference) string {
+	if ref == nil {
+		return none
+	}
+	return "Secret " + ref.Namespace + "/" + ref.Name
+}
+
+func reissueText(nb *v1alpha1.NodeBootstrap) string {
+	if pending := reissuePending(nb); pending != "" {
+		return "requested at " + pending + ", not handled yet"
+	}
+	if handled := nb.Status.LastHandledReissueAt; handled != "" {
+		return "requested at " + handled + ", handled"
+	}
+	return ""
+}
+
+// stamp is a time and how far it is away.
+func stamp(t metav1.Time, now time.Time) string {
+	text := t.UTC().Format(time.RFC3339)
+	if d := t.Sub(now); d > 0 {
+		return text + " (in " + duration.HumanDuration(d) + ")"
+	}
+	return text + " (" + duration.HumanDuration(now.Sub(t.Time)) + " ago)"
+}
+
+func orNone(text string) string {
+	if text == "" {
+		return none
+	}
+	return text
+}
+
+func noneIf(empty bool) string {
+	if empty {
+		return "  " + none
+	}
+	return ""
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+func TestNextTokenID(t *testing.T) {
+	first := NextTokenID(testUID, "")
+	if again := NextTokenID(testUID, ""); again != first {
+		t.Errorf("got %s and then %s: a second creation would make a second token", first, again)
+	}
+	if other := NextTokenID(formerUID, ""); other == first {
+		t.Errorf("two NodeBootstraps share the id %s", first)
+	}
+	if next := NextTokenID(testUID, first); next == first {
+		t.Errorf("the id %s follows itself", first)
+	}
+}
+
+// The API server takes an id of another form for no token at all.
+func TestNextTokenIDHasTheRightForm(t *testing.T) {
+	id := ""
+	seen := map[string]bool{}
+	for i := range 100_000 {
+		id = NextTokenID(testUID, id)
+		if !bootstraputil.IsValidBootstrapTokenID(id) {
+			t.Fatalf("the id number %d is %q", i, id)
+		}
+		seen[id] = true
+	}
+	// Of 36^6 ids about two are met again in 100,000 draws; a short cycle would show many more.
+	if len(seen) < 99_000 {
+		t.Errorf("there are only %d different ids", len(seen))
+	}
+}
+
+func TestParseToken(t *testing.T) {
+	tests := map[string]struct {
+		edit func(*corev1.Secret)
+		ok   bool
+	}{
+		"as it was made":          {func(*corev1.Secret) {}, true},
+		"another type":            {func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }, false},
+		"a name of another token": {func(s *corev1.Secret) { s.Name = "bootstrap-token-zzzzzz" }, false},
+		"another id":              {func(s *corev1.Secret) { s.Data["token-id"] = []byte("zzzzzz") }, false},
+		"no id":                   {func(s *corev1.Secret) { delete(s.Data, "token-id") }, false},
+		"an id in upper case": {func(s *corev1.Secret) {
+			s.Data["token-id"] = []byte("ABCDEF")
+			s.Name = "bootstrap-token-ABCDEF"
+		}, false},
+		"no secret part":           {func(s *corev1.Secret) { delete(s.Data, "token-secret") }, false},
+		"a short secret part":      {func(s *corev1.Secret) { s.Data["token-secret"] = []byte("short") }, false},
+		"a newline after it":       {func(s *corev1.Secret) { s.Data["token-secret"] = []byte(canary + "\n") }, false},
+		"no data":                  {func(s *corev1.Secret) { s.Data = nil }, false},
+		"no expiration":            {func(s *corev1.Secret) { delete(s.Data, "expiration") }, true},
+		"an expiration in words":   {func(s *corev1.Secret) { s.Data["expiration"] = []byte("tomorrow") }, true},
+		"no usages and no groups":  {func(s *corev1.Secret) { delete(s.Data, "usage-bootstrap-authentication"); delete(s.Data, "auth-extra-groups") }, true},
+		"an owner of another kind": {func(s *corev1.Secret) { s.OwnerReferences[0].Kind = "Machine" }, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := tokenSecret(1, time.Hour)
+			tt.edit(s)
+			got, ok := ParseToken(s)
+			if ok != tt.ok {
+				t.Fatalf("got %v, want %v", ok, tt.ok)
+			}
+			if ok && (got.ID != nthID(1) || got.Secret != canary || !got.Created.Equal(now.Add(-time.Hour)) || got.Object != s) {
+				t.Errorf("got %s, made at %s", got, got.Created)
+			}
+			want, _ := time.Parse(time.RFC3339, string(s.Data["expiration"])) // zero when it does not say
+			if !got.Expires.Equal(want) {
+				t.Errorf("it runs out at %s, want %s", got.Expires, want)
+			}
+		})
+	}
+}
+
+func TestTokenSecret(t *testing.T) {
+	tests := map[string]struct {
+		approval v1alpha1.Approval
+		groups   string
+	}{
+		"by default":       {"", Group},
+		"approval Node":    {v1alpha1.ApprovalNode, Group},
+		"approval Manual":  {v1alpha1.ApprovalManual, Group},
+		"approval of kube": {v1alpha1.ApprovalClusterWide, Group + "," + ClusterWideGroup},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			nb := nodeBootstrap()
+			nb.Spec.ClientCertificate.Approval = tt.approval
+			east := time.FixedZone("east", 3600)
+			s := TokenSecret(nb, "abc123", canary, now.In(east))
+			want := map[string]string{
+				"token-id": "abc123", "token-secret": canary, "expiration": "2026-03-04T05:06:07Z",
+				"usage-bootstrap-authentication": "true", "auth-extra-groups": tt.groups,
+				"description": "Lets the machine worker-1 join. Made by nodebootstrap.",
+			}
+			got := map[string]string{}
+			for k, v := range s.Data {
+				got[k] = string(v)
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("got %v, want %v", got, want)
+			}
+			if s.Namespace != "kube-system" || s.Name != "bootstrap-token-abc123" || s.Type != "bootstrap.kubernetes.io/token" {
+				t.Errorf("it is %s/%s of type %s", s.Namespace, s.Name, s.Type)
+			}
+			if !ownedBy(s, nb) || s.Labels[ManagedByLabel] != ManagedBy || s.Annotations[NodeNameAnnotation] != testNode {
+				t.Errorf("its metadata is %v", s.ObjectMeta)
+			}
+			for _, group := range tokenGroups(nb) {
+				if err := bootstraputil.ValidateBootstrapGroupName(group); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+func TestTokenLive(t *testing.T) {
+	tests := map[string]struct {
+		expires time.Time
+		want    bool
+	}{
+		"in a second":      {now.Add(time.Second), true},
+		"now":              {now, false},
+		"a second ago":     {now.Add(-time.Second), false},
+		"at an unset time": {time.Time{}, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := (Token{Expires: tt.expires}).Live(now); got != tt.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+func TestTokenRenewAt(t *testing.T) {
+	for _, ttl := range []time.Duration{10 * time.Minute, 24 * time.Hour, 8760 * time.Hour} {
+		var moments []time.Duration
+		for i := range 1000 {
+			nb := nodeBootstrap()
+			nb.UID = types.UID(fmt.Sprintf("uid-%d", i))
+			nb.Spec.Token.TTL = &metav1.Duration{Duration: ttl}
+			made := Token{Created: now, Expires: now.Add(ttl)}
+			at := made.renewAt(nb).Sub(now)
+			if at < ttl*2/3 || at > ttl*5/6 {
+				t.Fatalf("a token that lives %s is renewed after %s", ttl, at)
+			}
+			if again := made.renewAt(nb).Sub(now); again != at {
+				t.Fatalf("the moment moves from %s to %s", at, again)
+			}
+			moments = append(moments, at)
+		}
+		// 1000 moments, each tenth of the sixth of the ttl gets about 100 of them.
+		slices.Sort(moments)
+		for tenth := range 10 {
+			from := ttl*2/3 + time.Duration(tenth)*ttl/60
+			n := 0
+			for _, at := range moments {
+				if at >= from && at < from+ttl/60 {
+					n++
+				}
+			}
+			if n < 60 || n > 140 {
+				t.Errorf("with a ttl of %s, %d of 1000 tokens are renewed in the tenth number %d", ttl, n, tenth)
+			}
+		}
+	}
+}
+
+func TestTokenWantExpires(t *testing.T) {
+	ttl := v1alpha1.DefaultTokenTTL
+	tests := map[string]struct {
+		expires, want time.Time
+	}{
+		"as it was made":        {now.Add(ttl), now.Add(ttl)},
+		"by a clock behind":     {now.Add(ttl - time.Minute), now.Add(ttl - time.Minute)},
+		"by a clock ahead":      {now.Add(ttl + time.Minute), now.Add(ttl + time.Minute)},
+		"put off":               {now.Add(ttl + time.Minute + time.Second), now.Add(ttl)},
+		"put off for ten years": {now.AddDate(10, 0, 0), now.Add(ttl)},
+		"brought forward":       {now.Add(time.Minute), now.Add(ttl)},
+		"taken out":             {time.Time{}, now.Add(ttl)},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := (Token{Created: now, Expires: tt.expires}).wantExpires(nodeBootstrap()); !got.Equal(tt.want) {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestTokenPrintsWithoutItsSecretPart(t *testing.T) {
+	tok := token(1, time.Hour)
+	type holder struct {
+		Value   Token
+		Pointer *Token
+		Slice   []Token
+		Map     map[string]Token
+	}
+	values := map[string]any{
+		"a token": tok, "a pointer": &tok, "a slice": []Token{tok}, "a slice of pointers": []*Token{&tok},
+		"a struct": holder{tok, &tok, []Token{tok}, map[string]Token{"x": tok}}, "an outcome": Outcome{Token: &tok}, "a pointer to it": &Outcome{Token: &tok},
+	}
+	for name, v := range values {
+		for _, verb := range []string{"%s", "%v", "%+v", "%#v", "%q", "%x"} {
+			t.Run(name+" "+verb, func(t *testing.T) { leaks(t, verb, fmt.Sprintf(verb, v)) })
+		}
+	}
+	if got := tok.String(); got != "bootstrap token "+nthID(1) {
+		t.Errorf("got %q", got)
+	}
+}

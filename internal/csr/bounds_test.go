@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package csr
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"strings"
+	"testing"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+)
+
+// maxMessage is what a condition or an event can show: events.k8s.io refuses longer notes.
+const maxMessage = 1024
+
+func TestMessagesAreBounded(t *testing.T) {
+	subject := func(text string) func(*Request) {
+		return func(r *Request) {
+			r.CSR.Spec.Request = raw{key: p256(), subject: pkix.RDNSequence{nodes(), one(utf8(oidCommonName, text))}}.pem()
+		}
+	}
+	tests := map[string]func(*Request){
+		"a long common name":               subject("system:node:" + strings.Repeat("n", 4000)),
+		"a common name of quotation marks": subject(strings.Repeat(`"`, 4000)),
+		"a large request":                  func(r *Request) { r.CSR.Spec.Request = make([]byte, 1<<20) },
+		"the longest node name, another one asked": func(r *Request) {
+			r.NodeName = strings.Repeat("n", 232)
+			subject("system:node:" + strings.Repeat("m", 232))(r)
+		},
+		"the longest node name, another key": func(r *Request) {
+			r.NodeName = strings.Repeat("n", 232)
+			r.CSR.Spec.Request = kubeletPEM(otherKey(), r.NodeName)
+			r.ClaimedKey = must(Fingerprint(goodRequest().CSR))
+		},
+	}
+	for name, spoil := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := goodRequest()
+			spoil(&r)
+			got := Evaluate(r)
+			if got.Verdict != Deny || len(got.Message) > maxMessage {
+				t.Errorf("got verdict %d and %d bytes: %.200s", got.Verdict, len(got.Message), got.Message)
+			}
+		})
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	sum := sha256.Sum256(must(x509.MarshalPKIXPublicKey(p256().Public())))
+	want := "SHA256:" + hex.EncodeToString(sum[:])
+	tests := map[string]struct {
+		request []byte
+		want    string
+	}{
+		"a kubelet's":       {kubeletPEM(p256(), testNode), want},
+		"of another name":   {kubeletPEM(p256(), "worker-2"), want},
+		"nothing":           {nil, ""},
+		"no PEM":            {[]byte("junk"), ""},
+		"junk in the block": {encode([]byte("junk")), ""},
+		"too large":         {append(kubeletPEM(p256(), testNode), make([]byte, 8<<10)...), ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			got, err := Fingerprint(requestOf(tt.request))
+			if got != tt.want || (err == nil) != (tt.want != "") {
+				t.Errorf("got %q and %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRequestedNode(t *testing.T) {
+	tests := map[string]struct {
+		request []byte
+		want    string
+	}{
+		"a kubelet's":           {kubeletPEM(p256(), testNode), testNode},
+		"with a bad signature":  {raw{key: p256(), signer: otherKey()}.pem(), testNode},
+		"a person's":            {raw{key: p256(), subject: pkix.RDNSequence{one(value(oidCommonName, "alice"))}}.pem(), ""},
+		"of a node of no name":  {kubeletPEM(p256(), ""), ""},
+		"without a common name": {raw{key: p256(), subject: pkix.RDNSequence{nodes()}}.pem(), ""},
+		"nothing":               {nil, ""},
+		"no PEM":                {[]byte("system:node:worker-1"), ""},
+		"junk in the block":     {encode([]byte("junk")), ""},
+		"too large":             {append(kubeletPEM(p256(), testNode), make([]byte, 8<<10)...), ""},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := RequestedNode(requestOf(tt.request)); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func requestOf(data []byte) *certificatesv1.CertificateSigningRequest {
+	return &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{Request: data}}
+}

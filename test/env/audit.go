@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package env
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+)
+
+// Audit is the API server's own record of what the operator asked of it.
+type Audit struct{ dir string }
+
+const operatorUser = "system:serviceaccount:" + operator.Namespace + ":" + operator.ServiceAccount
+
+// NewAudit prepares a record in a directory.
+func NewAudit(dir string) (*Audit, error) {
+	policy := fmt.Sprintf(`apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: [%q]
+- level: None
+`, operatorUser)
+	a := &Audit{dir: dir}
+	return a, os.WriteFile(a.file("policy.yaml"), []byte(policy), 0o600)
+}
+
+func (a *Audit) file(name string) string { return filepath.Join(a.dir, name) }
+
+// Args are the flags with which the API server keeps the record.
+func (a *Audit) Args() map[string]string {
+	return map[string]string{"audit-policy-file": a.file("policy.yaml"), "audit-log-path": a.file("audit.log")}
+}
+
+// Entry is one request of the operator's.
+type Entry struct {
+	Verb      string
+	ObjectRef struct{ Resource, Subresource, Namespace, Name string }
+	// ResponseStatus has the HTTP status.
+	ResponseStatus struct{ Code int }
+}
+
+// String is the request in a line.
+func (e Entry) String() string {
+	return fmt.Sprintf("%s %s/%s %s/%s: %d", e.Verb, e.ObjectRef.Resource, e.ObjectRef.Subresource, e.ObjectRef.Namespace, e.ObjectRef.Name, e.ResponseStatus.Code)
+}
+
+// IsWrite tells whether the request stores something, be it refused or not. Leases do not count, nor reviews, which store nothing.
+func (e Entry) IsWrite() bool {
+	return slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, e.Verb) &&
+		!slices.Contains([]string{"leases", "tokenreviews"}, e.ObjectRef.Resource)
+}
+
+// Forbidden tells whether the operator was refused for want of a permission.
+func (e Entry) Forbidden() bool { return e.ResponseStatus.Code == http.StatusForbidden }
+
+// Entries are all requests so far.
+func (a *Audit) Entries() ([]Entry, error) {
+	f, err := os.Open(a.file("audit.log"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var out []Entry
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e Entry
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			continue // the line that is being written
+		}
+		out = append(out, e)
+	}
+	return out, lines.Err()
+}
+
+// Writes are the requests so far that store something.
+func (a *Audit) Writes() ([]Entry, error) {
+	entries, err := a.Entries()
+	return slices.DeleteFunc(entries, func(e Entry) bool { return !e.IsWrite() }), err
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package env is what tests with a running control plane share: a cluster for each test binary, with the operator's CRD and
+// RBAC in it, and words to assert the state of objects with.
+package env
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+)
+
+// Limit is how long something may take that takes a second or two on an idle machine.
+const Limit = time.Minute
+
+const pollInterval = 25 * time.Millisecond
+
+// Env is a cluster with the operator's CRD and RBAC installed, and nothing running of it.
+type Env struct {
+	*localcluster.Cluster
+	// Client is the administrator's. It reads from the API server.
+	Client client.WithWatch
+}
+
+// Start starts a cluster.
+func Start(ctx context.Context, config localcluster.Config) (*Env, error) {
+	cluster, err := localcluster.Start(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	e := &Env{Cluster: cluster}
+	if err := e.install(ctx); err != nil {
+		return nil, errors.Join(err, cluster.Stop())
+	}
+	return e, nil
+}
+
+func (e *Env) install(ctx context.Context) error {
+	scheme, err := controllers.NewScheme()
+	if err != nil {
+		return err
+	}
+	if e.Client, err = client.NewWithWatch(e.AdminConfig(), client.Options{Scheme: scheme}); err != nil {
+		return err
+	}
+	return operator.Install(ctx, e.Cluster)
+}
+
+// Main runs the tests of a package with a setup before and a teardown after, also when it is interrupted. The setup returns
+// the teardown.
+func Main(m *testing.M, setup func(context.Context) (func() error, error)) {
+	ctrl.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	teardown, err := setup(ctx)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "setting up: %v\n", err)
+		os.Exit(1)
+	}
+	done := make(chan int, 1)
+	go func() { done <- m.Run() }()
+	code := 1
+	select {
+	case code = <-done:
+	case <-ctx.Done():
+	}
+	if err := teardown(); err != nil {
+		fmt.Fprintf(os.Stderr, "tearing down: %v\n", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// Eventually waits until a check returns nil, and fails the test with its last error when that takes too long.
+func Eventually(t testing.TB, what string, check func() error) {
+	t.Helper()
+	deadline := time.NewTimer(Limit)
+	defer deadline.Stop()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		select {
+		case <-deadline.C:
+			t.Fatalf("%s: not within %s: %v", what, Limit, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// Create creates an object and deletes it when the test is over.
+func (e *Env) Create(t testing.TB, o client.Object) {
+	t.Helper()
+	if err := e.Client.Create(t.Context(), o); err != nil {
+		t.Fatalf("creating %T %s: %v", o, o.GetName(), err)
+	}
+	t.Cleanup(func() { e.delete(t, o) })
+}
+
+// Delete deletes an object that is there.
+func (e *Env) Delete(t testing.TB, o client.Object) {
+	t.Helper()
+	if err := e.Client.Delete(t.Context(), o); err != nil {
+		t.Fatalf("deleting %T %s: %v", o, o.GetName(), err)
+	}
+}
+
+func (e *Env) delete(t testing.TB, o client.Object) {
+	if err := e.Client.Delete(context.Background(), o); client.IgnoreNotFound(err) != nil {
+		t.Errorf("deleting %T %s: %v", o, o.GetName(), err)
+	}
+}
+
+// Get reads an object that is there.
+func (e *Env) Get(t testing.TB, namespace, name string, into client.Object) {
+	t.Helper()
+	if err := e.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, into); err != nil {
+		t.Fatalf("reading %T %s/%s: %v", into, namespace, name, err)
+	}
+}
+
+// Absent is nil when there is no object of a name.
+func (e *Env) Absent(ctx context.Context, namespace, name string, into client.Object) error {
+	switch err := e.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, into); {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return err
+	default:
+		return fmt.Errorf("%T %s/%s is there", into, namespace, name)
+	}
+}
+
+// Change reads an object, changes it and writes it, again if somebody was faster.
+func Change[T client.Object](t testing.TB, e *Env, o T, change func(T)) {
+	t.Helper()
+	Eventually(t, fmt.Sprintf("changing %T %s", o, o.GetName()), func() error {
+		if err := e.Client.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+			return err
+		}
+		change(o)
+		return e.Client.Update(t.Context(), o)
+	})
+}
