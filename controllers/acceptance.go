@@ -16,40 +16,57 @@ import (
 )
 
 const (
-	// acceptanceGrace is how long after its creation a token may be unknown to the API server, whose authenticator reads
-	// tokens from an informer.
+	// acceptanceGrace is for how long a token may be unknown to the API server, whose authenticator reads tokens from an
+	// informer, before it counts as rejected.
 	acceptanceGrace = 5 * time.Second
 	// acceptanceLasts is for how long an API server that has accepted one token is taken to accept others: it either has
 	// --enable-bootstrap-token-auth or has not.
 	acceptanceLasts = 10 * time.Minute
+	// unknownRetry is how soon a token that is not known yet is shown to the API server again.
+	unknownRetry = time.Second
 	// rejectedRetry is how often a token that was not accepted is shown to the API server again.
 	rejectedRetry = 30 * time.Second
 )
 
 // tokenAcceptance knows whether the API server accepts bootstrap tokens, so that not every token has to be reviewed.
 type tokenAcceptance struct {
-	mu         sync.Mutex
-	acceptedAt time.Time
+	mu            sync.Mutex
+	acceptedAt    time.Time
+	rejectedSince time.Time // zero while the last token was accepted
 }
 
 // review tells whether the API server accepts a token. The token travels to the API server alone, in a TokenReview.
-func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *bootstrap.Token, now time.Time) (bool, error) {
-	a.mu.Lock()
-	known := now.Sub(a.acceptedAt) < acceptanceLasts
-	a.mu.Unlock()
-	if known {
-		return true, nil
+func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *bootstrap.Token, now time.Time) (bootstrap.Acceptance, error) {
+	if a.known(now) {
+		return bootstrap.Accepted, nil
 	}
 	review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{
 		Token: bootstraputil.TokenFromIDAndSecret(t.ID, t.Secret),
 	}}
 	if err := c.Create(ctx, review); err != nil {
-		return false, fmt.Errorf("asking the API server whether it accepts the token %s: %w", t.ID, err)
+		return bootstrap.AcceptanceUnknown, fmt.Errorf("asking the API server whether it accepts the token %s: %w", t.ID, err)
 	}
-	if review.Status.Authenticated {
-		a.mu.Lock()
-		a.acceptedAt = now
-		a.mu.Unlock()
+	return a.note(review.Status.Authenticated, now), nil
+}
+
+func (a *tokenAcceptance) known(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return now.Sub(a.acceptedAt) < acceptanceLasts
+}
+
+func (a *tokenAcceptance) note(accepted bool, now time.Time) bootstrap.Acceptance {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case accepted:
+		a.acceptedAt, a.rejectedSince = now, time.Time{}
+		return bootstrap.Accepted
+	case a.rejectedSince.IsZero():
+		a.rejectedSince = now
 	}
-	return review.Status.Authenticated, nil
+	if now.Sub(a.rejectedSince) < acceptanceGrace {
+		return bootstrap.AcceptanceUnknown
+	}
+	return bootstrap.Rejected
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -159,19 +158,16 @@ func (r *NodeReconciler) verify(ctx context.Context, f *bootstrap.Facts, p *boot
 		return nil
 	}
 	now := r.Clock.Now()
-	accepted, err := r.tokens.review(ctx, r.Client, o.Token, now)
-	switch {
-	case err != nil:
-		return err
-	case accepted:
-		o.Acceptance = bootstrap.Accepted
-	case now.Sub(o.Token.Created) < acceptanceGrace:
-		p.LookAgain(now.Add(time.Second))
-	default:
-		o.Acceptance = bootstrap.Rejected
+	var err error
+	o.Acceptance, err = r.tokens.review(ctx, r.Client, o.Token, now)
+	switch o.Acceptance {
+	case bootstrap.AcceptanceUnknown:
+		p.LookAgain(now.Add(unknownRetry))
+	case bootstrap.Rejected:
 		p.LookAgain(now.Add(rejectedRetry))
+	case bootstrap.Accepted:
 	}
-	return nil
+	return err
 }
 
 // delete deletes an object as it was read: not another one that has taken its name since.

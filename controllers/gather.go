@@ -27,7 +27,7 @@ func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Fa
 	if f.NodeBootstrap, err = r.nodeBootstrap(ctx, r.Client, name); err != nil {
 		return nil, err
 	}
-	if f.TokenSecrets, err = r.tokenSecrets(ctx, name); err != nil {
+	if f.TokenSecrets, err = r.tokenSecrets(ctx, name, f.NodeBootstrap); err != nil {
 		return nil, err
 	}
 	if f.Kubeconfig, err = find(ctx, r.Client, r.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
@@ -90,19 +90,36 @@ func (r *NodeReconciler) nodeBootstrap(ctx context.Context, reader client.Reader
 	return nb, nil
 }
 
-func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string) ([]*corev1.Secret, error) {
+// tokenSecrets are those in the cache, and the one that the status names: somebody may have taken the label off it that
+// the cache goes by, and a live token must not be forgotten.
+func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
 	var list corev1.SecretList
 	err := r.Client.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace), client.MatchingFields{indexNode: node})
 	if err != nil {
 		return nil, fmt.Errorf("listing the token Secrets of %s: %w", node, err)
 	}
+	named := ""
+	if nb != nil && nb.Status.Token != nil {
+		named = bootstrap.TokenSecretName(nb.Status.Token.ID)
+	}
 	var out []*corev1.Secret
 	for i := range list.Items {
-		if s := &list.Items[i]; bootstrap.Ours(s, node) && s.Name != bootstrap.KubeconfigSecretName(node) {
+		s := &list.Items[i]
+		if s.Name == named {
+			named = ""
+		}
+		if bootstrap.Ours(s, node) && s.Name != bootstrap.KubeconfigSecretName(node) {
 			out = append(out, s)
 		}
 	}
-	return out, nil
+	if named == "" {
+		return out, nil
+	}
+	s, err := find(ctx, r.Live, bootstrap.TokenNamespace, named, &corev1.Secret{})
+	if s != nil && bootstrap.Ours(s, node) {
+		out = append(out, s)
+	}
+	return out, err
 }
 
 // requests are those sent with tokens that the node has or had, and those of unknown tokens of ours that name the node.

@@ -36,7 +36,7 @@ const (
 	ReasonCAUnknown = "CAUnknown"
 	// ReasonCAInvalid surfaces when the CA found is not made of PEM certificates alone.
 	ReasonCAInvalid = "CAInvalid"
-	// ReasonCAExpired surfaces when none of the CA certificates found is valid now.
+	// ReasonCAExpired surfaces when all of the CA certificates found have run out.
 	ReasonCAExpired = "CAExpired"
 	// ReasonObjectNotOurs surfaces when an object of a name that the operator needs belongs to somebody else.
 	ReasonObjectNotOurs = "ObjectNotOurs"

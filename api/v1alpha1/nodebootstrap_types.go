@@ -162,6 +162,10 @@ type NodeBootstrapStatus struct {
 	// +optional
 	Token *TokenStatus `json:"token,omitempty"`
 
+	// lastTokenID is the id of the last token that was made; the id of the next one is derived from it.
+	// +optional
+	LastTokenID string `json:"lastTokenID,omitempty"`
+
 	// kubeconfigSecretRef names the Secret with the node's bootstrap kubeconfig; absent when there is none.
 	// +optional
 	KubeconfigSecretRef *SecretReference `json:"kubeconfigSecretRef,omitempty"`

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -115,13 +116,12 @@ func wantFiles(t *testing.T, dir string, want ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(entries) != len(want) {
-		t.Fatalf("the directory holds %v, want %v", entries, want)
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.Name())
 	}
-	for i, e := range entries {
-		if e.Name() != want[i] {
-			t.Errorf("the directory holds %s, want %s", e.Name(), want[i])
-		}
+	if !slices.Equal(got, want) {
+		t.Errorf("the directory holds %q, want %q", got, want)
 	}
 }
 

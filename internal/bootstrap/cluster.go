@@ -146,14 +146,14 @@ func ValidateCA(data []byte, now time.Time) error {
 }
 
 // parseCA returns the certificates re-encoded, so that the same certificates always give the same kubeconfig. Of a bundle
-// in the middle of a rotation one certificate that is valid is enough.
+// in the middle of a rotation one certificate that has not run out is enough. One that is not valid yet is fine: on a new
+// cluster that is a clock a moment behind, and the node has a clock of its own.
 func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Problem) {
 	invalid := func(format string, args ...any) ([]byte, time.Time, *Problem) {
 		return nil, time.Time{}, &Problem{v1alpha1.ReasonCAInvalid, from + ": " + fmt.Sprintf(format, args...)}
 	}
 	var out bytes.Buffer
 	var last time.Time
-	valid := false
 	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		block, tail := pem.Decode(rest)
 		if block == nil {
@@ -166,7 +166,6 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Probl
 		if err != nil {
 			return invalid("a certificate cannot be parsed: %v", err)
 		}
-		valid = valid || !now.Before(cert.NotBefore) && now.Before(cert.NotAfter)
 		if cert.NotAfter.After(last) {
 			last = cert.NotAfter
 		}
@@ -178,9 +177,9 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Probl
 	if out.Len() == 0 {
 		return invalid("there is no certificate in it")
 	}
-	if !valid {
+	if !now.Before(last) {
 		return nil, time.Time{}, &Problem{v1alpha1.ReasonCAExpired, fmt.Sprintf(
-			"%s: no certificate in it is valid now, the last one runs out at %s: give the cluster's present CA",
+			"%s: its certificates have run out, the last one at %s: give the cluster's present CA",
 			from, last.UTC().Format(time.RFC3339))}
 	}
 	return out.Bytes(), last, nil

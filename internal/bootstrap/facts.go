@@ -134,12 +134,11 @@ func (f *Facts) joined() bool {
 	}
 }
 
-// tokens are the tokens of this very NodeBootstrap that can authenticate for a while, the newest last.
+// tokens are the tokens of this very NodeBootstrap, live or not, the newest last.
 func (f *Facts) tokens() []Token {
 	var out []Token
 	for _, s := range f.TokenSecrets {
 		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil {
-			t.Expires = t.wantExpires(f.NodeBootstrap)
 			out = append(out, t)
 		}
 	}
@@ -160,7 +159,11 @@ func (f *Facts) tokens() []Token {
 // is asked for when an older token is not trusted any more: then none counts that the status tells of.
 func (f *Facts) keep(now time.Time) []Token {
 	reissue, known := f.reissueDue(), f.NodeBootstrap.Status.Token
-	live := slices.DeleteFunc(f.tokens(), func(t Token) bool {
+	live := f.tokens()
+	for i := range live {
+		live[i].Expires = live[i].wantExpires(f.NodeBootstrap, now)
+	}
+	live = slices.DeleteFunc(live, func(t Token) bool {
 		return !t.Live(now) || reissue && known != nil && known.ID == t.ID
 	})
 	return live[max(0, len(live)-2):]
@@ -168,18 +171,10 @@ func (f *Facts) keep(now time.Time) []Token {
 
 // lastTokenID is the id that the next token follows: that of the newest token, or of the last one there was.
 func (f *Facts) lastTokenID() string {
-	s := f.NodeBootstrap.Status
-	tokens := f.tokens()
-	switch {
-	case len(tokens) > 0:
+	if tokens := f.tokens(); len(tokens) > 0 {
 		return tokens[len(tokens)-1].ID
-	case s.Token != nil:
-		return s.Token.ID
-	case len(s.Certificates) > 0:
-		return s.Certificates[len(s.Certificates)-1].TokenID
-	default:
-		return ""
 	}
+	return f.NodeBootstrap.Status.LastTokenID
 }
 
 // lastIssued is when a certificate was last issued to the node; zero for never.

@@ -111,16 +111,13 @@ func (r *report) wait() {
 	}
 }
 
-// credential names the token and the kubeconfig that are there. The id of a token that could not be replaced stays, since
-// the next one follows it.
+// credential names the token and the kubeconfig that are there.
 func (r *report) credential() {
-	if r.o.Token == nil && r.o.Err != nil && r.p.Phase == Awaited {
-		return
-	}
 	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server = nil, nil, ""
 	if r.o.Token == nil {
 		return
 	}
+	r.new.LastTokenID = r.o.Token.ID
 	r.new.Token = &v1alpha1.TokenStatus{ID: r.o.Token.ID, ExpirationTime: metav1.NewTime(r.o.Token.Expires)}
 	if r.o.Published {
 		r.new.KubeconfigSecretRef = &v1alpha1.SecretReference{Namespace: r.f.Namespace, Name: KubeconfigSecretName(r.f.Name)}

@@ -16,10 +16,6 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// expirationTolerance is how far a token's expiration may be from its creation plus its ttl. The creation is stamped by the
-// API server and the expiration by the operator, a moment earlier and by another clock.
-const expirationTolerance = time.Minute
-
 // Token is a bootstrap token of ours, as its Secret holds it.
 type Token struct {
 	// ID is the public part, six characters.
@@ -99,11 +95,15 @@ func tokenGroups(nb *v1alpha1.NodeBootstrap) []string {
 	return []string{Group}
 }
 
-// wantExpires is when the token shall run out: its ttl after its creation. An expiration near that stays as it is.
-func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap) time.Time {
-	want := t.Created.Add(nb.Spec.TokenTTL())
-	if t.Expires.Sub(want).Abs() <= expirationTolerance {
-		return t.Expires
+// wantExpires is when the token shall run out: when the status says, and no later than a ttl from now. It does not go by
+// the Secret's creation, which is stamped by another clock.
+func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time {
+	want, latest := t.Expires, now.Add(nb.Spec.TokenTTL())
+	if known := nb.Status.Token; known != nil && known.ID == t.ID {
+		want = known.ExpirationTime.Time
+	}
+	if want.IsZero() || want.After(latest) {
+		return latest
 	}
 	return want
 }

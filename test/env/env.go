@@ -113,7 +113,7 @@ func (e *Env) Create(t testing.TB, o client.Object) {
 	if err := e.Client.Create(t.Context(), o); err != nil {
 		t.Fatalf("creating %T %s: %v", o, o.GetName(), err)
 	}
-	t.Cleanup(func() { e.delete(t, o) })
+	t.Cleanup(func() { e.DeleteAfter(t, o) })
 }
 
 // Delete deletes an object that is there.
@@ -124,7 +124,9 @@ func (e *Env) Delete(t testing.TB, o client.Object) {
 	}
 }
 
-func (e *Env) delete(t testing.TB, o client.Object) {
+// DeleteAfter deletes an object, if it is there, in a cleanup.
+func (e *Env) DeleteAfter(t testing.TB, o client.Object) {
+	t.Helper()
 	if err := e.Client.Delete(context.Background(), o); client.IgnoreNotFound(err) != nil {
 		t.Errorf("deleting %T %s: %v", o, o.GetName(), err)
 	}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// What the API server itself refuses, and that it says what to write instead.
+func TestAPIRefuses(t *testing.T) {
+	pem := string(ca(t, time.Now().Add(time.Hour)))
+	for name, c := range map[string]struct {
+		node  string
+		path  []string
+		value any
+		says  string
+	}{
+		"http":             {path: []string{"cluster", "server"}, value: "http://api.example.com:6443", says: "https://api.example.com:6443"},
+		"no scheme":        {path: []string{"cluster", "server"}, value: "api.example.com:6443", says: "https://api.example.com:6443"},
+		"no host":          {path: []string{"cluster", "server"}, value: "https://:6443", says: "https://api.example.com:6443"},
+		"credentials":      {path: []string{"cluster", "server"}, value: "https://a:b@api.example.com", says: "without credentials"},
+		"query":            {path: []string{"cluster", "server"}, value: "https://api.example.com/?a=b", says: "query"},
+		"fragment":         {path: []string{"cluster", "server"}, value: "https://api.example.com/#a", says: "fragment"},
+		"CA not PEM":       {path: []string{"cluster", "caBundle"}, value: "not PEM", says: "BEGIN CERTIFICATE"},
+		"CA in base64":     {path: []string{"cluster", "caBundle"}, value: "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0t", says: "not base64"},
+		"private key":      {path: []string{"cluster", "caBundle"}, value: pem + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", says: "no private key"},
+		"text around PEM":  {path: []string{"cluster", "caBundle"}, value: "hello\n" + pem, says: "BEGIN CERTIFICATE"},
+		"ttl too short":    {path: []string{"token", "ttl"}, value: "9m59s", says: "from 10m to 8760h"},
+		"ttl too long":     {path: []string{"token", "ttl"}, value: "8761h", says: "from 10m to 8760h"},
+		"ttl in days":      {path: []string{"token", "ttl"}, value: "1d", says: "write for example 24h"},
+		"ttl negative":     {path: []string{"token", "ttl"}, value: "-24h", says: "write for example 24h"},
+		"ttl empty":        {path: []string{"token", "ttl"}, value: "", says: "write for example 24h"},
+		"deadline short":   {path: []string{"token", "joinDeadline"}, value: "1m", says: "from 10m to 8760h"},
+		"approval":         {path: []string{"clientCertificate", "approval"}, value: "Always", says: "ClusterWide"},
+		"address wildcard": {path: []string{"servingCertificate", "addresses"}, value: []any{"*.example.com"}, says: "without wildcards"},
+		"address case":     {path: []string{"servingCertificate", "addresses"}, value: []any{"Worker.example.com"}, says: "lower-case"},
+		"address URL":      {path: []string{"servingCertificate", "addresses"}, value: []any{"https://worker"}, says: "DNS name"},
+		"253 characters":   {node: strings.Repeat("n", 253), says: "232 characters"},
+		"233 characters":   {node: strings.Repeat("n", 233), says: "232 characters"},
+		"upper case":       {node: "Worker-1", says: "lower case"},
+		"underscore":       {node: "worker_1", says: "lower case"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := cluster.Client.Create(t.Context(), nodeBootstrap(t, c.node, c.path, c.value), client.DryRunAll)
+			if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("the answer does not say %q: %v", c.says, err)
+			}
+		})
+	}
+}
+
+func TestAPIAccepts(t *testing.T) {
+	pem := string(ca(t, time.Now().Add(time.Hour)))
+	for name, c := range map[string]struct {
+		node  string
+		path  []string
+		value any
+	}{
+		"four lines":     {},
+		"dots":           {node: "worker-1.rack-2.example.com"},
+		"232 characters": {node: strings.Repeat("n", 232)},
+		"server":         {path: []string{"cluster", "server"}, value: "https://api.example.com:6443"},
+		"server IPv6":    {path: []string{"cluster", "server"}, value: "https://[2001:db8::1]:6443"},
+		"server path":    {path: []string{"cluster", "server"}, value: "https://api.example.com/clusters/a"},
+		"CA":             {path: []string{"cluster", "caBundle"}, value: pem},
+		"two CAs":        {path: []string{"cluster", "caBundle"}, value: pem + "\n" + pem},
+		"CA, CRLF":       {path: []string{"cluster", "caBundle"}, value: strings.ReplaceAll(pem, "\n", "\r\n")},
+		"ttl least":      {path: []string{"token", "ttl"}, value: "10m"},
+		"ttl most":       {path: []string{"token", "ttl"}, value: "8760h"},
+		"ttl mixed":      {path: []string{"token", "ttl"}, value: "1h30m"},
+		"ttl seconds":    {path: []string{"token", "ttl"}, value: "31536000s"},
+		"deadline":       {path: []string{"token", "joinDeadline"}, value: "168h"},
+		"addresses":      {path: []string{"servingCertificate", "addresses"}, value: []any{"worker-1.example.com", "192.0.2.7", "2001:db8::/64"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := cluster.Client.Create(t.Context(), nodeBootstrap(t, c.node, c.path, c.value), client.DryRunAll); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// nodeBootstrap is one as a person writes it, with one field of its spec set.
+func nodeBootstrap(t *testing.T, name string, path []string, value any) *unstructured.Unstructured {
+	t.Helper()
+	if name == "" {
+		name = "refused"
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": "nodebootstrap.io/v1alpha1", "kind": "NodeBootstrap", "metadata": map[string]any{"name": name},
+	}}
+	if len(path) > 0 {
+		if err := unstructured.SetNestedField(u.Object, value, append([]string{"spec"}, path...)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return u
+}
+
+// As Flux and Argo CD do it: what was applied stays as it was applied, and applying it again changes nothing.
+func TestServerSideApplyShowsNoDrift(t *testing.T) {
+	const name = "committed"
+	apply := func() *unstructured.Unstructured {
+		u := nodeBootstrap(t, name, []string{"cluster", "server"}, cluster.Server())
+		if err := cluster.Client.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("pipeline"), client.ForceOwnership); err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	first := apply()
+	t.Cleanup(func() { cluster.DeleteAfter(t, nodeBootstrap(t, name, nil, nil)) })
+	settled, _ := cluster.WaitAwaited(t, name)
+	for _, fields := range settled.ManagedFields {
+		if fields.Manager != "pipeline" && fields.Subresource != "status" {
+			t.Errorf("%s owns %s", fields.Manager, fields.FieldsV1)
+		}
+	}
+	again := apply()
+	if again.GetResourceVersion() != settled.ResourceVersion || again.GetGeneration() != first.GetGeneration() {
+		t.Errorf("applied again, the resourceVersion went from %s to %s", settled.ResourceVersion, again.GetResourceVersion())
+	}
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// The suite has etcd and kube-apiserver alone: nothing signs, nothing collects garbage, and time is ours.
+var (
+	cluster *env.Env
+	now     *clocktesting.FakePassiveClock
+)
+
+func TestMain(m *testing.M) {
+	env.Main(m, func(ctx context.Context) (func() error, error) {
+		now = clocktesting.NewFakePassiveClock(time.Now())
+		e, stop, err := startOperator(ctx, localcluster.Config{NoControllerManager: true})
+		cluster = e
+		return stop, err
+	})
+}
+
+// startOperator starts a cluster and, in this process, the operator as its own ServiceAccount.
+func startOperator(ctx context.Context, cfg localcluster.Config) (*env.Env, func() error, error) {
+	e, err := env.Start(ctx, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	stop := func() error {
+		cancel()
+		return errors.Join(<-ended, e.Stop())
+	}
+	mgr, err := newManager(ctx, e)
+	if err != nil {
+		ended <- nil
+		return nil, nil, errors.Join(err, stop())
+	}
+	go func() { ended <- mgr.Start(ctx) }()
+	// What kube-controller-manager would publish.
+	err = e.Client.Create(ctx, &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: "kube-root-ca.crt"},
+		Data:       map[string]string{"ca.crt": string(e.ServerCA())},
+	})
+	if err != nil {
+		return nil, nil, errors.Join(err, stop())
+	}
+	return e, stop, nil
+}
+
+func newManager(ctx context.Context, e *env.Env) (ctrl.Manager, error) {
+	cfg, err := operator.Config(ctx, e.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	scheme, err := controllers.NewScheme()
+	if err != nil {
+		return nil, err
+	}
+	skip := true // several managers in one process
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:     scheme,
+		Cache:      controllers.CacheOptions(operator.Namespace),
+		Metrics:    metricsserver.Options{BindAddress: "0"},
+		Controller: config.Controller{SkipNameValidation: &skip},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making the manager: %w", err)
+	}
+	return mgr, controllers.Setup(ctx, mgr, controllers.Options{Namespace: operator.Namespace, Clock: now})
+}
