@@ -41,7 +41,7 @@ func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *bootst
 		return bootstrap.Accepted, nil
 	}
 	review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{
-		Token: bootstraputil.TokenFromIDAndSecret(t.ID, t.Secret),
+		Token: bootstraputil.TokenFromIDAndSecret(t.ID, t.Secret.Reveal()),
 	}}
 	if err := c.Create(ctx, review); err != nil {
 		return bootstrap.AcceptanceUnknown, fmt.Errorf("asking the API server whether it accepts the token %s: %w", t.ID, err)

@@ -16,10 +16,6 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// mintAttempts bounds how many ids that somebody else holds are skipped in one pass. There are two thousand million ids:
-// more than one in a row is no accident.
-const mintAttempts = 5
-
 // apply carries out a plan. It is the only code that writes, and stops at the first error. What revokes comes before what
 // makes, so that a crash in between leaves less access, never more.
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
@@ -63,9 +59,8 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 		return fmt.Errorf("making the secret part of a token: %w", err)
 	}
 	_, part := random[:6], random[7:] // <id>.<secret>: the id is derived instead
-	id := *p.MintAfter
-	for range mintAttempts {
-		id = bootstrap.NextTokenID(f.NodeBootstrap.UID, id)
+	ids := bootstrap.TokenIDs(f.NodeBootstrap.UID, *p.MintAfter)
+	for _, id := range ids {
 		s := bootstrap.TokenSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
 		err := r.Client.Create(ctx, s)
 		if apierrors.IsAlreadyExists(err) {
@@ -74,7 +69,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 			}
 		}
 		if err != nil {
-			return bootstrap.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &bootstrap.Token{Secret: part})
+			return bootstrap.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &bootstrap.Token{Secret: bootstrap.NewSecretPart(part)})
 		}
 		if t, ok := bootstrap.ParseToken(s); ok && bootstrap.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
 			o.Token = &t
@@ -82,8 +77,8 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 		}
 	}
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
-		"the Secret %s/%s and others before it are there and were not made for this NodeBootstrap: delete them",
-		bootstrap.TokenNamespace, bootstraputil.BootstrapTokenSecretName(id))}
+		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
+		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}
 	return nil
 }
 

@@ -186,6 +186,10 @@ type NodeBootstrapStatus struct {
 	// +optional
 	AwaitingSince *metav1.Time `json:"awaitingSince,omitempty"`
 
+	// nodeUID is the UID of the Node that joined, or that was there when the last reissue was handled.
+	// +optional
+	NodeUID types.UID `json:"nodeUID,omitempty"`
+
 	// lastHandledReissueAt is the value of the annotation nodebootstrap.io/reissue-requested-at that was last handled.
 	// +optional
 	LastHandledReissueAt string `json:"lastHandledReissueAt,omitempty"`

@@ -7,7 +7,9 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,33 +61,38 @@ const (
 // ResolveCluster finds endpoint and CA for a NodeBootstrap at a time: the first source that has one counts, be it right
 // or wrong, so that nobody is surprised by a cluster that was not meant.
 func ResolveCluster(spec v1alpha1.ClusterSpec, sources ClusterSources, now time.Time) (Cluster, *Problem) {
-	info, problem := parseClusterInfo(sources.ClusterInfo)
-	server, serverFrom := firstOf(
+	info, broken := parseClusterInfo(sources.ClusterInfo)
+	server, from := firstOf(
 		source{fromSpecServer, spec.Server}, source{fromFlagServer, sources.FlagServer}, source{fromClusterInfo, info.server})
-	if sources.FlagCAError != nil && spec.CABundle == "" {
-		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fmt.Sprintf(
-			"%s: the file cannot be read: %v", fromFlagCA, sources.FlagCAError)}
-	}
-	ca, caFrom := firstOf(
-		source{fromSpecCA, spec.CABundle}, source{fromFlagCA, string(sources.FlagCA)},
-		source{fromClusterInfo, info.ca}, source{fromRootCA, sources.RootCA})
-
-	if server == "" {
-		if problem != nil {
-			return Cluster{}, problem
-		}
+	switch {
+	case server == "" && broken != nil:
+		return Cluster{}, broken
+	case server == "":
 		return Cluster{}, &Problem{v1alpha1.ReasonServerUnknown, fmt.Sprintf(
 			"no API server URL: set %s, or %s; there is no %s to discover it from", fromSpecServer, fromFlagServer, fromClusterInfo)}
 	}
 	if err := ValidateServer(server); err != nil {
-		return Cluster{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf("%s: %v", serverFrom, err)}
+		return Cluster{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf("%s: %v", from, err)}
 	}
-	if ca == "" {
+	return resolveCA(Cluster{Server: server}, spec, sources, info, broken, now)
+}
+
+func resolveCA(cluster Cluster, spec v1alpha1.ClusterSpec, sources ClusterSources, info clusterInfo, broken *Problem, now time.Time) (Cluster, *Problem) {
+	ca, from := firstOf(source{fromSpecCA, spec.CABundle}, source{fromFlagCA, string(sources.FlagCA)},
+		source{fromClusterInfo, info.ca}, source{fromRootCA, sources.RootCA})
+	switch fromFlag := from != fromSpecCA; {
+	case fromFlag && sources.FlagCAError != nil:
+		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fmt.Sprintf("%s: the file cannot be read: %v", fromFlagCA, sources.FlagCAError)}
+	case fromFlag && sources.FlagCA != nil && len(sources.FlagCA) == 0:
+		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fromFlagCA + ": the file is empty"}
+	case broken != nil && from != fromSpecCA && from != fromFlagCA:
+		return Cluster{}, broken
+	case ca == "":
 		return Cluster{}, &Problem{v1alpha1.ReasonCAUnknown, fmt.Sprintf(
 			"no CA: set %s, or %s; there is neither %s nor %s to discover it from", fromSpecCA, fromFlagCA, fromClusterInfo, fromRootCA)}
 	}
-	cluster := Cluster{Server: server}
-	cluster.CA, cluster.CAExpires, problem = parseCA([]byte(ca), caFrom, now)
+	var problem *Problem
+	cluster.CA, cluster.CAExpires, problem = parseCA([]byte(ca), from, now)
 	return cluster, problem
 }
 
@@ -111,10 +118,12 @@ func parseClusterInfo(kubeconfig string) (clusterInfo, *Problem) {
 		return clusterInfo{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf(
 			"%s holds no kubeconfig (%v): mend it, or set %s", fromClusterInfo, err, fromSpecServer)}
 	}
-	for _, cluster := range config.Clusters { // kubeadm writes one
-		return clusterInfo{server: cluster.Server, ca: string(cluster.CertificateAuthorityData)}, nil
+	names := slices.Sorted(maps.Keys(config.Clusters)) // kubeadm writes one
+	if len(names) == 0 {
+		return clusterInfo{}, nil
 	}
-	return clusterInfo{}, nil
+	cluster := config.Clusters[names[0]]
+	return clusterInfo{server: cluster.Server, ca: string(cluster.CertificateAuthorityData)}, nil
 }
 
 // ValidateServer tells why a URL is none at which a node can reach the API server, and what to write instead. The URL
@@ -145,6 +154,8 @@ func ValidateCA(data []byte, now time.Time) error {
 	return nil
 }
 
+var pemBegin = []byte("-----BEGIN ")
+
 // parseCA returns the certificates re-encoded, so that the same certificates always give the same kubeconfig. Of a bundle
 // in the middle of a rotation one certificate that has not run out is enough. One that is not valid yet is fine: on a new
 // cluster that is a clock a moment behind, and the node has a clock of its own.
@@ -156,8 +167,9 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Probl
 	var last time.Time
 	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		block, tail := pem.Decode(rest)
-		if block == nil {
-			return invalid("this is not PEM: give the content of the cluster's ca.crt, from -----BEGIN CERTIFICATE----- on")
+		// Decode passes over text, and over blocks that are damaged.
+		if block == nil || !bytes.HasPrefix(rest, pemBegin) || bytes.Count(rest[:len(rest)-len(tail)], pemBegin) != 1 || len(block.Headers) > 0 {
+			return invalid("this is not PEM alone: give the content of the cluster's ca.crt, from -----BEGIN CERTIFICATE----- on")
 		}
 		if block.Type != "CERTIFICATE" {
 			return invalid("there is a PEM block of type %q: give certificates alone", block.Type)

@@ -3,7 +3,10 @@
 package bootstrap
 
 import (
+	"fmt"
+	"io"
 	"slices"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -110,8 +113,7 @@ func (f *Facts) inPresentWait(tokenID string, issued metav1.Time) bool {
 func (f *Facts) joinedBefore() bool {
 	s := f.NodeBootstrap.Status
 	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
-	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue &&
-		!f.Node.CreationTimestamp.After(joined.LastTransitionTime.Time)
+	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue && s.NodeUID == f.Node.UID
 }
 
 // NeedsLive tells whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
@@ -130,7 +132,7 @@ func (f *Facts) joined() bool {
 	case f.joinedBefore() || f.certificateUsed():
 		return true
 	default:
-		return f.NodeReported && (!f.awaitingReissue() || f.Node.CreationTimestamp.After(f.NodeBootstrap.Status.AwaitingSince.Time))
+		return f.NodeReported && (!f.awaitingReissue() || f.Node.UID != f.NodeBootstrap.Status.NodeUID)
 	}
 }
 
@@ -142,30 +144,34 @@ func (f *Facts) tokens() []Token {
 			out = append(out, t)
 		}
 	}
+	owner := f.NodeBootstrap.UID
 	slices.SortFunc(out, func(a, b Token) int {
-		switch {
-		case NextTokenID(f.NodeBootstrap.UID, a.ID) == b.ID:
+		switch { // creation times are whole seconds
+		case !a.Created.Equal(b.Created):
+			return a.Created.Compare(b.Created)
+		case follows(owner, b.ID, a.ID):
 			return -1
-		case NextTokenID(f.NodeBootstrap.UID, b.ID) == a.ID:
+		case follows(owner, a.ID, b.ID):
 			return 1
 		default:
-			return a.Created.Compare(b.Created)
+			return strings.Compare(a.ID, b.ID)
 		}
 	})
 	return out
 }
 
 // keep is the tokens that may live on: the newest live one, and its predecessor, which renewal leaves to run out. A reissue
-// is asked for when an older token is not trusted any more: then none counts that the status tells of.
+// is asked for when older tokens are not trusted any more: then only one counts that was made since the status told of any.
 func (f *Facts) keep(now time.Time) []Token {
-	reissue, known := f.reissueDue(), f.NodeBootstrap.Status.Token
+	nb := f.NodeBootstrap
 	live := f.tokens()
 	for i := range live {
-		live[i].Expires = live[i].wantExpires(f.NodeBootstrap, now)
+		live[i].Expires = live[i].wantExpires(nb, now)
 	}
-	live = slices.DeleteFunc(live, func(t Token) bool {
-		return !t.Live(now) || reissue && known != nil && known.ID == t.ID
-	})
+	distrusted := func(t Token) bool {
+		return f.reissueDue() && nb.Status.LastTokenID != "" && !follows(nb.UID, t.ID, nb.Status.LastTokenID)
+	}
+	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || distrusted(t) })
 	return live[max(0, len(live)-2):]
 }
 
@@ -187,3 +193,6 @@ func (f *Facts) lastIssued() time.Time {
 	}
 	return last
 }
+
+// Format keeps the Secrets among the facts out of what is printed by mistake.
+func (f *Facts) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "facts about the node "+f.Name) }

@@ -101,10 +101,11 @@ func statusOf(n int, age time.Duration) v1alpha1.NodeBootstrapStatus {
 	return v1alpha1.NodeBootstrapStatus{
 		ObservedGeneration:  3,
 		Token:               &v1alpha1.TokenStatus{ID: nthID(n), ExpirationTime: metav1.NewTime(token(n, age).Expires)},
+		LastTokenID:         nthID(n),
 		KubeconfigSecretRef: &v1alpha1.SecretReference{Namespace: testNamespace, Name: KubeconfigSecretName(testNode)},
 		Server:              testServer,
 		AwaitingSince:       new(ago(time.Hour)),
-		Conditions:          []metav1.Condition{{Type: v1alpha1.ConditionCredentialsAvailable, Status: metav1.ConditionTrue}},
+		Conditions:          []metav1.Condition{{Type: v1alpha1.ConditionCredentialsAvailable, Status: metav1.ConditionTrue, LastTransitionTime: ago(time.Hour)}},
 	}
 }
 
@@ -125,8 +126,10 @@ func joinedBefore() *Facts {
 		ObservedGeneration: 3,
 		Conditions: []metav1.Condition{
 			{Type: v1alpha1.ConditionJoined, Status: metav1.ConditionTrue, LastTransitionTime: ago(29 * time.Minute)},
-			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonJoined},
+			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonJoined, LastTransitionTime: ago(29 * time.Minute)},
 		},
+		LastTokenID:  nthID(1),
+		NodeUID:      f.Node.UID,
 		Certificates: []v1alpha1.CertificateDecision{approvedDecision("csr-1", 1, 31*time.Minute)},
 	}
 	return f
@@ -134,7 +137,7 @@ func joinedBefore() *Facts {
 
 // nodeMade is a Node that was created a while ago.
 func nodeMade(age time.Duration) *metav1.PartialObjectMetadata {
-	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: testNode, CreationTimestamp: ago(age)}}
+	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: testNode, UID: types.UID("made " + age.String() + " ago"), CreationTimestamp: ago(age)}}
 }
 
 // approvedDecision is the record of a request that was approved and issued a while ago.

@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"io"
 	"slices"
 	"time"
 
@@ -127,6 +128,7 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	case p.Problem == nil && inTime && (p.Token == nil || !now.Before(p.Token.renewAt(f.NodeBootstrap))):
 		last := f.lastTokenID()
 		p.MintAfter = &last
+		p.kept = p.kept[max(0, len(p.kept)-1):] // the present token is the predecessor now
 	}
 	if p.Token == nil && p.MintAfter == nil {
 		p.dropKubeconfig(f)
@@ -214,3 +216,6 @@ func joinDeadline(nb *v1alpha1.NodeBootstrap, since time.Time) time.Time {
 	}
 	return since.Add(limit.Duration)
 }
+
+// Format keeps the tokens in a plan out of what is printed by mistake.
+func (p Plan) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "a plan for a node") }

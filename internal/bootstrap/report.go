@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"bytes"
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"time"
@@ -46,18 +47,26 @@ func Carries(s *corev1.Secret, t Token) bool {
 	return s != nil && bytes.Contains(s.Data[KubeconfigKey], []byte(t.bearer()))
 }
 
-// Redact takes the secret part of a token out of a text.
-func Redact(text string, t *Token) string {
-	if t == nil || t.Secret == "" {
+// redact takes the secret part of a token out of a text, plain or in base64, in which the data of Secrets travels.
+func redact(text string, t *Token) string {
+	if t == nil || t.Secret.Reveal() == "" {
 		return text
 	}
-	return strings.ReplaceAll(text, t.Secret, "(secret)")
+	const hidden = "(secret)"
+	part := t.Secret.Reveal()
+	text = strings.ReplaceAll(text, part, hidden)
+	for offset := range 3 { // bytes in front of it shift the encoding; the characters at both ends depend on neighbours
+		encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", offset) + part))
+		first, last := (8*offset+5)/6, 8*(offset+len(part))/6
+		text = strings.ReplaceAll(text, encoded[first:last], hidden)
+	}
+	return text
 }
 
 // RedactError is an error without the secret part of a token in its text: what an API server or an admission webhook
 // answers may repeat what it was sent. It unwraps to the error.
 func RedactError(err error, t *Token) error {
-	text := Redact(err.Error(), t)
+	text := redact(err.Error(), t)
 	if text == err.Error() {
 		return err
 	}
@@ -102,6 +111,9 @@ func (r *report) wait() {
 	handled := r.p.Reissue && r.o.Token != nil
 	if handled {
 		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	}
+	if r.f.Node != nil && (handled || r.p.Phase == Joined) {
+		r.new.NodeUID = r.f.Node.UID
 	}
 	switch {
 	case r.p.Since.IsZero():

@@ -3,7 +3,9 @@
 package bootstrap
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -128,8 +130,12 @@ func appendDecisions(history []v1alpha1.CertificateDecision, more ...v1alpha1.Ce
 	return out
 }
 
-// recordIssued notes which of the node's requests have their certificate, whoever approved them.
+// recordIssued notes which of the node's requests have their certificate, whoever approved them. It goes by time, and not by
+// the order in which a cache lists requests: those older than a full history stay out of it.
 func recordIssued(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest) []v1alpha1.CertificateDecision {
+	requests = slices.SortedFunc(slices.Values(requests), func(a, b *certificatesv1.CertificateSigningRequest) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+	})
 	for _, r := range requests {
 		at, approved := approvedAt(r)
 		if !approved || !issued(r) {
@@ -137,6 +143,7 @@ func recordIssued(history []v1alpha1.CertificateDecision, requests []*certificat
 		}
 		i := slices.IndexFunc(history, func(d v1alpha1.CertificateDecision) bool { return d.UID == r.UID })
 		switch {
+		case i < 0 && len(history) == maxDecisions && !at.After(history[0].Time.Time):
 		case i < 0:
 			key, _ := csr.Fingerprint(r)
 			history = appendDecisions(history, v1alpha1.CertificateDecision{

@@ -5,6 +5,9 @@ package bootstrap
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,8 +23,8 @@ import (
 type Token struct {
 	// ID is the public part, six characters.
 	ID string
-	// Secret is the secret part, sixteen characters. It goes into Secrets alone.
-	Secret string
+	// Secret is the secret part. It goes into Secrets alone.
+	Secret SecretPart
 	// Created is when the API server stored the Secret.
 	Created time.Time
 	// Expires is when the API server stops accepting the token; zero when the Secret does not say it in RFC 3339.
@@ -30,17 +33,35 @@ type Token struct {
 	Object *corev1.Secret
 }
 
+// SecretPart is the secret part of a token, sixteen characters. It is held by a pointer, so that nothing prints it, not even
+// as a field that is not exported, whose methods fmt may not call.
+type SecretPart struct{ text *string }
+
+// NewSecretPart holds a secret part.
+func NewSecretPart(text string) SecretPart { return SecretPart{&text} }
+
+// Reveal is the text; empty when there is none.
+func (p SecretPart) Reveal() string {
+	if p.text == nil {
+		return ""
+	}
+	return *p.text
+}
+
 // String leaves the secret part out, so that a token that gets into a log gives nothing away.
 func (t Token) String() string { return "bootstrap token " + t.ID }
 
-// GoString is String.
-func (t Token) GoString() string { return t.String() }
+// Format is String for every verb.
+func (t Token) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, t.String()) }
+
+// MarshalText is String too: structured logs take it.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
 // Live tells whether the API server accepts the token at a time.
 func (t Token) Live(now time.Time) bool { return now.Before(t.Expires) }
 
 // bearer is the token in the form in which it authenticates.
-func (t Token) bearer() string { return bootstraputil.TokenFromIDAndSecret(t.ID, t.Secret) }
+func (t Token) bearer() string { return bootstraputil.TokenFromIDAndSecret(t.ID, t.Secret.Reveal()) }
 
 // NextTokenID derives the id of the token that follows another one of the same NodeBootstrap; the first follows "".
 // A second creation of the same token, out of a stale cache or after a lost reply, thereby meets AlreadyExists.
@@ -56,12 +77,31 @@ func NextTokenID(owner types.UID, last string) string {
 	return string(id)
 }
 
+// maxSkipped is how many ids that somebody else holds are skipped in a row when a token is made. There are two thousand
+// million ids: more than one is no accident.
+const maxSkipped = 5
+
+// TokenIDs are the ids that a token may have that follows another one, in the order in which they are tried.
+func TokenIDs(owner types.UID, last string) []string {
+	ids := make([]string, maxSkipped)
+	for i := range ids {
+		last = NextTokenID(owner, last)
+		ids[i] = last
+	}
+	return ids
+}
+
+// follows tells whether a token was made after another one.
+func follows(owner types.UID, id, last string) bool {
+	return slices.Contains(TokenIDs(owner, last), id)
+}
+
 // ParseToken reads a token from its Secret. It reports false when the Secret can never authenticate, whatever its other
 // fields say: wrong type, or an id or a secret part that is not one.
 func ParseToken(s *corev1.Secret) (Token, bool) {
 	t := Token{
 		ID:      string(s.Data[bootstrapapi.BootstrapTokenIDKey]),
-		Secret:  string(s.Data[bootstrapapi.BootstrapTokenSecretKey]),
+		Secret:  NewSecretPart(string(s.Data[bootstrapapi.BootstrapTokenSecretKey])),
 		Created: s.CreationTimestamp.Time,
 		Object:  s,
 	}
@@ -110,7 +150,7 @@ func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time 
 
 // repaired is the Secret of a token, which runs out at wantExpires, as it should be; nil when it is.
 func (t Token) repaired(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
-	return Restored(t.Object, TokenSecret(nb, t.ID, t.Secret, t.Expires))
+	return Restored(t.Object, TokenSecret(nb, t.ID, t.Secret.Reveal(), t.Expires))
 }
 
 // renewAt is when a successor is due: when between a third and a sixth of the ttl is left. The hash of the owner's UID

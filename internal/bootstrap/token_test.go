@@ -33,16 +33,21 @@ func TestNextTokenID(t *testing.T) {
 // The API server takes an id of another form for no token at all.
 func TestNextTokenIDHasTheRightForm(t *testing.T) {
 	id := ""
-	seen := map[string]bool{}
 	for i := range 100_000 {
 		id = NextTokenID(testUID, id)
 		if !bootstraputil.IsValidBootstrapTokenID(id) {
 			t.Fatalf("the id number %d is %q", i, id)
 		}
-		seen[id] = true
 	}
-	// Of 36^6 ids about two are met again in 100,000 draws; a short cycle would show many more.
-	if len(seen) < 99_000 {
+}
+
+// Tokens of different nodes share one namespace: of 5,000 first ids none should be met twice, and hardly one of 20,000.
+func TestNextTokenIDIsSpread(t *testing.T) {
+	seen := map[string]bool{}
+	for i := range 20_000 {
+		seen[NextTokenID(types.UID(fmt.Sprintf("uid-%d", i)), "")] = true
+	}
+	if len(seen) < 19_998 {
 		t.Errorf("there are only %d different ids", len(seen))
 	}
 }
@@ -61,13 +66,16 @@ func TestParseToken(t *testing.T) {
 			s.Data["token-id"] = []byte("ABCDEF")
 			s.Name = "bootstrap-token-ABCDEF"
 		}, false},
-		"no secret part":           {func(s *corev1.Secret) { delete(s.Data, "token-secret") }, false},
-		"a short secret part":      {func(s *corev1.Secret) { s.Data["token-secret"] = []byte("short") }, false},
-		"a newline after it":       {func(s *corev1.Secret) { s.Data["token-secret"] = []byte(canary + "\n") }, false},
-		"no data":                  {func(s *corev1.Secret) { s.Data = nil }, false},
-		"no expiration":            {func(s *corev1.Secret) { delete(s.Data, "expiration") }, true},
-		"an expiration in words":   {func(s *corev1.Secret) { s.Data["expiration"] = []byte("tomorrow") }, true},
-		"no usages and no groups":  {func(s *corev1.Secret) { delete(s.Data, "usage-bootstrap-authentication"); delete(s.Data, "auth-extra-groups") }, true},
+		"no secret part":         {func(s *corev1.Secret) { delete(s.Data, "token-secret") }, false},
+		"a short secret part":    {func(s *corev1.Secret) { s.Data["token-secret"] = []byte("short") }, false},
+		"a newline after it":     {func(s *corev1.Secret) { s.Data["token-secret"] = []byte(canary + "\n") }, false},
+		"no data":                {func(s *corev1.Secret) { s.Data = nil }, false},
+		"no expiration":          {func(s *corev1.Secret) { delete(s.Data, "expiration") }, true},
+		"an expiration in words": {func(s *corev1.Secret) { s.Data["expiration"] = []byte("tomorrow") }, true},
+		"no usages and no groups": {func(s *corev1.Secret) {
+			delete(s.Data, "usage-bootstrap-authentication")
+			delete(s.Data, "auth-extra-groups")
+		}, true},
 		"an owner of another kind": {func(s *corev1.Secret) { s.OwnerReferences[0].Kind = "Machine" }, true},
 	}
 	for name, tt := range tests {
@@ -78,7 +86,7 @@ func TestParseToken(t *testing.T) {
 			if ok != tt.ok {
 				t.Fatalf("got %v, want %v", ok, tt.ok)
 			}
-			if ok && (got.ID != nthID(1) || got.Secret != canary || !got.Created.Equal(now.Add(-time.Hour)) || got.Object != s) {
+			if ok && (got.ID != nthID(1) || got.Secret.Reveal() != canary || !got.Created.Equal(now.Add(-time.Hour)) || got.Object != s) {
 				t.Errorf("got %s, made at %s", got, got.Created)
 			}
 			want, _ := time.Parse(time.RFC3339, string(s.Data["expiration"])) // zero when it does not say
@@ -186,21 +194,31 @@ func TestTokenRenewAt(t *testing.T) {
 }
 
 func TestTokenWantExpires(t *testing.T) {
-	ttl := v1alpha1.DefaultTokenTTL
-	tests := map[string]struct {
-		expires, want time.Time
-	}{
-		"as it was made":        {now.Add(ttl), now.Add(ttl)},
-		"by a clock behind":     {now.Add(ttl - time.Minute), now.Add(ttl - time.Minute)},
-		"by a clock ahead":      {now.Add(ttl + time.Minute), now.Add(ttl + time.Minute)},
-		"put off":               {now.Add(ttl + time.Minute + time.Second), now.Add(ttl)},
-		"put off for ten years": {now.AddDate(10, 0, 0), now.Add(ttl)},
-		"brought forward":       {now.Add(time.Minute), now.Add(ttl)},
-		"taken out":             {time.Time{}, now.Add(ttl)},
+	const ttl = v1alpha1.DefaultTokenTTL
+	in := func(d time.Duration) time.Time { return now.Add(d) }
+	type times struct{ secret, status, want time.Time }
+	tests := map[string]times{
+		"as it was made":                        {in(time.Hour), in(time.Hour), in(time.Hour)},
+		"put off":                               {in(2 * time.Hour), in(time.Hour), in(time.Hour)},
+		"put off after it ran out":              {in(2 * time.Hour), in(-time.Hour), in(-time.Hour)},
+		"brought forward":                       {in(-time.Hour), in(time.Hour), in(time.Hour)},
+		"taken out":                             {time.Time{}, in(time.Hour), in(time.Hour)},
+		"the ttl is shorter now":                {in(ttl + time.Hour), in(ttl + time.Hour), in(ttl)},
+		"the status does not know it":           {in(time.Hour), time.Time{}, in(time.Hour)},
+		"put off, the status does not know":     {in(10 * ttl), time.Time{}, in(ttl)},
+		"taken out, and the status knows not":   {time.Time{}, time.Time{}, in(ttl)},
+		"it ran out, and the status knows it":   {in(-time.Hour), in(-time.Hour), in(-time.Hour)},
+		"it ran out, the status does not know":  {in(-time.Hour), time.Time{}, in(-time.Hour)},
+		"a ttl ahead, which is the most it may": {in(ttl), in(ttl), in(ttl)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := (Token{Created: now, Expires: tt.expires}).wantExpires(nodeBootstrap()); !got.Equal(tt.want) {
+			nb := nodeBootstrap()
+			nb.Status.Token = &v1alpha1.TokenStatus{ID: nthID(2), ExpirationTime: metav1.NewTime(in(30 * time.Minute))}
+			if !tt.status.IsZero() {
+				nb.Status.Token = &v1alpha1.TokenStatus{ID: nthID(1), ExpirationTime: metav1.NewTime(tt.status)}
+			}
+			if got := (Token{ID: nthID(1), Expires: tt.secret}).wantExpires(nb, now); !got.Equal(tt.want) {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})

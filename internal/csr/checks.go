@@ -22,6 +22,8 @@ const (
 	nodeUserPrefix = "system:node:"
 	// maxRequestBytes is several times the size of a kubelet's request with an RSA key of 8192 bits.
 	maxRequestBytes = 8 << 10
+	// maxMessageBytes is as long as the message of an event may be (pkg/apis/core/validation).
+	maxMessageBytes = 1024
 	// maxDurationSeconds is a year: kube-controller-manager's own default for --cluster-signing-duration.
 	maxDurationSeconds = 366 * 24 * 60 * 60
 )
@@ -46,8 +48,13 @@ var checks = []check{
 	hasClaimedKey,
 }
 
+// deny bounds the message: it quotes what a stranger sent.
 func deny(reason, format string, args ...any) *Result {
-	return &Result{Verdict: Deny, Reason: reason, Message: fmt.Sprintf(format, args...)}
+	message := fmt.Sprintf(format, args...)
+	if len(message) > maxMessageBytes {
+		message = strings.ToValidUTF8(message[:maxMessageBytes-len("...")], "") + "..."
+	}
+	return &Result{Verdict: Deny, Reason: reason, Message: message}
 }
 
 func sentWithToken(e *evaluation) *Result {
@@ -115,9 +122,7 @@ func isOnePEMBlock(e *evaluation) *Result {
 
 // isSigned does not leave the choice of the algorithm to crypto/x509, which accepts SHA-1 on requests.
 func isSigned(e *evaluation) *Result {
-	switch e.parsed.SignatureAlgorithm {
-	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA, x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
-	default:
+	if _, sound := signatureAlgorithms[e.parsed.SignatureAlgorithm]; !sound {
 		return deny(ReasonBadSignature, "the request is signed with %s; SHA-256, SHA-384 or SHA-512 is expected, with RSA or ECDSA", e.parsed.SignatureAlgorithm)
 	}
 	if err := e.parsed.CheckSignature(); err != nil {
@@ -166,16 +171,12 @@ func hasNodesSubject(e *evaluation) *Result {
 		e.parsed.Subject.String(), subject.String(), e.NodeName)
 }
 
-// asksForNothingElse looks at the encoded attributes: extensions of any kind are one of them.
+// asksForNothingElse encodes the request anew from the parts that were checked, and compares: extensions, attributes and
+// whatever a parser passes over would differ. Only the signature's bits are taken as they are.
 func asksForNothingElse(e *evaluation) *Result {
-	var info struct {
-		Version    int
-		Subject    asn1.RawValue
-		PublicKey  asn1.RawValue
-		Attributes []asn1.RawValue `asn1:"tag:0"`
-	}
-	if _, err := asn1.Unmarshal(e.parsed.RawTBSCertificateRequest, &info); err != nil || len(info.Attributes) > 0 {
-		return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes; a kubelet's client certificate has none")
+	want, err := canonical(e.parsed)
+	if err != nil || !bytes.Equal(want, e.parsed.Raw) {
+		return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it")
 	}
 	return nil
 }

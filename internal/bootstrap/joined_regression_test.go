@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+)
+
+// The Node's creation is stamped by the API server, and the condition by the operator, whose clock is half a second
+// behind. The node has joined; that must not be forgotten in the next pass, before the kubelet has reported.
+func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
+	f := awaited(1, young)
+	made := now.Add(time.Second).Truncate(time.Second) // by the API server's clock
+	behind := made.Add(-500 * time.Millisecond)        // by the operator's, at the same moment
+	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, time.Second, approved(0), withCertificate)}
+	f.Node = nodeMade(0)
+	f.Node.CreationTimestamp.Time = made
+	for pass := range 3 {
+		p := Decide(f, behind)
+		if p.Phase != Joined {
+			t.Fatalf("pass %d: %+v", pass, outlineOf(&p))
+		}
+		f.NodeBootstrap.Status = *Report(f, &p, &Outcome{}, behind)
+		for i := range f.NodeBootstrap.Status.Conditions { // what is stored has whole seconds
+			c := &f.NodeBootstrap.Status.Conditions[i]
+			c.LastTransitionTime.Time = c.LastTransitionTime.Truncate(time.Second)
+		}
+		f.TokenSecrets, f.Kubeconfig = nil, nil
+	}
+}
