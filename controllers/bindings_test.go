@@ -25,7 +25,7 @@ func waitBindings(t *testing.T, names ...string) {
 		for _, name := range bootstrap.BindingNames {
 			absent := cluster.Absent(t.Context(), "", name, &rbacv1.ClusterRoleBinding{})
 			if wanted := contains(names, name); wanted != (absent != nil) {
-				return fmt.Errorf("%s: wanted is %t, but %v", name, wanted, absent)
+				return fmt.Errorf("%s: wanted is %t, but %w", name, wanted, absent)
 			}
 		}
 		return nil

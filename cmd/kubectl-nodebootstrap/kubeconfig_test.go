@@ -365,7 +365,7 @@ func tokenID(nb *v1alpha1.NodeBootstrap) string {
 func TestKubeconfigOfTheOperator(t *testing.T) {
 	nb := awaiting()
 	made, err := bootstrap.KubeconfigSecret(nb, namespace, bootstrap.Cluster{Server: nb.Status.Server, CA: []byte("ca")},
-		bootstrap.Token{ID: "abcdef", Secret: canary})
+		bootstrap.Token{ID: "abcdef", Secret: bootstrap.NewSecretPart(canary)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -217,7 +217,7 @@ func goodCA() []byte { return certificate(now.Add(-time.Hour), now.Add(time.Hour
 // leaks fails when a text holds the secret part of a token, plain or as fmt and encoding/json write bytes.
 func leaks(t *testing.T, what, text string) {
 	t.Helper()
-	decimal := strings.Trim(fmt.Sprint([]byte(canary)), "[]")
+	decimal := strings.Trim(fmt.Sprintf("%d", []byte(canary)), "[]")
 	for _, form := range []string{canary, decimal, fmt.Sprintf("%x", canary), strings.ReplaceAll(decimal, " ", ", ")} {
 		if strings.Contains(text, form) {
 			t.Errorf("%s gives the secret part of a token away: %.300s", what, text)
