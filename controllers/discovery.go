@@ -25,7 +25,7 @@ const (
 
 	// caFilePoll is how often --cluster-ca-file is looked at. A mounted ConfigMap changes by swapped links, a minute late
 	// anyway, so that looking is simpler than watching and soon enough.
-	caFilePoll = 10 * time.Second
+	caFilePoll = 5 * time.Second
 )
 
 // Discovery finds the endpoint and CA of the cluster where a NodeBootstrap does not give them.

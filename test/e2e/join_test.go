@@ -20,7 +20,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -382,14 +381,13 @@ func crashWhen(t *testing.T, node string, happened func(watch.Event) bool) <-cha
 		}()
 	}
 	crashed := make(chan error, 1)
-	known := map[types.UID]bool{} // objects of earlier tests, shown at the start of a watch
 	began := time.Now().Truncate(time.Second)
 	go func() {
 		for {
 			select {
 			case e := <-events:
 				o, ok := e.Object.(client.Object)
-				if !ok || known[o.GetUID()] || !concerns(o, node, began) || !happened(e) {
+				if !ok || !concerns(o, node, began) || !happened(e) {
 					continue
 				}
 				crashed <- crashManager(context.WithoutCancel(t.Context()))

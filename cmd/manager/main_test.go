@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Settings that no NodeBootstrap could work with are refused before anything starts, and the message names the flag.
+func TestFlagsAreRefused(t *testing.T) {
+	junk := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(junk, []byte("no PEM"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ flag, says string }{
+		"http":          {"--cluster-server=http://api.example.com", "--cluster-server"},
+		"no host":       {"--cluster-server=https://", "--cluster-server"},
+		"credentials":   {"--cluster-server=https://a:pass@api.example.com", "credentials"},
+		"no such file":  {"--cluster-ca-file=" + junk + ".not", "--cluster-ca-file"},
+		"no PEM":        {"--cluster-ca-file=" + junk, "--cluster-ca-file"},
+		"an argument":   {"argument", "all settings are flags"},
+		"unknown":       {"--no-such-flag", "no-such-flag"},
+		"no such level": {"--zap-log-level=loud", "loud"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := run(t.Context(), []string{c.flag})
+			if err == nil || !strings.Contains(err.Error(), c.says) || strings.Contains(err.Error(), "pass@") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestFlagDefaults(t *testing.T) {
+	o, err := parse(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Namespace != defaultNamespace || o.leaderElect || o.metricsAddress != ":8080" || o.healthAddress != ":8081" || o.Clock == nil {
+		t.Errorf("got %+v", o)
+	}
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// The file of --cluster-ca-file is read each time, and its changes are noticed, also when it goes away.
+func TestCAFileIsFollowed(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ca.crt")
+	write := func(content []byte) {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write([]byte("one"))
+	d := &controllers.Discovery{Reader: cluster.Client, Namespace: "none", CAFile: file}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	changed := make(chan struct{}, 100)
+	go d.WatchCAFile(ctx, func() { changed <- struct{}{} })
+
+	next := byte('a') // the watch may have begun before or after a write: write until it tells
+	env.Eventually(t, "a change", func() error {
+		write([]byte{next})
+		next++
+		select {
+		case <-changed:
+			return nil
+		case <-time.After(time.Second):
+			return context.DeadlineExceeded
+		}
+	})
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-changed:
+	case <-time.After(env.Limit):
+		t.Fatal("that the file is gone was not noticed")
+	}
+	sources, err := d.Sources(t.Context())
+	if err != nil || sources.FlagCAError == nil {
+		t.Errorf("a file that is gone gives %v and %v, want a reason to tell people", sources.FlagCAError, err)
+	}
+}
