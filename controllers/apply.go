@@ -21,7 +21,7 @@ import (
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
 	o := &bootstrap.Outcome{Token: p.Token}
 	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
-		r.revoke, r.mint, r.repair, r.publish, r.verify, r.decide,
+		r.revoke, r.mint, r.repair, r.publish, r.decide, r.verify,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = bootstrap.RedactError(err, o.Token)

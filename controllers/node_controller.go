@@ -57,13 +57,15 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", err.Error())
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
-	return r.again(&plan), err
+	if err != nil { // the queue's backoff says when to try again
+		return ctrl.Result{}, err
+	}
+	return r.again(&plan), nil
 }
 
 const conflictRetry = 200 * time.Millisecond
 
-// again never asks for less than a second: what is due now was done in this pass, unless it failed, and then the queue's
-// backoff counts.
+// again never asks for less than a second: what is due now was done in this pass.
 func (r *NodeReconciler) again(plan *bootstrap.Plan) ctrl.Result {
 	if plan.Again.IsZero() {
 		return ctrl.Result{}

@@ -53,10 +53,14 @@ func startManager(ctx context.Context) error {
 	return err
 }
 
-// crashManager kills the manager as a power cut would, and starts another one.
-func crashManager(ctx context.Context) error {
+// killManager ends the manager as a power cut would.
+func killManager() error {
 	managerMu.Lock()
-	killed := manager.Kill()
-	managerMu.Unlock()
-	return errors.Join(killed, startManager(ctx))
+	defer managerMu.Unlock()
+	return manager.Kill()
+}
+
+// crashManager kills the manager and starts another one.
+func crashManager(ctx context.Context) error {
+	return errors.Join(killManager(), startManager(ctx))
 }

@@ -305,6 +305,11 @@ func TestDeletedBeforeJoining(t *testing.T) {
 		}
 		return nil
 	})
+	waitNoBindings(t)
+}
+
+func waitNoBindings(t *testing.T) {
+	t.Helper()
 	env.Eventually(t, "the bindings being gone", func() error {
 		for _, binding := range bootstrap.BindingNames {
 			if err := cluster.Absent(t.Context(), "", binding, &rbacv1.ClusterRoleBinding{}); err != nil {
@@ -313,6 +318,31 @@ func TestDeletedBeforeJoining(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// What was deleted while no manager ran is cleaned up by the next one, a request that waits included.
+func TestDeletedWhileTheManagerIsDown(t *testing.T) {
+	const name = "deleted-meanwhile"
+	nb := cluster.NodeBootstrap(name)
+	nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual
+	cluster.Create(t, nb)
+	awaited, kubeconfig := cluster.WaitAwaited(t, name)
+	startKubelet(t, name, kubeconfig)
+	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonAwaitingApproval)
+	if err := killManager(); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Delete(t, nb)
+	if err := startManager(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	env.Eventually(t, "everything being gone", func() error {
+		if requests := sentWith(t, awaited.Status.Token.ID); len(requests) > 0 {
+			return fmt.Errorf("%d requests are left", len(requests))
+		}
+		return cluster.NothingLeft(t.Context(), name)
+	})
+	waitNoBindings(t)
 }
 
 // The manager is killed at each step of a node's way, and the end is the same.
