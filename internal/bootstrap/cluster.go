@@ -69,7 +69,7 @@ func ResolveCluster(spec v1alpha1.ClusterSpec, sources ClusterSources, now time.
 		return Cluster{}, broken
 	case server == "":
 		return Cluster{}, &Problem{v1alpha1.ReasonServerUnknown, fmt.Sprintf(
-			"no API server URL: set %s, or %s; there is no %s to discover it from", fromSpecServer, fromFlagServer, fromClusterInfo)}
+			"no API server URL is known: set %s, or %s, or publish %s", fromSpecServer, fromFlagServer, fromClusterInfo)}
 	}
 	if err := ValidateServer(server); err != nil {
 		return Cluster{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf("%s: %v", from, err)}
@@ -89,7 +89,7 @@ func resolveCA(cluster Cluster, spec v1alpha1.ClusterSpec, sources ClusterSource
 		return Cluster{}, broken
 	case ca == "":
 		return Cluster{}, &Problem{v1alpha1.ReasonCAUnknown, fmt.Sprintf(
-			"no CA: set %s, or %s; there is neither %s nor %s to discover it from", fromSpecCA, fromFlagCA, fromClusterInfo, fromRootCA)}
+			"no CA is known: set %s, or %s, or publish %s or %s", fromSpecCA, fromFlagCA, fromClusterInfo, fromRootCA)}
 	}
 	var problem *Problem
 	cluster.CA, cluster.CAExpires, problem = parseCA([]byte(ca), from, now)
