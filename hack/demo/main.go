@@ -57,17 +57,9 @@ func run(ctx context.Context, stay bool) (err error) {
 	fmt.Println("Starting etcd, kube-apiserver and kube-controller-manager ...")
 	cluster, err := localcluster.Start(ctx, localcluster.Config{LogDir: logs})
 	if err != nil {
-		return fmt.Errorf("%w\nThe logs are in %s", err, logs)
+		return withLogs(ctx, err, logs)
 	}
-	defer func() {
-		err = errors.Join(err, cluster.Stop())
-		if err != nil {
-			err = fmt.Errorf("%w\nThe logs are in %s", err, logs)
-			return
-		}
-		os.RemoveAll(logs)
-		fmt.Printf("Stopped everything; all of it took %.1f s.\n", time.Since(began).Seconds())
-	}()
+	defer func() { err = finish(ctx, cluster, err, logs, began) }()
 	fmt.Println("Installing CRD and RBAC, starting the manager as its own ServiceAccount ...")
 	if err := operator.Install(ctx, cluster); err != nil {
 		return err
@@ -85,6 +77,26 @@ func run(ctx context.Context, stay bool) (err error) {
 		return waitForInterrupt(ctx, cluster)
 	}
 	return nil
+}
+
+// finish stops the cluster. What went wrong is said with the place of the logs, which stay for it.
+func finish(ctx context.Context, cluster *localcluster.Cluster, err error, logs string, began time.Time) error {
+	if stopErr := cluster.Stop(); stopErr != nil {
+		return fmt.Errorf("%w\nThe logs are in %s", errors.Join(err, stopErr), logs)
+	}
+	if err != nil {
+		return withLogs(ctx, err, logs)
+	}
+	fmt.Printf("Stopped everything; all of it took %.1f s.\n", time.Since(began).Seconds())
+	return os.RemoveAll(logs)
+}
+
+// withLogs leaves an interrupt without logs: nothing went wrong.
+func withLogs(ctx context.Context, err error, logs string) error {
+	if ctx.Err() != nil {
+		return errors.Join(errors.New("interrupted; everything is stopped"), os.RemoveAll(logs))
+	}
+	return fmt.Errorf("%w\nThe logs are in %s", err, logs)
 }
 
 // join is the story: all that a person does is in it, and the rest is watched.

@@ -44,11 +44,13 @@ func TestResolveClusterTakesTheFirstSource(t *testing.T) {
 		"no flags either": {func(c *v1alpha1.ClusterSpec, s *ClusterSources) {
 			*c, s.FlagServer, s.FlagCA = v1alpha1.ClusterSpec{}, "", nil
 		}, "https://info:6443", 3},
-		"a server in spec":     {func(c *v1alpha1.ClusterSpec, s *ClusterSources) { c.CABundle, s.FlagServer, s.FlagCA = "", "", nil }, "https://spec:6443", 3},
-		"no cluster-info":      {func(c *v1alpha1.ClusterSpec, s *ClusterSources) { c.CABundle, s.FlagCA, s.ClusterInfo = "", nil, "" }, "https://spec:6443", 4},
-		"a cluster-info bare":  {func(c *v1alpha1.ClusterSpec, s *ClusterSources) { c.CABundle, s.FlagCA, s.ClusterInfo = "", nil, "{}" }, "https://spec:6443", 4},
-		"a bad file, unneeded": {func(_ *v1alpha1.ClusterSpec, s *ClusterSources) { s.FlagCAError = errors.New("no such file") }, "https://spec:6443", 1},
-		"bad info, unneeded":   {func(_ *v1alpha1.ClusterSpec, s *ClusterSources) { s.ClusterInfo = "\tnot yaml" }, "https://spec:6443", 1},
+		"a server in spec":          {func(c *v1alpha1.ClusterSpec, s *ClusterSources) { c.CABundle, s.FlagServer, s.FlagCA = "", "", nil }, "https://spec:6443", 3},
+		"no cluster-info":           {func(c *v1alpha1.ClusterSpec, s *ClusterSources) { c.CABundle, s.FlagCA, s.ClusterInfo = "", nil, "" }, "https://spec:6443", 4},
+		"a cluster-info bare":       {func(c *v1alpha1.ClusterSpec, s *ClusterSources) { c.CABundle, s.FlagCA, s.ClusterInfo = "", nil, "{}" }, "https://spec:6443", 4},
+		"a bad file, unneeded":      {func(_ *v1alpha1.ClusterSpec, s *ClusterSources) { s.FlagCAError = errors.New("no such file") }, "https://spec:6443", 1},
+		"an empty file, the same":   {func(_ *v1alpha1.ClusterSpec, s *ClusterSources) { s.FlagCA = []byte{} }, "https://spec:6443", 1},
+		"bad info, there is a file": {func(c *v1alpha1.ClusterSpec, s *ClusterSources) { c.CABundle, s.ClusterInfo = "", "\tnot yaml" }, "https://spec:6443", 2},
+		"bad info, unneeded":        {func(_ *v1alpha1.ClusterSpec, s *ClusterSources) { s.ClusterInfo = "\tnot yaml" }, "https://spec:6443", 1},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -73,6 +73,7 @@ func TestCarries(t *testing.T) {
 	}{
 		"the token":         {kubeconfigSecret(1), true},
 		"another token":     {kubeconfigSecret(2), false},
+		"another part":      {&corev1.Secret{Data: map[string][]byte{KubeconfigKey: []byte("token: " + nthID(1) + ".other00000000000")}}, false},
 		"no Secret":         {nil, false},
 		"no data":           {&corev1.Secret{}, false},
 		"under another key": {&corev1.Secret{Data: map[string][]byte{"config": kubeconfigSecret(1).Data[KubeconfigKey]}}, false},

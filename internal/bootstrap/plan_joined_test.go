@@ -74,6 +74,14 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 		"issued before the wait":       {asked(), both(node(minutes(18)), recorded(old, 7), noRequests), waits},
 		"denied, Node made after":      {asked(), both(node(minutes(18)), denied(minutes(19)), noRequests), waits},
 
+		"issued, never approved":                {asked(), both(lease(time.Second), node(old), func(f *Facts) { f.Requests[0].Status.Conditions = nil }), waits},
+		"approved in the second the wait began": {asked(), both(node(minutes(18)), func(f *Facts) { f.NodeBootstrap.Status.AwaitingSince = new(ago(minutes(19))) }), clean},
+		"the same, with another token": {asked(), both(node(minutes(18)), func(f *Facts) {
+			f.NodeBootstrap.Status.AwaitingSince = new(ago(minutes(19)))
+			f.Requests[0].Spec.Username = "system:bootstrap:" + nthID(7)
+		}), waits},
+		"a known Node that was missed": {awaited(1, young), both(node(old), reported, func(f *Facts) { f.NodeBootstrap.Status.NodeUID = f.Node.UID }), clean},
+
 		"joined before":                    {joinedBefore(), nil, outline{phase: Joined}},
 		"joined before, a token is left":   {joinedBefore(), func(f *Facts) { f.addToken(1, young); f.Kubeconfig = kubeconfigSecret(1) }, clean},
 		"joined before, another's Secret":  {joinedBefore(), func(f *Facts) { f.Kubeconfig = foreignKubeconfig() }, outline{phase: Joined}},

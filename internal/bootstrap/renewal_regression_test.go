@@ -53,12 +53,24 @@ func TestTokensOfOneSecondKeepTheirOrder(t *testing.T) {
 
 // Tokens that are no chain, since an id in between was somebody else's, must not change places from list to list.
 func TestTokensWithoutAChainKeepTheirOrder(t *testing.T) {
-	secrets := []*corev1.Secret{tokenSecret(1, young), tokenSecret(3, young)}
+	secrets := []*corev1.Secret{tokenSecret(1, young), tokenSecret(9, young)}
 	f := fresh()
 	f.TokenSecrets = secrets
 	first := f.keep(now)[1].ID
 	slices.Reverse(secrets)
 	if again := f.keep(now)[1].ID; again != first {
 		t.Errorf("the newest is %s and then %s: the kubeconfig would flap", first, again)
+	}
+}
+
+// Where ids in between are gone, the creation tells which token is the newer one.
+func TestTokensWithoutAChainGoByTheirCreation(t *testing.T) {
+	for newest, older := range map[int]int{1: 9, 9: 1} {
+		f := fresh()
+		f.addToken(newest, young)
+		f.addToken(older, 2*young)
+		if got := f.keep(now); len(got) != 2 || got[1].ID != nthID(newest) {
+			t.Errorf("kept %v, want #%d %s as the newest", got, newest, nthID(newest))
+		}
 	}
 }

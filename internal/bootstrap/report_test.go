@@ -115,6 +115,7 @@ func TestReportConditions(t *testing.T) {
 		"no cluster":                  {fresh(), noCluster, Outcome{}, stalledBy("ServerUnknown")},
 		"no cluster, a token is live": {awaited(1, young), noCluster, published(1, young), told{ready: "False ServerUnknown", credentials: available, joined: waits, stalled: "ServerUnknown"}},
 		"bindings are being made":     {fresh(), pendingBindings, published(1, 0), told{ready: "False BindingsPending", credentials: available, joined: waits, reconciling: "BindingsPending"}},
+		"the operator approves":       {awaited(1, young), with(request("csr-a", 1, 0)), published(1, young), good},
 		"a person has to approve":     {awaited(1, young), manual, published(1, young), told{ready: "True AwaitingApproval", credentials: available, joined: waits}},
 		"approved a minute ago":       {awaited(1, young), late(time.Minute), published(1, young), told{ready: "False CertificateNotIssued", credentials: available, joined: waits, stalled: "CertificateNotIssued"}},
 		"approved less ago":           {awaited(1, young), late(time.Minute - 2*time.Second), published(1, young), good},
@@ -301,5 +302,35 @@ func TestRedact(t *testing.T) {
 		if got := redact("text", t2); got != "text" {
 			t.Errorf("got %q", got)
 		}
+	}
+}
+
+// The Node that was there at a reissue is not the one of the new machine, and the one that joined is known again.
+func TestReportNotesTheNode(t *testing.T) {
+	before := func(f *Facts) { f.NodeBootstrap.Status.NodeUID = "before" }
+	node := func(f *Facts) { f.Node = nodeMade(minutes(18)) }
+	tests := map[string]struct {
+		facts   *Facts
+		edits   []func(*Facts)
+		outcome Outcome
+		want    string
+	}{
+		"joined":                     {asked(), []func(*Facts){before, node}, Outcome{}, "made 18m0s ago"},
+		"reissued":                   {awaited(1, young), []func(*Facts){before, node, askReissue}, published(2, 0), "made 18m0s ago"},
+		"reissued, there is no Node": {awaited(1, young), []func(*Facts){before, askReissue}, published(2, 0), "before"},
+		"the reissue failed":         {awaited(1, young), []func(*Facts){before, node, askReissue}, Outcome{Err: errWrite}, "before"},
+		"a Node made ahead":          {awaited(1, young), []func(*Facts){before, node}, published(1, young), "before"},
+		"gone after it joined":       {joinedBefore(), []func(*Facts){before, func(f *Facts) { f.Node = nil }}, published(2, 0), "before"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			for _, edit := range tt.edits {
+				edit(tt.facts)
+			}
+			p := Decide(tt.facts, now)
+			if got := Report(tt.facts, &p, &tt.outcome, now).NodeUID; string(got) != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
 	}
 }

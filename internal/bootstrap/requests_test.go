@@ -156,6 +156,9 @@ func TestRecordIssued(t *testing.T) {
 	junk := request("csr-b", 1, minutes(3), approved(minutes(1)), withCertificate)
 	junk.Spec.Request = []byte("junk")
 	type decisions = []v1alpha1.CertificateDecision
+	full := history("aaaaaaaaaa") // an hour old
+	pushed := append(decisions{}, full[1:]...)
+	pushed = append(pushed, elsewhere)
 	tests := map[string]struct {
 		history decisions
 		request *certificatesv1.CertificateSigningRequest
@@ -166,6 +169,8 @@ func TestRecordIssued(t *testing.T) {
 		"it is not issued":           {decisions{unissued}, request("csr-a", 1, 0, approved(0)), decisions{unissued}},
 		"it is not approved":         {decisions{unissued}, request("csr-a", 1, 0, withCertificate), decisions{unissued}},
 		"another approved it":        {nil, junk, decisions{elsewhere}},
+		"an approval pushes one out": {full, junk, pushed},
+		"but not newer ones":         {full, request("csr-z", 1, old, approved(old), withCertificate), full},
 		"another one's is not noted": {decisions{unissued}, request("csr-b", 1, 0), decisions{unissued}},
 	}
 	for name, tt := range tests {
@@ -179,5 +184,21 @@ func TestRecordIssued(t *testing.T) {
 				t.Error("the history that was read is changed")
 			}
 		})
+	}
+}
+
+// A cache lists requests in any order: the history goes by time.
+func TestRecordIssuedGoesByTime(t *testing.T) {
+	got := recordIssued(nil, []*certificatesv1.CertificateSigningRequest{
+		request("csr-a", 1, minutes(1), approved(minutes(1)), withCertificate),
+		request("csr-c", 1, minutes(3), approved(minutes(3)), withCertificate),
+		request("csr-b", 1, minutes(2), approved(minutes(2)), withCertificate),
+	})
+	var names []string
+	for _, d := range got {
+		names = append(names, d.Name)
+	}
+	if want := "csr-c csr-b csr-a"; strings.Join(names, " ") != want {
+		t.Errorf("got %v, want %s", names, want)
 	}
 }

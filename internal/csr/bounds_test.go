@@ -25,6 +25,9 @@ func TestMessagesAreBounded(t *testing.T) {
 	tests := map[string]func(*Request){
 		"a long common name":               subject("system:node:" + strings.Repeat("n", 4000)),
 		"a common name of quotation marks": subject(strings.Repeat(`"`, 4000)),
+		"a long signer of long characters": func(r *Request) { r.CSR.Spec.SignerName = strings.Repeat("\u20ac", 1000) },
+		"the same, a byte further":         func(r *Request) { r.CSR.Spec.SignerName = "x" + strings.Repeat("\u20ac", 1000) },
+		"the same, two bytes further":      func(r *Request) { r.CSR.Spec.SignerName = "xx" + strings.Repeat("\u20ac", 1000) },
 		"a large request":                  func(r *Request) { r.CSR.Spec.Request = make([]byte, 1<<20) },
 		"the longest node name, another one asked": func(r *Request) {
 			r.NodeName = strings.Repeat("n", 232)
@@ -41,6 +44,9 @@ func TestMessagesAreBounded(t *testing.T) {
 			r := goodRequest()
 			spoil(&r)
 			got := Evaluate(r)
+			if strings.ToValidUTF8(got.Message, "") != got.Message {
+				t.Errorf("a character is cut in two: %q", got.Message)
+			}
 			if got.Verdict != Deny || len(got.Message) > maxMessage {
 				t.Errorf("got verdict %d and %d bytes: %.200s", got.Verdict, len(got.Message), got.Message)
 			}
