@@ -19,16 +19,21 @@ import (
 // apply carries out a plan. It is the only code that writes, and stops at the first error. What revokes comes before what
 // makes, so that a crash in between leaves less access, never more.
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
-	o := &bootstrap.Outcome{Token: p.Token}
+	o := &bootstrap.Outcome{Token: p.Token, Published: carries(f, p.Token)}
 	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
 		r.revoke, r.mint, r.repair, r.publish, r.decide, r.verify,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
-			o.Err = bootstrap.RedactError(err, o.Token)
+			o.Err = p.RedactError(bootstrap.RedactError(err, o.Token))
 			break
 		}
 	}
 	return o
+}
+
+// carries tells whether the kubeconfig Secret that was read carries a token.
+func carries(f *bootstrap.Facts, t *bootstrap.Token) bool {
+	return t != nil && f.Kubeconfig != nil && bootstrap.Ours(f.Kubeconfig, f.Name) && bootstrap.Carries(f.Kubeconfig, *t)
 }
 
 // revoke deletes tokens, then the requests that were sent with them, then the kubeconfig.
@@ -72,7 +77,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 			return bootstrap.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &bootstrap.Token{Secret: bootstrap.NewSecretPart(part)})
 		}
 		if t, ok := bootstrap.ParseToken(s); ok && bootstrap.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
-			o.Token = &t
+			o.Token, o.Published = &t, carries(f, &t)
 			return nil
 		}
 	}
@@ -98,7 +103,6 @@ func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *boo
 		return nil
 	}
 	if p.Problem != nil || o.Problem != nil {
-		o.Published = f.Kubeconfig != nil && bootstrap.Ours(f.Kubeconfig, f.Name) && bootstrap.Carries(f.Kubeconfig, *o.Token)
 		return nil
 	}
 	want, err := bootstrap.KubeconfigSecret(f.NodeBootstrap, r.Namespace, f.Cluster, *o.Token)

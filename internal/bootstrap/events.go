@@ -5,6 +5,7 @@ package bootstrap
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -22,11 +23,18 @@ type Event struct {
 	Note string
 }
 
+// maxNoteBytes is the most that events.k8s.io/v1 takes (pkg/apis/core/validation).
+const maxNoteBytes = 1024
+
 // Events are what there is to tell of the change from one status to the next.
 func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	var out []Event
 	add := func(eventType, reason, format string, args ...any) {
-		out = append(out, Event{Type: eventType, Reason: reason, Note: fmt.Sprintf(format, args...)})
+		note := fmt.Sprintf(format, args...)
+		if len(note) > maxNoteBytes {
+			note = strings.ToValidUTF8(note[:maxNoteBytes], "")
+		}
+		out = append(out, Event{Type: eventType, Reason: reason, Note: note})
 	}
 	for _, d := range new.Certificates {
 		i := slices.IndexFunc(old.Certificates, func(o v1alpha1.CertificateDecision) bool { return o.UID == d.UID })

@@ -136,11 +136,12 @@ func (f *Facts) joined() bool {
 	}
 }
 
-// tokens are the tokens of this very NodeBootstrap, live or not, the newest last.
+// tokens are the tokens of this very NodeBootstrap, live or not, the newest last. One whose Secret somebody made immutable
+// does not count, since it could not be restored.
 func (f *Facts) tokens() []Token {
 	var out []Token
 	for _, s := range f.TokenSecrets {
-		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil {
+		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil && !immutable(s) {
 			out = append(out, t)
 		}
 	}
@@ -175,12 +176,18 @@ func (f *Facts) keep(now time.Time) []Token {
 	return live[max(0, len(live)-2):]
 }
 
-// lastTokenID is the id that the next token follows: that of the newest token, or of the last one there was.
+// lastTokenID is the id that the next token follows: that of the last one there was, be it deleted since, or of one that was
+// made after it and that the status does not tell of yet.
 func (f *Facts) lastTokenID() string {
-	if tokens := f.tokens(); len(tokens) > 0 {
-		return tokens[len(tokens)-1].ID
+	last, tokens := f.NodeBootstrap.Status.LastTokenID, f.tokens()
+	if len(tokens) == 0 {
+		return last
 	}
-	return f.NodeBootstrap.Status.LastTokenID
+	newest := tokens[len(tokens)-1].ID
+	if last == "" || follows(f.NodeBootstrap.UID, newest, last) {
+		return newest
+	}
+	return last
 }
 
 // lastIssued is when a certificate was last issued to the node; zero for never.
@@ -194,5 +201,11 @@ func (f *Facts) lastIssued() time.Time {
 	return last
 }
 
-// Format keeps the Secrets among the facts out of what is printed by mistake.
-func (f *Facts) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "facts about the node "+f.Name) }
+// String leaves everything out but the name: there are Secrets among the facts.
+func (f Facts) String() string { return "facts about the node " + f.Name }
+
+// Format is String for every verb.
+func (f Facts) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, f.String()) }
+
+// MarshalText is String too: structured logs take it.
+func (f Facts) MarshalText() ([]byte, error) { return []byte(f.String()), nil }

@@ -72,5 +72,7 @@ func Restored(have, want *corev1.Secret) *corev1.Secret {
 // Immovable tells whether a Secret of ours cannot be brought to its wanted content by an update, so that it has to be
 // deleted and made again.
 func Immovable(have, want *corev1.Secret) bool {
-	return have.Type != want.Type || (have.Immutable != nil && *have.Immutable)
+	return have.Type != want.Type || immutable(have)
 }
+
+func immutable(s *corev1.Secret) bool { return s.Immutable != nil && *s.Immutable }

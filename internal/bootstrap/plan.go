@@ -217,5 +217,19 @@ func joinDeadline(nb *v1alpha1.NodeBootstrap, since time.Time) time.Time {
 	return since.Add(limit.Duration)
 }
 
-// Format keeps the tokens in a plan out of what is printed by mistake.
-func (p Plan) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "a plan for a node") }
+// String says nothing: there are Secrets in a plan.
+func (p Plan) String() string { return "a plan for a node" }
+
+// Format is String for every verb.
+func (p Plan) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, p.String()) }
+
+// MarshalText is String too: structured logs take it.
+func (p Plan) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// RedactError is an error without the secret parts of the plan's tokens in its text.
+func (p *Plan) RedactError(err error) error {
+	for i := range p.kept {
+		err = RedactError(err, &p.kept[i])
+	}
+	return err
+}

@@ -130,7 +130,7 @@ func TestDecideRenews(t *testing.T) {
 		"renewed, a crash before the status": {renewed(3, young, due), func(f *Facts) { f.NodeBootstrap.Status = statusOf(2, due) }, outline{phase: Awaited, token: "#3"}},
 		"renewed, the old one ran out":       {renewed(3, young, old), nil, outline{phase: Awaited, token: "#3", deleteToken: "#2"}},
 		"renewed, then deleted by hand": {awaited(2, due), func(f *Facts) { f.NodeBootstrap.Status = statusOf(3, young) },
-			outline{phase: Awaited, token: "#2", mint: "#3"}},
+			outline{phase: Awaited, token: "#2", mint: "#4"}},
 		"three live": {renewed(3, young, 2*time.Hour), func(f *Facts) { f.addToken(1, 3*time.Hour) }, outline{phase: Awaited, token: "#3", deleteToken: "#1"}},
 		"three live in another order": {awaited(1, 3*time.Hour), func(f *Facts) { f.addToken(3, young); f.addToken(2, 2*time.Hour) },
 			outline{phase: Awaited, token: "#3", deleteToken: "#1"}},

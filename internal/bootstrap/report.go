@@ -125,6 +125,9 @@ func (r *report) wait() {
 
 // credential names the token and the kubeconfig that are there.
 func (r *report) credential() {
+	if r.p.Phase == Joined && r.o.Err != nil {
+		return // it may still be there
+	}
 	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server = nil, nil, ""
 	if r.o.Token == nil {
 		return
@@ -177,7 +180,7 @@ func (r *report) joined() finding {
 	switch {
 	case r.p.Phase == Joined:
 		return yes(v1alpha1.ReasonNodeHasCertificate, "the node uses a certificate of its own")
-	case r.new.LastHandledReissueAt != "":
+	case r.new.LastHandledReissueAt != "" && r.f.Node != nil:
 		return no(v1alpha1.ReasonReissued, "a credential was reissued and the node has not used the new certificate yet")
 	default:
 		return no(v1alpha1.ReasonAwaitingNode, "the node has not joined yet")
@@ -186,6 +189,8 @@ func (r *report) joined() finding {
 
 func (r *report) credentials() finding {
 	switch {
+	case r.p.Phase == Joined && r.o.Err != nil && !r.wasReady(v1alpha1.ReasonJoined):
+		return no(v1alpha1.ReasonWriteFailed, "the node has joined and its credential could not be removed: %v; this is tried again", r.o.Err)
 	case r.p.Phase == Joined:
 		return no(v1alpha1.ReasonJoined, "the node has joined: no credential is left")
 	case r.p.Phase == DeadlineExceeded:
@@ -214,8 +219,8 @@ func (r *report) problem() *Problem {
 
 func (r *report) ready(credentials finding) finding {
 	switch {
-	case r.p.Phase == Joined && r.o.Err != nil && !r.wasReady(v1alpha1.ReasonJoined):
-		return no(v1alpha1.ReasonWriteFailed, "the node has joined and its credential could not be removed: %v; this is tried again", r.o.Err)
+	case r.p.Phase == Joined && credentials.reason != v1alpha1.ReasonJoined:
+		return credentials
 	case r.p.Phase == Joined:
 		return yes(v1alpha1.ReasonJoined, "the node has joined and its credential is gone")
 	case r.p.Phase == DeadlineExceeded:

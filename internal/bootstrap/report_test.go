@@ -125,7 +125,7 @@ func TestReportConditions(t *testing.T) {
 		"joined":                      {joinedBefore(), nil, Outcome{}, joined},
 		"joined, and a delete failed": {joinedBefore(), nil, Outcome{Err: errWrite}, joined},
 		"just joined, a delete failed": {asked(), func(f *Facts) { f.Node = nodeMade(minutes(18)) }, Outcome{Err: errWrite},
-			told{ready: "False WriteFailed", credentials: "False Joined", joined: "True NodeHasCertificate", reconciling: "WriteFailed"}},
+			told{ready: "False WriteFailed", credentials: "False WriteFailed", joined: "True NodeHasCertificate", reconciling: "WriteFailed"}},
 		"joined, no cluster": {joinedBefore(), noCluster, Outcome{}, joined},
 	}
 	for name, tt := range tests {

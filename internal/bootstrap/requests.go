@@ -124,7 +124,7 @@ const maxDecisions = 10
 func appendDecisions(history []v1alpha1.CertificateDecision, more ...v1alpha1.CertificateDecision) []v1alpha1.CertificateDecision {
 	out := append(slices.Clone(history), more...)
 	for len(out) > maxDecisions {
-		i := slices.IndexFunc(out, func(d v1alpha1.CertificateDecision) bool { return d.Verdict == v1alpha1.VerdictDenied })
+		i := slices.IndexFunc(out[:len(out)-1], func(d v1alpha1.CertificateDecision) bool { return d.Verdict == v1alpha1.VerdictDenied })
 		out = slices.Delete(out, max(i, 0), max(i, 0)+1)
 	}
 	return out

@@ -118,7 +118,7 @@ func TestAppendDecisions(t *testing.T) {
 		"and for an approval":      {"adadadadad", "a", "0 2 3 4 5 6 7 8 9 new0"},
 		"two denials go for two":   {"addddddddd", "dd", "0 3 4 5 6 7 8 9 new0 new1"},
 		"a flood of denials":       {"a", "dddddddddddddddddddd", "0 new11 new12 new13 new14 new15 new16 new17 new18 new19"},
-		"a denial among approvals": {"aaaaaaaaaa", "d", "0 1 2 3 4 5 6 7 8 9"},
+		"a denial among approvals": {"aaaaaaaaaa", "d", "1 2 3 4 5 6 7 8 9 new0"},
 		"approvals alone":          {"aaaaaaaaaa", "a", "1 2 3 4 5 6 7 8 9 new0"},
 	}
 	for name, tt := range tests {
