@@ -109,7 +109,7 @@ func join(ctx context.Context, cluster *localcluster.Cluster) error {
 	if err != nil {
 		return fmt.Errorf("connecting to the cluster: %w", err)
 	}
-	root, err := operator.Root()
+	root, err := localcluster.ProjectRoot()
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@
 package localcluster
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -79,24 +80,30 @@ func (b binaries) find(name string) (string, error) {
 	return "", fmt.Errorf("%s is in none of %q; build it into %s or set %s", name, []string(b), builtBinaries, assetsVariable)
 }
 
-// findBuiltBinaries walks up to the first directory with a go.mod and bin/k8s.
-// The latter tells the main module from the tools' modules inside of it.
+// findBuiltBinaries is where make controlplane builds to.
 func findBuiltBinaries() (string, error) {
+	root, err := ProjectRoot()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(root, builtBinaries), nil
+}
+
+// ProjectRoot is the project's directory. It is looked for from the working
+// directory upwards, by kubebuilder's file PROJECT.
+func ProjectRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("finding the working directory: %w", err)
 	}
-	for {
-		candidate := filepath.Join(dir, builtBinaries)
-		if exists(filepath.Join(dir, "go.mod")) && exists(candidate) {
-			return candidate, nil
-		}
+	for !exists(filepath.Join(dir, "PROJECT")) {
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", fmt.Errorf("no %s above the working directory", builtBinaries)
+			return "", errors.New("no file PROJECT from here upwards: run this inside the project")
 		}
 		dir = parent
 	}
+	return dir, nil
 }
 
 func exists(path string) bool {

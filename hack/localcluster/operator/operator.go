@@ -28,27 +28,9 @@ const (
 	readyLimit = time.Minute
 )
 
-// Root is the directory of the project's go.mod. It is looked for from the working directory upwards.
-func Root() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "PROJECT")); err == nil {
-			return dir, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", fmt.Errorf("the file PROJECT is in no directory from here upwards: run this inside the project")
-		}
-		dir = parent
-	}
-}
-
 // Install applies the namespace, the CRD and the RBAC of config/, all that the operator consists of but its Deployment.
 func Install(ctx context.Context, c *localcluster.Cluster) error {
-	root, err := Root()
+	root, err := localcluster.ProjectRoot()
 	if err != nil {
 		return fmt.Errorf("installing the operator: %w", err)
 	}
@@ -92,7 +74,7 @@ func Config(ctx context.Context, c *localcluster.Cluster) (*rest.Config, error) 
 // Start runs bin/manager, which must have been built, and returns when it serves /readyz. Flags are added to those that tell it
 // where the cluster is.
 func Start(ctx context.Context, c *localcluster.Cluster, flags ...string) (*Manager, error) {
-	root, err := Root()
+	root, err := localcluster.ProjectRoot()
 	if err != nil {
 		return nil, fmt.Errorf("starting the manager: %w", err)
 	}
