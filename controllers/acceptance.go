@@ -32,7 +32,7 @@ const (
 type tokenAcceptance struct {
 	mu            sync.Mutex
 	acceptedAt    time.Time
-	rejectedSince time.Time // zero while the last token was accepted
+	rejectedSince map[string]time.Time // by token id
 }
 
 // review tells whether the API server accepts a token. The token travels to the API server alone, in a TokenReview.
@@ -46,7 +46,7 @@ func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *bootst
 	if err := c.Create(ctx, review); err != nil {
 		return bootstrap.AcceptanceUnknown, fmt.Errorf("asking the API server whether it accepts the token %s: %w", t.ID, err)
 	}
-	return a.note(review.Status.Authenticated, now), nil
+	return a.note(t.ID, review.Status.Authenticated, now), nil
 }
 
 func (a *tokenAcceptance) known(now time.Time) bool {
@@ -55,17 +55,22 @@ func (a *tokenAcceptance) known(now time.Time) bool {
 	return now.Sub(a.acceptedAt) < acceptanceLasts
 }
 
-func (a *tokenAcceptance) note(accepted bool, now time.Time) bootstrap.Acceptance {
+func (a *tokenAcceptance) note(id string, accepted bool, now time.Time) bootstrap.Acceptance {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	switch {
-	case accepted:
-		a.acceptedAt, a.rejectedSince = now, time.Time{}
+	if accepted { // then the others will be too
+		a.acceptedAt, a.rejectedSince = now, nil
 		return bootstrap.Accepted
-	case a.rejectedSince.IsZero():
-		a.rejectedSince = now
 	}
-	if now.Sub(a.rejectedSince) < acceptanceGrace {
+	if a.rejectedSince == nil {
+		a.rejectedSince = map[string]time.Time{}
+	}
+	since, known := a.rejectedSince[id]
+	if !known {
+		since = now
+		a.rejectedSince[id] = now
+	}
+	if now.Sub(since) < acceptanceGrace {
 		return bootstrap.AcceptanceUnknown
 	}
 	return bootstrap.Rejected

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,11 +18,12 @@ import (
 )
 
 // apply carries out a plan. It is the only code that writes, and stops at the first error. What revokes comes before what
-// makes, so that a crash in between leaves less access, never more.
+// makes, so that a crash in between leaves less access, never more. Verdicts come before new credentials: they rest on the
+// present ones alone, and the node that waits may be the one that mends what makes the other writes fail.
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
 	o := &bootstrap.Outcome{Token: p.Token, Published: carries(f, p.Token)}
 	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
-		r.revoke, r.mint, r.repair, r.publish, r.decide, r.verify,
+		r.revoke, r.decide, r.mint, r.repair, r.publish, r.verify,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = p.RedactError(bootstrap.RedactError(err, o.Token))
@@ -81,6 +83,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 			return nil
 		}
 	}
+	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system are not watched
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}

@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -46,7 +47,8 @@ func CacheOptions(namespace string) cache.Options {
 			&corev1.ConfigMap{}:          {Namespaces: configMaps},
 			&rbacv1.ClusterRoleBinding{}: {Transform: stripBinding},
 			&certificatesv1.CertificateSigningRequest{}: {
-				Field: fields.OneTermEqualSelector("spec.signerName", certificatesv1.KubeAPIServerClientKubeletSignerName),
+				Field:     fields.OneTermEqualSelector("spec.signerName", certificatesv1.KubeAPIServerClientKubeletSignerName),
+				Transform: cutRequest,
 			},
 		},
 	}
@@ -58,6 +60,18 @@ func stripSecret(o any) (any, error) {
 		s.ManagedFields = nil
 		if bootstrap.NodeOfChild(s) == "" || !bootstrap.Ours(s, bootstrap.NodeOfChild(s)) {
 			s.Data = nil
+		}
+	}
+	return o, nil
+}
+
+// cutRequest keeps of a request just enough to see that it is too large: Kubernetes sets no limit, and whoever has a token
+// could fill the memory. On an approval the API server takes the stored request, not ours.
+func cutRequest(o any) (any, error) {
+	if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
+		r.ManagedFields = nil
+		if len(r.Spec.Request) > csr.MaxRequestBytes {
+			r.Spec.Request = bytes.Clone(r.Spec.Request[:csr.MaxRequestBytes+1])
 		}
 	}
 	return o, nil

@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
-	bootstraputil "k8s.io/cluster-bootstrap/token/util"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -139,22 +138,36 @@ func (r *NodeReconciler) requests(ctx context.Context, f *bootstrap.Facts) ([]*c
 	if err := r.Client.List(ctx, &list, client.MatchingFields{indexNode: f.Name}); err != nil {
 		return nil, fmt.Errorf("listing the requests that name %s: %w", f.Name, err)
 	}
+	gone := map[string]bool{}
 	for i := range list.Items {
 		request := &list.Items[i]
 		id := bootstrap.TokenIDOfUser(request.Spec.Username)
-		if ids.Has(id) || len(request.Status.Certificate) > 0 {
+		if ids.Has(id) || bootstrap.Settled(request) {
 			continue
 		}
-		// The token may be another node's, or too new for the cache.
-		token, err := find(ctx, r.Live, bootstrap.TokenNamespace, bootstraputil.BootstrapTokenSecretName(id), &corev1.Secret{})
-		if err != nil {
-			return nil, err
+		if _, asked := gone[id]; !asked {
+			var err error
+			if gone[id], err = r.tokenGone(ctx, id); err != nil {
+				return nil, err
+			}
 		}
-		if token == nil {
+		if gone[id] {
 			out = append(out, request)
 		}
 	}
 	return out, nil
+}
+
+// tokenGone tells whether there is no token of an id. One that is another node's is in the cache, as a rule; one that is
+// too new for it is not.
+func (r *NodeReconciler) tokenGone(ctx context.Context, id string) (bool, error) {
+	for _, reader := range []client.Reader{r.Client, r.Live} {
+		token, err := find(ctx, reader, bootstrap.TokenNamespace, bootstrap.TokenSecretName(id), &corev1.Secret{})
+		if err != nil || token != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func knownTokenIDs(f *bootstrap.Facts) sets.Set[string] {

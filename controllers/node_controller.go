@@ -52,8 +52,10 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	}
 	plan := bootstrap.Decide(facts, r.Clock.Now())
 	outcome := r.apply(ctx, facts, &plan)
-	err = errors.Join(outcome.Err, r.report(ctx, facts, &plan, outcome))
-	if apierrors.IsConflict(err) { // somebody was faster; the cache will show it in a moment
+	if err = outcome.Err; !apierrors.IsConflict(err) {
+		err = errors.Join(err, r.report(ctx, facts, &plan, outcome))
+	}
+	if apierrors.IsConflict(err) { // somebody was faster; the cache will show it in a moment, and then it is reported
 		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", err.Error())
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}

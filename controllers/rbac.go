@@ -13,15 +13,15 @@ package controllers
 // +kubebuilder:rbac:groups="",namespace=nodebootstrap-system,resources=secrets,verbs=get;list;watch;create;update;delete
 //
 // Endpoint and CA are discovered from two ConfigMaps.
-// +kubebuilder:rbac:groups="",namespace=kube-public,resources=configmaps,resourceNames=cluster-info,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",namespace=nodebootstrap-system,resources=configmaps,resourceNames=kube-root-ca.crt,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",namespace=kube-public,resources=configmaps,resourceNames=cluster-info,verbs=list;watch
+// +kubebuilder:rbac:groups="",namespace=nodebootstrap-system,resources=configmaps,resourceNames=kube-root-ca.crt,verbs=list;watch
 //
 // Whether a node has joined is told by its Node and its Lease.
 // +kubebuilder:rbac:groups="",resources=nodes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=kube-node-lease,resources=leases,verbs=get
 //
 // Requests for kubelet client certificates are decided on, and deleted when their token is gone.
-// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=get;list;watch;delete
+// +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests,verbs=list;watch;delete
 // +kubebuilder:rbac:groups=certificates.k8s.io,resources=certificatesigningrequests/approval,verbs=update
 // +kubebuilder:rbac:groups=certificates.k8s.io,resources=signers,resourceNames=kubernetes.io/kube-apiserver-client-kubelet,verbs=approve
 //
@@ -30,7 +30,7 @@ package controllers
 //
 // Three shared bindings, of three ClusterRoles that Kubernetes brings along, owned by the CustomResourceDefinition. RBAC
 // cannot restrict a create to a name; what may be bound is restricted by bind.
-// +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterrolebindings,verbs=get;list;watch;create
+// +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterrolebindings,verbs=list;watch;create
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterrolebindings,resourceNames=nodebootstrap-create-csrs;nodebootstrap-approve-renewals;nodebootstrap-approve-cluster-wide,verbs=update;delete
 // +kubebuilder:rbac:groups=rbac.authorization.k8s.io,resources=clusterroles,resourceNames="system:node-bootstrapper";"system:certificates.k8s.io:certificatesigningrequests:selfnodeclient";"system:certificates.k8s.io:certificatesigningrequests:nodeclient",verbs=bind
 // +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=nodebootstraps.nodebootstrap.io,verbs=get

@@ -22,23 +22,28 @@ func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *boot
 			return err
 		}
 	}
+	var first error
 	for _, d := range p.Decisions {
-		if d.Result.Verdict == csr.Approve {
-			holds, err := r.stillHolds(ctx, f, d)
-			if err != nil {
-				return err
-			}
-			if !holds {
-				log.FromContext(ctx).Info("not approving a request, since its token or its NodeBootstrap has changed", "request", d.Request.Name)
-				p.LookAgain(r.Clock.Now())
-				continue
-			}
-		}
-		if err := r.carryOut(ctx, d); err != nil {
-			return err
+		if err := r.decideOne(ctx, f, p, d); err != nil && first == nil {
+			first = err // the others do not wait for this one
 		}
 	}
-	return nil
+	return first
+}
+
+func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, d bootstrap.Decision) error {
+	if d.Result.Verdict == csr.Approve {
+		holds, err := r.stillHolds(ctx, f, d)
+		if err != nil {
+			return err
+		}
+		if !holds {
+			log.FromContext(ctx).Info("not approving a request, since its token or its NodeBootstrap has changed", "request", d.Request.Name)
+			p.LookAgain(r.Clock.Now())
+			return nil
+		}
+	}
+	return r.carryOut(ctx, d)
 }
 
 // stillHolds reads live what an approval rests on.

@@ -61,8 +61,9 @@ var sharedBinding = predicate.NewPredicateFuncs(func(o client.Object) bool {
 	return slices.Contains(bootstrap.BindingNames, o.GetName())
 })
 
+// requestsOfSecret also goes by the name: a Secret of somebody else may be in the way of one node and be annotated with another.
 func requestsOfSecret(_ context.Context, o client.Object) []reconcile.Request {
-	return requestsFor(bootstrap.NodeOfChild(o))
+	return append(requestsFor(bootstrap.NodeOfChild(o)), requestsFor(bootstrap.NodeOfKubeconfigSecret(o.GetName()))...)
 }
 
 // requestsOfCSR goes by the token that sent the request, since the name in it may be another node's. A token that is known

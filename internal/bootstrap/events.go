@@ -41,9 +41,9 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 		switch {
 		case i < 0 && d.Verdict == v1alpha1.VerdictDenied:
 			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied,
-				"the request %s, sent with the token %s, is denied (%s): see its condition", d.Name, d.TokenID, d.Reason)
+				"denying the request %s, sent with the token %s (%s): see its condition", d.Name, d.TokenID, d.Reason)
 		case i < 0:
-			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "the request %s, sent with the token %s, is approved (%s)", d.Name, d.TokenID, d.Reason)
+			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "approving the request %s, sent with the token %s (%s)", d.Name, d.TokenID, d.Reason)
 		}
 		if d.IssuedTime != nil && (i < 0 || old.Certificates[i].IssuedTime == nil) {
 			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateIssued, "the request %s has its certificate", d.Name)

@@ -70,6 +70,11 @@ func undecided(r *certificatesv1.CertificateSigningRequest) bool {
 		requestCondition(r, certificatesv1.CertificateFailed) == nil
 }
 
+// Settled tells whether nothing is to be done about a request any more: it has its certificate, was denied, or failed.
+func Settled(r *certificatesv1.CertificateSigningRequest) bool {
+	return issued(r) || requestCondition(r, certificatesv1.CertificateDenied) != nil || requestCondition(r, certificatesv1.CertificateFailed) != nil
+}
+
 // reissueDue tells whether a reissue was asked for that has not been handled.
 func (f *Facts) reissueDue() bool {
 	want := f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
@@ -98,8 +103,22 @@ func (f *Facts) certificateUsed() bool {
 		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.Time.Time, d.IssuedTime.Time) {
 			return true
 		}
+		if f.issuedUnseen(d) && f.LeaseRenewed.After(d.Time.Add(approvedRequestLife)) {
+			return true
+		}
 	}
 	return false
+}
+
+// approvedRequestLife is how long kube-controller-manager leaves an approved request before it deletes it
+// (pkg/controller/certificates/cleaner).
+const approvedRequestLife = time.Hour
+
+// issuedUnseen tells whether a request of the present wait was approved and is gone by now, so that its certificate was
+// issued while nobody looked.
+func (f *Facts) issuedUnseen(d v1alpha1.CertificateDecision) bool {
+	return d.Verdict == v1alpha1.VerdictApproved && d.IssuedTime == nil && f.inPresentWait(d.TokenID, d.Time) &&
+		!slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == d.UID })
 }
 
 // inPresentWait tells whether a certificate was issued for the wait that lasts: to the present token, or to one that was

@@ -47,8 +47,13 @@ func NodeOfChild(o metav1.Object) string {
 	if node := o.GetAnnotations()[NodeNameAnnotation]; node != "" {
 		return node
 	}
-	node, _ := strings.CutPrefix(o.GetName(), kubeconfigSecretPrefix)
-	if node == o.GetName() {
+	return NodeOfKubeconfigSecret(o.GetName())
+}
+
+// NodeOfKubeconfigSecret is the node whose kubeconfig Secret would have a name; empty when it is no such name.
+func NodeOfKubeconfigSecret(name string) string {
+	node, ok := strings.CutPrefix(name, kubeconfigSecretPrefix)
+	if !ok {
 		return ""
 	}
 	return node

@@ -70,10 +70,10 @@ func TestDecideOnRequests(t *testing.T) {
 		"orphaned, approved":           {awaited(1, young), both(with(a(approved(0))), gone), outline{phase: Gone, deleteCSR: "csr-a"}},
 		"orphaned, issued":             {awaited(1, young), both(with(a(approved(0), withCertificate)), gone), outline{phase: Gone}},
 		"orphaned, denied":             {awaited(1, young), both(with(a(decided(isDenied, 0))), gone), outline{phase: Gone}},
-		"two keys":                     {awaited(1, young), with(a(), request("csr-b", 1, 0)), verdicts("csr-a: Approved, csr-b: Denied")},
-		"the same key twice":           {awaited(1, young), with(a(), request("csr-a/2", 1, 0)), verdicts("csr-a: Approved, csr-a/2: Approved")},
-		"another's and then its own":   {awaited(1, young), with(a(forNode("worker-2")), request("csr-b", 1, 0)), verdicts("csr-a: Denied, csr-b: Approved")},
-		"the predecessor's and its":    {awaited(2, young), func(f *Facts) { f.addToken(1, due); with(a(), request("csr-b", 2, 0))(f) }, outline{phase: Awaited, token: "#2", verdicts: "csr-a: Approved, csr-b: Approved"}},
+		"two keys":                     {awaited(1, young), with(a(), request("csr-b", 1, 0)), verdicts("csr-b: Approved, csr-a: Denied")},
+		"the same key twice":           {awaited(1, young), with(a(), request("csr-a/2", 1, 0)), verdicts("csr-a/2: Approved, csr-a: Approved")},
+		"another's and then its own":   {awaited(1, young), with(a(forNode("worker-2")), request("csr-b", 1, 0)), verdicts("csr-b: Approved, csr-a: Denied")},
+		"the predecessor's and its":    {awaited(2, young), func(f *Facts) { f.addToken(1, due); with(a(), request("csr-b", 2, 0))(f) }, outline{phase: Awaited, token: "#2", verdicts: "csr-b: Approved, csr-a: Approved"}},
 		"another key is claimed":       {awaited(1, young), both(recorded(minutes(2), 1), with(a())), verdicts("csr-a: Denied")},
 		"a key claimed with another":   {awaited(1, young), both(recorded(minutes(2), 7), with(a())), verdicts("csr-a: Approved")},
 		"another key was denied":       {awaited(1, young), both(denied(minutes(2)), with(a())), verdicts("csr-a: Approved")},
@@ -115,7 +115,7 @@ func claimed(name string) func(*Facts) {
 
 func TestDecisionRecord(t *testing.T) {
 	f := awaited(1, young)
-	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1)), request("csr-b", 1, 0)}
+	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, 0), request("csr-b", 1, minutes(1))}
 	later := now.Add(300e6) // a status holds whole seconds: otherwise it would differ from what is read back
 	p := Decide(f, later)
 	want := []v1alpha1.CertificateDecision{

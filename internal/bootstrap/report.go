@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -136,7 +137,7 @@ func (r *report) credential() {
 	r.new.Token = &v1alpha1.TokenStatus{ID: r.o.Token.ID, ExpirationTime: metav1.NewTime(r.o.Token.Expires)}
 	if r.o.Published {
 		r.new.KubeconfigSecretRef = &v1alpha1.SecretReference{Namespace: r.f.Namespace, Name: KubeconfigSecretName(r.f.Name)}
-		if r.new.Server = r.f.Cluster.Server; r.f.ClusterProblem != nil {
+		if r.new.Server = r.f.Cluster.Server; r.problem() != nil || r.o.Err != nil { // the Secret may be as it was
 			r.new.Server = r.old.Server
 		}
 	}
@@ -166,6 +167,9 @@ func stalled(p *Problem) finding {
 func (r *report) conditions() {
 	credentials := r.credentials()
 	ready := r.ready(credentials)
+	if ready.status == metav1.ConditionTrue && r.o.Err != nil { // what works goes on working, and people are told
+		ready.message += fmt.Sprintf("; the last write failed and is tried again: %v", r.o.Err)
+	}
 	r.set(v1alpha1.ConditionReady, ready)
 	r.set(v1alpha1.ConditionCredentialsAvailable, credentials)
 	r.set(v1alpha1.ConditionJoined, r.joined())
@@ -180,7 +184,7 @@ func (r *report) joined() finding {
 	switch {
 	case r.p.Phase == Joined:
 		return yes(v1alpha1.ReasonNodeHasCertificate, "the node uses a certificate of its own")
-	case r.new.LastHandledReissueAt != "" && r.f.Node != nil:
+	case r.new.LastHandledReissueAt != "" && r.f.Node != nil && r.f.Node.UID == r.new.NodeUID:
 		return no(v1alpha1.ReasonReissued, "a credential was reissued and the node has not used the new certificate yet")
 	default:
 		return no(v1alpha1.ReasonAwaitingNode, "the node has not joined yet")
@@ -195,7 +199,7 @@ func (r *report) credentials() finding {
 		return no(v1alpha1.ReasonJoined, "the node has joined: no credential is left")
 	case r.p.Phase == DeadlineExceeded:
 		return no(v1alpha1.ReasonJoinDeadlineExceeded, "the last token has run out")
-	case r.o.Token != nil && r.o.Published && (r.o.Acceptance == Accepted || r.o.Acceptance == AcceptanceUnknown && Verified(r.old, r.o.Token)):
+	case r.o.Token != nil && r.o.Published && (r.o.Acceptance == Accepted || r.o.Acceptance == AcceptanceUnknown && r.wasAvailable()):
 		return yes(v1alpha1.ReasonPublished, "the Secret %s/%s holds the kubeconfig with the live token %s",
 			r.f.Namespace, KubeconfigSecretName(r.f.Name), r.o.Token.ID)
 	case r.problem() != nil:
@@ -240,6 +244,10 @@ func (r *report) ready(credentials finding) finding {
 // waitingFor is what a node with a good credential is waiting for.
 func (r *report) waitingFor() finding {
 	if late := notIssued(r.f, r.now); late != nil {
+		if failed := requestCondition(late, certificatesv1.CertificateFailed); failed != nil {
+			return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
+				"the signer could not sign the request %s: %s: %s", late.Name, failed.Reason, failed.Message)})
+		}
 		return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
 			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+
 				"with --cluster-signing-cert-file and --cluster-signing-key-file?", late.Name, issuanceDeadline)})
@@ -248,6 +256,11 @@ func (r *report) waitingFor() finding {
 		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")
 	}
 	return yes(v1alpha1.ReasonAwaitingNode, "give the node the kubeconfig in the Secret %s/%s", r.f.Namespace, KubeconfigSecretName(r.f.Name))
+}
+
+// wasAvailable tells whether the API server accepted the token, or the one before: a renewal does not put that in doubt.
+func (r *report) wasAvailable() bool {
+	return meta.IsStatusConditionTrue(r.old.Conditions, v1alpha1.ConditionCredentialsAvailable)
 }
 
 func (r *report) wasReady(reason string) bool {

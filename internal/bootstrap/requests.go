@@ -19,17 +19,31 @@ import (
 // issuanceDeadline is how long after its approval a certificate may take to be issued before somebody is told.
 const issuanceDeadline = time.Minute
 
+// clockTolerance is how far the clocks of several API servers may be apart.
+const clockTolerance = 10 * time.Second
+
+// byCreation orders requests by the time they were sent at, and by name within a second.
+func byCreation(a, b *certificatesv1.CertificateSigningRequest) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
+}
+
 // decideRequests gives each request without a certificate its verdict. A request whose token is no more is deleted, even
 // when it was approved: an approval cannot be taken back, and the signer would still sign.
+//
+// The newest request comes first: a kubelet that gives up, or restarts, asks anew with another key and waits for that one
+// alone, so that an older one must not claim the token.
 func (p *Plan) decideRequests(f *Facts, now time.Time) {
-	for _, r := range f.Requests {
+	newestFirst := slices.SortedFunc(slices.Values(f.Requests), func(a, b *certificatesv1.CertificateSigningRequest) int {
+		return -byCreation(a, b)
+	})
+	for _, r := range newestFirst {
 		if issued(r) {
 			continue
 		}
 		t := p.liveToken(TokenIDOfUser(r.Spec.Username))
 		switch at, approved := approvedAt(r); {
 		case !approved && !undecided(r): // denied or failed: stays for people to see until Kubernetes deletes it
-		case t == nil || r.CreationTimestamp.Time.Before(t.Created):
+		case t == nil || r.CreationTimestamp.Add(clockTolerance).Before(t.Created):
 			p.DeleteRequests = append(p.DeleteRequests, r)
 		case approved:
 			if overdue := at.Add(issuanceDeadline); overdue.After(now) {
@@ -133,10 +147,7 @@ func appendDecisions(history []v1alpha1.CertificateDecision, more ...v1alpha1.Ce
 // recordIssued notes which of the node's requests have their certificate, whoever approved them. It goes by time, and not by
 // the order in which a cache lists requests: those older than a full history stay out of it.
 func recordIssued(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest) []v1alpha1.CertificateDecision {
-	requests = slices.SortedFunc(slices.Values(requests), func(a, b *certificatesv1.CertificateSigningRequest) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
-	})
-	for _, r := range requests {
+	for _, r := range slices.SortedFunc(slices.Values(requests), byCreation) {
 		at, approved := approvedAt(r)
 		if !approved || !issued(r) {
 			continue
@@ -154,6 +165,9 @@ func recordIssued(history []v1alpha1.CertificateDecision, requests []*certificat
 		case history[i].IssuedTime == nil:
 			history = slices.Clone(history)
 			history[i].IssuedTime = &at
+			if history[i].Verdict == v1alpha1.VerdictDenied { // somebody was faster
+				history[i].Verdict, history[i].Reason = v1alpha1.VerdictApproved, reasonApprovedElsewhere
+			}
 		}
 	}
 	return history

@@ -20,8 +20,8 @@ import (
 
 const (
 	nodeUserPrefix = "system:node:"
-	// maxRequestBytes is several times the size of a kubelet's request with an RSA key of 8192 bits.
-	maxRequestBytes = 8 << 10
+	// MaxRequestBytes is several times the size of a kubelet's request with an RSA key of 8192 bits.
+	MaxRequestBytes = 8 << 10
 	// maxMessageBytes is as long as the message of an event may be (pkg/apis/core/validation).
 	maxMessageBytes = 1024
 	// maxDurationSeconds is a year: kube-controller-manager's own default for --cluster-signing-duration.
@@ -99,8 +99,8 @@ func livesAYearAtMost(e *evaluation) *Result {
 }
 
 func isOfModestSize(e *evaluation) *Result {
-	if n := len(e.CSR.Spec.Request); n > maxRequestBytes {
-		return deny(ReasonTooLarge, "the request has %d bytes; %d are the most", n, maxRequestBytes)
+	if n := len(e.CSR.Spec.Request); n > MaxRequestBytes {
+		return deny(ReasonTooLarge, "the request has more than %d bytes", MaxRequestBytes)
 	}
 	return nil
 }

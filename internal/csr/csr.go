@@ -147,8 +147,8 @@ func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
 
 // parse reads a request that was not checked.
 func parse(r *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {
-	if len(r.Spec.Request) > maxRequestBytes {
-		return nil, fmt.Errorf("the request %s has %d bytes, more than %d", r.Name, len(r.Spec.Request), maxRequestBytes)
+	if len(r.Spec.Request) > MaxRequestBytes {
+		return nil, fmt.Errorf("the request %s has more than %d bytes", r.Name, MaxRequestBytes)
 	}
 	block, _ := pem.Decode(r.Spec.Request)
 	if block == nil {
