@@ -19,10 +19,10 @@ func TestSettledClusterSeesNoWrites(t *testing.T) {
 	startKubelet(t, joined, kubeconfig)
 	waitJoined(t, joined)
 	cluster.WaitAwaited(t, awaited)
-	if err := crashManager(t.Context()); err != nil { // a restart settles too
+	before := settledWrites(t)
+	if err := crashManager(t.Context()); err != nil { // the new one looks at everything, and finds nothing to do
 		t.Fatal(err)
 	}
-	before := settledWrites(t)
 	select { // not a wait for something: the time in which nothing may happen, with several heartbeats of the node in it
 	case <-time.After(25 * time.Second):
 	case <-t.Context().Done():
