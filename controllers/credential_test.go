@@ -151,13 +151,16 @@ func TestDeletedKubeconfigIsRestoredExactly(t *testing.T) {
 	cluster.WaitAwaited(t, name)
 	want := kubeconfigSecret(t, name)
 	cluster.Delete(t, want.DeepCopy())
-	env.Eventually(t, "restoring", func() error {
-		var have corev1.Secret
-		if err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(want), &have); err != nil {
-			return err
-		}
-		return sameSecret(&have, want)
-	})
+	env.Eventually(t, "restoring", func() error { return sameAgain(t.Context(), want) })
+}
+
+// sameAgain compares with what is there now, if it is there: between a deletion and a creation it is not.
+func sameAgain(ctx context.Context, want *corev1.Secret) error {
+	var have corev1.Secret
+	if err := cluster.Client.Get(ctx, client.ObjectKeyFromObject(want), &have); err != nil {
+		return err
+	}
+	return sameSecret(&have, want)
 }
 
 // An immutable Secret of ours cannot be updated: it is made anew.
@@ -169,7 +172,7 @@ func TestImmutableKubeconfigIsMadeAnew(t *testing.T) {
 	env.Change(t, cluster, kubeconfigSecret(t, name), func(s *corev1.Secret) {
 		s.Data[bootstrap.KubeconfigKey], s.Immutable = []byte("edited"), new(true)
 	})
-	env.Eventually(t, "making it anew", func() error { return sameSecret(kubeconfigSecret(t, name), want) })
+	env.Eventually(t, "making it anew", func() error { return sameAgain(t.Context(), want) })
 }
 
 // Deleting a token's Secret revokes the token: the next one has another id and another secret part.
