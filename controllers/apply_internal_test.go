@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// The node that waits for its approval may be the one that mends what makes other writes fail. What the API server
+// answers to those repeats what it was sent, and no secret part of it is passed on.
+func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	token := bootstrap.TokenSecret(nb, "abcdef", "0123456789abcdef", now.Add(time.Hour))
+	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	approved, sent := false, ""
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, token, request).WithStatusSubresource(nb).WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(_ context.Context, _ client.WithWatch, o client.Object, _ ...client.CreateOption) error {
+			sent = string(o.(*corev1.Secret).Data["token-secret"])
+			return errors.New("a webhook refuses " + sent)
+		},
+		SubResourceUpdate: func(_ context.Context, _ client.Client, subresource string, _ client.Object, _ ...client.SubResourceUpdateOption) error {
+			approved = subresource == "approval"
+			return nil
+		},
+	}).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
+		t.Fatal(err)
+	}
+	last := "abcdef"
+	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{
+		Phase: bootstrap.Awaited, MintAfter: &last,
+		Decisions: []bootstrap.Decision{{
+			Request: request, Result: csr.Result{Verdict: csr.Approve},
+			Record: v1alpha1.CertificateDecision{Name: request.Name, UID: request.UID, TokenID: "abcdef", Verdict: v1alpha1.VerdictApproved, Time: metav1.NewTime(now)},
+		}},
+	})
+	if !approved || len(nb.Status.Certificates) != 1 {
+		t.Errorf("approved is %t with %d claims, want one of each", approved, len(nb.Status.Certificates))
+	}
+	if o.Err == nil || sent == "" || strings.Contains(o.Err.Error(), sent) {
+		t.Errorf("the failed write is told as %v", o.Err)
+	}
+}
+
+type noEvents struct{}
+
+func (noEvents) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}
