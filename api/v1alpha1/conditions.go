@@ -10,6 +10,15 @@ const (
 	ConditionCredentialsAvailable = "CredentialsAvailable"
 	// ConditionJoined is True when the node has used a certificate of its own.
 	ConditionJoined = "Joined"
+	// ConditionApprovalEnforced is True when nothing else in the cluster would approve what the node's token asks for, whatever
+	// the name. It is there while there is a token.
+	ConditionApprovalEnforced = "ApprovalEnforced"
+	// ConditionTokenMisused is True, and present, when a token of the node was used for something else than this node: evidence
+	// that somebody has it who should not. It stays until a reissue.
+	ConditionTokenMisused = "TokenMisused"
+	// ConditionServingCertificateApproved is True when the node's last request for a serving certificate was approved. It is
+	// there while spec.servingCertificate.addresses declares any.
+	ConditionServingCertificateApproved = "ServingCertificateApproved"
 	// ConditionReconciling is True, and present, while the operator is on its way to Ready (kstatus).
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True, and present, when somebody has to act before the operator can go on (kstatus).
@@ -46,16 +55,35 @@ const (
 	ReasonCertificateNotIssued = "CertificateNotIssued"
 	// ReasonJoinDeadlineExceeded surfaces when spec.token.joinDeadline has passed and the last token has run out.
 	ReasonJoinDeadlineExceeded = "JoinDeadlineExceeded"
+	// ReasonTokenMisused surfaces when a token was misused before the node had a certificate approved, so that it was revoked.
+	ReasonTokenMisused = "TokenMisused"
 	// ReasonBindingsPending surfaces until the shared ClusterRoleBindings are there; nobody has to act.
 	ReasonBindingsPending = "BindingsPending"
 	// ReasonVerifying surfaces until the API server has confirmed that it accepts a new token; nobody has to act.
 	ReasonVerifying = "Verifying"
+	// ReasonForbidden surfaces when the operator's RBAC does not let it read what it has to know.
+	ReasonForbidden = "Forbidden"
 	// ReasonWriteFailed surfaces when a write failed before the credential was available; it is retried.
 	ReasonWriteFailed = "WriteFailed"
 )
 
-// Reasons of other conditions.
+// The reasons of ApprovalEnforced.
 const (
+	// ReasonNothingElseApproves surfaces when it is True.
+	ReasonNothingElseApproves = "NothingElseApproves"
+	// ReasonApprovedByOthers surfaces when the token's user or groups may create certificatesigningrequests/nodeclient.
+	ReasonApprovedByOthers = "ApprovedByOthers"
+	// ReasonApprovalClusterWide surfaces when spec.clientCertificate.approval says so.
+	ReasonApprovalClusterWide = "ApprovalClusterWide"
+	// ReasonApproversUnknown surfaces when the API server could not be asked.
+	ReasonApproversUnknown = "ApproversUnknown"
+)
+
+// Reasons of other conditions. Those of TokenMisused, and of ServingCertificateApproved when it is False, are the reasons of
+// decisions on requests (docs/security.md has them all).
+const (
+	// ReasonAwaitingRequest surfaces on ServingCertificateApproved until the kubelet has asked for a serving certificate.
+	ReasonAwaitingRequest = "AwaitingRequest"
 	// ReasonPublished surfaces on CredentialsAvailable when the kubeconfig Secret holds the live token.
 	ReasonPublished = "Published"
 	// ReasonNodeHasCertificate surfaces on Joined when the node has used its own certificate.
@@ -70,6 +98,8 @@ const (
 	ReasonCertificateApproved = "CertificateApproved"
 	// ReasonCertificateDenied is the warning when the operator has denied a request sent with the node's token.
 	ReasonCertificateDenied = "CertificateDenied"
+	// ReasonRequestIgnored is the warning when more requests were sent with one token than are decided on.
+	ReasonRequestIgnored = "RequestIgnored"
 	// ReasonCertificateIssued is the event when a certificate was issued to a request sent with the node's token.
 	ReasonCertificateIssued = "CertificateIssued"
 )

@@ -28,6 +28,7 @@ const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="What the node is waiting for"
 // +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the present token runs out"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Alarm",type=string,JSONPath=`.status.conditions[?(@.type=="TokenMisused")].reason`,priority=1,description="How a token was misused"
 // +kubebuilder:printcolumn:name="Token",type=string,JSONPath=`.status.token.id`,priority=1
 // +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.status.server`,priority=1
 // +kubebuilder:printcolumn:name="Secret",type=string,JSONPath=`.status.kubeconfigSecretRef.name`,priority=1
@@ -136,8 +137,9 @@ type ClientCertificateSpec struct {
 
 // ServingCertificateSpec is about the certificate with which the kubelet serves its own API on port 10250.
 type ServingCertificateSpec struct {
-	// addresses are the DNS names, IPs and CIDRs that this node's serving certificate may name. This version of the
-	// operator records them and approves no serving certificate yet: such requests stay Pending until a person approves them.
+	// addresses are the DNS names, IPs and CIDRs that this node's serving certificate may name. A request for it is approved
+	// when each name and IP in it is declared here, and none belongs to the control plane or is declared by another
+	// NodeBootstrap as its own; the node's own name is to be declared too. Without addresses such requests are left alone.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
@@ -152,7 +154,8 @@ type NodeBootstrapStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions: Ready, CredentialsAvailable, Joined, and per kstatus Reconciling and Stalled while they hold.
+	// conditions: Ready, CredentialsAvailable, Joined; ApprovalEnforced while there is a token; TokenMisused after a theft;
+	// ServingCertificateApproved while addresses are declared; and per kstatus Reconciling and Stalled while they hold.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -178,7 +181,7 @@ type NodeBootstrapStatus struct {
 	// those requests an hour after the decision; this record stays.
 	// +optional
 	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=10
+	// +kubebuilder:validation:MaxItems=16
 	Certificates []CertificateDecision `json:"certificates,omitempty"`
 
 	// awaitingSince is since when the node is waited for: the creation of the NodeBootstrap, the last reissue, or the
@@ -214,7 +217,7 @@ type SecretReference struct {
 
 // Verdict is what was decided on a CertificateSigningRequest.
 //
-// +kubebuilder:validation:Enum=Approved;Denied
+// +kubebuilder:validation:Enum=Approved;Denied;Ignored
 type Verdict string
 
 const (
@@ -222,6 +225,8 @@ const (
 	VerdictApproved Verdict = "Approved"
 	// VerdictDenied means: the request was denied.
 	VerdictDenied Verdict = "Denied"
+	// VerdictIgnored means: too many requests were sent with the token; this one and all that followed were left alone.
+	VerdictIgnored Verdict = "Ignored"
 )
 
 // CertificateDecision is one entry of status.certificates.
@@ -232,7 +237,7 @@ type CertificateDecision struct {
 	UID types.UID `json:"uid"`
 	// signerName is the signer that was asked.
 	SignerName string `json:"signerName"`
-	// tokenID is the id of the bootstrap token that asked.
+	// tokenID is the id of the bootstrap token that asked; absent for a serving certificate, which the node asks for itself.
 	// +optional
 	TokenID string `json:"tokenID,omitempty"`
 	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>; absent when no key could be read.
@@ -244,7 +249,7 @@ type CertificateDecision struct {
 	Reason string `json:"reason"`
 	// time of the decision.
 	Time metav1.Time `json:"time"`
-	// issuedTime is the time of the approval, once the certificate was seen issued. Use of the node's name after it
+	// issuedTime is the time of the approval, once a client certificate was seen issued. Use of the node's name after it
 	// tells that the node has joined.
 	// +optional
 	IssuedTime *metav1.Time `json:"issuedTime,omitempty"`

@@ -19,12 +19,29 @@ var signatureAlgorithms = map[x509.SignatureAlgorithm]pkix.AlgorithmIdentifier{
 	x509.ECDSAWithSHA512: {Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}},
 }
 
-// canonical is the one encoding of a certificate request (RFC 2986) with this subject, key, algorithm and signature, and
-// without attributes.
+var (
+	oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14} // RFC 2985
+	oidCommonName       = asn1.ObjectIdentifier{2, 5, 4, 3}                  // RFC 5280
+	oidOrganization     = asn1.ObjectIdentifier{2, 5, 4, 10}
+	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17} // RFC 5280
+)
+
+// The context-specific tags of a GeneralName (RFC 5280).
+const (
+	tagDNSName   = 2
+	tagIPAddress = 7
+)
+
+// canonical is the one encoding of a certificate request (RFC 2986) with this subject, key, DNS names, IP addresses,
+// algorithm and signature, and without anything else. It is crypto/x509's, which a kubelet is built with.
 func canonical(parsed *x509.CertificateRequest) ([]byte, error) {
 	key, err := x509.MarshalPKIXPublicKey(parsed.PublicKey)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the key: %w", err)
+	}
+	attributes, err := canonicalAttributes(parsed)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the attributes: %w", err)
 	}
 	info, err := asn1.Marshal(struct {
 		Version    int
@@ -34,7 +51,7 @@ func canonical(parsed *x509.CertificateRequest) ([]byte, error) {
 	}{
 		Subject:    asn1.RawValue{FullBytes: parsed.RawSubject},
 		PublicKey:  asn1.RawValue{FullBytes: key},
-		Attributes: asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true},
+		Attributes: asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: attributes},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encoding what is signed: %w", err)
@@ -48,4 +65,30 @@ func canonical(parsed *x509.CertificateRequest) ([]byte, error) {
 		Algorithm: signatureAlgorithms[parsed.SignatureAlgorithm],
 		Signature: asn1.BitString{Bytes: parsed.Signature, BitLength: 8 * len(parsed.Signature)},
 	})
+}
+
+// canonicalAttributes are one request for one extension, the subject's other names: DNS names, then IP addresses. There are
+// none when there are no names.
+func canonicalAttributes(parsed *x509.CertificateRequest) ([]byte, error) {
+	var names []asn1.RawValue
+	for _, name := range parsed.DNSNames {
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tagDNSName, Bytes: []byte(name)})
+	}
+	for _, ip := range parsed.IPAddresses {
+		if v4 := ip.To4(); v4 != nil {
+			ip = v4
+		}
+		names = append(names, asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tagIPAddress, Bytes: ip})
+	}
+	if names == nil {
+		return nil, nil
+	}
+	value, err := asn1.Marshal(names)
+	if err != nil {
+		return nil, err
+	}
+	return asn1.Marshal(struct {
+		Type   asn1.ObjectIdentifier
+		Values [][]pkix.Extension `asn1:"set"`
+	}{oidExtensionRequest, [][]pkix.Extension{{{Id: oidSubjectAltName, Value: value}}}})
 }

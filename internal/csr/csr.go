@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package csr gives the verdict on a CertificateSigningRequest that was sent with a node's bootstrap token.
+// Package csr gives the verdict on a CertificateSigningRequest: on one for a kubelet's client certificate that was sent with
+// a node's bootstrap token ([Evaluate]), and on one for a kubelet's serving certificate that the node sent ([EvaluateServing]).
 //
 // It is pure. What a stock kubelet sends is approved, byte for byte in its subject; whatever is not recognised is not.
 // The rules are upstream's (pkg/controller/certificates/approver/sarapprove.go, pkg/apis/certificates/helpers.go), with
-// the one that upstream has not: the name is the one that the token is for.
+// those that upstream has not: the name is the one that the token is for, and the addresses are the node's.
 package csr
 
 import (
@@ -24,23 +25,19 @@ type Verdict int
 const (
 	// Leave means: the request is not ours to decide.
 	Leave Verdict = iota
-	// Approve means: it is what the kubelet of the token's node sends.
+	// Approve means: it is what the kubelet of the node sends.
 	Approve
-	// Deny means: it was sent with the node's token and has a defect that no waiting mends.
+	// Deny means: it is ours to decide and has a defect that no waiting mends.
 	Deny
+	// Wait means: it is ours to decide and sound, and may not be approved as things stand. They may change.
+	Wait
 )
 
-// The reasons of a verdict.
+// The reasons of a verdict on any request.
 const (
-	// ReasonKubeletClient surfaces when a request is approved.
-	ReasonKubeletClient = "KubeletClientOfThisNode"
-	// ReasonNotOurs surfaces when the request was not sent with the token.
+	// ReasonNotOurs surfaces when the request was not sent with the token, or not by the node, that it was looked at for.
 	ReasonNotOurs = "NotOurs"
-	// ReasonWrongRequester surfaces when the requester has groups, a uid or extra data that a bootstrap token has not.
-	ReasonWrongRequester = "WrongRequester"
-	// ReasonWrongSigner surfaces when another signer than that of kubelet client certificates is asked.
-	ReasonWrongSigner = "WrongSigner"
-	// ReasonWrongUsages surfaces when the usages are not those of a kubelet client certificate for its kind of key.
+	// ReasonWrongUsages surfaces when the usages are not those of a kubelet's certificate for its kind of key.
 	ReasonWrongUsages = "WrongUsages"
 	// ReasonWrongDuration surfaces when a certificate is asked for that lives longer than a year.
 	ReasonWrongDuration = "WrongDuration"
@@ -52,29 +49,11 @@ const (
 	ReasonBadSignature = "BadSignature"
 	// ReasonWrongKey surfaces when the key's algorithm or size is not on the list.
 	ReasonWrongKey = "WrongKey"
-	// ReasonWrongSubject surfaces when the subject is not the one of the token's node: as a rule another node's name.
+	// ReasonWrongSubject surfaces when the subject is not the node's: as a rule another node's name.
 	ReasonWrongSubject = "WrongSubject"
-	// ReasonUnexpectedAttributes surfaces when the request asks for names or extensions.
+	// ReasonUnexpectedAttributes surfaces when the request asks for what a kubelet does not ask for.
 	ReasonUnexpectedAttributes = "UnexpectedAttributes"
-	// ReasonSecondKey surfaces when another key was approved with the same token.
-	ReasonSecondKey = "SecondKey"
 )
-
-// Request is a request to decide on, with what is known of the token that sent it.
-type Request struct {
-	// CSR is the request as it was read.
-	CSR *certificatesv1.CertificateSigningRequest
-	// NodeName is the node that the token is for.
-	NodeName string
-	// TokenID is the id of the token.
-	TokenID string
-	// TokenGroup is the group that the token's user must be in, besides those that every bootstrap token is in.
-	TokenGroup string
-	// MayHave are further groups that it may be in.
-	MayHave []string
-	// ClaimedKey is the fingerprint of the key that was approved with the token before; empty for none.
-	ClaimedKey string
-}
 
 // Result is a verdict and why.
 type Result struct {
@@ -87,34 +66,34 @@ type Result struct {
 	KeyFingerprint string
 }
 
-// Evaluate is the verdict on a request.
-func Evaluate(r Request) Result {
-	e := &evaluation{Request: r}
-	for _, check := range checks {
-		if finding := check(e); finding != nil {
-			finding.KeyFingerprint = e.fingerprint()
-			return *finding
-		}
-	}
-	return Result{
-		Verdict:        Approve,
-		Reason:         ReasonKubeletClient,
-		Message:        fmt.Sprintf("client certificate of the kubelet of node %s, asked for with its own bootstrap token %s", r.NodeName, r.TokenID),
-		KeyFingerprint: e.fingerprint(),
-	}
-}
-
-// evaluation is a request in the course of its checks: parsed is set by the check that parses it.
+// evaluation is a request in the course of its checks.
 type evaluation struct {
-	Request
+	csr *certificatesv1.CertificateSigningRequest
+	// node is the one that the request shall be for.
+	node string
+	// client and serving say what else is known; one of them is nil.
+	client  *Request
+	serving *ServingRequest
+	// parsed is set by the check that parses it.
 	parsed *x509.CertificateRequest
 }
 
-func (e *evaluation) fingerprint() string {
-	if e.parsed == nil {
-		return ""
+// A check returns nil when it has nothing against the request.
+type check func(*evaluation) *Result
+
+// run is the verdict of the first check that has something against the request, else approved.
+func (e *evaluation) run(checks []check, approved Result) Result {
+	result := approved
+	for _, check := range checks {
+		if finding := check(e); finding != nil {
+			result = *finding
+			break
+		}
 	}
-	return fingerprint(e.parsed)
+	if e.parsed != nil {
+		result.KeyFingerprint = fingerprint(e.parsed)
+	}
+	return result
 }
 
 func fingerprint(parsed *x509.CertificateRequest) string {

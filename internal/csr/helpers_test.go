@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"slices"
 	"sync"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +30,8 @@ const (
 	testGroup       = "system:bootstrappers:nodebootstrap"
 	testClusterWide = "system:bootstrappers:nodebootstrap:cluster-wide"
 )
+
+var testTime = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
 func must[T any](v T, err error) T {
 	if err != nil {
@@ -89,7 +92,7 @@ func kubeletPEM(key crypto.Signer, node string) []byte {
 func goodRequest() Request {
 	return Request{
 		CSR: &certificatesv1.CertificateSigningRequest{
-			ObjectMeta: metav1.ObjectMeta{Name: "node-csr-1"},
+			ObjectMeta: metav1.ObjectMeta{Name: "node-csr-1", CreationTimestamp: metav1.NewTime(testTime)},
 			Spec: certificatesv1.CertificateSigningRequestSpec{
 				Username:   "system:bootstrap:" + testTokenID,
 				Groups:     []string{"system:bootstrappers", "system:authenticated", testGroup},
@@ -98,8 +101,9 @@ func goodRequest() Request {
 				Request:    kubeletPEM(p256(), testNode),
 			},
 		},
-		NodeName:   testNode,
-		TokenID:    testTokenID,
+		NodeName:     testNode,
+		TokenID:      testTokenID,
+		TokenCreated: testTime.Add(-time.Minute), TokenExpires: testTime.Add(time.Hour), Now: testTime,
 		TokenGroup: testGroup,
 		MayHave:    []string{testClusterWide},
 	}
@@ -116,10 +120,8 @@ func encode(der []byte) []byte {
 }
 
 var (
-	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
-	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
-	oidUnit         = asn1.ObjectIdentifier{2, 5, 4, 11}
-	oidUserID       = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
+	oidUnit   = asn1.ObjectIdentifier{2, 5, 4, 11}
+	oidUserID = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
 
 	oidECDSAWithSHA1   = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}
 	oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package csr
+
+import (
+	"crypto/x509"
+	"net/netip"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Address is a DNS name or an IP that a certificate is asked for.
+type Address struct {
+	// text is the DNS name in lower case, or the IP.
+	text string
+	// ip is not valid for a DNS name, be it one that looks like an IP.
+	ip netip.Addr
+}
+
+// Key is what two spellings of one address have in common. A DNS name that looks like an IP has that IP's.
+func (a Address) Key() string { return strings.TrimSuffix(a.text, ".") }
+
+func dnsName(name string) Address { return Address{text: lower(name)} }
+
+// lower is for DNS names, which have no other letters than those of ASCII: the Kelvin sign is no k.
+func lower(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, name)
+}
+
+// parseAddress reads an IP in any spelling, else a DNS name.
+func parseAddress(text string) Address {
+	if ip, err := netip.ParseAddr(text); err == nil {
+		return ipAddress(ip)
+	}
+	return dnsName(text)
+}
+
+// ipAddress takes the IPv4 address out of an IPv6 one that is mapped to it: the two are one to whoever connects.
+func ipAddress(ip netip.Addr) Address {
+	ip = ip.Unmap()
+	return Address{text: ip.String(), ip: ip}
+}
+
+func addressesOf(parsed *x509.CertificateRequest) []Address {
+	var out []Address
+	for _, name := range parsed.DNSNames {
+		out = append(out, dnsName(name))
+	}
+	for _, ip := range parsed.IPAddresses {
+		a, _ := netip.AddrFromSlice(ip)
+		out = append(out, ipAddress(a))
+	}
+	return out
+}
+
+// RequestedAddresses are the DNS names and IPs that a request names, right or wrong; none when it cannot be parsed.
+func RequestedAddresses(r *certificatesv1.CertificateSigningRequest) []Address {
+	parsed, err := parse(r)
+	if err != nil {
+		return nil
+	}
+	return addressesOf(parsed)
+}
+
+// OwnAddresses are the keys of the addresses that a NodeBootstrap declares as its node's own: its name, and each declared
+// DNS name and IP. A CIDR is not its own, since every node of a subnet may declare the same.
+func OwnAddresses(node string, declared []string) []string {
+	out := []string{dnsName(node).Key()}
+	for _, text := range declared {
+		switch p, ok := parsePrefix(text); {
+		case !ok:
+			out = append(out, dnsName(text).Key())
+		case p.IsSingleIP():
+			out = append(out, ipAddress(p.Addr()).Key())
+		}
+	}
+	return out
+}
+
+// addressSet is what a list of DNS names, IPs and CIDRs stands for. What is none of these stands for nothing.
+type addressSet struct {
+	names    map[string]bool
+	prefixes []netip.Prefix
+}
+
+func parseDeclared(list []string) addressSet {
+	set := addressSet{names: map[string]bool{}}
+	for _, text := range list {
+		if p, ok := parsePrefix(text); ok {
+			set.prefixes = append(set.prefixes, p)
+		} else if name := lower(text); len(validation.IsDNS1123Subdomain(name)) == 0 {
+			set.names[name] = true
+		}
+	}
+	return set
+}
+
+// parsePrefix reads an IP or a CIDR; one of IPv6 that is mapped to IPv4 is the one of IPv4.
+func parsePrefix(text string) (netip.Prefix, bool) {
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+		ip = ip.Unmap()
+		return netip.PrefixFrom(ip, ip.BitLen()), true
+	}
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	const mapped = 96 // bits in front of the IPv4 address
+	if p.Addr().Is4In6() && p.Bits() >= mapped {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapped)
+	}
+	return p.Masked(), true
+}
+
+func (s addressSet) holds(a Address) bool {
+	if !a.ip.IsValid() {
+		return s.names[a.text]
+	}
+	return slices.ContainsFunc(s.prefixes, func(p netip.Prefix) bool { return p.Contains(a.ip) })
+}
+
+// apiServerNames are the DNS names of the Service kubernetes, which the API server's own certificate has
+// (pkg/controlplane/apiserver/options). The cluster's domain may follow.
+var apiServerNames = []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc"}
+
+// reservedEverywhere tells whether an address belongs to no node in any cluster: it leads to the API server, to the very
+// machine that connects, or to many.
+func (a Address) reservedEverywhere() bool {
+	if a.ip.IsValid() {
+		return a.ip.IsLoopback() || a.ip.IsUnspecified() || a.ip.IsMulticast()
+	}
+	name := a.Key()
+	return name == "localhost" || slices.Contains(apiServerNames, name) || strings.HasPrefix(name, apiServerNames[2]+".")
+}

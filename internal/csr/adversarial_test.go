@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package csr_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"net"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
+)
+
+const (
+	adversarialNode  = "worker-1"
+	adversarialToken = "abc123"
+)
+
+var adversarialTime = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+
+func adversarialKeys(t *testing.T) map[string]crypto.Signer {
+	t.Helper()
+	small, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string]crypto.Signer{"ECDSA": small, "RSA": large}
+}
+
+func evaluateClient(spec certificatesv1.CertificateSigningRequestSpec) csr.Result {
+	return csr.Evaluate(csr.Request{
+		CSR: &certificatesv1.CertificateSigningRequest{
+			ObjectMeta: metav1.ObjectMeta{Name: "csr-1", CreationTimestamp: metav1.NewTime(adversarialTime)}, Spec: spec},
+		NodeName: adversarialNode,
+		TokenID:  adversarialToken, TokenCreated: adversarialTime.Add(-time.Hour), TokenExpires: adversarialTime.Add(time.Hour),
+		TokenGroup: "system:bootstrappers:nodebootstrap",
+		MayHave:    []string{"system:bootstrappers:nodebootstrap:cluster-wide"},
+		Now:        adversarialTime,
+	})
+}
+
+func evaluateServing(spec certificatesv1.CertificateSigningRequestSpec) csr.Result {
+	return csr.EvaluateServing(csr.ServingRequest{
+		CSR:       &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-1"}, Spec: spec},
+		NodeName:  adversarialNode,
+		Declared:  []string{adversarialNode, adversarialNode + ".example.com", "192.0.2.7", "2001:db8::7", "198.51.100.0/24"},
+		Reserved:  []string{"10.0.0.1", "api.example.com"},
+		Elsewhere: map[string]string{"other-node": "other-node", "other-node.example.com": "other-node", "192.0.2.8": "other-node"},
+	})
+}
+
+func adversarialServing(key crypto.Signer) certificatesv1.CertificateSigningRequestSpec {
+	return adversarial.GoodServing(adversarialNode, key, []string{adversarialNode, adversarialNode + ".example.com"},
+		[]net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")})
+}
+
+// Each request with one defect gets the verdict that the rules demand, for the reason that they demand, and the request
+// without it is approved.
+func TestAdversarialRequests(t *testing.T) {
+	verdicts := map[csr.Verdict]string{csr.Leave: "Leave", csr.Deny: "Deny", csr.Wait: "Wait", csr.Approve: "Approve"}
+	for algorithm, key := range adversarialKeys(t) {
+		for kind, of := range map[string]struct {
+			good     func() certificatesv1.CertificateSigningRequestSpec
+			evaluate func(certificatesv1.CertificateSigningRequestSpec) csr.Result
+			cases    []adversarial.Case
+		}{
+			"client": {
+				func() certificatesv1.CertificateSigningRequestSpec {
+					return adversarial.GoodClient(adversarialNode, adversarialToken, key)
+				},
+				evaluateClient, adversarial.Client(),
+			},
+			"serving": {func() certificatesv1.CertificateSigningRequestSpec { return adversarialServing(key) }, evaluateServing, adversarial.Serving()},
+		} {
+			if got := of.evaluate(of.good()); got.Verdict != csr.Approve {
+				t.Errorf("%s, %s: the good request: %+v", algorithm, kind, got)
+			}
+			for _, c := range of.cases {
+				spec := of.good()
+				c.Spoil(&spec, adversarialNode, key)
+				if got := of.evaluate(spec); verdicts[got.Verdict] != c.Verdict || got.Reason != c.Reason {
+					t.Errorf("%s, %s (%s): got %s %s (%s), want %s %s", algorithm, c.Name, c.Why, verdicts[got.Verdict], got.Reason, got.Message, c.Verdict, c.Reason)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package csr
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+)
+
+// The reasons of a verdict on a request that was sent with a bootstrap token.
+const (
+	// ReasonKubeletClient surfaces when a request is approved.
+	ReasonKubeletClient = "KubeletClientOfThisNode"
+	// ReasonOlderThanToken surfaces when the request was there before the token: another one of the same id sent it.
+	ReasonOlderThanToken = "OlderThanToken"
+	// ReasonTokenExpired surfaces when the token has run out since.
+	ReasonTokenExpired = "TokenExpired"
+	// ReasonWrongRequester surfaces when the requester has groups, a uid or extra data that a bootstrap token has not.
+	ReasonWrongRequester = "WrongRequester"
+	// ReasonWrongSigner surfaces when another signer than that of kubelet client certificates is asked.
+	ReasonWrongSigner = "WrongSigner"
+	// ReasonSecondKey surfaces when another key was approved with the same token before this one asked.
+	ReasonSecondKey = "SecondKey"
+	// ReasonSuperseded surfaces when another key was approved with the same token while this request was waiting: a kubelet
+	// that is restarted, or tired of waiting, asks anew with another key.
+	ReasonSuperseded = "Superseded"
+)
+
+// Request is a request that may have been sent with a bootstrap token, with what is known of the token.
+type Request struct {
+	// CSR is the request as it was read.
+	CSR *certificatesv1.CertificateSigningRequest
+	// NodeName is the node that the token is for.
+	NodeName string
+	// TokenID is the id of the token.
+	TokenID string
+	// TokenCreated is when the token was made, and TokenExpires when it runs out.
+	TokenCreated, TokenExpires time.Time
+	// TokenGroup is the group that the token's user must be in, besides those that every bootstrap token is in.
+	TokenGroup string
+	// MayHave are further groups that it may be in.
+	MayHave []string
+	// ClaimedKey is the fingerprint of the key that was approved with the token before, and ClaimedAt is when; empty for none.
+	ClaimedKey string
+	ClaimedAt  time.Time
+	// Now is the time of the verdict.
+	Now time.Time
+}
+
+// clockTolerance is how far the clocks of several API servers may be apart.
+const clockTolerance = 10 * time.Second
+
+// clientChecks are all the rules, in this order: whose request it is, then what is evidence of theft, so that no lesser
+// defect hides it, then the rest.
+var clientChecks = []check{
+	sentWithToken,
+	sentAfterTokenWasMade,
+	sentWithLiveToken,
+	hasNoOtherIdentity,
+	asksKubeletClientSigner,
+	isOfModestSize,
+	isOnePEMBlock,
+	hasTokensSubject,
+	isSigned,
+	hasSoundKey,
+	livesAYearAtMost,
+	hasClientUsages,
+	asksForNothingElse,
+	hasClaimedKey,
+}
+
+// Evaluate is the verdict on a request that may have been sent with a bootstrap token.
+func Evaluate(r Request) Result {
+	e := &evaluation{csr: r.CSR, node: r.NodeName, client: &r}
+	return e.run(clientChecks, Result{
+		Verdict: Approve,
+		Reason:  ReasonKubeletClient,
+		Message: fmt.Sprintf("client certificate of the kubelet of node %s, asked for with its own bootstrap token %s", r.NodeName, r.TokenID),
+	})
+}
+
+func sentWithToken(e *evaluation) *Result {
+	if e.csr.Spec.Username != bootstrapapi.BootstrapUserPrefix+e.client.TokenID {
+		return objection(Leave, ReasonNotOurs, "the request was not sent with the token %s", e.client.TokenID)
+	}
+	return nil
+}
+
+func sentAfterTokenWasMade(e *evaluation) *Result {
+	if e.csr.CreationTimestamp.Add(clockTolerance).Before(e.client.TokenCreated) {
+		return objection(Leave, ReasonOlderThanToken, "the request is older than the token %s", e.client.TokenID)
+	}
+	return nil
+}
+
+func sentWithLiveToken(e *evaluation) *Result {
+	if !e.client.Now.Before(e.client.TokenExpires) {
+		return objection(Leave, ReasonTokenExpired, "the token %s has run out", e.client.TokenID)
+	}
+	return nil
+}
+
+// hasNoOtherIdentity compares with what the API server's token authenticator gives every bootstrap token
+// (plugin/pkg/auth/authenticator/token/bootstrap): no uid, no extra, and these groups.
+func hasNoOtherIdentity(e *evaluation) *Result {
+	must := []string{bootstrapapi.BootstrapDefaultGroup, everyGroup, e.client.TokenGroup}
+	for _, group := range must {
+		if !slices.Contains(e.csr.Spec.Groups, group) {
+			return deny(ReasonWrongRequester, "the requester is not in the group %s: the groups of its token were changed when it asked", group)
+		}
+	}
+	for _, group := range e.csr.Spec.Groups {
+		if !slices.Contains(must, group) && !slices.Contains(e.client.MayHave, group) {
+			return deny(ReasonWrongRequester, "the requester is in the group %q, which a token of this operator is not in", group)
+		}
+	}
+	if e.csr.Spec.UID != "" || len(e.csr.Spec.Extra) > 0 {
+		return deny(ReasonWrongRequester, "the requester has a uid or extra data, which a bootstrap token has not")
+	}
+	return nil
+}
+
+func asksKubeletClientSigner(e *evaluation) *Result {
+	if want := certificatesv1.KubeAPIServerClientKubeletSignerName; e.csr.Spec.SignerName != want {
+		return deny(ReasonWrongSigner, "the signer asked is %q; with a bootstrap token it may only be %s", e.csr.Spec.SignerName, want)
+	}
+	return nil
+}
+
+func hasClientUsages(e *evaluation) *Result { return hasUsages(e, certificatesv1.UsageClientAuth) }
+
+func hasTokensSubject(e *evaluation) *Result {
+	if hasSubjectOf(e, e.node) {
+		return nil
+	}
+	if meansSubjectOf(e, e.node) {
+		return denyEncoding(e)
+	}
+	return deny(ReasonWrongSubject, "the subject asked for is %.300q; the token is for %q alone. If this is another machine, give it "+
+		"the kubeconfig of a NodeBootstrap of its own; if it is the right one, start its kubelet with --hostname-override=%[3]s. "+
+		"Whoever it is, ask for a reissue, since the token is not safe any more: %[4]s",
+		e.parsed.Subject.String(), nodesSubject(e.node).String(), e.node, reissueCommand(e.node))
+}
+
+func asksForNothingElse(e *evaluation) *Result {
+	if len(e.parsed.DNSNames) == 0 && len(e.parsed.IPAddresses) == 0 && isCanonical(e) {
+		return nil
+	}
+	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it")
+}
+
+func hasClaimedKey(e *evaluation) *Result {
+	claimed := e.client.ClaimedKey
+	switch {
+	case claimed == "" || claimed == fingerprint(e.parsed):
+		return nil
+	case e.csr.CreationTimestamp.Time.Before(e.client.ClaimedAt):
+		return deny(ReasonSuperseded, "while this request was waiting another one with another key (%s) was approved", claimed)
+	default:
+		return deny(ReasonSecondKey, "another key (%s) was approved with this token before; a kubelet that lost its key needs a reissue: %s",
+			claimed, reissueCommand(e.node))
+	}
+}
+
+func reissueCommand(node string) string {
+	return "kubectl annotate nodebootstrap " + node + " --overwrite nodebootstrap.io/reissue-requested-at=\"$(date -u +%FT%TZ)\""
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package csr
+
+import (
+	"fmt"
+	"slices"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+)
+
+// The reasons of a verdict on a request for a serving certificate.
+const (
+	// ReasonKubeletServing surfaces when a request is approved.
+	ReasonKubeletServing = "KubeletServingOfThisNode"
+	// ReasonNoAddressesDeclared surfaces when the NodeBootstrap declares no addresses: then a person decides.
+	ReasonNoAddressesDeclared = "NoAddressesDeclared"
+	// ReasonNoAddress surfaces when the request names neither a DNS name nor an IP.
+	ReasonNoAddress = "NoAddress"
+	// ReasonAddressReserved surfaces while the request names an address of the control plane.
+	ReasonAddressReserved = "AddressReserved"
+	// ReasonAddressDeclaredElsewhere surfaces while the request names what another NodeBootstrap declares as its own.
+	ReasonAddressDeclaredElsewhere = "AddressDeclaredElsewhere"
+	// ReasonAddressNotDeclared surfaces while the request names what its NodeBootstrap does not declare.
+	ReasonAddressNotDeclared = "AddressNotDeclared"
+)
+
+// ServingRequest is a request for the certificate that a kubelet serves with, and what is known of addresses.
+type ServingRequest struct {
+	// CSR is the request as it was read.
+	CSR *certificatesv1.CertificateSigningRequest
+	// NodeName is the node that may have sent it.
+	NodeName string
+	// Declared are the DNS names, IPs and CIDRs that its NodeBootstrap declares.
+	Declared []string
+	// Reserved are the DNS names and IPs of the control plane, besides those that are the same in every cluster.
+	Reserved []string
+	// Elsewhere are addresses that other NodeBootstraps declare as their own, by Address.Key, with the name of one of them.
+	Elsewhere map[string]string
+}
+
+// credentialID is the only extra data of a user who authenticated with a certificate
+// (staging/src/k8s.io/apiserver/pkg/authentication/user).
+const credentialID = "authentication.kubernetes.io/credential-id"
+
+// servingChecks are all the rules, in this order: whose request it is, then what the API server tells of it, then what is in
+// it, then whether the node may serve as what it names.
+var servingChecks = []check{
+	sentByNode,
+	addressesAreDeclared,
+	livesAYearAtMost,
+	isOfModestSize,
+	isOnePEMBlock,
+	isSigned,
+	hasSoundKey,
+	hasServingUsages,
+	hasRequestersSubject,
+	namesAnAddress,
+	asksForAddressesAlone,
+	namesNothingReserved,
+	namesNothingOfOthers,
+	namesWhatIsDeclared,
+}
+
+// EvaluateServing is the verdict on a request for a serving certificate.
+func EvaluateServing(r ServingRequest) Result {
+	e := &evaluation{csr: r.CSR, node: r.NodeName, serving: &r}
+	return e.run(servingChecks, Result{
+		Verdict: Approve,
+		Reason:  ReasonKubeletServing,
+		Message: fmt.Sprintf("serving certificate of the kubelet of node %s, for addresses that its NodeBootstrap declares", r.NodeName),
+	})
+}
+
+// DeniesServing tells whether a reason is one for which requests for serving certificates are denied.
+func DeniesServing(reason string) bool {
+	switch reason {
+	case ReasonWrongUsages, ReasonWrongDuration, ReasonTooLarge, ReasonMalformed, ReasonBadSignature, ReasonWrongKey,
+		ReasonWrongSubject, ReasonUnexpectedAttributes, ReasonNoAddress:
+		return true
+	default:
+		return false
+	}
+}
+
+// sentByNode wants what the API server writes of a kubelet that authenticated with its client certificate, and no more.
+func sentByNode(e *evaluation) *Result {
+	spec := e.csr.Spec
+	groups := slices.Sorted(slices.Values(spec.Groups))
+	extra := len(spec.Extra)
+	if _, known := spec.Extra[credentialID]; known {
+		extra--
+	}
+	if spec.SignerName == certificatesv1.KubeletServingSignerName && spec.Username == nodeUserPrefix+e.node &&
+		slices.Equal(groups, []string{everyGroup, nodesGroup}) && spec.UID == "" && extra == 0 {
+		return nil
+	}
+	return objection(Leave, ReasonNotOurs, "the request was not sent by the kubelet of the node %s with its certificate, for a serving certificate", e.node)
+}
+
+func addressesAreDeclared(e *evaluation) *Result {
+	if len(e.serving.Declared) == 0 {
+		return objection(Leave, ReasonNoAddressesDeclared, "spec.servingCertificate.addresses of the NodeBootstrap %s is empty", e.node)
+	}
+	return nil
+}
+
+func hasServingUsages(e *evaluation) *Result { return hasUsages(e, certificatesv1.UsageServerAuth) }
+
+func hasRequestersSubject(e *evaluation) *Result {
+	if hasSubjectOf(e, e.node) {
+		return nil
+	}
+	if meansSubjectOf(e, e.node) {
+		return denyEncoding(e)
+	}
+	return deny(ReasonWrongSubject, "the subject asked for is %.300q; the requester may only be %q", e.parsed.Subject.String(), nodesSubject(e.node).String())
+}
+
+func namesAnAddress(e *evaluation) *Result {
+	if len(addressesOf(e.parsed)) == 0 {
+		return deny(ReasonNoAddress, "the request names neither a DNS name nor an IP that the node serves as")
+	}
+	return nil
+}
+
+func asksForAddressesAlone(e *evaluation) *Result {
+	if isCanonical(e) {
+		return nil
+	}
+	return deny(ReasonUnexpectedAttributes, "the request asks for other than DNS names and IPs, or hides something; a kubelet's serving certificate has nothing else")
+}
+
+func namesNothingReserved(e *evaluation) *Result {
+	var reserved []string
+	for _, text := range e.serving.Reserved {
+		reserved = append(reserved, parseAddress(text).Key())
+	}
+	for _, a := range addressesOf(e.parsed) {
+		if a.reservedEverywhere() || slices.Contains(reserved, a.Key()) {
+			return objection(Wait, ReasonAddressReserved, "the request names %.300q, an address of the control plane or of every machine: "+
+				"no node may serve as it. If it is right, approve by hand: kubectl certificate approve %s", a.text, e.csr.Name)
+		}
+	}
+	return nil
+}
+
+func namesNothingOfOthers(e *evaluation) *Result {
+	for _, a := range addressesOf(e.parsed) {
+		if other, ok := e.serving.Elsewhere[a.Key()]; ok {
+			return objection(Wait, ReasonAddressDeclaredElsewhere, "the request names %.300q, which the NodeBootstrap %s declares as its own: "+
+				"take it out of spec.servingCertificate.addresses of one of the two", a.text, other)
+		}
+	}
+	return nil
+}
+
+func namesWhatIsDeclared(e *evaluation) *Result {
+	declared := parseDeclared(e.serving.Declared)
+	for _, a := range addressesOf(e.parsed) {
+		if !declared.holds(a) {
+			return objection(Wait, ReasonAddressNotDeclared, "the request names %.300q, which is not among spec.servingCertificate.addresses "+
+				"of the NodeBootstrap %s: add it there if the node may serve as it", a.text, e.node)
+		}
+	}
+	return nil
+}

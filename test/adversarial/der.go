@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package adversarial
+
+import (
+	"encoding/asn1"
+	"fmt"
+	"math/big"
+	"slices"
+)
+
+// The object identifiers, of RFC 2986, RFC 4519, RFC 5280, RFC 5480 and RFC 8017, that the requests are made of.
+var (
+	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
+	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
+	oidCountry      = asn1.ObjectIdentifier{2, 5, 4, 6}
+	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
+	oidUnit         = asn1.ObjectIdentifier{2, 5, 4, 11}
+	oidUserID       = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 1}
+	oidComponent    = asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 25}
+	oidUnknown      = asn1.ObjectIdentifier{1, 2, 3, 4}
+
+	oidEmailAddress      = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 1}
+	oidUnstructuredName  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 2}
+	oidChallengePassword = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 7}
+	oidExtensionRequest  = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+	oidMicrosoftRequest  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 311, 2, 1, 14}
+
+	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidSAN              = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidNameConstraints  = asn1.ObjectIdentifier{2, 5, 29, 30}
+	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}
+
+	oidRSA             = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
+	oidMD5WithRSA      = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 4}
+	oidSHA1WithRSA     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 5}
+	oidRSAPSS          = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 10}
+	oidSHA256WithRSA   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}
+	oidECDSA           = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
+	oidECDSAWithSHA1   = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 1}
+	oidECDSAWithSHA224 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 1}
+	oidECDSAWithSHA256 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
+	oidECDSAWithSHA384 = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}
+	oidEd25519         = asn1.ObjectIdentifier{1, 3, 101, 112}
+	oidDSA             = asn1.ObjectIdentifier{1, 2, 840, 10040, 4, 1}
+	oidDSAWithSHA256   = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 2}
+	oidP256            = asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}
+	oidPrimeField      = asn1.ObjectIdentifier{1, 2, 840, 10045, 1, 1}
+	oidSecp256k1       = asn1.ObjectIdentifier{1, 3, 132, 0, 10}
+)
+
+// must is for what fails only when this package is wrong.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(fmt.Errorf("making an adversarial request: %w", err))
+	}
+	return v
+}
+
+// der is the encoding of a value that encoding/asn1 knows.
+func der(v any) []byte { return must(asn1.Marshal(v)) }
+
+func element(class, tag int, constructed bool, parts ...[]byte) []byte {
+	return der(asn1.RawValue{Class: class, Tag: tag, IsCompound: constructed, Bytes: slices.Concat(parts...)})
+}
+
+func sequence(parts ...[]byte) []byte {
+	return element(asn1.ClassUniversal, asn1.TagSequence, true, parts...)
+}
+
+func set(parts ...[]byte) []byte { return element(asn1.ClassUniversal, asn1.TagSet, true, parts...) }
+
+// tagged is an element that is constructed and of the context.
+func tagged(tag int, parts ...[]byte) []byte {
+	return element(asn1.ClassContextSpecific, tag, true, parts...)
+}
+
+// choice is an element that is primitive and of the context, as most kinds of names in a SAN are.
+func choice(tag int, content []byte) []byte {
+	return element(asn1.ClassContextSpecific, tag, false, content)
+}
+
+func text(tag int, content string) []byte {
+	return element(asn1.ClassUniversal, tag, false, []byte(content))
+}
+
+func number(n int64) []byte { return der(big.NewInt(n)) }
+
+func null() []byte { return element(asn1.ClassUniversal, asn1.TagNull, false) }
+
+func octetString(content []byte) []byte { return der(content) }
+
+func bitString(content []byte) []byte {
+	return der(asn1.BitString{Bytes: content, BitLength: 8 * len(content)})
+}
+
+// shiftedBitString has the same bits with unused ones at the end instead of zeros at the beginning. crypto/x509 aligns them
+// again when it reads it. The content must begin with that many zeros.
+func shiftedBitString(content []byte, unused int) []byte {
+	shifted := new(big.Int).Lsh(new(big.Int).SetBytes(content), uint(unused))
+	return der(asn1.BitString{Bytes: shifted.FillBytes(make([]byte, len(content))), BitLength: 8*len(content) - unused})
+}
+
+// algorithm is an AlgorithmIdentifier.
+func algorithm(oid asn1.ObjectIdentifier, parameters ...[]byte) []byte {
+	return sequence(der(oid), slices.Concat(parameters...))
+}
+
+// split is a DER element as its tag and its content. It knows tags of one byte.
+func split(whole []byte) (tag byte, content []byte) {
+	var v asn1.RawValue
+	must(asn1.Unmarshal(whole, &v))
+	return whole[0], v.Bytes
+}
+
+// inside adds to the content of an element, and mends the length.
+func inside(whole []byte, parts ...[]byte) []byte {
+	var v asn1.RawValue
+	must(asn1.Unmarshal(whole, &v))
+	return element(v.Class, v.Tag, v.IsCompound, v.Bytes, slices.Concat(parts...))
+}
+
+// longLength writes the length of an element with more bytes than it needs, which BER allows and DER does not.
+func longLength(whole []byte) []byte {
+	tag, content := split(whole)
+	n := len(content)
+	return slices.Concat([]byte{tag, 0x84, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, content) //nolint:gosec // The low bits are meant.
+}
+
+// indefiniteLength ends an element with two zeros instead of saying its length, which BER allows and DER does not.
+func indefiniteLength(whole []byte) []byte {
+	tag, content := split(whole)
+	return slices.Concat([]byte{tag, 0x80}, content, []byte{0, 0})
+}
+
+// longTag writes the tag of a SEQUENCE in the form for tags from 31 on.
+func longTag(whole []byte) []byte {
+	return slices.Concat([]byte{0x3f, asn1.TagSequence}, whole[1:])
+}

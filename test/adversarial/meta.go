@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package adversarial
+
+import (
+	"crypto"
+	"math"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+)
+
+const maxSeconds = 366 * 24 * 60 * 60
+
+// clientRequesters are requests that somebody else sent. The API server writes who that was.
+func clientRequesters() []Case {
+	return ofRequester(slices.Concat(
+		all(leave, notOurs, []Case{
+			{Name: "user-other-token", Why: "Another token's request is for another NodeBootstrap to decide.", Spoil: username(func(string, string) string { return "system:bootstrap:zzz999" })},
+			{Name: "user-longer-token", Why: "A token whose id begins alike is another token.", Spoil: username(func(user, _ string) string { return user + "0" })},
+			{Name: "user-shorter-token", Why: "A token whose id is the beginning of the id is another token.", Spoil: username(func(user, _ string) string { return user[:len(user)-1] })},
+			{Name: "user-upper-case", Why: "User names are told apart by case.", Spoil: username(func(user, _ string) string { return strings.ToUpper(user) })},
+			{Name: "user-final-space", Why: "A name that is trimmed is another name.", Spoil: username(func(user, _ string) string { return user + " " })},
+			{Name: "user-without-prefix", Why: "The id alone is a user that an authenticator of any kind may give.", Spoil: username(func(user, _ string) string { return strings.TrimPrefix(user, "system:bootstrap:") })},
+			{Name: "user-prefix-in-prefix", Why: "The user's name has to begin with the prefix, not to hold it.", Spoil: username(func(user, _ string) string { return "oidc:" + user })},
+			{Name: "user-node", Why: "A node's own renewal is for kube-controller-manager to approve.", Spoil: username(func(_, node string) string { return "system:node:" + node })},
+			{Name: "user-service-account", Why: "A Pod that may send requests has no token of a node.", Spoil: username(func(string, string) string { return "system:serviceaccount:default:default" })},
+			{Name: "user-person", Why: "A person's request is for a person to approve.", Spoil: username(func(string, string) string { return "kubernetes-admin" })},
+			{Name: "user-anonymous", Why: "Anybody may be anonymous.", Spoil: username(func(string, string) string { return "system:anonymous" })},
+			{Name: "user-empty", Why: "A request without a requester was not sent with a token.", Spoil: username(func(string, string) string { return "" })},
+		}),
+		all(deny, wrongRequester, []Case{
+			{Name: "groups-none", Why: "Every token's user is in groups.", Spoil: groups(func([]string) []string { return nil })},
+			{Name: "groups-no-bootstrappers", Why: "Every token's user is a bootstrapper.", Spoil: withoutGroup("system:bootstrappers")},
+			{Name: "groups-not-ours", Why: "A token that was taken out of the operator's group is not the one that it made.", Spoil: withoutGroup("system:bootstrappers:nodebootstrap")},
+			{Name: "groups-not-authenticated", Why: "Whoever has a token is authenticated.", Spoil: withoutGroup("system:authenticated")},
+			{Name: "groups-masters", Why: "An administrator who impersonates a token is not its machine.", Spoil: withGroup("system:masters")},
+			{Name: "groups-nodes", Why: "A bootstrap token is not a node.", Spoil: withGroup("system:nodes")},
+			{Name: "groups-unauthenticated", Why: "Nobody is authenticated and not.", Spoil: withGroup("system:unauthenticated")},
+			{Name: "groups-kubeadm", Why: "Other tools approve what comes from their own group.", Spoil: withGroup("system:bootstrappers:kubeadm:default-node-token")},
+			{Name: "groups-longer", Why: "A group that begins alike is another group.", Spoil: withGroup("system:bootstrappers:nodebootstrap:x")},
+			{Name: "groups-empty-name", Why: "An empty group is a group.", Spoil: withGroup("")},
+			{Name: "groups-upper-case", Why: "Group names are told apart by case.", Spoil: groups(func(have []string) []string {
+				return append(slices.DeleteFunc(have, func(g string) bool { return g == "system:bootstrappers:nodebootstrap" }), "system:bootstrappers:NodeBootstrap")
+			})},
+			{Name: "requester-uid", Why: "A bootstrap token's user has no uid: this is somebody else.", Spoil: func(spec *spec, _ string, _ crypto.Signer) { spec.UID = "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11" }},
+			{Name: "requester-extra", Why: "A bootstrap token's user has no extra data: this is somebody else.", Spoil: extra("example.com/scope", "x")},
+			{Name: "requester-credential-id", Why: "A bootstrap token's user has no certificate.", Spoil: extra("authentication.kubernetes.io/credential-id", "X509SHA256="+strings.Repeat("0", 64))},
+			{Name: "requester-pod", Why: "A bootstrap token's user is not in a Pod.", Spoil: extra("authentication.kubernetes.io/pod-name", "attacker")},
+		}),
+	))
+}
+
+// clientMeta are defects of signerName and expirationSeconds.
+func clientMeta() []Case {
+	return slices.Concat(
+		all(deny, wrongSigner, []Case{
+			{Name: "signer-client", Why: "This signer makes a client certificate of any name.", Spoil: signer(certificatesv1.KubeAPIServerClientSignerName)},
+			{Name: "signer-serving", Why: "A serving certificate is asked for by a node, not by a token.", Spoil: signer(certificatesv1.KubeletServingSignerName)},
+			{Name: "signer-legacy", Why: "The legacy signer promises nothing on what it signs.", Spoil: signer("kubernetes.io/legacy-unknown")},
+			{Name: "signer-foreign", Why: "Somebody's own signer gives the certificate a meaning that nobody here knows.", Spoil: signer("example.com/foreign")},
+			{Name: "signer-upper-case", Why: "Signer names are told apart by case.", Spoil: signer("kubernetes.io/Kube-APIServer-Client-Kubelet")},
+			{Name: "signer-longer", Why: "A signer whose name begins alike is another signer.", Spoil: signer(certificatesv1.KubeAPIServerClientKubeletSignerName + "s")},
+			{Name: "signer-other-domain", Why: "A signer of the same name in another domain is another signer.", Spoil: signer("example.com/kube-apiserver-client-kubelet")},
+			{Name: "signer-final-space", Why: "A name that is trimmed is another name.", Spoil: signer(certificatesv1.KubeAPIServerClientKubeletSignerName + " ")},
+			{Name: "signer-empty", Why: "Nobody is asked.", Spoil: signer("")},
+		}),
+		all(deny, wrongDuration, []Case{
+			{Name: "duration-a-second-too-long", Why: "A certificate cannot be revoked: it must not live longer than a year.", Spoil: seconds(maxSeconds + 1)},
+			{Name: "duration-ten-years", Why: "A certificate cannot be revoked: it must not live longer than a year.", Spoil: seconds(10 * maxSeconds)},
+			{Name: "duration-longest", Why: "Added to a time, the longest duration may overflow.", Spoil: seconds(math.MaxInt32)},
+		}),
+	)
+}
+
+// besides are the usages that a request of neither kind has.
+var besides = []certificatesv1.KeyUsage{
+	certificatesv1.UsageSigning, certificatesv1.UsageContentCommitment, certificatesv1.UsageKeyAgreement,
+	certificatesv1.UsageDataEncipherment, certificatesv1.UsageCertSign, certificatesv1.UsageCRLSign,
+	certificatesv1.UsageEncipherOnly, certificatesv1.UsageDecipherOnly, certificatesv1.UsageAny,
+	certificatesv1.UsageCodeSigning, certificatesv1.UsageEmailProtection, certificatesv1.UsageSMIME,
+	certificatesv1.UsageIPsecEndSystem, certificatesv1.UsageIPsecTunnel, certificatesv1.UsageIPsecUser,
+	certificatesv1.UsageTimestamping, certificatesv1.UsageOCSPSigning, certificatesv1.UsageMicrosoftSGC,
+	certificatesv1.UsageNetscapeSGC,
+}
+
+func clientUsages() []Case {
+	cases := usages("usage-", certificatesv1.UsageClientAuth, certificatesv1.UsageServerAuth)
+	for _, usage := range besides {
+		cases = append(cases, Case{
+			Name:  "usage-with-" + strings.NewReplacer(" ", "-", "/", "-").Replace(string(usage)),
+			Why:   "A kubelet's client certificate is good for nothing else.",
+			Spoil: withUsage(usage),
+		})
+	}
+	return all(deny, wrongUsages, cases)
+}
+
+// usages are the defects that both kinds of requests have; own is the usage of the one, others that of the other.
+func usages(prefix string, own, others certificatesv1.KeyUsage) []Case {
+	const signature, encipherment = certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment
+	return all(deny, wrongUsages, []Case{
+		{Name: prefix + "none", Why: "A certificate without usages is good for all of them.", Spoil: changeUsages(func([]certificatesv1.KeyUsage) []certificatesv1.KeyUsage { return nil })},
+		{Name: prefix + "without-own", Why: "Without its extended usage the certificate is good for any.", Spoil: withoutUsage(own)},
+		{Name: prefix + "without-signature", Why: "A kubelet always asks for digital signature.", Spoil: withoutUsage(signature)},
+		{Name: prefix + "of-the-other-kind", Why: "A client's certificate must not serve, a server's must not be a client's.", Spoil: changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
+			return append(slices.DeleteFunc(have, func(u certificatesv1.KeyUsage) bool { return u == own }), others)
+		})},
+		{Name: prefix + "of-both-kinds", Why: "A client's certificate must not serve, a server's must not be a client's.", Spoil: withUsage(others)},
+		{Name: prefix + "twice", Why: "A list with a repetition has the length of a longer one.", Spoil: withUsage(own)},
+		{Name: prefix + "twice-instead", Why: "A list with a repetition has the length of the right one.", Spoil: changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
+			return append(slices.DeleteFunc(have, func(u certificatesv1.KeyUsage) bool { return u == own }), signature)
+		})},
+		{Name: prefix + "upper-case", Why: "Usages are told apart by case.", Spoil: changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
+			return append(slices.DeleteFunc(have, func(u certificatesv1.KeyUsage) bool { return u == own }), certificatesv1.KeyUsage(strings.ToUpper(string(own))))
+		})},
+		{Name: prefix + "empty-name", Why: "An empty usage is one that nobody knows.", Spoil: withUsage("")},
+		{Name: prefix + "encipherment-with-ecdsa", Why: "An ECDSA key enciphers no keys.", Spoil: func(spec *spec, node string, key crypto.Signer) {
+			otherKey(p256)(spec, node, key)
+			spec.Usages = append(slices.Clone(spec.Usages), encipherment)
+		}},
+		{Name: prefix + "rsa-without-encipherment", Why: "A kubelet with an RSA key asks for key encipherment.", Spoil: func(spec *spec, node string, key crypto.Signer) {
+			otherKey(rsa2048)(spec, node, key)
+			withoutUsage(encipherment)(spec, node, key)
+		}},
+	})
+}
+
+func username(change func(user, node string) string) spoil {
+	return func(spec *spec, node string, _ crypto.Signer) { spec.Username = change(spec.Username, node) }
+}
+
+func groups(change func(have []string) []string) spoil {
+	return func(spec *spec, _ string, _ crypto.Signer) { spec.Groups = change(slices.Clone(spec.Groups)) }
+}
+
+func withGroup(group string) spoil {
+	return groups(func(have []string) []string { return append(have, group) })
+}
+
+func withoutGroup(group string) spoil {
+	return groups(func(have []string) []string {
+		return slices.DeleteFunc(have, func(g string) bool { return g == group })
+	})
+}
+
+// extra adds to what an authenticator tells of the requester.
+func extra(key, value string) spoil {
+	return func(spec *spec, _ string, _ crypto.Signer) {
+		more := map[string]certificatesv1.ExtraValue{key: {value}}
+		for k, v := range spec.Extra {
+			more[k] = v
+		}
+		spec.Extra = more
+	}
+}
+
+func signer(name string) spoil {
+	return func(spec *spec, _ string, _ crypto.Signer) { spec.SignerName = name }
+}
+
+func seconds(n int32) spoil {
+	return func(spec *spec, _ string, _ crypto.Signer) { spec.ExpirationSeconds = new(n) }
+}
+
+func changeUsages(change func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage) spoil {
+	return func(spec *spec, _ string, _ crypto.Signer) { spec.Usages = change(slices.Clone(spec.Usages)) }
+}
+
+func withUsage(usage certificatesv1.KeyUsage) spoil {
+	return changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage { return append(have, usage) })
+}
+
+func withoutUsage(usage certificatesv1.KeyUsage) spoil {
+	return changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
+		return slices.DeleteFunc(have, func(u certificatesv1.KeyUsage) bool { return u == usage })
+	})
+}

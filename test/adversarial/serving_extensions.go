@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package adversarial
+
+import (
+	"encoding/asn1"
+	"net"
+	"slices"
+)
+
+// servingWithoutAddress have neither a DNS name nor an IP address where crypto/x509 finds them.
+func servingWithoutAddress() []Case {
+	hidden := dnsName("api.example.com")
+	only := func(names ...[]byte) spoil { return attributes(sanRequest(names...)) }
+	return all(deny, noAddress, []Case{
+		{Name: "serving-no-attributes", Why: "A certificate without addresses serves nobody, or everybody who looks at the subject.", Spoil: attributes()},
+		{Name: "serving-no-extensions", Why: "A list of no extensions has no addresses.", Spoil: attributes(extensionRequest())},
+		{Name: "serving-no-san", Why: "Another extension has no addresses.", Spoil: attributes(extensionRequest(critical(oidBasicConstraints, sequence(der(true)))))},
+		{Name: "serving-empty-san", Why: "An empty SAN has no addresses.", Spoil: only()},
+		{Name: "serving-empty-critical-san", Why: "An empty critical SAN hides the subject as well.", Spoil: attributes(extensionRequest(critical(oidSAN, sequence())))},
+		{Name: "serving-only-email", Why: "A mail address is no address to serve under.", Spoil: only(choice(1, []byte("root@example.com")))},
+		{Name: "serving-only-uri", Why: "A URI is no address to serve under, but an identity for a service mesh.", Spoil: only(choice(6, []byte("spiffe://example.com/node")))},
+		{Name: "serving-only-other-name", Why: "crypto/x509 does not show a user principal name.", Spoil: only(otherName())},
+		{Name: "serving-only-directory-name", Why: "crypto/x509 does not show a subject in the SAN.", Spoil: only(directoryName("system:node:other-node"))},
+		{Name: "serving-only-registered-id", Why: "crypto/x509 does not show an object identifier.", Spoil: only(choice(8, []byte{42, 3, 4}))},
+		{Name: "serving-only-constructed-dns", Why: "crypto/x509 passes over a DNS name in pieces; another reader may put them together.", Spoil: only(tagged(2, text(asn1.TagIA5String, "api.example.com")))},
+		{Name: "serving-only-universal-string", Why: "crypto/x509 passes over a name without a kind.", Spoil: only(text(asn1.TagIA5String, "api.example.com"))},
+		{Name: "serving-only-in-second-value", Why: "crypto/x509 reads the first list of extensions alone.", Spoil: attributes(requestAttribute(oidExtensionRequest,
+			sequence(), sequence(extension(oidSAN, sequence(hidden)))))},
+		{Name: "serving-only-in-sequence", Why: "crypto/x509 passes over an extension request whose values are no SET.", Spoil: attributes(
+			sequence(der(oidExtensionRequest), sequence(sequence(extension(oidSAN, sequence(hidden))))))},
+		{Name: "serving-only-for-microsoft", Why: "crypto/x509 passes over Microsoft's name for the extension request.", Spoil: attributes(requestAttribute(oidMicrosoftRequest,
+			sequence(extension(oidSAN, sequence(hidden)))))},
+		{Name: "serving-only-unstructured-name", Why: "Some authorities take names from here.", Spoil: attributes(requestAttribute(oidUnstructuredName, text(asn1.TagUTF8String, "api.example.com")))},
+		{Name: "serving-only-behind-attributes", Why: "encoding/asn1 passes over a second set of attributes.", Spoil: rebuild(func(p *parts, _ string) {
+			p.attributes = slices.Concat(tagged(0), tagged(0, sanRequest(hidden)))
+		})},
+	})
+}
+
+// servingExtensions have the good addresses, and something else or in another way.
+func servingExtensions() []Case {
+	return slices.Concat(
+		all(deny, unexpectedAttributes, servingNames()),
+		all(deny, unexpectedAttributes, []Case{
+			{Name: "serving-san-critical", Why: "A critical SAN hides the subject from those that go by RFC 6125.", Spoil: extensions(func(san []byte) []byte {
+				return extensionRequest(critical(oidSAN, san))
+			})},
+			{Name: "serving-san-critical-false", Why: "A default value that is spelled out is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
+				return extensionRequest(sequence(der(oidSAN), der(false), octetString(san)))
+			})},
+			{Name: "serving-san-tail", Why: "crypto/x509 passes over what follows the list of names.", Spoil: extensions(func(san []byte) []byte {
+				return extensionRequest(extension(oidSAN, slices.Concat(san, sequence(dnsName("api.example.com")))))
+			})},
+			{Name: "serving-ext-ca", Why: "A certificate that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidBasicConstraints, sequence(der(true))))},
+			{Name: "serving-ext-ca-in-front", Why: "What is unexpected counts wherever it stands, also in front of what is expected.", Spoil: extensions(func(san []byte) []byte {
+				return extensionRequest(critical(oidBasicConstraints, sequence(der(true))), extension(oidSAN, san))
+			})},
+			{Name: "serving-ext-key-usage", Why: "A key that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidKeyUsage, keyUsage(5)))},
+			{Name: "serving-ext-usage-client", Why: "A certificate for clients would make the server a user.", Spoil: besidesSAN(extension(oidExtKeyUsage,
+				sequence(der(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 2}))))},
+			{Name: "serving-ext-unknown-critical", Why: "An extension that is not known cannot be judged.", Spoil: besidesSAN(critical(oidUnknown, null()))},
+			{Name: "serving-ext-tail", Why: "encoding/asn1 passes over what follows an extension's value.", Spoil: extensions(func(san []byte) []byte {
+				return extensionRequest(inside(extension(oidSAN, san), null()))
+			})},
+			{Name: "serving-second-value", Why: "crypto/x509 reads the first list of extensions alone.", Spoil: extensions(func(san []byte) []byte {
+				return requestAttribute(oidExtensionRequest, sequence(extension(oidSAN, san)), sequence(extension(oidSAN, sequence(dnsName("api.example.com")))))
+			})},
+			{Name: "serving-second-request", Why: "Two attributes with extensions: readers differ on which one counts.", Spoil: extensions(func(san []byte) []byte {
+				return slices.Concat(sanRequestOf(san), extensionRequest(extension(oidUnknown, null())))
+			})},
+			{Name: "serving-request-for-microsoft", Why: "crypto/x509 passes over Microsoft's name for the extension request.", Spoil: extensions(func(san []byte) []byte {
+				return slices.Concat(sanRequestOf(san), requestAttribute(oidMicrosoftRequest, sequence(extension(oidSAN, sequence(dnsName("api.example.com"))))))
+			})},
+			{Name: "serving-challenge-password", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
+				return slices.Concat(sanRequestOf(san), requestAttribute(oidChallengePassword, text(asn1.TagUTF8String, "secret")))
+			})},
+			{Name: "serving-attribute-in-front", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
+				return slices.Concat(requestAttribute(oidUnknown, null()), sanRequestOf(san))
+			})},
+			{Name: "serving-no-attribute-behind", Why: "crypto/x509 passes over what is no attribute.", Spoil: extensions(func(san []byte) []byte {
+				return slices.Concat(sanRequestOf(san), null())
+			})},
+			{Name: "serving-attribute-tail", Why: "encoding/asn1 passes over what follows an attribute's values.", Spoil: extensions(func(san []byte) []byte {
+				return inside(sanRequestOf(san), null())
+			})},
+		}),
+		all(deny, malformed, []Case{
+			{Name: "serving-san-twice", Why: "Readers differ on which of two SANs counts.", Spoil: extensions(func(san []byte) []byte {
+				return extensionRequest(extension(oidSAN, san), extension(oidSAN, sequence(dnsName("api.example.com"))))
+			})},
+			{Name: "serving-san-twice-in-two-requests", Why: "Readers differ on which of two SANs counts.", Spoil: extensions(func(san []byte) []byte {
+				return slices.Concat(sanRequestOf(san), sanRequest(dnsName("api.example.com")))
+			})},
+			{Name: "serving-san-long-length", Why: "A length with zeros in front is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
+				return extensionRequest(extension(oidSAN, longLength(san)))
+			})},
+			{Name: "serving-ip-with-mask", Why: "An address with its mask is a constraint, not an address.", Spoil: alsoNamed(choice(7, []byte{192, 0, 2, 7, 255, 255, 255, 0}))},
+			{Name: "serving-ip-empty", Why: "An IP address has four bytes or sixteen.", Spoil: alsoNamed(choice(7, nil))},
+			{Name: "serving-ip-as-text", Why: "An IP address in a certificate is not text.", Spoil: alsoNamed(choice(7, []byte("192.0.2.7")))},
+			{Name: "serving-dns-not-ascii", Why: "A DNS name in a certificate is ASCII.", Spoil: alsoNamed(choice(2, []byte("w\xd0\xberker")))},
+			{Name: "serving-email-not-ascii", Why: "A mail address in a certificate is ASCII.", Spoil: alsoNamed(choice(1, []byte("r\xc3\xb6\xc3\xb6t@example.com")))},
+		}),
+	)
+}
+
+// servingNames have names of other kinds, or in another order, besides the good ones.
+func servingNames() []Case {
+	return []Case{
+		{Name: "serving-san-email", Why: "Some authenticators take the user's name from the mail address.", Spoil: alsoNamed(choice(1, []byte("root@example.com")))},
+		{Name: "serving-san-uri", Why: "A URI is an identity for a service mesh.", Spoil: alsoNamed(choice(6, []byte("spiffe://example.com/ns/kube-system/sa/default")))},
+		{Name: "serving-san-other-name", Why: "crypto/x509 does not show a user principal name.", Spoil: alsoNamed(otherName())},
+		{Name: "serving-san-other-name-in-front", Why: "crypto/x509 does not show a user principal name.", Spoil: rebuild(func(p *parts, _ string) {
+			p.useSAN(otherName(), p.names())
+		})},
+		{Name: "serving-san-x400", Why: "crypto/x509 does not show an X.400 address.", Spoil: alsoNamed(tagged(3, sequence()))},
+		{Name: "serving-san-directory-name", Why: "crypto/x509 does not show a subject in the SAN.", Spoil: alsoNamed(directoryName("system:node:other-node"))},
+		{Name: "serving-san-registered-id", Why: "crypto/x509 does not show an object identifier.", Spoil: alsoNamed(choice(8, []byte{42, 3, 4}))},
+		{Name: "serving-san-constructed-dns", Why: "crypto/x509 passes over a DNS name in pieces; another reader may put them together.", Spoil: alsoNamed(tagged(2, text(asn1.TagIA5String, "api.example.com")))},
+		{Name: "serving-san-universal-string", Why: "crypto/x509 passes over a name without a kind.", Spoil: alsoNamed(text(asn1.TagIA5String, "api.example.com"))},
+		{Name: "serving-san-unknown-kind", Why: "crypto/x509 passes over a kind of name that does not exist.", Spoil: alsoNamed(choice(30, []byte("api.example.com")))},
+		{Name: "serving-san-ips-first", Why: "A kubelet's names come first: another order is another request.", Spoil: rebuild(func(p *parts, _ string) {
+			p.useSAN(slices.Concat(p.ips...), slices.Concat(p.dns...))
+		})},
+		{Name: "serving-san-mixed", Why: "A kubelet's names come first: another order is another request.", Spoil: rebuild(func(p *parts, _ string) {
+			p.useSAN(p.dns[0], p.ips[0], slices.Concat(p.dns[1:]...), slices.Concat(p.ips[1:]...))
+		})},
+		{Name: "serving-ip-mapped", Why: "The IPv4 address in sixteen bytes is another name in the certificate, and the same to net.IP.", Spoil: alsoNamed(choice(7, net.ParseIP("192.0.2.7").To16()))},
+		{Name: "serving-ip-mapped-loopback", Why: "A loopback address in sixteen bytes must not pass for IPv6.", Spoil: alsoNamed(choice(7, net.ParseIP("127.0.0.1").To16()))},
+		{Name: "serving-ip-mapped-elsewhere", Why: "Another node's address in sixteen bytes must not pass for IPv6.", Spoil: alsoNamed(choice(7, net.ParseIP("192.0.2.8").To16()))},
+	}
+}
+
+// extensions replaces the attributes by what is made of the good SAN.
+func extensions(of func(san []byte) []byte) spoil {
+	return rebuild(func(p *parts, _ string) { p.attributes = tagged(0, of(sequence(p.names()))) })
+}
+
+func sanRequestOf(san []byte) []byte { return extensionRequest(extension(oidSAN, san)) }
+
+// besidesSAN adds an extension behind the good SAN.
+func besidesSAN(more []byte) spoil {
+	return extensions(func(san []byte) []byte { return extensionRequest(extension(oidSAN, san), more) })
+}
+
+// alsoNamed adds a name behind the good ones.
+func alsoNamed(more []byte) spoil {
+	return rebuild(func(p *parts, _ string) { p.useSAN(p.names(), more) })
+}
