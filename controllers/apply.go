@@ -17,13 +17,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// apply carries out a plan. It is the only code that writes, and stops at the first error. What revokes comes before what
-// makes, so that a crash in between leaves less access, never more. Verdicts come before new credentials: they rest on the
+// apply carries out a plan. It is the only code that writes, and stops at the first error. What was decided, and why, is
+// claimed in the status before anything is done about it. What revokes comes before what makes, so that a crash in between leaves less access, never more. Verdicts come before new credentials: they rest on the
 // present ones alone, and the node that waits may be the one that mends what makes the other writes fail.
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
 	o := &bootstrap.Outcome{Token: p.Token, Published: carries(f, p.Token)}
 	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
-		r.revoke, r.decide, r.mint, r.repair, r.publish, r.verify,
+		r.claim, r.revoke, r.decide, r.mint, r.repair, r.publish, r.verify,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = p.RedactError(bootstrap.RedactError(err, o.Token))

@@ -7,9 +7,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -18,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
@@ -27,6 +30,12 @@ const (
 	indexNode = "node"
 	// indexToken finds requests by the id of the token that sent them.
 	indexToken = "token"
+	// indexServing finds requests for serving certificates by the node that sent them.
+	indexServing = "serving"
+	// indexAddress finds NodeBootstraps by the addresses that they declare as their node's own.
+	indexAddress = "address"
+	// indexUser finds ClusterRoleBindings by the bootstrap tokens' users that they name.
+	indexUser = "user"
 )
 
 // CacheOptions restricts what the operator holds in memory to what it decides on, which is also all that it may read.
@@ -39,6 +48,9 @@ func CacheOptions(namespace string) cache.Options {
 		metav1.NamespacePublic: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, bootstrapapi.ConfigMapClusterInfo)},
 		namespace:              {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, rootCAConfigMap)},
 	}
+	ofAPIServer := map[string]cache.Config{
+		metav1.NamespaceDefault: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, apiServerService)},
+	}
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
 		DefaultTransform:            cache.TransformStripManagedFields(),
@@ -46,10 +58,10 @@ func CacheOptions(namespace string) cache.Options {
 			&corev1.Secret{}:             {Namespaces: secrets},
 			&corev1.ConfigMap{}:          {Namespaces: configMaps},
 			&rbacv1.ClusterRoleBinding{}: {Transform: stripBinding},
-			&certificatesv1.CertificateSigningRequest{}: {
-				Field:     fields.OneTermEqualSelector("spec.signerName", certificatesv1.KubeAPIServerClientKubeletSignerName),
-				Transform: cutRequest,
-			},
+			// Of all signers: a token that is used for another one is in wrong hands.
+			&certificatesv1.CertificateSigningRequest{}: {Transform: cutRequest},
+			&corev1.Service{}:            {Namespaces: ofAPIServer},
+			&discoveryv1.EndpointSlice{}: {Namespaces: ofAPIServer},
 		},
 	}
 }
@@ -65,11 +77,16 @@ func stripSecret(o any) (any, error) {
 	return o, nil
 }
 
-// cutRequest keeps of a request just enough to see that it is too large: Kubernetes sets no limit, and whoever has a token
-// could fill the memory. On an approval the API server takes the stored request, not ours.
+// cutRequest keeps of other people's requests the name alone, and of ours just enough to see that one is too large:
+// Kubernetes sets no limit, and whoever may ask could fill the memory. On an approval the API server takes the stored
+// request, not this one.
 func cutRequest(o any) (any, error) {
 	if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
 		r.ManagedFields = nil
+		if !slices.Contains(r.Spec.Groups, bootstrap.Group) && servingNode(r) == "" {
+			r.Labels, r.Annotations = nil, nil
+			r.Spec, r.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
+		}
 		if len(r.Spec.Request) > csr.MaxRequestBytes {
 			r.Spec.Request = bytes.Clone(r.Spec.Request[:csr.MaxRequestBytes+1])
 		}
@@ -77,12 +94,13 @@ func cutRequest(o any) (any, error) {
 	return o, nil
 }
 
-// stripBinding keeps of other people's bindings the name alone.
+// stripBinding keeps of other people's bindings the name, and the users of bootstrap tokens that they name.
 func stripBinding(o any) (any, error) {
 	if b, ok := o.(*rbacv1.ClusterRoleBinding); ok {
 		b.ManagedFields = nil
 		if !slices.Contains(bootstrap.BindingNames, b.Name) {
-			b.Labels, b.Annotations, b.Subjects = nil, nil, nil
+			b.Labels, b.Annotations = nil, nil
+			b.Subjects = slices.DeleteFunc(b.Subjects, func(s rbacv1.Subject) bool { return tokenUser(s) == "" })
 		}
 	}
 	return o, nil
@@ -102,6 +120,19 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&certificatesv1.CertificateSigningRequest{}, indexNode, func(o client.Object) []string {
 			return nonEmpty(requestedNode(o.(*certificatesv1.CertificateSigningRequest)))
 		}},
+		{&certificatesv1.CertificateSigningRequest{}, indexServing, func(o client.Object) []string {
+			return nonEmpty(servingNode(o.(*certificatesv1.CertificateSigningRequest)))
+		}},
+		{&v1alpha1.NodeBootstrap{}, indexAddress, func(o client.Object) []string {
+			return csr.OwnAddresses(o.GetName(), o.(*v1alpha1.NodeBootstrap).Spec.ServingCertificate.Addresses)
+		}},
+		{&rbacv1.ClusterRoleBinding{}, indexUser, func(o client.Object) []string {
+			var users []string
+			for _, s := range o.(*rbacv1.ClusterRoleBinding).Subjects {
+				users = append(users, nonEmpty(tokenUser(s))...)
+			}
+			return users
+		}},
 	} {
 		if err := indexer.IndexField(ctx, i.object, i.name, i.values); err != nil {
 			return fmt.Errorf("indexing %T by %s: %w", i.object, i.name, err)
@@ -116,6 +147,23 @@ func requestedNode(r *certificatesv1.CertificateSigningRequest) string {
 		return ""
 	}
 	return csr.RequestedNode(r)
+}
+
+// servingNode is the node that has sent a request for a serving certificate; empty when it is another kind of request.
+func servingNode(r *certificatesv1.CertificateSigningRequest) string {
+	node, ok := strings.CutPrefix(r.Spec.Username, "system:node:")
+	if !ok || r.Spec.SignerName != certificatesv1.KubeletServingSignerName {
+		return ""
+	}
+	return node
+}
+
+// tokenUser is the user of a subject if it is a bootstrap token's.
+func tokenUser(s rbacv1.Subject) string {
+	if s.Kind != rbacv1.UserKind || bootstrap.TokenIDOfUser(s.Name) == "" {
+		return ""
+	}
+	return s.Name
 }
 
 func nonEmpty(s string) []string {

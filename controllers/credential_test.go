@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -322,7 +323,7 @@ func TestReissueReplacesTheToken(t *testing.T) {
 func TestTokensNotAccepted(t *testing.T) {
 	e, stop, err := startOperator(t.Context(), localcluster.Config{
 		NoControllerManager: true, APIServerArgs: map[string]string{"enable-bootstrap-token-auth": "false"},
-	})
+	}, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

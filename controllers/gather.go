@@ -19,21 +19,21 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// gather reads all that is known about a node. Absent is a value; only a read that fails is an error.
+// gather reads all that is known about a node. Absent is a value; only a read that fails is an error, with the facts up to it.
 func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Facts, error) {
 	f := &bootstrap.Facts{Name: name, Namespace: r.Namespace}
 	var err error
 	if f.NodeBootstrap, err = r.nodeBootstrap(ctx, r.Client, name); err != nil {
-		return nil, err
+		return f, err
 	}
 	if f.TokenSecrets, err = r.tokenSecrets(ctx, name, f.NodeBootstrap); err != nil {
-		return nil, err
+		return f, err
 	}
 	if f.Kubeconfig, err = find(ctx, r.Client, r.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
-		return nil, err
+		return f, err
 	}
 	if f.Requests, err = r.requests(ctx, f); err != nil {
-		return nil, err
+		return f, err
 	}
 	if f.NodeBootstrap == nil {
 		return f, nil
@@ -57,6 +57,12 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 	}
 	f.BindingsProblem = bootstrap.BindingsProblemFor(f.NodeBootstrap, bindings)
 
+	if f.Bypass, err = r.Approvers.Bypass(ctx, f.NodeBootstrap); err != nil {
+		return err
+	}
+	if err := r.gatherServing(ctx, f); err != nil {
+		return err
+	}
 	if f.Node, err = find(ctx, r.Client, "", f.Name, nodeMetadata()); err != nil {
 		return err
 	}
@@ -142,7 +148,7 @@ func (r *NodeReconciler) requests(ctx context.Context, f *bootstrap.Facts) ([]*c
 	for i := range list.Items {
 		request := &list.Items[i]
 		id := bootstrap.TokenIDOfUser(request.Spec.Username)
-		if ids.Has(id) || bootstrap.Settled(request) {
+		if id == "" || ids.Has(id) || bootstrap.Settled(request) { // who is in our group and no token is nobody we know
 			continue
 		}
 		if _, asked := gone[id]; !asked {
@@ -184,6 +190,7 @@ func knownTokenIDs(f *bootstrap.Facts) sets.Set[string] {
 		for _, d := range f.NodeBootstrap.Status.Certificates {
 			ids.Insert(d.TokenID)
 		}
+		ids.Delete("") // of serving certificates
 	}
 	return ids
 }

@@ -35,6 +35,10 @@ type NodeReconciler struct {
 	Namespace string
 	// Discovery finds the endpoint and CA of the cluster.
 	Discovery *Discovery
+	// Approvers knows what else approves requests of bootstrap tokens.
+	Approvers *Approvers
+	// Metrics count what happens; nil for none.
+	Metrics *Metrics
 	// Recorder tells people.
 	Recorder events.EventRecorder
 	// Clock is the time that decisions are made by.
@@ -48,7 +52,7 @@ type NodeReconciler struct {
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	facts, err := r.gather(ctx, req.Name)
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("gathering facts: %w", err)
+		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
 	}
 	plan := bootstrap.Decide(facts, r.Clock.Now())
 	outcome := r.apply(ctx, facts, &plan)
@@ -83,6 +87,15 @@ func (r *NodeReconciler) report(ctx context.Context, f *bootstrap.Facts, p *boot
 	return r.storeStatus(ctx, f.NodeBootstrap, bootstrap.Report(f, p, o, r.Clock.Now()))
 }
 
+// reportForbidden says in the status that a read was refused: it will not mend itself. Of other failures to read nothing is
+// stored, since they pass, and what works goes on working.
+func (r *NodeReconciler) reportForbidden(ctx context.Context, f *bootstrap.Facts, err error) error {
+	if f.NodeBootstrap == nil || !apierrors.IsForbidden(err) {
+		return nil
+	}
+	return r.storeStatus(ctx, f.NodeBootstrap, bootstrap.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now()))
+}
+
 // storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and
 // tells people what changed by it.
 func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
@@ -97,6 +110,7 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 		// A NodeBootstrap that is gone needs no status; its deletion is the next event.
 		return client.IgnoreNotFound(fmt.Errorf("storing the status: %w", err))
 	}
+	r.Metrics.observe(&before.Status, status, r.Clock.Now())
 	for _, e := range bootstrap.Events(&before.Status, status) {
 		r.Recorder.Eventf(nb, nil, e.Type, e.Reason, eventAction(e), "%s", e.Note)
 	}

@@ -14,14 +14,21 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// decide claims the verdicts in the status, then carries them out. An approval is final, so that token and NodeBootstrap
-// are read live in between: the cache may not know yet that one of them is gone.
-func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
-	if claims := p.Claims(f.NodeBootstrap); len(claims) > 0 {
-		if err := r.storeStatus(ctx, f.NodeBootstrap, bootstrap.WithClaims(&f.NodeBootstrap.Status, claims)); err != nil {
-			return err
-		}
+// claim writes down the verdicts and the evidence in the status.
+func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+	if f.NodeBootstrap == nil {
+		return nil
 	}
+	status := p.Claimed(f.NodeBootstrap, r.Clock.Now())
+	if status == nil {
+		return nil
+	}
+	return r.storeStatus(ctx, f.NodeBootstrap, status)
+}
+
+// decide carries out the verdicts. An approval is final, so that what it rests on is read live before: the cache may not
+// know yet that some of it is gone.
+func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
 	var first error
 	for _, d := range p.Decisions {
 		if err := r.decideOne(ctx, f, p, d); err != nil && first == nil {
@@ -52,6 +59,9 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, d b
 	if err != nil || nb == nil {
 		return false, err
 	}
+	if d.Request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
+		return bootstrap.SupportsServing(f.NodeBootstrap, nb), nil
+	}
 	token, err := find(ctx, r.Live, bootstrap.TokenNamespace, bootstrap.TokenSecretName(d.Record.TokenID), &corev1.Secret{})
 	if err != nil || token == nil {
 		return false, err
@@ -62,16 +72,21 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, d b
 // carryOut sends a verdict under the resourceVersion that the request was read at. The times of the condition are left to
 // the API server, whose clock everything else about the request is stamped by.
 func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) error {
-	request := d.Request.DeepCopy()
-	condition := certificatesv1.CertificateApproved
-	if d.Result.Verdict == csr.Deny {
+	var condition certificatesv1.RequestConditionType
+	switch d.Result.Verdict {
+	case csr.Approve:
+		condition = certificatesv1.CertificateApproved
+	case csr.Deny:
 		condition = certificatesv1.CertificateDenied
+	case csr.Leave, csr.Wait: // was only to be written down
+		return nil
 	}
+	request := d.Request.DeepCopy()
 	request.Status.Conditions = append(request.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
 		Type: condition, Status: corev1.ConditionTrue, Reason: d.Result.Reason, Message: d.Result.Message,
 	})
 	if err := r.Client.SubResource("approval").Update(ctx, request); err != nil {
-		return fmt.Errorf("storing the verdict %s on the request %s: %w", d.Record.Verdict, request.Name, err)
+		return fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -38,6 +39,8 @@ type Options struct {
 	ClusterCAFile string
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
+	// Registry takes the metrics.
+	Registry prometheus.Registerer
 }
 
 // Setup adds both reconcilers to a manager whose cache was made with CacheOptions.
@@ -45,11 +48,18 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
+	metrics, err := NewMetrics(o.Registry, mgr.GetClient())
+	if err != nil {
+		return err
+	}
+	approvers := NewApprovers(mgr.GetClient(), o.Clock)
 	node := &NodeReconciler{
 		Client:    mgr.GetClient(),
 		Live:      mgr.GetAPIReader(),
 		Namespace: o.Namespace,
 		Discovery: &Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile},
+		Approvers: approvers,
+		Metrics:   metrics,
 		Recorder:  mgr.GetEventRecorder("nodebootstrap"),
 		Clock:     o.Clock,
 	}
@@ -59,6 +69,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	bindings := &BindingsReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}
 	if err := bindings.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the bindings controller: %w", err)
+	}
+	if err := approvers.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the approvers controller: %w", err)
 	}
 	return nil
 }

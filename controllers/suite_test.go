@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -26,19 +27,21 @@ import (
 var (
 	cluster *env.Env
 	now     *clocktesting.FakePassiveClock
+	// metrics are those of the suite's manager.
+	metrics = prometheus.NewRegistry()
 )
 
 func TestMain(m *testing.M) {
 	env.Main(m, func(ctx context.Context) (func() error, error) {
 		now = clocktesting.NewFakePassiveClock(time.Now())
-		e, stop, err := startOperator(ctx, localcluster.Config{NoControllerManager: true})
+		e, stop, err := startOperator(ctx, localcluster.Config{NoControllerManager: true}, metrics)
 		cluster = e
 		return stop, err
 	})
 }
 
 // startOperator starts a cluster and, in this process, the operator as its own ServiceAccount.
-func startOperator(ctx context.Context, cfg localcluster.Config) (*env.Env, func() error, error) {
+func startOperator(ctx context.Context, cfg localcluster.Config, registry *prometheus.Registry) (*env.Env, func() error, error) {
 	e, err := env.Start(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
@@ -49,7 +52,7 @@ func startOperator(ctx context.Context, cfg localcluster.Config) (*env.Env, func
 		cancel()
 		return errors.Join(<-ended, e.Stop())
 	}
-	mgr, err := newManager(ctx, e)
+	mgr, err := newManager(ctx, e, registry)
 	if err != nil {
 		ended <- nil
 		return nil, nil, errors.Join(err, stop())
@@ -66,7 +69,7 @@ func startOperator(ctx context.Context, cfg localcluster.Config) (*env.Env, func
 	return e, stop, nil
 }
 
-func newManager(ctx context.Context, e *env.Env) (ctrl.Manager, error) {
+func newManager(ctx context.Context, e *env.Env, registry *prometheus.Registry) (ctrl.Manager, error) {
 	cfg, err := operator.Config(ctx, e.Cluster)
 	if err != nil {
 		return nil, err
@@ -85,5 +88,5 @@ func newManager(ctx context.Context, e *env.Env) (ctrl.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
-	return mgr, controllers.Setup(ctx, mgr, controllers.Options{Namespace: operator.Namespace, Clock: now})
+	return mgr, controllers.Setup(ctx, mgr, controllers.Options{Namespace: operator.Namespace, Clock: now, Registry: registry})
 }

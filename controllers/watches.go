@@ -8,6 +8,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -31,6 +32,7 @@ const nodeConcurrency = 16
 // SetupWithManager has the reconciler called whenever anything about a node changes.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })
+	none := handler.Funcs{} // read from the cache when a request asks for it
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("node").
 		For(&v1alpha1.NodeBootstrap{}).
@@ -38,6 +40,8 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&certificatesv1.CertificateSigningRequest{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR)).
 		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
 		Watches(&corev1.ConfigMap{}, all).
+		Watches(&corev1.Service{}, none).
+		Watches(&discoveryv1.EndpointSlice{}, none).
 		Watches(&rbacv1.ClusterRoleBinding{}, all, builder.WithPredicates(sharedBinding)).
 		WatchesRawSource(source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 			go r.Discovery.WatchCAFile(ctx, func() {
@@ -47,6 +51,7 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			})
 			return nil
 		})).
+		WatchesRawSource(source.Channel(r.Approvers.Changed(), all)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: nodeConcurrency}).
 		Complete(r)
 }
@@ -70,7 +75,13 @@ func requestsOfSecret(_ context.Context, o client.Object) []reconcile.Request {
 // no more leaves the name.
 func (r *NodeReconciler) requestsOfCSR(ctx context.Context, o client.Object) []reconcile.Request {
 	request, ok := o.(*certificatesv1.CertificateSigningRequest)
-	if !ok || !slices.Contains(request.Spec.Groups, bootstrap.Group) {
+	if !ok {
+		return nil
+	}
+	if node := servingNode(request); node != "" {
+		return r.requestsOfServing(ctx, node)
+	}
+	if !slices.Contains(request.Spec.Groups, bootstrap.Group) {
 		return nil
 	}
 	name := bootstrap.TokenSecretName(bootstrap.TokenIDOfUser(request.Spec.Username))
@@ -82,6 +93,18 @@ func (r *NodeReconciler) requestsOfCSR(ctx context.Context, o client.Object) []r
 		return requestsFor(requestedNode(request))
 	}
 	return requestsFor(bootstrap.NodeOfChild(token))
+}
+
+// requestsOfServing leaves out nodes that nobody declares addresses for.
+func (r *NodeReconciler) requestsOfServing(ctx context.Context, node string) []reconcile.Request {
+	nb, err := find(ctx, r.Client, "", node, &v1alpha1.NodeBootstrap{})
+	if err != nil {
+		log.FromContext(ctx).Error(err, "finding the NodeBootstrap of a request for a serving certificate", "node", node)
+	}
+	if nb == nil || len(nb.Spec.ServingCertificate.Addresses) == 0 {
+		return nil
+	}
+	return requestsFor(node)
 }
 
 func (r *NodeReconciler) everyNode(ctx context.Context) []reconcile.Request {

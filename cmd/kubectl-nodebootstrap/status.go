@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -69,6 +70,9 @@ func describeState(out io.Writer, nb *v1alpha1.NodeBootstrap, now time.Time) {
 	row("Name", nb.Name)
 	row("Ready", strings.Join(strings.Fields(ready+" "+reason), ", "))
 	row("Message", message)
+	if alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); alarm != nil {
+		row("Alarm", alarm.Reason+": "+alarm.Message)
+	}
 	row("Server", orNone(nb.Status.Server))
 	row("Token", tokenText(nb.Status.Token, now))
 	row("Kubeconfig", secretText(nb.Status.KubeconfigSecretRef))

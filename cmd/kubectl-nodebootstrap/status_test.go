@@ -3,6 +3,7 @@
 package main
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -67,6 +68,16 @@ Certificate requests:  none
 				t.Errorf("got:\n%s\nwant:\n%s", got, tc.want)
 			}
 		})
+	}
+}
+
+// An alarm comes before all that is said of the credential.
+func TestDescribeTellsOfAnAlarm(t *testing.T) {
+	got := describe(awaiting(func(nb *v1alpha1.NodeBootstrap) {
+		nb.Status.Conditions = append(nb.Status.Conditions, condition(v1alpha1.ConditionTokenMisused, metav1.ConditionTrue, "SecondKey", "the request csr-b"))
+	}), start)
+	if want := "Alarm:          SecondKey: the request csr-b\nServer:"; !strings.Contains(got, want) {
+		t.Errorf("got:\n%s\nwant in it:\n%s", got, want)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/nodebootstrap/nodebootstrap/controllers"
@@ -53,7 +54,7 @@ type options struct {
 }
 
 func parse(args []string) (options, error) {
-	o := options{Options: controllers.Options{Clock: clock.RealClock{}}}
+	o := options{Options: controllers.Options{Clock: clock.RealClock{}, Registry: metrics.Registry}}
 	fs := flag.NewFlagSet("manager", flag.ContinueOnError)
 	config.RegisterFlags(fs)
 	fs.StringVar(&o.Namespace, "namespace", "",

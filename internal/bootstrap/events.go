@@ -4,11 +4,12 @@ package bootstrap
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
@@ -37,13 +38,24 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 		out = append(out, Event{Type: eventType, Reason: reason, Note: note})
 	}
 	for _, d := range new.Certificates {
-		i := slices.IndexFunc(old.Certificates, func(o v1alpha1.CertificateDecision) bool { return o.UID == d.UID })
+		i := decisionOn(old.Certificates, d)
+		sender := "sent by the node"
+		if d.TokenID != "" {
+			sender = "sent with the token " + d.TokenID
+		}
 		switch {
-		case i < 0 && d.Verdict == v1alpha1.VerdictDenied:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied,
-				"denying the request %s, sent with the token %s (%s): see its condition", d.Name, d.TokenID, d.Reason)
-		case i < 0:
-			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "approving the request %s, sent with the token %s (%s)", d.Name, d.TokenID, d.Reason)
+		case i >= 0 && old.Certificates[i].Verdict == d.Verdict:
+		case d.Verdict == v1alpha1.VerdictApproved && (Evidence(d) || i >= 0):
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateApproved, "somebody else approved the request %s, %s, which would have been denied (%s)", d.Name, sender, d.Reason)
+		case i >= 0:
+		case d.Verdict == v1alpha1.VerdictDenied && d.TokenID != "" && d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "deleting the request %s, %s (%s)", d.Name, sender, d.Reason)
+		case d.Verdict == v1alpha1.VerdictDenied:
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "denying the request %s, %s (%s): see its condition", d.Name, sender, d.Reason)
+		case d.Verdict == v1alpha1.VerdictIgnored:
+			add(corev1.EventTypeWarning, v1alpha1.ReasonRequestIgnored, "leaving alone the request %s and all that follow, %s (%s)", d.Name, sender, d.Reason)
+		default:
+			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "approving the request %s, %s (%s)", d.Name, sender, d.Reason)
 		}
 		if d.IssuedTime != nil && (i < 0 || old.Certificates[i].IssuedTime == nil) {
 			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateIssued, "the request %s has its certificate", d.Name)
@@ -56,11 +68,33 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
 		add(corev1.EventTypeNormal, v1alpha1.ReasonJoined, "the node has joined")
 	}
-	before := meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionStalled)
-	if now := meta.FindStatusCondition(new.Conditions, v1alpha1.ConditionStalled); now != nil && (before == nil || before.Reason != now.Reason) {
-		add(corev1.EventTypeWarning, now.Reason, "%s", now.Message)
+	for _, w := range warnings {
+		before, now := meta.FindStatusCondition(old.Conditions, w.condition), meta.FindStatusCondition(new.Conditions, w.condition)
+		switch {
+		case now == nil || now.Status != w.status || before != nil && before.Status == w.status && before.Reason == now.Reason:
+		case w.condition == v1alpha1.ConditionTokenMisused: // its own reason is that of the denial, which has an event too
+			add(corev1.EventTypeWarning, v1alpha1.ReasonTokenMisused, "%s", now.Message)
+		case now.Reason != v1alpha1.ReasonTokenMisused:
+			add(corev1.EventTypeWarning, now.Reason, "%s", now.Message)
+		}
 	}
 	return out
+}
+
+// warnings are the conditions that tell, with this status, that somebody should look.
+var warnings = []struct {
+	condition string
+	status    metav1.ConditionStatus
+}{
+	{v1alpha1.ConditionTokenMisused, metav1.ConditionTrue},
+	{v1alpha1.ConditionStalled, metav1.ConditionTrue},
+	{v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse},
+	{v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse},
+}
+
+// Renewed tells whether a token took the place of one that was about to run out, from one status to the next.
+func Renewed(old, new *v1alpha1.NodeBootstrapStatus) bool {
+	return old.Token != nil && new.Token != nil && old.Token.ID != new.Token.ID && old.LastHandledReissueAt == new.LastHandledReissueAt
 }
 
 func tokenID(s *v1alpha1.NodeBootstrapStatus) string {

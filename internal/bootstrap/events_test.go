@@ -30,6 +30,22 @@ func TestEvents(t *testing.T) {
 	joined := func(value metav1.ConditionStatus) func(*status) {
 		return condition(v1alpha1.ConditionJoined, value, "X", "x")
 	}
+	alarm := func(reason, message string) func(*status) {
+		return condition(v1alpha1.ConditionTokenMisused, metav1.ConditionTrue, reason, message)
+	}
+	enforced := func(value metav1.ConditionStatus, reason string) func(*status) {
+		return condition(v1alpha1.ConditionApprovalEnforced, value, reason, "x")
+	}
+	served := func(value metav1.ConditionStatus, reason string) func(*status) {
+		return condition(v1alpha1.ConditionServingCertificateApproved, value, reason, "x")
+	}
+	both := func(edits ...func(*status)) func(*status) {
+		return func(s *status) {
+			for _, edit := range edits {
+				edit(s)
+			}
+		}
+	}
 	nothing := func(*status) {}
 	tests := map[string]struct {
 		old, new func(*status)
@@ -57,6 +73,45 @@ func TestEvents(t *testing.T) {
 		"stalled before":             {stalled("CAExpired", "x"), stalled("CAExpired", "y"), ""},
 		"stalled for another reason": {stalled("CAExpired", "x"), stalled("CAInvalid", "x"), "Warning CAInvalid"},
 		"not stalled any more":       {stalled("CAExpired", "x"), nothing, ""},
+		"ignored":                    {nothing, certificates(decision('i', "csr-a")), "Warning RequestIgnored"},
+		"ignored before":             {certificates(decision('i', "csr-a")), certificates(decision('i', "csr-a")), ""},
+		"ignored, approved since":    {certificates(decision('i', "csr-a")), certificates(approvedDecision("csr-a", 1, 0)), "Warning CertificateApproved, Normal CertificateIssued"},
+		"denied, approved since":     {certificates(deniedDecision("csr-a", 1, 0)), certificates(unissued), "Warning CertificateApproved"},
+		"approved for another":       {nothing, certificates(because("WrongSubject", unissued)), "Warning CertificateApproved"},
+		"the same before":            {certificates(because("WrongSubject", unissued)), certificates(because("WrongSubject", unissued)), ""},
+		"a serving certificate":      {nothing, certificates(decision('s', "csr-a")), "Normal CertificateApproved"},
+		"a serving one, denied":      {nothing, certificates(decision('x', "csr-a")), "Warning CertificateDenied"},
+
+		"an alarm":                     {nothing, alarm("SecondKey", "x"), "Warning TokenMisused"},
+		"an alarm before":              {alarm("SecondKey", "x"), alarm("SecondKey", "x"), ""},
+		"an alarm, in other words":     {alarm("SecondKey", "x"), alarm("SecondKey", "y"), ""},
+		"an alarm for another reason":  {alarm("SecondKey", "x"), alarm("WrongSubject", "x"), "Warning TokenMisused"},
+		"an alarm that is over":        {alarm("SecondKey", "x"), nothing, ""},
+		"an alarm and its denial":      {nothing, both(alarm("SecondKey", "x"), certificates(deniedDecision("csr-a", 1, 0))), "Warning CertificateDenied, Warning TokenMisused"},
+		"an alarm that withdraws":      {nothing, both(alarm("SecondKey", "x"), stalled("TokenMisused", "x")), "Warning TokenMisused"},
+		"withdrawn for an alarm":       {alarm("SecondKey", "x"), both(alarm("SecondKey", "x"), stalled("TokenMisused", "x")), ""},
+		"withdrawn, stalled before":    {stalled("CAExpired", "x"), stalled("TokenMisused", "x"), ""},
+		"stalled, withdrawn before":    {stalled("TokenMisused", "x"), stalled("CAExpired", "x"), "Warning CAExpired"},
+		"a condition that is no alarm": {nothing, condition(v1alpha1.ConditionTokenMisused, metav1.ConditionFalse, "SecondKey", "x"), ""},
+
+		"others approve":                {nothing, enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
+		"others approve, as before":     {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), ""},
+		"others approve since":          {enforced(metav1.ConditionTrue, "NothingElseApproves"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
+		"others approved, and are to":   {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovalClusterWide"), "Warning ApprovalClusterWide"},
+		"others approved, it is open":   {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionUnknown, "ApproversUnknown"), ""},
+		"nobody else approves":          {nothing, enforced(metav1.ConditionTrue, "NothingElseApproves"), ""},
+		"nobody else does any more":     {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionTrue, "NothingElseApproves"), ""},
+		"it is not known who approves":  {nothing, enforced(metav1.ConditionUnknown, "ApproversUnknown"), ""},
+		"it was not known who approves": {enforced(metav1.ConditionUnknown, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
+		"there is no token any more":    {enforced(metav1.ConditionFalse, "ApprovedByOthers"), nothing, ""},
+
+		"a serving certificate waits":    {nothing, served(metav1.ConditionFalse, "AddressNotDeclared"), "Warning AddressNotDeclared"},
+		"it waits, as before":            {served(metav1.ConditionFalse, "AddressNotDeclared"), served(metav1.ConditionFalse, "AddressNotDeclared"), ""},
+		"it waits for another reason":    {served(metav1.ConditionFalse, "AddressNotDeclared"), served(metav1.ConditionFalse, "AddressReserved"), "Warning AddressReserved"},
+		"it waited, and is approved":     {served(metav1.ConditionFalse, "AddressNotDeclared"), served(metav1.ConditionTrue, "KubeletServingOfThisNode"), ""},
+		"it was approved, another waits": {served(metav1.ConditionTrue, "KubeletServingOfThisNode"), served(metav1.ConditionFalse, "AddressReserved"), "Warning AddressReserved"},
+		"none was asked for":             {nothing, served(metav1.ConditionUnknown, "AwaitingRequest"), ""},
+
 		"all at once": {nothing, func(s *status) {
 			certificates(unissued)(s)
 			joined(metav1.ConditionTrue)(s)
@@ -77,6 +132,29 @@ func TestEvents(t *testing.T) {
 			}
 			if got := strings.Join(got, ", "); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+// A note says whose request it is, and what becomes of it, without the token's secret part.
+func TestEventsNameTheSender(t *testing.T) {
+	tests := map[string]struct {
+		decision v1alpha1.CertificateDecision
+		named    []string
+	}{
+		"a token's":  {deniedDecision("csr-a", 1, 0), []string{"denying", "csr-a", "sent with the token " + nthID(1), "SecondKey"}},
+		"approved":   {approvedDecision("csr-a", 1, 0), []string{"approving", "csr-a", "sent with the token " + nthID(1), "KubeletClientOfThisNode"}},
+		"ignored":    {decision('i', "csr-a"), []string{"leaving alone", "csr-a", "all that follow", "sent with the token " + nthID(1), "TooManyRequests"}},
+		"the node's": {decision('s', "csr-a"), []string{"approving", "csr-a", "sent by the node", "KubeletServingOfThisNode"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			events := Events(&v1alpha1.NodeBootstrapStatus{}, &v1alpha1.NodeBootstrapStatus{Certificates: []v1alpha1.CertificateDecision{tt.decision}})
+			for _, want := range tt.named {
+				if !strings.Contains(events[0].Note, want) {
+					t.Errorf("%q is not in the note: %s", want, events[0].Note)
+				}
 			}
 		})
 	}

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // Facts is all that is known about one node. What is absent is nil or zero.
@@ -40,9 +41,26 @@ type Facts struct {
 	NodeReported bool
 	// LeaseRenewed is when the node's Lease was last renewed; read only when NeedsLive.
 	LeaseRenewed time.Time
-	// Requests are the CertificateSigningRequests for kubelet client certificates that were sent with a token of this
-	// node, or with one of ours that is known no more and names this node.
+	// Requests are the CertificateSigningRequests that were sent with a token of this node, whatever they ask for, or with
+	// one of ours that is known no more and that name this node.
 	Requests []*certificatesv1.CertificateSigningRequest
+	// ServingRequests are those for serving certificates that the node itself has sent; read only when the NodeBootstrap
+	// declares addresses.
+	ServingRequests []*certificatesv1.CertificateSigningRequest
+	// ReservedAddresses are the control plane's, and DeclaredElsewhere those of the addresses in ServingRequests that other
+	// NodeBootstraps declare, by csr.Address.Key, with the name of one of them; read only with ServingRequests.
+	ReservedAddresses []string
+	DeclaredElsewhere map[string]string
+	// Bypass is what else in the cluster approves requests of this node's token; nil when that is not known.
+	Bypass *Bypass
+}
+
+// Bypass is what else in a cluster than this operator approves requests of bootstrap tokens, whatever the name.
+type Bypass struct {
+	// Open tells whether anything does.
+	Open bool
+	// Why is what the authorizer says, which for RBAC names the bindings.
+	Why []string
 }
 
 func requestCondition(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) *certificatesv1.CertificateSigningRequestCondition {
@@ -75,6 +93,30 @@ func Settled(r *certificatesv1.CertificateSigningRequest) bool {
 	return issued(r) || requestCondition(r, certificatesv1.CertificateDenied) != nil || requestCondition(r, certificatesv1.CertificateFailed) != nil
 }
 
+// concerns tells whether a request is for a client certificate in the node's name, right or wrong otherwise.
+func (f *Facts) concerns(r *certificatesv1.CertificateSigningRequest) bool {
+	return r.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName && csr.RequestedNode(r) == f.Name
+}
+
+// ownRequests are those that concern the node.
+func (f *Facts) ownRequests() []*certificatesv1.CertificateSigningRequest {
+	return slices.DeleteFunc(slices.Clone(f.Requests), func(r *certificatesv1.CertificateSigningRequest) bool { return !f.concerns(r) })
+}
+
+// misused tells whether an alarm stands: it does until a reissue is asked for, or after it when it is about the token that
+// was made for the reissue.
+func (f *Facts) misused() bool {
+	return meta.IsStatusConditionTrue(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionTokenMisused) && (!f.reissueDue() || f.reissuedMisused())
+}
+
+// reissuedMisused tells whether a token was misused that the status does not tell of yet, such as one made for a reissue.
+func (f *Facts) reissuedMisused() bool {
+	nb := f.NodeBootstrap
+	return slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
+		return Misuse(d.Reason) && follows(nb.UID, d.TokenID, nb.Status.LastTokenID)
+	})
+}
+
 // reissueDue tells whether a reissue was asked for that has not been handled.
 func (f *Facts) reissueDue() bool {
 	want := f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
@@ -95,11 +137,14 @@ func (f *Facts) certificateUsed() bool {
 	}
 	for _, r := range f.Requests {
 		at, approved := approvedAt(r)
-		if approved && issued(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(r.CreationTimestamp.Time, at.Time) {
+		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(r.CreationTimestamp.Time, at.Time) {
 			return true
 		}
 	}
 	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if !ofThisNode(d) {
+			continue
+		}
 		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.Time.Time, d.IssuedTime.Time) {
 			return true
 		}

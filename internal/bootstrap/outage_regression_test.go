@@ -69,12 +69,3 @@ func TestStatusTellsOfAFailedWrite(t *testing.T) {
 		t.Errorf("got the server %s and %+v", s.Server, ready)
 	}
 }
-
-// A person approved what the operator was about to deny.
-func TestDenialThatSomebodyForestalledIsRecorded(t *testing.T) {
-	d := deniedDecision("csr-a", 1, minutes(1))
-	got := recordIssued([]v1alpha1.CertificateDecision{d}, []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), approved(minutes(1)), withCertificate)})
-	if got[0].Verdict != v1alpha1.VerdictApproved || got[0].Reason != reasonApprovedElsewhere || got[0].IssuedTime == nil {
-		t.Errorf("got %+v", got[0])
-	}
-}

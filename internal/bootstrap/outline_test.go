@@ -10,6 +10,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // outline is a plan in words, so that a case says what it expects in a line. Tokens are #1, #2 and so on, in the order in
@@ -24,6 +26,8 @@ type outline struct {
 	deleteToken string
 	dropConfig  bool
 	verdicts    string // "name: Approved"
+	misuse      string // the reason of the evidence that this pass found
+	serving     string // "Wait AddressReserved", of the newest request for a serving certificate
 	deleteCSR   string
 }
 
@@ -31,6 +35,12 @@ func outlineOf(p *Plan) outline {
 	o := outline{phase: p.Phase, reissue: p.Reissue, dropConfig: p.DeleteKubeconfig != nil}
 	if p.Problem != nil {
 		o.problem = p.Problem.Reason
+	}
+	if p.Misuse != nil {
+		o.misuse = p.Misuse.Reason
+	}
+	if p.Serving != nil {
+		o.serving = verdictNames[p.Serving.Verdict] + " " + p.Serving.Reason
 	}
 	if p.Token != nil {
 		o.token = ordinal(p.Token.ID)
@@ -52,13 +62,23 @@ func outlineOf(p *Plan) outline {
 	o.repair, o.deleteToken = names(p.RepairTokens), names(p.DeleteTokens)
 	var verdicts, requests []string
 	for _, d := range p.Decisions {
-		verdicts = append(verdicts, fmt.Sprintf("%s: %s", d.Request.Name, d.Record.Verdict))
+		verdicts = append(verdicts, d.Request.Name+": "+verdictOf(d))
 	}
 	for _, r := range p.DeleteRequests {
 		requests = append(requests, r.Name)
 	}
 	o.verdicts, o.deleteCSR = strings.Join(verdicts, ", "), strings.Join(requests, " ")
 	return o
+}
+
+var verdictNames = map[csr.Verdict]string{csr.Leave: "Leave", csr.Approve: "Approve", csr.Deny: "Deny", csr.Wait: "Wait"}
+
+// verdictOf is what is recorded of a decision; on a serving certificate, of which nothing is recorded before, what is done.
+func verdictOf(d Decision) string {
+	if d.Record.UID == "" {
+		return verdictNames[d.Result.Verdict]
+	}
+	return string(d.Record.Verdict)
 }
 
 func ordinal(id string) string {

@@ -28,6 +28,8 @@ const (
 	// DeadlineExceeded means: the node has not joined in time.
 	// Whatever credential there was has run out and is not renewed.
 	DeadlineExceeded
+	// Withdrawn means: a token of the node was in wrong hands, and there is no credential until a reissue.
+	Withdrawn
 )
 
 // How long to wait before a Lease is read again that does not show yet that the node has joined: a tenth of the time
@@ -58,22 +60,28 @@ type Plan struct {
 	// DeleteKubeconfig is the kubeconfig Secret when it must not be there.
 	DeleteKubeconfig *corev1.Secret
 
-	// Decisions are verdicts to carry out, on requests of live tokens.
+	// Decisions are verdicts to carry out: on requests of live tokens, and on those for serving certificates.
 	Decisions []Decision
+	// Misuse is the evidence that this pass found that a token is in wrong hands, with the reason of the decision.
+	Misuse *Problem
+	// Serving is the verdict on the newest undecided request for a serving certificate.
+	Serving *csr.Result
 	// DeleteRequests are requests without a certificate whose token is no more.
 	DeleteRequests []*certificatesv1.CertificateSigningRequest
 
-	kept []Token // the live tokens, the newest last: Token and its predecessor
+	kept    []Token            // the live tokens, the newest last: Token and its predecessor
+	budgets map[string]*budget // by token id
 
 	// Again is when to look again even if nothing happens; zero for never.
 	Again time.Time
 }
 
-// Decision is a verdict on a request, with the entry for status.certificates that claims it.
+// Decision is a verdict on a request.
 type Decision struct {
 	Request *certificatesv1.CertificateSigningRequest
 	Result  csr.Result
-	Record  v1alpha1.CertificateDecision
+	// Record is the entry for status.certificates that is written before the verdict; empty for a serving certificate.
+	Record v1alpha1.CertificateDecision
 }
 
 // LookAgain asks for another pass at a time, or earlier.
@@ -94,7 +102,7 @@ func Decide(f *Facts, now time.Time) Plan {
 	default:
 		p.await(f, now)
 	}
-	p.decideRequests(f, now)
+	p.decideServing(f, now)
 	return p
 }
 
@@ -103,6 +111,7 @@ func (p *Plan) revoke(f *Facts, phase Phase) {
 	p.Phase = phase
 	p.DeleteTokens = f.TokenSecrets
 	p.dropKubeconfig(f)
+	p.decideRequests(f, time.Time{}) // no token is left that a time would matter for
 }
 
 func (p *Plan) dropKubeconfig(f *Facts) {
@@ -118,23 +127,54 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	p.Since = awaitingSince(f, now)
 	p.Problem = blocked(f)
 	p.kept = f.keep(now)
+	deadline := joinDeadline(f.NodeBootstrap, p.Since)
+	inTime := deadline.IsZero() || now.Before(deadline)
+	mint := p.Problem == nil && inTime && p.renewalDue(f, now)
+	if mint { // the present token is the predecessor now
+		p.kept = p.kept[max(0, len(p.kept)-1):]
+	}
+	p.decideRequests(f, now)
+	misused := f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide && (p.Misuse != nil || f.misused())
+	if misused {
+		p.withdraw(f)
+	}
 	if n := len(p.kept); n > 0 {
 		p.Token = &p.kept[n-1]
 	}
-	deadline := joinDeadline(f.NodeBootstrap, p.Since)
-	switch inTime := deadline.IsZero() || now.Before(deadline); {
-	case p.Token == nil && !inTime:
-		p.Phase = DeadlineExceeded
-	case p.Problem == nil && inTime && (p.Token == nil || !now.Before(p.Token.renewAt(f.NodeBootstrap))):
+	switch {
+	case misused && p.Token == nil:
+		p.Phase = Withdrawn
+	case misused: // what is left is good for the key that it was approved for alone, and is not renewed
+	case mint:
 		last := f.lastTokenID()
 		p.MintAfter = &last
-		p.kept = p.kept[max(0, len(p.kept)-1):] // the present token is the predecessor now
+	case p.Token == nil && !inTime:
+		p.Phase = DeadlineExceeded
 	}
 	if p.Token == nil && p.MintAfter == nil {
 		p.dropKubeconfig(f)
 	}
 	p.sortSecrets(f)
 	p.schedule(f, deadline, now)
+}
+
+// renewalDue tells whether the node has no live token, or one that a successor is due for.
+func (p *Plan) renewalDue(f *Facts, now time.Time) bool {
+	n := len(p.kept)
+	return n == 0 || !now.Before(p.kept[n-1].renewAt(f.NodeBootstrap))
+}
+
+// withdraw lets go of every token that no key was approved with: whoever has it could still be the first to ask with the
+// node's name. One that a key was approved with is of no use to anybody else, and the node may be about to collect its
+// certificate with it, so it stays. Nothing is approved in the pass that finds the evidence.
+func (p *Plan) withdraw(f *Facts) {
+	p.kept = slices.DeleteFunc(p.kept, func(t Token) bool {
+		key, _ := claimOf(f, t.ID)
+		return key == ""
+	})
+	p.Decisions = slices.DeleteFunc(p.Decisions, func(d Decision) bool {
+		return d.Result.Verdict == csr.Approve && p.liveToken(d.Record.TokenID) == nil
+	})
 }
 
 // sortSecrets repairs the Secrets of the tokens that are kept and deletes the others.

@@ -166,6 +166,12 @@ func TestDecideLooksAgain(t *testing.T) {
 		"a minute after an approval": {awaited(1, young), func(f *Facts) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), approved(10*time.Second))}
 		}, now.Add(50 * time.Second)},
+		"not once it is issued": {awaited(1, young), func(f *Facts) {
+			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), approved(10*time.Second), withCertificate)}
+		}, renewal},
+		"nor long after an approval": {awaited(1, young), func(f *Facts) {
+			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(3), approved(minutes(2)))}
+		}, renewal},
 		"a young Node, in a second":       {awaited(1, young), func(f *Facts) { f.Node = nodeMade(time.Second) }, now.Add(time.Second)},
 		"a Node of 100 s, in 10":          {awaited(1, young), func(f *Facts) { f.Node = nodeMade(100 * time.Second) }, now.Add(10 * time.Second)},
 		"an old Node, in ten minutes":     {awaited(1, young), func(f *Facts) { f.Node = nodeMade(old) }, now.Add(10 * time.Minute)},

@@ -21,23 +21,6 @@ func TestRenewalLeavesOnePredecessor(t *testing.T) {
 	})
 }
 
-func TestAtMostTwoTokensLiveAtAnyTime(t *testing.T) {
-	states(manyStates, func(seed int, f *Facts) {
-		p := Decide(f, now)
-		outline := outlineOf(&p)
-		carryOut(f, &p)
-		live := 0
-		for _, s := range f.TokenSecrets {
-			if made, ok := ParseToken(s); ok && made.Live(now) {
-				live++
-			}
-		}
-		if live > 2 {
-			t.Errorf("seed %d: %d tokens live after %+v", seed, live, outline)
-		}
-	})
-}
-
 // Tokens of one second are in the order of their chain, in whatever order they are listed.
 func TestTokensOfOneSecondKeepTheirOrder(t *testing.T) {
 	for _, order := range [][]int{{1, 2, 3}, {1, 3, 2}, {2, 1, 3}, {2, 3, 1}, {3, 1, 2}, {3, 2, 1}} {

@@ -92,10 +92,29 @@ func Verified(status *v1alpha1.NodeBootstrapStatus, t *Token) bool {
 func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstrapStatus {
 	r := report{f: f, p: p, o: o, old: &f.NodeBootstrap.Status, new: f.NodeBootstrap.Status.DeepCopy(), now: now}
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
-	r.new.Certificates = recordIssued(r.new.Certificates, f.Requests)
+	r.new.Certificates = recordOvertaken(r.new.Certificates, f.Requests)
+	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, f.ownRequests()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
 	r.wait()
 	r.credential()
 	r.conditions()
+	return r.new
+}
+
+// ReportForbidden is the status of a NodeBootstrap when what has to be known of it may not be read, at a time. What was Ready
+// stays so.
+func ReportForbidden(nb *v1alpha1.NodeBootstrap, err error, now time.Time) *v1alpha1.NodeBootstrapStatus {
+	r := report{new: nb.Status.DeepCopy(), now: now}
+	r.new.ObservedGeneration = nb.Generation
+	const advice = "the operator's RBAC is not as it ships"
+	if was := meta.FindStatusCondition(r.new.Conditions, v1alpha1.ConditionReady); was != nil && was.Status == metav1.ConditionTrue {
+		before, _, _ := strings.Cut(was.Message, "; "+advice)
+		r.set(v1alpha1.ConditionReady, yes(was.Reason, "%s; %s: %v", before, advice, err))
+		return r.new
+	}
+	why := stalled(&Problem{v1alpha1.ReasonForbidden, fmt.Sprintf("%s: %v", advice, err)})
+	r.set(v1alpha1.ConditionReady, why)
+	r.setWhile(v1alpha1.ConditionStalled, true, why)
+	r.setWhile(v1alpha1.ConditionReconciling, false, why)
 	return r.new
 }
 
@@ -109,7 +128,10 @@ type report struct {
 
 // wait notes since when the node is waited for, and a reissue once there is a token made for it.
 func (r *report) wait() {
-	handled := r.p.Reissue && r.o.Token != nil
+	handled := r.p.Reissue && (r.o.Token != nil || r.p.Phase == Withdrawn && r.o.Err == nil)
+	if handled && !r.f.reissuedMisused() {
+		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionTokenMisused)
+	}
 	if handled {
 		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
 	}
@@ -126,14 +148,17 @@ func (r *report) wait() {
 
 // credential names the token and the kubeconfig that are there.
 func (r *report) credential() {
-	if r.p.Phase == Joined && r.o.Err != nil {
+	if (r.p.Phase == Joined || r.p.Phase == Withdrawn) && r.o.Err != nil {
 		return // it may still be there
 	}
+	r.new.LastTokenID = r.f.lastTokenID()
 	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server = nil, nil, ""
 	if r.o.Token == nil {
 		return
 	}
-	r.new.LastTokenID = r.o.Token.ID
+	if r.p.MintAfter != nil {
+		r.new.LastTokenID = r.o.Token.ID
+	}
 	r.new.Token = &v1alpha1.TokenStatus{ID: r.o.Token.ID, ExpirationTime: metav1.NewTime(r.o.Token.Expires)}
 	if r.o.Published {
 		r.new.KubeconfigSecretRef = &v1alpha1.SecretReference{Namespace: r.f.Namespace, Name: KubeconfigSecretName(r.f.Name)}
@@ -165,6 +190,7 @@ func stalled(p *Problem) finding {
 }
 
 func (r *report) conditions() {
+	r.alarm() // Ready tells of it
 	credentials := r.credentials()
 	ready := r.ready(credentials)
 	if ready.status == metav1.ConditionTrue && r.o.Err != nil { // what works goes on working, and people are told
@@ -173,6 +199,8 @@ func (r *report) conditions() {
 	r.set(v1alpha1.ConditionReady, ready)
 	r.set(v1alpha1.ConditionCredentialsAvailable, credentials)
 	r.set(v1alpha1.ConditionJoined, r.joined())
+	r.enforcement()
+	r.serving()
 
 	unready := ready.status != metav1.ConditionTrue
 	r.setWhile(v1alpha1.ConditionStalled, unready && ready.stalled, ready)
@@ -199,6 +227,10 @@ func (r *report) credentials() finding {
 		return no(v1alpha1.ReasonJoined, "the node has joined: no credential is left")
 	case r.p.Phase == DeadlineExceeded:
 		return no(v1alpha1.ReasonJoinDeadlineExceeded, "the last token has run out")
+	case r.p.Phase == Withdrawn && r.o.Err != nil:
+		return no(v1alpha1.ReasonWriteFailed, "a token was misused and the credential could not be removed: %v; this is tried again", r.o.Err)
+	case r.p.Phase == Withdrawn:
+		return no(v1alpha1.ReasonTokenMisused, "a token was misused: no credential is left")
 	case r.o.Token != nil && r.o.Published && (r.o.Acceptance == Accepted || r.o.Acceptance == AcceptanceUnknown && r.wasAvailable()):
 		return yes(v1alpha1.ReasonPublished, "the Secret %s/%s holds the kubeconfig with the live token %s",
 			r.f.Namespace, KubeconfigSecretName(r.f.Name), r.o.Token.ID)
@@ -231,6 +263,10 @@ func (r *report) ready(credentials finding) finding {
 		return stalled(&Problem{v1alpha1.ReasonJoinDeadlineExceeded, fmt.Sprintf(
 			"the node has not joined within spec.token.joinDeadline (%s): set the annotation %s to a new value to try again",
 			r.f.NodeBootstrap.Spec.Token.JoinDeadline.Duration, v1alpha1.ReissueRequestedAtAnnotation)})
+	case r.p.Phase == Withdrawn && r.o.Err == nil:
+		return stalled(&Problem{v1alpha1.ReasonTokenMisused, fmt.Sprintf(
+			"a token was misused and is revoked: see the condition %s, then set the annotation %s to a new value for a new one",
+			v1alpha1.ConditionTokenMisused, v1alpha1.ReissueRequestedAtAnnotation)})
 	case r.problem() != nil:
 		return stalled(r.problem())
 	case r.f.BindingsProblem != nil:
@@ -251,6 +287,9 @@ func (r *report) waitingFor() finding {
 		return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
 			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+
 				"with --cluster-signing-cert-file and --cluster-signing-key-file?", late.Name, issuanceDeadline)})
+	}
+	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
+		return yes(v1alpha1.ReasonAwaitingNode, "the node's request was approved, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
 	}
 	if awaitsPerson(r.f) {
 		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")

@@ -250,14 +250,13 @@ func TestReportMessagesNameWhatToDo(t *testing.T) {
 
 func TestReportKeepsAShortHistory(t *testing.T) {
 	f := awaited(1, young)
-	f.NodeBootstrap.Status.Certificates = history("addddddddd")
+	f.NodeBootstrap.Status.Certificates = history("ssssoddddddddddd")
 	for i := range 5 {
 		f.Requests = append(f.Requests, request(fmt.Sprintf("csr-%d", i), 1, minutes(2), approved(minutes(1)), withCertificate))
 	}
-	f.NodeBootstrap.Status.Certificates[0].UID = "claimed"
 	p, o := Decide(f, now), published(1, young)
 	got := Report(f, &p, &o, now).Certificates
-	if len(got) != 10 || got[0].UID != "claimed" || got[9].Name != "csr-4" {
+	if len(got) != 16 || got[0].Name != "0" || got[4].Name != "4" || got[15].Name != "csr-4" {
 		t.Errorf("got %s", asJSON(got))
 	}
 }

@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -11,6 +12,8 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -19,38 +22,36 @@ import (
 // issuanceDeadline is how long after its approval a certificate may take to be issued before somebody is told.
 const issuanceDeadline = time.Minute
 
-// clockTolerance is how far the clocks of several API servers may be apart.
-const clockTolerance = 10 * time.Second
+// maxDecisionsPerToken bounds the requests that are decided on for one token. A kubelet sends one, or a few when it is
+// restarted in the middle of joining; what comes after is left alone, so that a flood costs no writes.
+const maxDecisionsPerToken = 8
 
-// byCreation orders requests by the time they were sent at, and by name within a second.
+// ReasonTooManyRequests surfaces when more requests were sent with one token, or by one node, than are decided on.
+const ReasonTooManyRequests = "TooManyRequests"
+
+// newestFirst orders requests by the time they were sent at, and by name within a second.
+func newestFirst(requests []*certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
+	return slices.SortedFunc(slices.Values(requests), func(a, b *certificatesv1.CertificateSigningRequest) int { return -byCreation(a, b) })
+}
+
 func byCreation(a, b *certificatesv1.CertificateSigningRequest) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Name, b.Name))
 }
 
-// decideRequests gives each request without a certificate its verdict. A request whose token is no more is deleted, even
-// when it was approved: an approval cannot be taken back, and the signer would still sign.
+// decideRequests gives each request that was sent with a token its verdict. One without a certificate whose token is no more
+// is deleted, even when it was approved: an approval cannot be taken back, and the signer would still sign.
 //
 // The newest request comes first: a kubelet that gives up, or restarts, asks anew with another key and waits for that one
 // alone, so that an older one must not claim the token.
 func (p *Plan) decideRequests(f *Facts, now time.Time) {
-	newestFirst := slices.SortedFunc(slices.Values(f.Requests), func(a, b *certificatesv1.CertificateSigningRequest) int {
-		return -byCreation(a, b)
-	})
-	for _, r := range newestFirst {
-		if issued(r) {
-			continue
-		}
-		t := p.liveToken(TokenIDOfUser(r.Spec.Username))
-		switch at, approved := approvedAt(r); {
-		case !approved && !undecided(r): // denied or failed: stays for people to see until Kubernetes deletes it
-		case t == nil || r.CreationTimestamp.Add(clockTolerance).Before(t.Created):
+	for _, r := range newestFirst(f.Requests) {
+		_, approved := approvedAt(r)
+		switch t := p.liveToken(TokenIDOfUser(r.Spec.Username)); {
+		case !approved && (issued(r) || !undecided(r)): // denied or failed: stays for people to see until Kubernetes deletes it
+		case t != nil:
+			p.judge(f, t, r, now)
+		case !issued(r):
 			p.DeleteRequests = append(p.DeleteRequests, r)
-		case approved:
-			if overdue := at.Add(issuanceDeadline); overdue.After(now) {
-				p.LookAgain(overdue)
-			}
-		case f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalNode:
-			p.decide(f, t, r, now)
 		}
 	}
 }
@@ -63,62 +64,167 @@ func (p *Plan) liveToken(id string) *Token {
 	return &p.kept[i]
 }
 
-func (p *Plan) decide(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) {
-	result := csr.Evaluate(csr.Request{
-		CSR:        r,
-		NodeName:   f.Name,
-		TokenID:    t.ID,
-		TokenGroup: Group,
-		MayHave:    []string{ClusterWideGroup},
-		ClaimedKey: p.claimedKey(f, t.ID),
+// judge decides on a request that was sent with a live token, and looks at those that somebody else has approved.
+func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) {
+	at, approved := approvedAt(r)
+	i := slices.IndexFunc(f.NodeBootstrap.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
+		return d.UID == r.UID && d.Reason != ReasonTooManyRequests
 	})
-	if result.Verdict == csr.Leave {
+	recorded := i >= 0
+	if !recorded && p.overspent(f, t, r, now) {
 		return
 	}
-	verdict := v1alpha1.VerdictApproved
-	if result.Verdict == csr.Deny {
-		verdict = v1alpha1.VerdictDenied
+	result := p.evaluate(f, t, r, now)
+	if recorded && result.Verdict == csr.Deny && f.NodeBootstrap.Status.Certificates[i].Verdict == v1alpha1.VerdictDenied {
+		result.Reason = f.NodeBootstrap.Status.Certificates[i].Reason // as it was claimed, before a crash
 	}
-	p.Decisions = append(p.Decisions, Decision{Request: r, Result: result, Record: v1alpha1.CertificateDecision{
+	mode := f.NodeBootstrap.Spec.ApprovalMode()
+	switch {
+	case result.Verdict == csr.Leave:
+		if !issued(r) {
+			p.DeleteRequests = append(p.DeleteRequests, r)
+		}
+	case approved:
+		if overdue := at.Add(issuanceDeadline); !issued(r) && overdue.After(now) {
+			p.LookAgain(overdue)
+		}
+		told := recorded && f.NodeBootstrap.Status.Certificates[i].Verdict == v1alpha1.VerdictApproved || !recorded && !at.After(lastTheft(f, t.ID))
+		if !told && result.Verdict == csr.Deny && Misuse(result.Reason) {
+			p.record(f, v1alpha1.VerdictApproved, t, r, csr.Result{Verdict: csr.Leave, Reason: result.Reason, KeyFingerprint: result.KeyFingerprint,
+				Message: "somebody else approved it although " + result.Message}, now)
+		}
+	case mode == v1alpha1.ApprovalClusterWide: // kube-controller-manager decides
+	case result.Verdict == csr.Deny && r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
+		// The operator has no right to decide for every signer, and shall have none: what is not there is not signed.
+		p.DeleteRequests = append(p.DeleteRequests, r)
+		result.Verdict = csr.Leave
+		p.record(f, v1alpha1.VerdictDenied, t, r, result, now)
+	case result.Verdict == csr.Deny:
+		p.record(f, v1alpha1.VerdictDenied, t, r, result, now)
+	case mode == v1alpha1.ApprovalNode:
+		p.record(f, v1alpha1.VerdictApproved, t, r, result, now)
+	}
+}
+
+func (p *Plan) evaluate(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) csr.Result {
+	request := csr.Request{
+		CSR:      r,
+		NodeName: f.Name,
+		TokenID:  t.ID, TokenCreated: t.Created, TokenExpires: t.Expires,
+		TokenGroup: Group,
+		MayHave:    []string{ClusterWideGroup},
+		Now:        now,
+	}
+	if f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide {
+		request.ClaimedKey, request.ClaimedAt = p.claim(f, t.ID)
+	}
+	return csr.Evaluate(request)
+}
+
+// lastTheft is when a theft was last recorded that somebody else approved a request of a token for. What was approved before
+// was seen then: a long record may have forgotten it.
+func lastTheft(f *Facts, tokenID string) time.Time {
+	var last time.Time
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if d.TokenID == tokenID && d.Verdict == v1alpha1.VerdictApproved && Evidence(d) && d.Time.After(last) {
+			last = d.Time.Time
+		}
+	}
+	return last
+}
+
+// A budget is what was decided on requests of one token.
+type budget struct {
+	decided sets.Set[types.UID]
+	// over says that the end of it was told.
+	over bool
+}
+
+func (b *budget) add(d v1alpha1.CertificateDecision) {
+	if d.Reason != reasonApprovedElsewhere {
+		b.decided.Insert(d.UID)
+	}
+	b.over = b.over || d.Reason == ReasonTooManyRequests
+}
+
+// budgetOf is the budget of a token, by the record and by the requests, since a long record forgets denials.
+func (p *Plan) budgetOf(f *Facts, tokenID string) *budget {
+	if b := p.budgets[tokenID]; b != nil {
+		return b
+	}
+	b := &budget{decided: sets.New[types.UID]()}
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if d.TokenID == tokenID {
+			b.add(d)
+		}
+	}
+	for _, r := range f.Requests {
+		if requestCondition(r, certificatesv1.CertificateDenied) != nil && TokenIDOfUser(r.Spec.Username) == tokenID {
+			b.decided.Insert(r.UID)
+		}
+	}
+	if p.budgets == nil {
+		p.budgets = map[string]*budget{}
+	}
+	p.budgets[tokenID] = b
+	return b
+}
+
+// overspent tells whether as many requests of a token were decided on as there may be, and notes that once.
+func (p *Plan) overspent(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) bool {
+	b := p.budgetOf(f, t.ID)
+	if !b.over && b.decided.Len() >= maxDecisionsPerToken {
+		p.record(f, v1alpha1.VerdictIgnored, t, r, csr.Result{Verdict: csr.Leave, Reason: ReasonTooManyRequests, Message: fmt.Sprintf(
+			"%d requests of the token were decided on: this one and all that follow are left alone", b.decided.Len())}, now)
+	}
+	return b.over
+}
+
+// record adds a decision to the plan, and to the evidence if it is any.
+func (p *Plan) record(f *Facts, verdict v1alpha1.Verdict, t *Token, r *certificatesv1.CertificateSigningRequest, result csr.Result, now time.Time) {
+	d := Decision{Request: r, Result: result, Record: v1alpha1.CertificateDecision{
 		Name: r.Name, UID: r.UID, SignerName: r.Spec.SignerName, TokenID: t.ID,
 		KeyFingerprint: result.KeyFingerprint, Verdict: verdict, Reason: result.Reason, Time: metav1.NewTime(now).Rfc3339Copy(),
-	}})
+	}}
+	p.Decisions = append(p.Decisions, d)
+	p.budgetOf(f, t.ID).add(d.Record)
+	if p.Misuse == nil && Misuse(result.Reason) {
+		p.Misuse = &Problem{result.Reason, fmt.Sprintf("the request %s was sent with the token %s: %s", r.Name, t.ID, result.Message)}
+	}
 }
 
-// claimedKey is the key that was approved with a token: no other one will be.
-func (p *Plan) claimedKey(f *Facts, tokenID string) string {
+// claim is the key that was approved with a token, and when: no other one will be.
+func (p *Plan) claim(f *Facts, tokenID string) (string, time.Time) {
+	if key, at := claimOf(f, tokenID); key != "" {
+		return key, at
+	}
+	for _, d := range p.Decisions {
+		if d.Record.TokenID == tokenID && d.Result.Verdict == csr.Approve { // the newest: all others were sent before
+			return d.Record.KeyFingerprint, d.Record.Time.Add(time.Hour)
+		}
+	}
+	return "", time.Time{}
+}
+
+// claimOf is the key that was approved with a token before, by whomever, and when: the first one, since what came after it
+// is a second key. The record outlives requests.
+func claimOf(f *Facts, tokenID string) (string, time.Time) {
 	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if d.TokenID == tokenID && d.Verdict == v1alpha1.VerdictApproved {
-			return d.KeyFingerprint
+		if d.TokenID == tokenID && d.Verdict == v1alpha1.VerdictApproved && ofThisNode(d) {
+			return d.KeyFingerprint, d.Time.Time
 		}
 	}
-	for _, d := range p.Decisions {
-		if d.Record.TokenID == tokenID && d.Result.Verdict == csr.Approve {
-			return d.Record.KeyFingerprint
+	key, first := "", time.Time{}
+	for _, r := range slices.SortedFunc(slices.Values(f.Requests), byCreation) {
+		at, approved := approvedAt(r)
+		if !approved || TokenIDOfUser(r.Spec.Username) != tokenID || key != "" && !at.Time.Before(first) || !f.concerns(r) {
+			continue
+		}
+		if k, err := csr.Fingerprint(r); err == nil {
+			key, first = k, at.Time
 		}
 	}
-	return ""
-}
-
-// Claims are the decisions of a plan that the status does not tell of yet: they are written there before they are carried
-// out, so that a crash in between never leads to a second key.
-func (p *Plan) Claims(nb *v1alpha1.NodeBootstrap) []v1alpha1.CertificateDecision {
-	var out []v1alpha1.CertificateDecision
-	for _, d := range p.Decisions {
-		if !slices.ContainsFunc(nb.Status.Certificates, func(have v1alpha1.CertificateDecision) bool {
-			return have.UID == d.Record.UID && have.Verdict == d.Record.Verdict
-		}) {
-			out = append(out, d.Record)
-		}
-	}
-	return out
-}
-
-// WithClaims is a status with further decisions in it.
-func WithClaims(status *v1alpha1.NodeBootstrapStatus, claims []v1alpha1.CertificateDecision) *v1alpha1.NodeBootstrapStatus {
-	out := status.DeepCopy()
-	out.Certificates = appendDecisions(out.Certificates, claims...)
-	return out
+	return key, first
 }
 
 // Supports tells whether an approval that was decided on for a NodeBootstrap still rests on what is there at a time: the
@@ -130,57 +236,10 @@ func Supports(decided, live *v1alpha1.NodeBootstrap, token *corev1.Secret, d Dec
 		ok && t.ID == d.Record.TokenID && ownedBy(token, live) && token.DeletionTimestamp == nil && t.Live(now)
 }
 
-// maxDecisions bounds status.certificates.
-const maxDecisions = 10
-
-// appendDecisions adds to a history, of which the oldest entries go first when it grows too long. Approvals outlive
-// denials: the claim on a key must not be pushed out by a flood of requests.
-func appendDecisions(history []v1alpha1.CertificateDecision, more ...v1alpha1.CertificateDecision) []v1alpha1.CertificateDecision {
-	out := append(slices.Clone(history), more...)
-	for len(out) > maxDecisions {
-		i := slices.IndexFunc(out[:len(out)-1], func(d v1alpha1.CertificateDecision) bool { return d.Verdict == v1alpha1.VerdictDenied })
-		out = slices.Delete(out, max(i, 0), max(i, 0)+1)
-	}
-	return out
-}
-
-// recordIssued notes which of the node's requests have their certificate, whoever approved them. It goes by time, and not by
-// the order in which a cache lists requests: those older than a full history stay out of it.
-func recordIssued(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest) []v1alpha1.CertificateDecision {
-	for _, r := range slices.SortedFunc(slices.Values(requests), byCreation) {
-		at, approved := approvedAt(r)
-		if !approved || !issued(r) {
-			continue
-		}
-		i := slices.IndexFunc(history, func(d v1alpha1.CertificateDecision) bool { return d.UID == r.UID })
-		switch {
-		case i < 0 && len(history) == maxDecisions && !at.After(history[0].Time.Time):
-		case i < 0:
-			key, _ := csr.Fingerprint(r)
-			history = appendDecisions(history, v1alpha1.CertificateDecision{
-				Name: r.Name, UID: r.UID, SignerName: r.Spec.SignerName, TokenID: TokenIDOfUser(r.Spec.Username),
-				KeyFingerprint: key, Verdict: v1alpha1.VerdictApproved, Reason: reasonApprovedElsewhere,
-				Time: at, IssuedTime: &at,
-			})
-		case history[i].IssuedTime == nil:
-			history = slices.Clone(history)
-			history[i].IssuedTime = &at
-			if history[i].Verdict == v1alpha1.VerdictDenied { // somebody was faster
-				history[i].Verdict, history[i].Reason = v1alpha1.VerdictApproved, reasonApprovedElsewhere
-			}
-		}
-	}
-	return history
-}
-
-// reasonApprovedElsewhere surfaces in status.certificates when somebody else approved the request: a person, or
-// kube-controller-manager with approval ClusterWide.
-const reasonApprovedElsewhere = "ApprovedElsewhere"
-
 // notIssued is the first request that was approved a while ago and has no certificate at a time.
 func notIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningRequest {
-	for _, r := range f.Requests {
-		if at, approved := approvedAt(r); approved && !issued(r) && !now.Before(at.Add(issuanceDeadline)) {
+	for _, r := range slices.SortedFunc(slices.Values(f.Requests), byCreation) {
+		if at, approved := approvedAt(r); approved && !issued(r) && !now.Before(at.Add(issuanceDeadline)) && f.concerns(r) {
 			return r
 		}
 	}
@@ -189,5 +248,6 @@ func notIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningReques
 
 // awaitsPerson tells whether a request waits for somebody to approve it.
 func awaitsPerson(f *Facts) bool {
-	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalManual && slices.ContainsFunc(f.Requests, undecided)
+	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalManual &&
+		slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return undecided(r) && f.concerns(r) })
 }

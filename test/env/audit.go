@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,6 +45,8 @@ type Entry struct {
 	ObjectRef struct{ Resource, Subresource, Namespace, Name string }
 	// ResponseStatus has the HTTP status.
 	ResponseStatus struct{ Code int }
+	// Annotations has what the authorizer decided.
+	Annotations map[string]string
 }
 
 // String is the request in a line.
@@ -56,11 +57,11 @@ func (e Entry) String() string {
 // IsWrite tells whether the request stores something, be it refused or not. Leases do not count, nor reviews, which store nothing.
 func (e Entry) IsWrite() bool {
 	return slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, e.Verb) &&
-		!slices.Contains([]string{"leases", "tokenreviews"}, e.ObjectRef.Resource)
+		!slices.Contains([]string{"leases", "tokenreviews", "subjectaccessreviews"}, e.ObjectRef.Resource)
 }
 
-// Forbidden tells whether the operator was refused for want of a permission.
-func (e Entry) Forbidden() bool { return e.ResponseStatus.Code == http.StatusForbidden }
+// Forbidden tells whether the operator was refused for want of a permission, and not by admission or quota.
+func (e Entry) Forbidden() bool { return e.Annotations["authorization.k8s.io/decision"] == "forbid" }
 
 // Entries are all requests so far.
 func (a *Audit) Entries() ([]Entry, error) {

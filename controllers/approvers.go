@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+const (
+	// approversRefresh is how often the API server is asked anew. Bindings are watched, ClusterRoles and other authorizers
+	// are not.
+	approversRefresh = 5 * time.Minute
+	// authorizerLag is for how long after a change of a binding the API server's authorizer, which reads bindings from an
+	// informer, may not know of it, and how often it is asked until then.
+	authorizerLag, authorizerRetry = 5 * time.Second, time.Second
+	// anyTokenUser is the user of a token that nobody has: what holds for it holds for every token.
+	anyTokenUser = bootstrapapi.BootstrapUserPrefix + "000000"
+)
+
+// Approvers knows whether anything else in the cluster than this operator approves what bootstrap tokens ask for:
+// kube-controller-manager does when their user or groups may create certificatesigningrequests/nodeclient
+// (pkg/controller/certificates/approver). It asks once for all tokens, and again when that may have changed.
+type Approvers struct {
+	client  client.Client
+	clock   clock.PassiveClock
+	changed chan event.GenericEvent
+
+	mu       sync.Mutex
+	known    *bootstrap.Bypass
+	failed   bool      // somebody was told nothing
+	bindings time.Time // when a binding last changed
+}
+
+// NewApprovers makes one that has not asked yet.
+func NewApprovers(c client.Client, k clock.PassiveClock) *Approvers {
+	return &Approvers{client: c, clock: k, changed: make(chan event.GenericEvent)}
+}
+
+// allApprovers is always equal to itself, so that the workqueue makes one of all events.
+type allApprovers struct{}
+
+// SetupWithManager has the answer refreshed whenever a binding changes.
+func (a *Approvers) SetupWithManager(mgr ctrl.Manager) error {
+	one := handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, client.Object) []allApprovers {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.bindings = a.clock.Now()
+		return []allApprovers{{}}
+	})
+	return builder.TypedControllerManagedBy[allApprovers](mgr).
+		Named("approvers").
+		Watches(&rbacv1.ClusterRoleBinding{}, one).
+		Complete(a)
+}
+
+// Changed tells of every new answer.
+func (a *Approvers) Changed() <-chan event.GenericEvent { return a.changed }
+
+// Reconcile asks, and tells every node when the answer is another one.
+func (a *Approvers) Reconcile(ctx context.Context, _ allApprovers) (reconcile.Result, error) {
+	answer, err := a.ask(ctx, anyTokenUser)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	a.mu.Lock()
+	news := a.failed || a.known != nil && !sameBypass(a.known, answer)
+	a.known, a.failed = answer, false
+	lagging := a.clock.Since(a.bindings) < authorizerLag
+	a.mu.Unlock()
+	if news {
+		select {
+		case a.changed <- event.GenericEvent{Object: &v1alpha1.NodeBootstrap{}}:
+		case <-ctx.Done():
+			return reconcile.Result{}, ctx.Err()
+		}
+	}
+	if lagging {
+		return reconcile.Result{RequeueAfter: authorizerRetry}, nil
+	}
+	return reconcile.Result{RequeueAfter: approversRefresh}, nil
+}
+
+func sameBypass(a, b *bootstrap.Bypass) bool { return a.Open == b.Open && slices.Equal(a.Why, b.Why) }
+
+// Bypass is what holds for the token of a NodeBootstrap; nil when the API server could not be asked. It does so for a
+// token that a binding names, which takes the trouble of naming that very token.
+func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*bootstrap.Bypass, error) {
+	user := anyTokenUser
+	if t := nb.Status.Token; t != nil {
+		var list rbacv1.ClusterRoleBindingList
+		if err := a.client.List(ctx, &list, client.MatchingFields{indexUser: bootstrapapi.BootstrapUserPrefix + t.ID}); err != nil {
+			return nil, fmt.Errorf("listing the ClusterRoleBindings that name the token %s: %w", t.ID, err)
+		}
+		if len(list.Items) > 0 {
+			user = bootstrapapi.BootstrapUserPrefix + t.ID
+		}
+	}
+	a.mu.Lock()
+	known := a.known
+	a.mu.Unlock()
+	if known != nil && user == anyTokenUser {
+		return known, nil
+	}
+	answer, err := a.ask(ctx, user)
+	if err != nil { // the credential does not wait for it
+		log.FromContext(ctx).Error(err, "asking what else approves requests")
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.failed = true
+		return nil, nil
+	}
+	if user == anyTokenUser {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.known = answer
+	}
+	return answer, nil
+}
+
+// ask asks for a user in the groups of all tokens of ours; when the answer is yes, also for each of them alone, since an
+// authorizer names only one of the bindings that allow it.
+func (a *Approvers) ask(ctx context.Context, user string) (*bootstrap.Bypass, error) {
+	groups := []string{bootstrapapi.BootstrapDefaultGroup, bootstrap.Group, "system:authenticated"}
+	open, why, err := a.review(ctx, user, groups...)
+	if err != nil {
+		return nil, err
+	}
+	if !open {
+		return &bootstrap.Bypass{}, nil
+	}
+	answer := &bootstrap.Bypass{Open: true, Why: []string{why}}
+	for _, group := range groups {
+		_, why, err := a.review(ctx, "", group)
+		if err != nil {
+			return nil, err
+		}
+		if why != "" && !slices.Contains(answer.Why, why) {
+			answer.Why = append(answer.Why, why)
+		}
+	}
+	slices.Sort(answer.Why)
+	return answer, nil
+}
+
+// review is one SubjectAccessReview: whether it is allowed, and by what.
+func (a *Approvers) review(ctx context.Context, user string, groups ...string) (bool, string, error) {
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: user, Groups: groups,
+		ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Group: certificatesv1.GroupName, Version: "v1", Resource: "certificatesigningrequests", Subresource: "nodeclient", Verb: "create",
+		},
+	}}
+	if err := a.client.Create(ctx, review); err != nil {
+		return false, "", fmt.Errorf("asking the API server what bootstrap tokens may approve: %w", err)
+	}
+	if !review.Status.Allowed {
+		return false, "", nil
+	}
+	return true, review.Status.Reason, nil
+}

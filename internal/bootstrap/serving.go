@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// maxServingDecisions bounds the requests of one node for serving certificates that are decided on in the hour for which
+// Kubernetes keeps them afterwards. A kubelet renews a certificate when most of its life is over: once in many days.
+const maxServingDecisions = 20
+
+// servingRetry is how soon a request is looked at again that waits for something that is not watched.
+const servingRetry = time.Minute
+
+// decideServing gives each request for a serving certificate its verdict. Nothing is claimed before: an approval binds no
+// key, and what it rests on is read live.
+func (p *Plan) decideServing(f *Facts, now time.Time) {
+	waiting := newestUndecided(f.ServingRequests)
+	if newest := newestFirst(f.ServingRequests); len(waiting) == 0 && len(newest) > 0 && undecided(newest[0]) {
+		p.Serving = &csr.Result{Verdict: csr.Wait, Reason: ReasonTooManyRequests,
+			Message: "the node has asked for very many serving certificates within an hour: is its kubelet restarted over and over?"}
+	}
+	for _, r := range waiting {
+		result := p.servingVerdict(f, r)
+		switch result.Verdict {
+		case csr.Leave:
+			continue
+		case csr.Wait:
+			p.LookAgain(now.Add(servingRetry))
+		case csr.Approve, csr.Deny:
+			p.Decisions = append(p.Decisions, Decision{Request: r, Result: result})
+		}
+		if p.Serving == nil { // the newest tells how the node fares
+			p.Serving = &result
+		}
+	}
+}
+
+// servingVerdict approves nothing while it is in doubt who the node is, or where the API server is.
+func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
+	result := evaluateServing(f, r)
+	switch {
+	case result.Verdict != csr.Approve:
+	case p.Misuse != nil || f.misused():
+		result.Verdict, result.Reason = csr.Wait, v1alpha1.ReasonTokenMisused
+		result.Message = "the node's token was misused, so that it may be another machine that asks: see the condition " + v1alpha1.ConditionTokenMisused
+	case f.Cluster.Server == "" && f.ClusterProblem != nil:
+		result.Verdict, result.Reason = csr.Wait, f.ClusterProblem.Reason
+		result.Message = "it is not known which addresses are the API server's: " + f.ClusterProblem.Message
+	}
+	return result
+}
+
+// AllDecided tells whether no request waits for a verdict.
+func AllDecided(requests []*certificatesv1.CertificateSigningRequest) bool {
+	return !slices.ContainsFunc(requests, undecided)
+}
+
+// AddressesToDecide are the keys of the addresses in those of the requests that may be decided on.
+func AddressesToDecide(requests []*certificatesv1.CertificateSigningRequest) []string {
+	var out []string
+	for _, r := range newestUndecided(requests) {
+		for _, a := range csr.RequestedAddresses(r) {
+			if key := a.Key(); !slices.Contains(out, key) {
+				out = append(out, key)
+			}
+		}
+	}
+	return out
+}
+
+// newestUndecided are those requests that a kubelet may be waiting for, as many as may still be decided on: none that is older
+// than one that was decided on, and the last few. A kubelet gives up after a quarter of an hour and asks anew with another
+// key, while Kubernetes keeps what it asked before for a day.
+func newestUndecided(requests []*certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
+	const few = 3
+	var waiting []*certificatesv1.CertificateSigningRequest
+	var last time.Time
+	decided := 0
+	for _, r := range newestFirst(requests) {
+		switch {
+		case !undecided(r):
+			last = later(last, r.CreationTimestamp.Time)
+			decided++
+		case len(waiting) < few && !r.CreationTimestamp.Time.Before(last):
+			waiting = append(waiting, r)
+		}
+	}
+	return waiting[:min(len(waiting), max(0, maxServingDecisions-decided))]
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// evaluateServing is the verdict on a request for a serving certificate, by the facts.
+func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
+	return csr.EvaluateServing(csr.ServingRequest{
+		CSR:       r,
+		NodeName:  f.Name,
+		Declared:  f.NodeBootstrap.Spec.ServingCertificate.Addresses,
+		Reserved:  f.ReservedAddresses,
+		Elsewhere: f.DeclaredElsewhere,
+	})
+}
+
+// SupportsServing tells whether an approval of a serving certificate that was decided on for a NodeBootstrap still rests on
+// what is there: the same NodeBootstrap, which declares the same.
+func SupportsServing(decided, live *v1alpha1.NodeBootstrap) bool {
+	return live.UID == decided.UID && live.Spec.Cluster.Server == decided.Spec.Cluster.Server &&
+		slices.Equal(live.Spec.ServingCertificate.Addresses, decided.Spec.ServingCertificate.Addresses)
+}
+
+// recordServing notes the requests for serving certificates that were decided on, by whomever, once each: those since the
+// last that the history tells of, and since the NodeBootstrap was made. Of very many at once it takes the last few.
+func recordServing(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest, since time.Time) []v1alpha1.CertificateDecision {
+	const most = maxServing - 1 // besides the last approval
+	last := since
+	for _, d := range history {
+		if d.SignerName == certificatesv1.KubeletServingSignerName && d.Time.After(last) {
+			last = d.Time.Time
+		}
+	}
+	var found []v1alpha1.CertificateDecision
+	for _, r := range requests {
+		d, ok := servingDecision(r)
+		if ok && !d.Time.Time.Before(last) {
+			found = append(found, d)
+		}
+	}
+	slices.SortFunc(found, func(a, b v1alpha1.CertificateDecision) int {
+		return cmp.Or(a.Time.Compare(b.Time.Time), strings.Compare(a.Name, b.Name))
+	})
+	for _, d := range found[max(0, len(found)-most):] {
+		if decisionOn(history, d) < 0 {
+			history = appendDecisions(history, d)
+		}
+	}
+	return history
+}
+
+// servingDecision is what the conditions of a request say of the decision on it.
+func servingDecision(r *certificatesv1.CertificateSigningRequest) (v1alpha1.CertificateDecision, bool) {
+	if c := requestCondition(r, certificatesv1.CertificateApproved); c != nil {
+		reason := reasonApprovedElsewhere
+		if c.Reason == csr.ReasonKubeletServing {
+			reason = c.Reason
+		}
+		return entry(r, v1alpha1.VerdictApproved, reason, c.LastUpdateTime), true
+	}
+	if c := requestCondition(r, certificatesv1.CertificateDenied); c != nil {
+		reason := reasonDeniedElsewhere
+		if csr.DeniesServing(c.Reason) {
+			reason = c.Reason
+		}
+		return entry(r, v1alpha1.VerdictDenied, reason, c.LastUpdateTime), true
+	}
+	return v1alpha1.CertificateDecision{}, false
+}
