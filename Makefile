@@ -55,6 +55,18 @@ build-installer: ## dist/install.yaml, with the image $(IMG).
 .PHONY: test
 test: controlplane bin/manager bin/kubectl-nodebootstrap ## All tests: against a real control plane and real kubelets, which need root on Linux.
 	go test -count=1 -p 1 -timeout 20m ./...
+	$(MAKE) -s fuzz FUZZTIME=5s
+
+.PHONY: fuzz
+FUZZTIME ?= 1m
+fuzz: ## Fuzz the verdict on certificate requests against an oracle, each target for FUZZTIME (1m, or 100000x).
+	@for target in $$(go test -list '^Fuzz' ./internal/csr | grep '^Fuzz'); do \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./internal/csr || exit 1; \
+	done
+
+.PHONY: bench
+bench: controlplane bin/manager ## Measure the operator on a real control plane: a table, and bench.json.
+	go run ./test/bench
 
 .PHONY: verify
 verify: ## Generated files are up to date, the linter and the import rules are content.

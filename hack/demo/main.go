@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo shows the operator's main job on a real control plane and a real kubelet, on this machine: a NodeBootstrap of
-// four lines is applied, a stock kubelet is given the published kubeconfig and nothing else, and joins.
+// Command demo shows the operator's main job on a real control plane and real kubelets, on this machine: a NodeBootstrap of
+// four lines is applied, a stock kubelet is given the published kubeconfig and nothing else, and joins. Then a kubeconfig is
+// stolen: another machine that is given it gets nothing, and the alarm is raised.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,6 +33,9 @@ import (
 const (
 	node   = "worker-1" // of config/samples/nodebootstrap.yaml
 	sample = "config/samples/nodebootstrap.yaml"
+	victim = "worker-2" // of hack/demo/worker-2.yaml
+	second = "hack/demo/worker-2.yaml"
+	thief  = "intruder"
 	// stepLimit is for a busy machine; a step takes a second or two.
 	stepLimit = 2 * time.Minute
 )
@@ -70,6 +75,9 @@ func run(ctx context.Context, stay bool) (err error) {
 	if err := join(ctx, cluster); err != nil {
 		return err
 	}
+	if err := steal(ctx, cluster); err != nil {
+		return err
+	}
 	if err := showTables(ctx, cluster); err != nil {
 		return err
 	}
@@ -101,65 +109,86 @@ func withLogs(ctx context.Context, err error, logs string) error {
 
 // join is the story: all that a person does is in it, and the rest is watched.
 func join(ctx context.Context, cluster *localcluster.Cluster) error {
-	scheme, err := controllers.NewScheme()
+	s, err := begin(ctx, cluster, node, sample)
 	if err != nil {
 		return err
+	}
+	return s.start(ctx, cluster, node, "the published kubeconfig and nothing else",
+		csrSeen, approved, issued, registered, nodeReady, joined, tokenGone, kubeconfigGone)
+}
+
+// steal shows what a kubeconfig is worth on another machine than its own.
+func steal(ctx context.Context, cluster *localcluster.Cluster) error {
+	s, err := begin(ctx, cluster, victim, second)
+	if err != nil {
+		return err
+	}
+	return s.start(ctx, cluster, thief, "the kubeconfig of "+victim, csrSeen, denied, alarmed, tokenGone, kubeconfigGone, waits)
+}
+
+// begin applies a manifest and waits for the node's credential.
+func begin(ctx context.Context, cluster *localcluster.Cluster, node, manifest string) (*story, error) {
+	scheme, err := controllers.NewScheme()
+	if err != nil {
+		return nil, err
 	}
 	c, err := client.NewWithWatch(cluster.AdminConfig(), client.Options{Scheme: scheme})
 	if err != nil {
-		return fmt.Errorf("connecting to the cluster: %w", err)
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
 	}
 	root, err := localcluster.ProjectRoot()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	manifest := filepath.Join(root, sample)
-	if err := showFile(manifest); err != nil {
-		return err
+	path := filepath.Join(root, manifest)
+	if err := showFile(path, manifest); err != nil {
+		return nil, err
 	}
 	s, err := newStory(ctx, c, node)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := operator.Kubectl(ctx, cluster, "apply", "-f", manifest); err != nil {
-		return err
+	if _, err := operator.Kubectl(ctx, cluster, "apply", "-f", path); err != nil {
+		return nil, err
 	}
-	if err := s.waitFor(ctx, published); err != nil {
-		return err
-	}
+	return s, s.waitFor(ctx, published)
+}
+
+// start runs a kubelet with the node's kubeconfig and waits for what comes of it.
+func (s *story) start(ctx context.Context, cluster *localcluster.Cluster, kubelet, with string, steps ...string) error {
 	var secret corev1.Secret
-	if err := c.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)}, &secret); err != nil {
+	if err := s.client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(s.node)}, &secret); err != nil {
 		return fmt.Errorf("reading the published kubeconfig: %w", err)
 	}
-	s.tell("kubelet started, with the published kubeconfig and nothing else")
-	kubelet, err := cluster.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: node, BootstrapKubeconfig: secret.Data[bootstrap.KubeconfigKey]})
+	s.tell("kubelet of " + kubelet + " started, with " + with)
+	k, err := cluster.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: kubelet, BootstrapKubeconfig: secret.Data[bootstrap.KubeconfigKey]})
 	if err != nil {
 		return err
 	}
-	for _, step := range []string{csrSeen, approved, issued, registered, nodeReady, joined, tokenGone, kubeconfigGone} {
+	for _, step := range steps {
 		if err := s.waitFor(ctx, step); err != nil {
-			return fmt.Errorf("%w; see %s", err, kubelet.LogFile())
+			return fmt.Errorf("%w; see %s", err, k.LogFile())
 		}
 	}
 	return nil
 }
 
-func showFile(path string) error {
+func showFile(path, name string) error {
 	content, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	fmt.Printf("\n$ kubectl apply -f %s\n%s\n", sample, content)
+	fmt.Printf("\n$ kubectl apply -f %s\n%s\n", name, content)
 	return nil
 }
 
 func showTables(ctx context.Context, cluster *localcluster.Cluster) error {
-	for _, args := range [][]string{{"get", "nodebootstraps"}, {"get", "nodes"}} {
+	for _, args := range [][]string{{"get", "nodebootstraps", "-o", "wide"}, {"get", "nodes"}} {
 		out, err := operator.Kubectl(ctx, cluster, args...)
 		if err != nil {
 			return err
 		}
-		fmt.Printf("\n$ kubectl %s %s\n%s", args[0], args[1], out)
+		fmt.Printf("\n$ kubectl %s\n%s", strings.Join(args, " "), out)
 	}
 	fmt.Println()
 	return nil

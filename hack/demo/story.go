@@ -33,19 +33,25 @@ const (
 	joined         = "NodeBootstrap Joined"
 	tokenGone      = "token revoked"
 	kubeconfigGone = "kubeconfig removed"
+	denied         = "CSR denied"
+	alarmed        = "alarm raised"
+	waits          = "waiting for a reissue"
 )
 
 // story tells each step once, when it is seen to happen.
 type story struct {
-	node  string
-	mu    sync.Mutex
-	began time.Time
-	seen  map[string]chan struct{}
+	node   string
+	client client.WithWatch
+	mu     sync.Mutex
+	began  time.Time
+	seen   map[string]chan struct{}
+	// tokens are the ids of the node's.
+	tokens map[string]bool
 }
 
 // newStory watches everything about a node from now on, until the context ends.
 func newStory(ctx context.Context, c client.WithWatch, node string) (*story, error) {
-	s := &story{node: node, began: time.Now(), seen: map[string]chan struct{}{}}
+	s := &story{node: node, client: c, began: time.Now(), seen: map[string]chan struct{}{}, tokens: map[string]bool{}}
 	for _, list := range []client.ObjectList{
 		&v1alpha1.NodeBootstrapList{}, &corev1.SecretList{}, &certificatesv1.CertificateSigningRequestList{}, &corev1.NodeList{},
 	} {
@@ -129,6 +135,12 @@ func (s *story) observeNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionJoined); c != nil && c.Status == "True" {
 		s.happened(joined, c.Message)
 	}
+	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
+		s.happened(alarmed, fmt.Sprintf("condition %s, reason %s", c.Type, c.Reason))
+	}
+	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Reason == v1alpha1.ReasonTokenMisused {
+		s.happened(waits, c.Message)
+	}
 }
 
 func (s *story) observeSecret(secret *corev1.Secret, gone bool) {
@@ -140,6 +152,11 @@ func (s *story) observeSecret(secret *corev1.Secret, gone bool) {
 	case isToken && gone:
 		s.happened(tokenGone, name+" is deleted")
 	case isToken:
+		if t, ok := bootstrap.ParseToken(secret); ok {
+			s.mu.Lock()
+			s.tokens[t.ID] = true
+			s.mu.Unlock()
+		}
 		s.happened(minted, name)
 	case gone:
 		s.happened(kubeconfigGone, name+" is deleted")
@@ -147,13 +164,17 @@ func (s *story) observeSecret(secret *corev1.Secret, gone bool) {
 }
 
 func (s *story) observeRequest(request *certificatesv1.CertificateSigningRequest) {
-	if !slices.Contains(request.Spec.Groups, bootstrap.Group) {
+	if !slices.Contains(request.Spec.Groups, bootstrap.Group) || !s.sentWithTokenOfNode(request) {
 		return
 	}
 	s.happened(csrSeen, shorten(request.Name)+" from "+request.Spec.Username)
 	for _, c := range request.Status.Conditions {
-		if c.Type == certificatesv1.CertificateApproved {
+		switch c.Type {
+		case certificatesv1.CertificateApproved:
 			s.happened(approved, c.Message)
+		case certificatesv1.CertificateDenied:
+			s.happened(denied, c.Reason+": "+firstSentence(c.Message))
+		case certificatesv1.CertificateFailed:
 		}
 	}
 	if len(request.Status.Certificate) > 0 {
@@ -171,6 +192,19 @@ func (s *story) observeNode(node *corev1.Node) {
 			s.happened(nodeReady, c.Message)
 		}
 	}
+}
+
+// sentWithTokenOfNode tells whether a request was sent with one of the tokens that the node has had so far.
+func (s *story) sentWithTokenOfNode(request *certificatesv1.CertificateSigningRequest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tokens[bootstrap.TokenIDOfUser(request.Spec.Username)]
+}
+
+// firstSentence leaves out what the message advises.
+func firstSentence(message string) string {
+	first, _, _ := strings.Cut(message, ". ")
+	return first
 }
 
 // shorten leaves out most of the hash in a kubelet's name for its request.

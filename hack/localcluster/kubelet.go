@@ -39,6 +39,12 @@ type KubeletConfig struct {
 	// sets.
 	ExtraArgs map[string]string
 
+	// Files are placed in the kubelet's directory before it starts, by their paths
+	// in there. pki is its --cert-dir: with rotateCertificates false, a kubelet asks
+	// for its certificate with the key in pki/kubelet-client.key.tmp if there is
+	// one, of whatever kind.
+	Files map[string][]byte
+
 	// Dir is the directory of an earlier kubelet of this cluster, which must have
 	// been stopped: this one goes on with its certificates and state. Default: a
 	// new directory.
@@ -163,8 +169,18 @@ func (c *Cluster) writeKubeletFiles(k *Kubelet, cfg KubeletConfig) error {
 	if len(cfg.BootstrapKubeconfig) > 0 {
 		files[k.BootstrapKubeconfig()] = cfg.BootstrapKubeconfig
 	}
+	for name, content := range cfg.Files {
+		if !filepath.IsLocal(name) {
+			return fmt.Errorf("the path %q leads out of its directory", name)
+		}
+		files[k.file(name)] = content
+	}
 	for path, content := range files {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
+		err := os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = os.WriteFile(path, content, 0o600)
+		}
+		if err != nil {
 			return fmt.Errorf("storing its configuration: %w", err)
 		}
 	}
@@ -244,8 +260,9 @@ func (k *Kubelet) Dir() string { return k.dir }
 // LogFile returns the path of the kubelet's log.
 func (k *Kubelet) LogFile() string { return k.kubelet.logFile }
 
-// Kubeconfig returns the path of the kubeconfig that the kubelet writes once it
-// has its certificate. There is no such file before.
+// Kubeconfig returns the path of the kubeconfig that the kubelet writes: with
+// rotateCertificates as soon as it starts, naming files that are there once it has
+// its certificate; without, once it has its certificate.
 func (k *Kubelet) Kubeconfig() string { return k.file("kubeconfig") }
 
 // BootstrapKubeconfig returns the path of the bootstrap kubeconfig.

@@ -3,8 +3,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,13 +24,21 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // startKubelet runs a stock kubelet until the test is over.
 func startKubelet(t *testing.T, name string, kubeconfig []byte) *localcluster.Kubelet {
 	t.Helper()
-	kubelet, err := cluster.StartKubelet(t.Context(), localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig})
+	return startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig})
+}
+
+// startKubeletWith runs a kubelet of another configuration until the test is over.
+func startKubeletWith(t *testing.T, config localcluster.KubeletConfig) *localcluster.Kubelet {
+	t.Helper()
+	name := config.NodeName
+	kubelet, err := cluster.StartKubelet(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,13 +50,30 @@ func startKubelet(t *testing.T, name string, kubeconfig []byte) *localcluster.Ku
 			log, _ := os.ReadFile(kubelet.LogFile())
 			t.Logf("the log of the kubelet %s ends with:\n%s", name, log[max(0, len(log)-4000):])
 		}
-		err := cluster.Client.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
-		if client.IgnoreNotFound(err) != nil {
+		if err := forget(context.Background(), name); err != nil {
 			t.Error(err)
 		}
 	})
 	return kubelet
 }
+
+// forget deletes a Node and the requests that it has sent, which another node of the name would be taken to have sent.
+func forget(ctx context.Context, name string) error {
+	errs := []error{cluster.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})}
+	var list certificatesv1.CertificateSigningRequestList
+	errs = append(errs, cluster.Client.List(ctx, &list))
+	for _, r := range list.Items {
+		if r.Spec.Username == nodeUser(name) {
+			errs = append(errs, cluster.Client.Delete(ctx, &r))
+		}
+	}
+	for i := range errs {
+		errs[i] = client.IgnoreNotFound(errs[i])
+	}
+	return errors.Join(errs...)
+}
+
+func nodeUser(name string) string { return "system:node:" + name }
 
 // waitNodeReady waits for a node of a kubelet that heartbeats.
 func waitNodeReady(t *testing.T, name string) *corev1.Node {
@@ -104,4 +133,63 @@ func sentWith(t *testing.T, tokenID string) []certificatesv1.CertificateSigningR
 	return slices.DeleteFunc(requests, func(r certificatesv1.CertificateSigningRequest) bool {
 		return bootstrap.TokenIDOfUser(r.Spec.Username) != tokenID
 	})
+}
+
+// sentBy are the requests that a node has sent to a signer with its certificate, the oldest first.
+func sentBy(t *testing.T, node, signer string) []certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	var list certificatesv1.CertificateSigningRequestList
+	if err := cluster.Client.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	out := slices.DeleteFunc(list.Items, func(r certificatesv1.CertificateSigningRequest) bool {
+		return r.Spec.Username != nodeUser(node) || r.Spec.SignerName != signer
+	})
+	slices.SortStableFunc(out, func(a, b certificatesv1.CertificateSigningRequest) int {
+		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
+	})
+	return out
+}
+
+func parseRequest(t *testing.T, r *certificatesv1.CertificateSigningRequest) *x509.CertificateRequest {
+	t.Helper()
+	block, _ := pem.Decode(r.Spec.Request)
+	if block == nil {
+		t.Fatalf("the request %s is no PEM", r.Name)
+	}
+	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parsed
+}
+
+// approvedFor is the reason that a request was approved for; empty when it was not.
+func approvedFor(r *certificatesv1.CertificateSigningRequest) string {
+	for _, c := range r.Status.Conditions {
+		if c.Type == certificatesv1.CertificateApproved {
+			return c.Reason
+		}
+	}
+	return ""
+}
+
+// recorded is nil when a status tells of the approval of a request.
+func recorded(nb *v1alpha1.NodeBootstrap, r *certificatesv1.CertificateSigningRequest, reason string) error {
+	key, err := csr.Fingerprint(r)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
+		return d.UID == r.UID && d.SignerName == r.Spec.SignerName && d.Verdict == v1alpha1.VerdictApproved && d.Reason == reason && d.KeyFingerprint == key
+	}) {
+		return fmt.Errorf("the approval of %s with the key %s is not among the decisions %+v", r.Name, key, nb.Status.Certificates)
+	}
+	return nil
+}
+
+// isIssued tells whether a certificate is the one that was issued to a request.
+func isIssued(r *certificatesv1.CertificateSigningRequest, certificate *x509.Certificate) bool {
+	block, _ := pem.Decode(r.Status.Certificate)
+	return block != nil && bytes.Equal(block.Bytes, certificate.Raw)
 }

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// attack is a case that the API server let in.
+type attack struct {
+	adversarial.Case
+	node    string
+	request *certificatesv1.CertificateSigningRequest
+}
+
+// submit sends a case's request as a user, and tells whether the API server let it in.
+func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.CertificateSigningRequestSpec) bool {
+	t.Helper()
+	cfg.QPS = -1
+	c, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.request = &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "adversarial-"}, Spec: spec}
+	err = c.Create(t.Context(), a.request)
+	if err != nil && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsBadRequest(err) {
+		t.Fatalf("%s: %v", a.Name, err)
+	}
+	if err == nil {
+		t.Cleanup(func() { cluster.DeleteAfter(t, a.request) })
+	}
+	return err == nil
+}
+
+// outcome is nil when a request has come to the end that its case demands.
+func outcome(t *testing.T, a attack) error {
+	t.Helper()
+	var nb v1alpha1.NodeBootstrap
+	cluster.Get(t, "", a.node, &nb)
+	if len(nb.Status.Certificates) == 0 {
+		return errors.New("no decision is recorded")
+	}
+	d := nb.Status.Certificates[len(nb.Status.Certificates)-1]
+	if d.UID != a.request.UID || d.Verdict != v1alpha1.VerdictDenied || d.Reason != a.Reason {
+		return fmt.Errorf("the record is %+v, want %s", d, a.Reason)
+	}
+	err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(a.request), a.request)
+	if gone := apierrors.IsNotFound(err); gone || err != nil {
+		if gone && a.Reason == csr.ReasonWrongSigner {
+			return nil
+		}
+		return fmt.Errorf("the request is not there: %w", err)
+	}
+	for _, c := range a.request.Status.Conditions {
+		if c.Type == certificatesv1.CertificateDenied && c.Reason == a.Reason {
+			return nil
+		}
+	}
+	return fmt.Errorf("the conditions are %+v, want Denied with %s", a.request.Status.Conditions, a.Reason)
+}
+
+// withoutCertificate fails the test for each request that has got one. All of them have had the time that the last one took.
+func withoutCertificate(t *testing.T, attacks []attack) {
+	t.Helper()
+	for _, a := range attacks {
+		err := cluster.Client.Get(t.Context(), client.ObjectKeyFromObject(a.request), a.request)
+		if client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+		if err == nil && len(a.request.Status.Certificate) > 0 {
+			t.Errorf("%s (%s): the request has a certificate", a.Name, a.Why)
+		}
+	}
+}
+
+// No request of the table that the API server lets in ends in a certificate, with the operator and kube-controller-manager
+// at work, and each is denied for the reason that it should be.
+func TestAdversarialClientRequests(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cases []adversarial.Case
+	for _, c := range adversarial.Client() {
+		if !c.Requester {
+			cases = append(cases, c)
+			cluster.Create(t, cluster.NodeBootstrap(c.Name))
+		}
+	}
+	var attacks []attack
+	for _, c := range cases {
+		nb, kubeconfig := cluster.WaitAwaited(t, c.Name)
+		cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+		if err != nil {
+			t.Fatal(err)
+		}
+		spec := adversarial.GoodClient(c.Name, nb.Status.Token.ID, key)
+		c.Spoil(&spec, c.Name, key)
+		if a := (attack{Case: c, node: c.Name}); submit(t, cfg, &a, spec) {
+			attacks = append(attacks, a)
+		}
+	}
+	t.Logf("of %d requests the API server let in %d", len(cases), len(attacks))
+	if len(attacks) < 100 {
+		t.Errorf("the API server let in only %d requests: does the operator get to see them?", len(attacks))
+	}
+	for _, a := range attacks {
+		env.Eventually(t, a.Name, func() error { return outcome(t, a) })
+	}
+	withoutCertificate(t, attacks)
+}
+
+// The same for serving certificates. What may yet be approved waits: each such request alone, so that the condition is its own.
+func TestAdversarialServingRequests(t *testing.T) {
+	const waiting = "adversary"
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	declare := func(name string, addresses ...string) {
+		nb := cluster.NodeBootstrap(name)
+		nb.Spec.ServingCertificate.Addresses = addresses
+		nb.Spec.Cluster.Server = "https://api.example.com:6443"
+		cluster.Create(t, nb)
+	}
+	declare(waiting, waiting, waiting+".example.com", "192.0.2.7", "2001:db8::7", "198.51.100.0/24")
+	declare("other-node", "other-node", "other-node.example.com", "192.0.2.8")
+	cluster.WaitAwaited(t, waiting)
+	cluster.WaitAwaited(t, "other-node")
+	var denials, all []attack
+	sent := 0
+	for _, c := range adversarial.Serving() {
+		if c.Requester || c.Verdict == "Leave" {
+			continue
+		}
+		sent++
+		a := attack{Case: c, node: waiting}
+		if c.Verdict == "Deny" {
+			a.node = c.Name
+			declare(c.Name, c.Name)
+			cluster.WaitAwaited(t, c.Name)
+		}
+		if !submitServing(t, &a, key) {
+			continue
+		}
+		all = append(all, a)
+		if c.Verdict == "Deny" {
+			denials = append(denials, a)
+			continue
+		}
+		waits(t, a)
+	}
+	t.Logf("of %d requests the API server let in %d", sent, len(all))
+	if len(all) < 100 {
+		t.Errorf("the API server let in only %d requests: does the operator get to see them?", len(all))
+	}
+	for _, a := range denials {
+		env.Eventually(t, a.Name, func() error { return outcome(t, a) })
+	}
+	withoutCertificate(t, denials)
+	// The same node with the good request is approved: it was not for another reason that the others waited.
+	good := attack{Case: adversarial.Case{Name: "good", Spoil: func(*certificatesv1.CertificateSigningRequestSpec, string, crypto.Signer) {}}, node: waiting}
+	if !submitServing(t, &good, key) {
+		t.Fatal("the API server does not let in the good request")
+	}
+	env.Eventually(t, "the good request's certificate", func() error {
+		cluster.Get(t, "", good.request.Name, good.request)
+		if len(good.request.Status.Certificate) == 0 {
+			return errors.New("it has none")
+		}
+		return nil
+	})
+}
+
+func submitServing(t *testing.T, a *attack, key *ecdsa.PrivateKey) bool {
+	t.Helper()
+	cfg, err := cluster.ConfigFor("system:node:"+a.node, "system:nodes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := adversarial.GoodServing(a.node, key, []string{a.node, a.node + ".example.com"}, []net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")})
+	a.Spoil(&spec, a.node, key)
+	return submit(t, cfg, a, spec)
+}
+
+// waits waits until the condition tells why a request is not approved, sees that it is undecided, and takes it away.
+func waits(t *testing.T, a attack) {
+	t.Helper()
+	condition := func(want func(*metav1.Condition) bool) {
+		env.Eventually(t, a.Name, func() error {
+			var nb v1alpha1.NodeBootstrap
+			cluster.Get(t, "", a.node, &nb)
+			c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionServingCertificateApproved)
+			if c == nil || !want(c) {
+				return fmt.Errorf("the condition is %+v, want %s", c, a.Reason)
+			}
+			return nil
+		})
+	}
+	condition(func(c *metav1.Condition) bool {
+		return c.Status == metav1.ConditionFalse && c.Reason == a.Reason
+	})
+	cluster.Get(t, "", a.request.Name, a.request)
+	if len(a.request.Status.Conditions) > 0 || len(a.request.Status.Certificate) > 0 {
+		t.Errorf("%s (%s): the request is decided: %+v", a.Name, a.Why, a.request.Status)
+	}
+	cluster.Delete(t, a.request)
+	condition(func(c *metav1.Condition) bool { return c.Status == metav1.ConditionUnknown })
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/keyutil"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// A kubelet makes itself an ECDSA key. One that does not rotate its certificate takes the key that it finds, which may be an
+// RSA key, and then asks for key encipherment as well (pkg/kubelet/certificate/bootstrap).
+func TestKindsOfClientKeys(t *testing.T) {
+	planted, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plantedPEM, err := keyutil.MarshalPrivateKeyToPEM(planted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]struct {
+		kubelet   localcluster.KubeletConfig
+		algorithm x509.PublicKeyAlgorithm
+		usages    []certificatesv1.KeyUsage
+	}{
+		"key-ecdsa": {algorithm: x509.ECDSA, usages: []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth, certificatesv1.UsageDigitalSignature}},
+		"key-rsa": {
+			kubelet: localcluster.KubeletConfig{
+				Files:       map[string][]byte{"pki/kubelet-client.key.tmp": plantedPEM},
+				ExtraConfig: map[string]any{"rotateCertificates": false},
+			},
+			algorithm: x509.RSA,
+			usages:    []certificatesv1.KeyUsage{certificatesv1.UsageClientAuth, certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment},
+		},
+	}
+	tokens := map[string]string{}
+	for name := range kinds {
+		cluster.Create(t, cluster.NodeBootstrap(name))
+	}
+	for name, kind := range kinds {
+		nb, kubeconfig := cluster.WaitAwaited(t, name)
+		tokens[name] = nb.Status.Token.ID
+		kind.kubelet.NodeName, kind.kubelet.BootstrapKubeconfig = name, kubeconfig
+		startKubeletWith(t, kind.kubelet)
+	}
+	for name, kind := range kinds {
+		joined := waitJoined(t, name)
+		requests := sentWith(t, tokens[name])
+		if len(requests) != 1 || len(joined.Status.Certificates) != 1 {
+			t.Fatalf("%s: the requests are %+v, the decisions %+v, want one of each", name, requests, joined.Status.Certificates)
+		}
+		request, parsed := &requests[0], parseRequest(t, &requests[0])
+		if parsed.PublicKeyAlgorithm != kind.algorithm {
+			t.Errorf("%s: the key is of the kind %s", name, parsed.PublicKeyAlgorithm)
+		}
+		if usages := slices.Sorted(slices.Values(request.Spec.Usages)); !slices.Equal(usages, kind.usages) {
+			t.Errorf("%s: the usages are %q", name, usages)
+		}
+		if kind.algorithm == x509.RSA && !planted.PublicKey.Equal(parsed.PublicKey) {
+			t.Errorf("%s: this was to be tried with the planted key", name)
+		}
+		if reason := approvedFor(request); reason != csr.ReasonKubeletClient {
+			t.Errorf("%s: the request is approved for %q: %+v", name, reason, request.Status)
+		}
+		if err := recorded(joined, request, csr.ReasonKubeletClient); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A kubelet serves with the certificate that the operator has approved; one that asks for more than was declared waits until
+// that is declared too. Nothing that a kubelet asks for is reserved here: the API server advertises 127.0.0.1, and stands in
+// no EndpointSlice.
+func TestServingCertificates(t *testing.T) {
+	const name, late = "serving", "serving-late"
+	ip, subnet := machineAddress(t)
+	declared := map[string][]string{name: {name, subnet}, late: {late}} // a subnet, since DHCP gives the address
+	for node, addresses := range declared {
+		nb := cluster.NodeBootstrap(node)
+		nb.Spec.ServingCertificate.Addresses = addresses
+		cluster.Create(t, nb)
+	}
+	for node := range declared {
+		_, kubeconfig := cluster.WaitAwaited(t, node)
+		startServing(t, node, ip, kubeconfig)
+	}
+	for node := range declared {
+		waitJoined(t, node)
+	}
+
+	joined := waitServing(t, name, metav1.ConditionTrue, csr.ReasonKubeletServing)
+	request := soleServingRequest(t, name)
+	if parsed := parseRequest(t, request); !slices.Equal(parsed.DNSNames, []string{name}) ||
+		len(parsed.IPAddresses) != 1 || parsed.IPAddresses[0].String() != ip {
+		t.Errorf("the kubelet has asked for %q and %q", parsed.DNSNames, parsed.IPAddresses)
+	}
+	if err := recorded(joined, request, csr.ReasonKubeletServing); err != nil {
+		t.Error(err)
+	}
+	waitServedWith(t, name, request)
+
+	waiting := waitServing(t, late, metav1.ConditionFalse, csr.ReasonAddressNotDeclared)
+	if c := meta.FindStatusCondition(waiting.Status.Conditions, v1alpha1.ConditionServingCertificateApproved); !strings.Contains(c.Message, strconv.Quote(ip)) {
+		t.Errorf("the message does not name %s: %s", ip, c.Message)
+	}
+	undecided := soleServingRequest(t, late)
+	if len(undecided.Status.Conditions) > 0 || len(undecided.Status.Certificate) > 0 {
+		t.Errorf("a request for an address that is not declared has the status %+v", undecided.Status)
+	}
+	if _, err := servedBy(t.Context(), late); err == nil || !strings.Contains(err.Error(), "remote error: tls") {
+		t.Errorf("without a certificate the kubelet was to refuse to serve, but the error is %v", err)
+	}
+
+	env.Change(t, cluster, waiting, func(nb *v1alpha1.NodeBootstrap) {
+		nb.Spec.ServingCertificate.Addresses = append(nb.Spec.ServingCertificate.Addresses, subnet)
+	})
+	joined = waitServing(t, late, metav1.ConditionTrue, csr.ReasonKubeletServing)
+	waitServedWith(t, late, undecided)
+	if err := recorded(joined, undecided, csr.ReasonKubeletServing); err != nil {
+		t.Error(err)
+	}
+}
+
+// machineAddress is the address that kubelets on this machine are told to take for their nodes', and its subnet. It is of the
+// kind that a kubelet accepts (validateNodeIP in pkg/kubelet): not the loopback one.
+func machineAddress(t *testing.T) (ip, subnet string) {
+	t.Helper()
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all {
+		p, err := netip.ParsePrefix(a.String())
+		if err != nil || !p.Addr().IsGlobalUnicast() {
+			continue
+		}
+		bits := min(p.Bits(), p.Addr().BitLen()-8) // a subnet of one address would be the node's own
+		return p.Addr().String(), netip.PrefixFrom(p.Addr(), bits).Masked().String()
+	}
+	t.Skip("without a network a kubelet has no address to ask for a serving certificate for")
+	return "", ""
+}
+
+// startServing runs a kubelet that asks for its serving certificate.
+func startServing(t *testing.T, name, ip string, kubeconfig []byte) *localcluster.Kubelet {
+	t.Helper()
+	return startKubeletWith(t, localcluster.KubeletConfig{
+		NodeName: name, BootstrapKubeconfig: kubeconfig, ServerTLSBootstrap: true, ExtraArgs: map[string]string{"node-ip": ip},
+	})
+}
+
+// waitServing waits until the condition of a node's serving certificate has a reason.
+func waitServing(t *testing.T, name string, status metav1.ConditionStatus, reason string) *v1alpha1.NodeBootstrap {
+	t.Helper()
+	nb := &v1alpha1.NodeBootstrap{}
+	env.Eventually(t, "the condition of the serving certificate of "+name, func() error {
+		cluster.Get(t, "", name, nb)
+		c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionServingCertificateApproved)
+		if c == nil || c.Status != status || c.Reason != reason || c.ObservedGeneration != nb.Generation {
+			return fmt.Errorf("it is %+v, want %s %s", c, status, reason)
+		}
+		return nil
+	})
+	return nb
+}
+
+// servingRequests are those that a node has sent for serving certificates.
+func servingRequests(t *testing.T, node string) []certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	return sentBy(t, node, certificatesv1.KubeletServingSignerName)
+}
+
+func soleServingRequest(t *testing.T, node string) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	requests := servingRequests(t, node)
+	if len(requests) != 1 {
+		t.Fatalf("the node %s has sent %d requests for serving certificates, want 1", node, len(requests))
+	}
+	return &requests[0]
+}
+
+// servedBy connects to a node's kubelet and returns the certificate that it serves with, which must be of the cluster's CA and
+// for the node's name and IP.
+func servedBy(ctx context.Context, name string) (*x509.Certificate, error) {
+	ctx, cancel := context.WithTimeout(ctx, env.Limit)
+	defer cancel()
+	var node corev1.Node
+	if err := cluster.Client.Get(ctx, client.ObjectKey{Name: name}, &node); err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP })
+	if i < 0 {
+		return nil, errors.New("the node tells of no IP")
+	}
+	ip, port := node.Status.Addresses[i].Address, strconv.Itoa(int(node.Status.DaemonEndpoints.KubeletEndpoint.Port))
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(cluster.ClientCA())
+	dialer := &tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: name}}
+	connection, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(ip, port))
+	if err != nil {
+		return nil, err
+	}
+	defer connection.Close()
+	leaf := connection.(*tls.Conn).ConnectionState().PeerCertificates[0]
+	return leaf, leaf.VerifyHostname(ip)
+}
+
+// waitServedWith waits until a node's kubelet serves with the certificate that was issued to a request.
+func waitServedWith(t *testing.T, node string, request *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
+	env.Eventually(t, "what the kubelet "+node+" serves with", func() error {
+		served, err := servedBy(t.Context(), node)
+		if err != nil {
+			return err
+		}
+		cluster.Get(t, "", request.Name, request)
+		if !isIssued(request, served) {
+			return fmt.Errorf("it is not the certificate of the request %s", request.Name)
+		}
+		return nil
+	})
+}

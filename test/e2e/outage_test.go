@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// authenticates is nil when a bootstrap kubeconfig is accepted as a token's.
+func authenticates(t *testing.T, kubeconfig []byte, tokenID string) error {
+	t.Helper()
+	who, err := kubectlAs(t, kubeconfig, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
+	if err != nil || who != "system:bootstrap:"+tokenID {
+		return fmt.Errorf("with the kubeconfig kubectl is %q (%w)", who, err)
+	}
+	return nil
+}
+
+// waitRefused waits until the status says that a write is refused, and by what.
+func waitRefused(t *testing.T, name, by string) {
+	t.Helper()
+	nb := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonWriteFailed)
+	if message := env.ReadyMessage(nb); !strings.Contains(message, by) {
+		t.Errorf("the message does not say what refuses: %s", message)
+	}
+}
+
+// While something refuses what the operator writes, the status says so; when it no longer does, the credential is published.
+func TestWritesAreRefusedForAWhile(t *testing.T) {
+	t.Run("by admission", func(t *testing.T) {
+		const name = "refused-admission"
+		policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
+			ObjectMeta: metav1.ObjectMeta{Name: "no-tokens-today"},
+			Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+				MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{
+					RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+						Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+						Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+					},
+				}}},
+				Validations: []admissionregistrationv1.Validation{{Expression: "object.metadata.namespace != 'kube-system'", Message: "no tokens today"}},
+			},
+		}
+		cluster.Create(t, policy)
+		binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: policy.Name},
+			Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
+				PolicyName: policy.Name, ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
+			},
+		}
+		cluster.Create(t, binding)
+		env.Eventually(t, "the policy being in force", func() error {
+			probe := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, GenerateName: "probe-"}}
+			if err := cluster.Client.Create(t.Context(), probe, client.DryRunAll); err == nil {
+				return errors.New("it is not")
+			}
+			return nil
+		})
+		cluster.Create(t, cluster.NodeBootstrap(name))
+		waitRefused(t, name, "no tokens today")
+		cluster.Delete(t, binding)
+		cluster.WaitAwaited(t, name)
+	})
+	t.Run("by quota", func(t *testing.T) {
+		const name = "refused-quota"
+		quota := &corev1.ResourceQuota{
+			ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: "no-secrets"},
+			Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourceSecrets: resource.MustParse("0")}},
+		}
+		cluster.Create(t, quota)
+		cluster.Create(t, cluster.NodeBootstrap(name))
+		waitRefused(t, name, "quota")
+		cluster.Delete(t, quota)
+		cluster.WaitAwaited(t, name)
+	})
+}
+
+// The operator's namespace is deleted with everything in it, and installed again: the same tokens are published once more.
+func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
+	const name = "survives-namespace"
+	cluster.Create(t, cluster.NodeBootstrap(name))
+	before, _ := cluster.WaitAwaited(t, name)
+	if err := killManager(); err != nil { // its Pod would go with the namespace
+		t.Fatal(err)
+	}
+	cluster.Delete(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operator.Namespace}})
+	env.Eventually(t, "the namespace being gone", func() error {
+		return cluster.Absent(t.Context(), "", operator.Namespace, &corev1.Namespace{})
+	})
+	if err := operator.Install(t.Context(), cluster.Cluster); err != nil {
+		t.Fatal(err)
+	}
+	if err := startManager(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var kubeconfig []byte
+	env.Eventually(t, "the kubeconfig being published again", func() error {
+		var secret corev1.Secret
+		err := cluster.Client.Get(t.Context(), client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(name)}, &secret)
+		kubeconfig = secret.Data[bootstrap.KubeconfigKey]
+		return err
+	})
+	if err := authenticates(t, kubeconfig, before.Status.Token.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// The CustomResourceDefinition is deleted under a running manager: nothing is left, and installed again all works as before.
+func TestCRDDeletedAndInstalledAgain(t *testing.T) {
+	const name = "survives-crd"
+	if err := cluster.Client.Create(t.Context(), cluster.NodeBootstrap(name)); err != nil {
+		t.Fatal(err)
+	}
+	cluster.WaitAwaited(t, name)
+	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "delete", "crd", bootstrap.CRDName); err != nil {
+		t.Fatal(err)
+	}
+	env.Eventually(t, "all that it owned being gone", func() error {
+		if err := cluster.NothingLeft(t.Context(), name); err != nil {
+			return err
+		}
+		for _, binding := range bootstrap.BindingNames {
+			if err := cluster.Absent(t.Context(), "", binding, &rbacv1.ClusterRoleBinding{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := operator.Install(t.Context(), cluster.Cluster); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Create(t, cluster.NodeBootstrap(name))
+	nb, kubeconfig := cluster.WaitAwaited(t, name)
+	if err := authenticates(t, kubeconfig, nb.Status.Token.ID); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two managers at work at the same time, as when a leader is lost in the middle of a pass: one credential, and one join.
+func TestTwoManagers(t *testing.T) {
+	second, err := operator.Start(t.Context(), cluster.Cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := second.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	var names []string
+	for i := range 20 {
+		names = append(names, fmt.Sprintf("twice-managed-%d", i))
+		cluster.Create(t, cluster.NodeBootstrap(names[i]))
+	}
+	for _, name := range names {
+		nb, kubeconfig := cluster.WaitAwaited(t, name)
+		tokens, err := cluster.TokenSecrets(t.Context(), name)
+		if err != nil || len(tokens) != 1 {
+			t.Errorf("%d tokens of %s (%v), want 1", len(tokens), name, err)
+		}
+		if err := authenticates(t, kubeconfig, nb.Status.Token.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	_, kubeconfig := cluster.WaitAwaited(t, names[0])
+	startKubelet(t, names[0], kubeconfig)
+	waitJoined(t, names[0])
+}
