@@ -61,6 +61,9 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 	if p.MintAfter == nil {
 		return nil
 	}
+	if err := r.upToDate(ctx, f); err != nil {
+		return err
+	}
 	random, err := bootstraputil.GenerateBootstrapToken()
 	if err != nil {
 		return fmt.Errorf("making the secret part of a token: %w", err)
@@ -87,6 +90,19 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}
+	return nil
+}
+
+// upToDate is a conflict when the NodeBootstrap that the plan rests on is not what is there now: a cache that is behind shows
+// one that was deleted since, or one from before an alarm, and neither may get a token.
+func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts) error {
+	live, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	if err != nil {
+		return err
+	}
+	if live == nil || live.UID != f.NodeBootstrap.UID || live.ResourceVersion != f.NodeBootstrap.ResourceVersion {
+		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name, errors.New("the cache is behind"))
+	}
 	return nil
 }
 

@@ -29,6 +29,33 @@ func TestSecondKeyIsTheSameInAnyOrder(t *testing.T) {
 	}
 }
 
+func TestClaimIsTheSameInAnyOrder(t *testing.T) {
+	first, second := request("csr-a", 1, minutes(20)), request("csr-b", 1, minutes(10))
+	for name, tt := range map[string]struct {
+		a, b time.Duration // when they were approved
+		want *certificatesv1.CertificateSigningRequest
+	}{
+		"one by one":           {minutes(9), minutes(8), first},
+		"the later one first":  {minutes(8), minutes(9), second},
+		"in one second":        {minutes(9), minutes(9), first},
+		"the other one is not": {minutes(9), -1, first},
+	} {
+		requests := []*certificatesv1.CertificateSigningRequest{first.DeepCopy(), second.DeepCopy(), request("csr-c", 7, old, approved(old)), request("csr-d", 1, old, anotherSigner, approved(old))}
+		approved(tt.a)(requests[0])
+		if tt.b >= 0 {
+			approved(tt.b)(requests[1])
+		}
+		for range 2 {
+			slices.Reverse(requests)
+			f := awaited(1, young)
+			with(requests...)(f)
+			if key, _ := claimOf(f, nthID(1)); key != must(csr.Fingerprint(tt.want)) {
+				t.Errorf("%s: the claim is not that of %s", name, tt.want.Name)
+			}
+		}
+	}
+}
+
 // The request with the first key is gone an hour after its approval; the record stays.
 func TestSecondKeyIsOneWithoutTheFirstRequest(t *testing.T) {
 	f := awaited(1, 2*young)
@@ -73,6 +100,10 @@ func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 2, 0, forNode("worker-2"))}
 			p := Decide(f, now)
 			crash(f, &p)
+			f.Requests = append(f.Requests, request("csr-b", 2, 0))
+			if p = Decide(f, now); name != "no crash" && outlineOf(&p).phase != Withdrawn {
+				t.Errorf("the token is good again: %+v", outlineOf(&p))
+			}
 			for range 3 {
 				p, _, _ = pass(f)
 			}
@@ -80,6 +111,26 @@ func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 				t.Errorf("the alarm is %v and the plan %+v", alarmOf(&f.NodeBootstrap.Status), outlineOf(&p))
 			}
 		})
+	}
+}
+
+// Neither does it count as handled before the older tokens are gone, which it was asked for because of.
+func TestReissueIsNotHandledWhileTokensAreLeft(t *testing.T) {
+	f := awaited(1, young)
+	edits(askReissue, records(approvedDecision("csr-0", 1, minutes(20))), func(f *Facts) { f.addToken(2, 0) }, with(request("csr-a", 2, 0, forNode("worker-2"))))(f)
+	p := Decide(f, now)
+	claim(f, &p)
+	carryOutVerdicts(&p)
+	f.NodeBootstrap.Status = *Report(f, &p, &Outcome{Err: errWrite}, now) // neither token could be deleted
+	p = Decide(f, now)
+	if got, want := outlineOf(&p), (outline{phase: Withdrawn, reissue: true, deleteToken: "#1 #2", dropConfig: true}); got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	for range 3 {
+		p, _, _ = pass(f)
+	}
+	if s := f.NodeBootstrap.Status; s.LastHandledReissueAt != reissueAt || alarmOf(&s) == nil || p.Phase != Withdrawn || len(f.TokenSecrets) > 0 {
+		t.Errorf("handled is %q, the alarm %v, and the plan %+v", s.LastHandledReissueAt, alarmOf(&s), outlineOf(&p))
 	}
 }
 

@@ -88,7 +88,7 @@ func TestTheftIsAnsweredByAReissue(t *testing.T) {
 		moment{func(f *Facts) { f.Cluster, f.ClusterProblem = fresh().Cluster, nil }, Awaited, "#2", waits, "", ""},
 		moment{further(request("csr-c", 2, 0)), Awaited, "#2", waits, "", ""},
 		moment{further(request("csr-d", 2, 0, anotherSigner)), Awaited, "#2", waits, "WrongSigner", denies},
-		moment{func(f *Facts) { withCertificate(f.find("csr-c")); f.Node = nodeMade(0) }, Joined, "", hasJoined, "WrongSigner", ""},
+		moment{func(f *Facts) { withCertificate(f.find("csr-c")); f.Node = nodeMade(-time.Second) }, Joined, "", hasJoined, "WrongSigner", ""},
 		moment{func(f *Facts) { f.Node = nil }, Withdrawn, "", isWithdrawn, "WrongSigner", ""},
 		moment{func(f *Facts) { f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = "again" }, Awaited, "#3", waits, "", ""},
 	)

@@ -139,14 +139,19 @@ func TestEvents(t *testing.T) {
 
 // A note says whose request it is, and what becomes of it, without the token's secret part.
 func TestEventsNameTheSender(t *testing.T) {
+	another := deniedDecision("csr-a", 1, 0)
+	another.SignerName = "example.com/signer"
 	tests := map[string]struct {
 		decision v1alpha1.CertificateDecision
 		named    []string
 	}{
-		"a token's":  {deniedDecision("csr-a", 1, 0), []string{"denying", "csr-a", "sent with the token " + nthID(1), "SecondKey"}},
-		"approved":   {approvedDecision("csr-a", 1, 0), []string{"approving", "csr-a", "sent with the token " + nthID(1), "KubeletClientOfThisNode"}},
-		"ignored":    {decision('i', "csr-a"), []string{"leaving alone", "csr-a", "all that follow", "sent with the token " + nthID(1), "TooManyRequests"}},
-		"the node's": {decision('s', "csr-a"), []string{"approving", "csr-a", "sent by the node", "KubeletServingOfThisNode"}},
+		"a token's":          {deniedDecision("csr-a", 1, 0), []string{"denying", "csr-a", "sent with the token " + nthID(1), "SecondKey"}},
+		"approved":           {approvedDecision("csr-a", 1, 0), []string{"approving", "csr-a", "sent with the token " + nthID(1), "KubeletClientOfThisNode"}},
+		"ignored":            {decision('i', "csr-a"), []string{"leaving alone", "csr-a", "all that follow", "sent with the token " + nthID(1), "TooManyRequests"}},
+		"deleted":            {because("WrongSigner", another), []string{"deleting", "csr-a", "sent with the token " + nthID(1), "WrongSigner"}},
+		"elsewhere":          {because("WrongSubject", approvedDecision("csr-a", 1, 0)), []string{"somebody else approved", "csr-a", "sent with the token " + nthID(1), "WrongSubject"}},
+		"the node's, denied": {decision('x', "csr-a"), []string{"denying", "csr-a", "sent by the node", "NoAddress", "see its condition"}},
+		"the node's":         {decision('s', "csr-a"), []string{"approving", "csr-a", "sent by the node", "KubeletServingOfThisNode"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

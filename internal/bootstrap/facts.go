@@ -129,15 +129,14 @@ func (f *Facts) awaitingReissue() bool {
 	return s.LastHandledReissueAt != "" && s.AwaitingSince != nil
 }
 
-// certificateUsed tells whether the node has used a certificate that was issued to it in its present wait: its Node was
-// created, or its Lease renewed, after the issuing.
+// certificateUsed tells whether the node has used a certificate that was issued to it in its present wait: its Lease was
+// renewed after the approval. A Node of that time proves nothing: an administrator may have created it while the request
+// was waiting. What happened in the same second may have happened before: times of conditions are whole seconds.
 func (f *Facts) certificateUsed() bool {
-	used := func(asked, approved time.Time) bool {
-		return !f.Node.CreationTimestamp.Time.Before(asked) || f.LeaseRenewed.After(approved)
-	}
+	used := func(approved time.Time) bool { return !f.LeaseRenewed.Before(approved.Add(time.Second)) }
 	for _, r := range f.Requests {
 		at, approved := approvedAt(r)
-		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(r.CreationTimestamp.Time, at.Time) {
+		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(at.Time) {
 			return true
 		}
 	}
@@ -145,7 +144,7 @@ func (f *Facts) certificateUsed() bool {
 		if !ofThisNode(d) {
 			continue
 		}
-		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.Time.Time, d.IssuedTime.Time) {
+		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.IssuedTime.Time) {
 			return true
 		}
 		if f.issuedUnseen(d) && f.LeaseRenewed.After(d.Time.Add(approvedRequestLife)) {
@@ -183,7 +182,7 @@ func (f *Facts) joinedBefore() bool {
 // NeedsLive tells whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
 // reconcile would be two requests for each, and watching them would be an event for each node every ten seconds.
 func (f *Facts) NeedsLive() bool {
-	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore() && !f.certificateUsed()
+	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore()
 }
 
 // joined tells whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an

@@ -123,6 +123,38 @@ func TestAppendDecisions(t *testing.T) {
 	}
 }
 
+// Of three tokens that a key was approved with, two may be live.
+func TestApprovalsOfTokensLongGoneAreExpendable(t *testing.T) {
+	var have []v1alpha1.CertificateDecision
+	for n := 1; n <= 3; n++ {
+		have = append(have, approvedDecision(fmt.Sprint("claim-", n), n, time.Hour))
+	}
+	have = appendDecisions(have, denials(3, 9)...)
+	for i, want := range []string{"claim-1", "denied-3-0", "denied-3-1"} { // in this order they go
+		before := names(have)
+		have = appendDecisions(have, because(csr.ReasonWrongDuration, deniedDecision(fmt.Sprint("new-", i), 3, 0)))
+		if !slices.Contains(before, want) || slices.Contains(names(have), want) {
+			t.Errorf("%s does not go from %v to %v", want, before, names(have))
+		}
+	}
+}
+
+// A history of nothing but what must stay loses the oldest, and not the newest.
+func TestNewestEntryStays(t *testing.T) {
+	var have []v1alpha1.CertificateDecision
+	for i := range maxDecisions - maxServing {
+		d := decision('o', fmt.Sprint(i))
+		d.SignerName = fmt.Sprint("example.com/", i)
+		have = append(have, d)
+	}
+	for i, letter := range "dio" {
+		have = appendDecisions(have, decision(letter, fmt.Sprint("new", i)))
+		if last := have[len(have)-1].Name; last != fmt.Sprint("new", i) {
+			t.Errorf("after %c the newest is %s", letter, last)
+		}
+	}
+}
+
 func TestNewDecisions(t *testing.T) {
 	unissued := approvedDecision("0", 1, time.Hour)
 	unissued.IssuedTime = nil
@@ -169,5 +201,16 @@ func TestMisuseIsEvidence(t *testing.T) {
 		if Misuse(reason) {
 			t.Errorf("%s is evidence", reason)
 		}
+	}
+}
+
+func TestEvidenceIsAboutTokens(t *testing.T) {
+	for letter, want := range map[rune]bool{'a': false, 'd': true, 'i': true, 'm': true, 'o': true, 's': false, 'x': false} {
+		if d := decision(letter, "csr-a"); Evidence(d) != want {
+			t.Errorf("%+v: got %v", d, !want)
+		}
+	}
+	if Evidence(servingEntry("serving-a", v1alpha1.VerdictDenied, csr.ReasonWrongSubject, 0)) {
+		t.Error("a node that asks for another one's serving certificate has misused no token")
 	}
 }

@@ -26,6 +26,9 @@ func TestRecordIssued(t *testing.T) {
 	noted := unissued
 	noted.IssuedTime = new(ago(minutes(1)))
 	serving := history("ssss") // takes none of the room
+	for i := range serving {
+		serving[i].Time = ago(0)
+	}
 	with := func(d v1alpha1.CertificateDecision, verdict v1alpha1.Verdict, reason string) decisions {
 		d.Verdict, d.Reason = verdict, reason
 		return decisions{d}
@@ -112,6 +115,7 @@ func TestRecordOvertaken(t *testing.T) {
 			d.IssuedTime = nil
 			records(d)(f)
 			before := f.NodeBootstrap.Status.DeepCopy()
+			recordOvertaken(f.NodeBootstrap.Status.Certificates, f.Requests)
 			got := Report(f, &Plan{Phase: Awaited}, &Outcome{}, now).Certificates
 			if len(got) == 0 || string(got[0].Verdict)+" "+got[0].Reason != tt.want || got[0].KeyFingerprint != d.KeyFingerprint || got[0].Time != d.Time {
 				t.Errorf("got %+v, want %s", got, tt.want)

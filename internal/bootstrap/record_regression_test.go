@@ -215,3 +215,21 @@ func TestApprovedTheftsAreNotToldAgain(t *testing.T) {
 		})
 	}
 }
+
+// A token that asks for a serving certificate takes none of the room of the node, nor tells how the node fares.
+func TestTokensRequestForAServingCertificateIsNone(t *testing.T) {
+	theft := decision('o', "theft")
+	theft.SignerName, theft.Verdict, theft.Time = certificatesv1.KubeletServingSignerName, v1alpha1.VerdictDenied, ago(0)
+	if ofServing(theft) || !ofToken(theft) {
+		t.Error("it counts as the node's own")
+	}
+	f := joinedBefore()
+	edits(declares(), records(theft))(f)
+	if got, want := short(reported(f, Outcome{}), v1alpha1.ConditionServingCertificateApproved), "Unknown AwaitingRequest"; got != want {
+		t.Errorf("the condition is %s, want %s", got, want)
+	}
+	serves(servingRequest("serving-a", minutes(5), approved(minutes(4))))(f)
+	if got := names(reported(f, Outcome{}).Certificates); !slices.Contains(got, "serving-a") {
+		t.Errorf("the node's own is not recorded: %v", got)
+	}
+}

@@ -5,7 +5,6 @@ package bootstrap
 import (
 	"strings"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -58,7 +57,7 @@ func (r *report) served() finding {
 	}
 	for i := len(r.new.Certificates) - 1; i >= 0; i-- {
 		switch d := r.new.Certificates[i]; {
-		case d.SignerName != certificatesv1.KubeletServingSignerName:
+		case !ofServing(d):
 		case d.Verdict == v1alpha1.VerdictApproved:
 			return yes(d.Reason, "the last request, %s, was approved", d.Name)
 		default:

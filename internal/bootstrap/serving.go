@@ -129,7 +129,7 @@ func recordServing(history []v1alpha1.CertificateDecision, requests []*certifica
 	const most = maxServing - 1 // besides the last approval
 	last := since
 	for _, d := range history {
-		if d.SignerName == certificatesv1.KubeletServingSignerName && d.Time.After(last) {
+		if ofServing(d) && d.Time.After(last) {
 			last = d.Time.Time
 		}
 	}

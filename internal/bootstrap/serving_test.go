@@ -60,6 +60,7 @@ func TestDecideOnServingCertificates(t *testing.T) {
 		"the newest is another's":   {joinedBefore(), asks(a(), b(foreign)), joined("serving-a: Approve", approves)},
 		"the newest is decided on":  {joinedBefore(), asks(a(), b(approved(0))), joined("", "")},
 		"one of its second is not":  {joinedBefore(), asks(a(sent(minutes(1))), b(approved(0))), joined("serving-a: Approve", approves)},
+		"of the second of another":  {joinedBefore(), asks(a(), servingRequest("serving-b", minutes(2), approved(0)), c(0, approved(0))), joined("", "")},
 		"an older one is":           {joinedBefore(), asks(a(approved(0)), b()), joined("serving-b: Approve", approves)},
 		"three":                     {joinedBefore(), asks(a(), b(), c(0)), joined("serving-c: Approve, serving-b: Approve, serving-a: Approve", approves)},
 		"four":                      {joinedBefore(), asks(a(), b(), c(0), c(minutes(3))), joined("serving-c: Approve, serving-b: Approve, serving-a: Approve", approves)},
