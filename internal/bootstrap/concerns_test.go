@@ -50,7 +50,6 @@ func TestConcerns(t *testing.T) {
 // A certificate for another name or of another signer is none that the node could have joined with.
 func TestNodeDoesNotJoinWithAnothersCertificate(t *testing.T) {
 	joins := map[string]func(*Facts){
-		"a Node made after":     func(f *Facts) { f.Node = nodeMade(minutes(18)) },
 		"a Lease renewed after": func(f *Facts) { f.Node, f.LeaseRenewed = nodeMade(old), now.Add(-minutes(18)) },
 	}
 	for how, join := range joins {

@@ -19,6 +19,7 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 	f.Node = nodeMade(0)
 	f.Node.CreationTimestamp.Time = made
 	for pass := range 3 {
+		f.NodeReported = pass == 0 // read only until it is known
 		p := Decide(f, behind)
 		if p.Phase != Joined {
 			t.Fatalf("pass %d: %+v", pass, outlineOf(&p))

@@ -38,6 +38,7 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 	lease := func(ago time.Duration) func(*Facts) { return func(f *Facts) { f.LeaseRenewed = now.Add(-ago) } }
 	node := func(ago time.Duration) func(*Facts) { return func(f *Facts) { f.Node = nodeMade(ago) } }
 	reported := func(f *Facts) { f.NodeReported = true }
+	used := func(f *Facts) { f.Node, f.LeaseRenewed = nodeMade(old), now.Add(-minutes(18)) }
 	both := func(edits ...func(*Facts)) func(*Facts) {
 		return func(f *Facts) {
 			for _, e := range edits {
@@ -59,27 +60,26 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 		"waited for, Node made ahead":  {awaited(1, young), node(minutes(5)), waits},
 		"joined in another way":        {awaited(1, young), both(node(minutes(5)), reported), clean},
 		"issued, no Node":              {asked(), nil, waits},
-		"issued, Node made after":      {asked(), node(minutes(18)), clean},
-		"issued, Node of that second":  {asked(), node(minutes(20)), waits},
-		"issued, Node of the next":     {asked(), node(minutes(20) - time.Second), clean},
+		"issued, Node made after":      {asked(), node(minutes(18)), waits}, // by an administrator
+		"issued, and it has reported":  {asked(), both(node(minutes(18)), reported), clean},
 		"issued, Lease of that second": {asked(), both(node(old), lease(minutes(19)-999*time.Millisecond)), waits},
 		"issued, Lease of the next":    {asked(), both(node(old), lease(minutes(19)-time.Second)), clean},
 		"issued, Node made before":     {asked(), node(minutes(21)), waits},
 		"issued, Lease renewed after":  {asked(), both(node(old), lease(minutes(18))), clean},
-		"approved, not issued":         {asked(), both(node(minutes(18)), func(f *Facts) { f.Requests[0].Status.Certificate = nil }), waits},
-		"issued to a renewed token":    {asked(), both(node(minutes(18)), func(f *Facts) { f.Requests[0].Spec.Username = "system:bootstrap:" + nthID(7) }), clean},
-		"issued to it before the wait": {asked(), both(node(minutes(18)), func(f *Facts) {
+		"approved, not issued":         {asked(), both(used, func(f *Facts) { f.Requests[0].Status.Certificate = nil }), waits},
+		"issued to a renewed token":    {asked(), both(used, func(f *Facts) { f.Requests[0].Spec.Username = "system:bootstrap:" + nthID(7) }), clean},
+		"issued to it before the wait": {asked(), both(used, func(f *Facts) {
 			f.Requests[0] = request("csr-a", 7, minutes(70), approved(minutes(61)), withCertificate)
 		}), waits},
-		"issued, the request cleaned":  {asked(), both(node(minutes(18)), recorded(minutes(19), 1), noRequests), clean},
+		"issued, the request cleaned":  {asked(), both(used, recorded(minutes(19), 1), noRequests), clean},
 		"the same, Node made before":   {asked(), both(node(minutes(21)), recorded(minutes(19), 1), noRequests), waits},
-		"the same, with a later token": {asked(), both(node(minutes(18)), recorded(minutes(19), 7), noRequests), clean},
-		"issued before the wait":       {asked(), both(node(minutes(18)), recorded(old, 7), noRequests), waits},
-		"denied, Node made after":      {asked(), both(node(minutes(18)), denied(minutes(19)), noRequests), waits},
+		"the same, with a later token": {asked(), both(used, recorded(minutes(19), 7), noRequests), clean},
+		"issued before the wait":       {asked(), both(used, recorded(old, 7), noRequests), waits},
+		"denied, and renewed":          {asked(), both(used, denied(minutes(19)), noRequests), waits},
 
 		"issued, never approved":                {asked(), both(lease(time.Second), node(old), func(f *Facts) { f.Requests[0].Status.Conditions = nil }), waits},
-		"approved in the second the wait began": {asked(), both(node(minutes(18)), func(f *Facts) { f.NodeBootstrap.Status.AwaitingSince = new(ago(minutes(19))) }), clean},
-		"the same, with another token": {asked(), both(node(minutes(18)), func(f *Facts) {
+		"approved in the second the wait began": {asked(), both(used, func(f *Facts) { f.NodeBootstrap.Status.AwaitingSince = new(ago(minutes(19))) }), clean},
+		"the same, with another token": {asked(), both(used, func(f *Facts) {
 			f.NodeBootstrap.Status.AwaitingSince = new(ago(minutes(19)))
 			f.Requests[0].Spec.Username = "system:bootstrap:" + nthID(7)
 		}), waits},
@@ -138,8 +138,7 @@ func TestNeedsLive(t *testing.T) {
 		"a reissue is due":           {awaited(1, young), func(f *Facts) { f.Node = nodeMade(young); askReissue(f) }, false},
 		"joined before":              {joinedBefore(), func(*Facts) {}, false},
 		"another Node since":         {joinedBefore(), func(f *Facts) { f.Node = nodeMade(0) }, true},
-		"the Node tells":             {asked(), func(f *Facts) { f.Node = nodeMade(minutes(18)) }, false},
-		"the Node does not tell":     {asked(), func(f *Facts) { f.Node = nodeMade(minutes(21)) }, true},
+		"issued, with a Node":        {asked(), func(f *Facts) { f.Node = nodeMade(minutes(18)) }, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
