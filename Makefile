@@ -64,6 +64,10 @@ fuzz: ## Fuzz the verdict on certificate requests against an oracle, each target
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./internal/csr || exit 1; \
 	done
 
+.PHONY: faults
+faults: ## The operator with every pair of faults in its main story, and a thousand random histories, on an API server in memory.
+	go test -count=1 -timeout 4h ./test/faults -v -run 'TestPairsOfFaults|TestRandomHistories' -faults.pairs=-1 -rapid.checks=1000
+
 .PHONY: bench
 bench: controlplane bin/manager ## Measure the operator on a real control plane: a table, and bench.json.
 	go run ./test/bench

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/controllers"
+)
+
+// namespace is the operator's.
+const namespace = "nodebootstrap-system"
+
+// cached is what a cache shows of a version: nothing, when its selectors leave the object out.
+type cached struct {
+	object client.Object
+	index  map[string][]string
+}
+
+// caching is how the operator sets its cache up: the selectors, transforms and indexes that ship.
+var caching = func() (c struct {
+	options map[string]cache.ByObject
+	indexes map[string]map[string]client.IndexerFunc
+}) {
+	c.options = map[string]cache.ByObject{}
+	for o, by := range controllers.CacheOptions(namespace).ByObject {
+		c.options[kindOf(o)] = by
+	}
+	c.indexes = map[string]map[string]client.IndexerFunc{}
+	if err := controllers.AddIndexes(context.Background(), indexer(c.indexes)); err != nil {
+		panic(err)
+	}
+	return c
+}()
+
+type indexer map[string]map[string]client.IndexerFunc
+
+func (i indexer) IndexField(_ context.Context, o client.Object, field string, values client.IndexerFunc) error {
+	if i[kindOf(o)] == nil {
+		i[kindOf(o)] = map[string]client.IndexerFunc{}
+	}
+	i[kindOf(o)][field] = values
+	return nil
+}
+
+// cacheConfig is how objects of a kind are held that are in a namespace; false when they are not.
+func cacheConfig(kind, namespace string) (label labels.Selector, field fields.Selector, transform toolscache.TransformFunc, ok bool) {
+	by := caching.options[kind]
+	label, field, transform = by.Label, by.Field, by.Transform
+	if by.Namespaces == nil {
+		return label, field, transform, true
+	}
+	c, ok := by.Namespaces[namespace]
+	if c.LabelSelector != nil {
+		label = c.LabelSelector
+	}
+	if c.FieldSelector != nil {
+		field = c.FieldSelector
+	}
+	if c.Transform != nil {
+		transform = c.Transform
+	}
+	return label, field, transform, ok
+}
+
+// shown is what a cache shows of a version.
+func shown(v *version) *cached {
+	if v.cached != nil {
+		return v.cached
+	}
+	v.cached = &cached{}
+	o := v.object
+	label, field, transform, ok := cacheConfig(kindOf(o), o.GetNamespace())
+	set := fields.Set{metav1.ObjectNameField: o.GetName()}
+	if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
+		set["spec.signerName"] = r.Spec.SignerName
+	}
+	if !ok || label != nil && !label.Matches(labels.Set(o.GetLabels())) || field != nil && !field.Matches(set) {
+		return v.cached
+	}
+	if transform != nil {
+		changed, err := transform(o.DeepCopyObject())
+		if err != nil {
+			panic(err)
+		}
+		o = changed.(client.Object)
+	}
+	v.cached.object = o
+	v.cached.index = map[string][]string{}
+	for name, values := range caching.indexes[kindOf(o)] {
+		v.cached.index[name] = values(o)
+	}
+	return v.cached
+}
+
+// selector is what a list asks for.
+type selector struct{ kind, namespace, field, value string }
+
+func newSelector(list client.ObjectList, opts []client.ListOption) selector {
+	var o client.ListOptions
+	o.ApplyOptions(opts)
+	s := selector{kind: kindOf(list), namespace: o.Namespace}
+	if o.LabelSelector != nil {
+		panic("lists by label are not known here")
+	}
+	if o.FieldSelector != nil {
+		all := o.FieldSelector.Requirements()
+		if len(all) != 1 || caching.indexes[s.kind][all[0].Field] == nil {
+			panic(fmt.Sprintf("there is no index for %s", o.FieldSelector))
+		}
+		s.field, s.value = all[0].Field, all[0].Value
+	}
+	return s
+}
+
+func (s selector) String() string {
+	out := s.kind
+	if s.namespace != "" {
+		out += " " + s.namespace
+	}
+	if s.field != "" {
+		out += " " + s.field + "=" + s.value
+	}
+	return out
+}
+
+func (s selector) matches(v *version) bool {
+	if v == nil || v.object == nil || s.namespace != "" && v.object.GetNamespace() != s.namespace {
+		return false
+	}
+	c := shown(v)
+	return c.object != nil && (s.field == "" || slices.Contains(c.index[s.field], s.value))
+}
+
+// list is what a cache at a revision answers.
+func (s *store) list(sel selector, revision int) []client.Object {
+	var out []client.Object
+	for _, k := range s.kinds[sel.kind] {
+		if v := s.at(k, revision); sel.matches(v) {
+			out = append(out, shown(v).object)
+		}
+	}
+	if s.reversed { // a cache lists in no order
+		slices.Reverse(out)
+	}
+	return out
+}
+
+// before is the revision ahead of the last change that a get or a list was answered differently by, and when that was; zero
+// when there was none.
+func (s *store) before(revision int, keys []key, concerned func(*version) bool) (int, time.Time) {
+	found, at := 0, time.Time{}
+	for _, k := range keys {
+		versions := s.versions[k]
+		for i := len(versions) - 1; i >= 0; i-- {
+			v := versions[i]
+			if v.revision <= found {
+				break
+			}
+			if v.revision <= revision && (concerned(v) || i > 0 && concerned(versions[i-1])) {
+				found, at = v.revision, v.at
+				break
+			}
+		}
+	}
+	return found - 1, at
+}

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers"
+)
+
+// kinds are the full names of all kinds, which a cache writes into what it returns.
+var kinds = func() map[string]schema.GroupVersionKind {
+	scheme, err := controllers.NewScheme()
+	if err != nil {
+		panic(err)
+	}
+	out := map[string]schema.GroupVersionKind{}
+	for gvk := range scheme.AllKnownTypes() {
+		if have, ok := out[gvk.Kind]; !ok || have.Version > gvk.Version {
+			out[gvk.Kind] = gvk
+		}
+	}
+	return out
+}()
+
+// liveReader reads from the API server.
+type liveReader struct {
+	client.Reader // what is not below is not known here
+	w             *world
+}
+
+func (r liveReader) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	k := key{kindOf(into), name.Namespace, name.Name}
+	return r.w.call(&call{class: live, what: "read " + k.String()}, func() error { return r.w.read(k, r.w.revision, false, into) })
+}
+
+// apiClient reads from a cache and writes.
+type apiClient struct {
+	client.Client // what is not below is not known here
+	w             *world
+}
+
+func (c apiClient) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	k := key{kindOf(into), name.Namespace, name.Name}
+	if _, _, _, ok := cacheConfig(k.kind, k.namespace); !ok {
+		return fmt.Errorf("unable to get %s: unknown namespace for the cache", k)
+	}
+	q := &call{class: fromCache, what: "get " + k.String(), kind: k.kind, revision: c.w.seen(k.kind)}
+	q.before, q.changed = c.w.before(q.revision, []key{k}, func(v *version) bool { return v.object != nil && shown(v).object != nil })
+	return c.w.call(q, func() error { return c.w.read(k, q.revision, true, into) })
+}
+
+func (c apiClient) List(_ context.Context, into client.ObjectList, opts ...client.ListOption) error {
+	sel := newSelector(into, opts)
+	q := &call{class: fromCache, what: "list " + sel.String(), kind: sel.kind, revision: c.w.seen(sel.kind)}
+	q.before, q.changed = c.w.before(q.revision, c.w.kinds[sel.kind], sel.matches)
+	return c.w.call(q, func() error {
+		found := c.w.list(sel, q.revision)
+		items := make([]runtime.Object, len(found))
+		for i, o := range found {
+			items[i] = o.DeepCopyObject()
+		}
+		return meta.SetList(into, items)
+	})
+}
+
+// read answers as the API server does, or as a cache that is at a revision.
+func (w *world) read(k key, revision int, fromCache bool, into client.Object) error {
+	v := w.at(k, revision)
+	if v == nil || fromCache && shown(v).object == nil {
+		return apierrors.NewNotFound(resource(k), k.name)
+	}
+	o := v.object
+	if fromCache {
+		o = shown(v).object
+	}
+	if m, ok := into.(*metav1.PartialObjectMetadata); ok {
+		p := &metav1.PartialObjectMetadata{TypeMeta: m.TypeMeta, ObjectMeta: metav1.ObjectMeta{
+			Name: o.GetName(), UID: o.GetUID(), ResourceVersion: o.GetResourceVersion(), CreationTimestamp: o.GetCreationTimestamp(),
+			Labels: o.GetLabels(), Annotations: o.GetAnnotations(), DeletionTimestamp: o.GetDeletionTimestamp(),
+		}}
+		assign(m, p)
+		return nil
+	}
+	assign(into, o)
+	if fromCache {
+		into.GetObjectKind().SetGroupVersionKind(kinds[k.kind])
+	}
+	return nil
+}
+
+func (c apiClient) Create(_ context.Context, o client.Object, _ ...client.CreateOption) error {
+	switch review := o.(type) {
+	case *authenticationv1.TokenReview:
+		return c.w.call(&call{class: live, what: "review token", body: body(o)}, func() error {
+			review.Status.Authenticated = c.w.tokenOf(review.Spec.Token) != nil
+			return nil
+		})
+	case *authorizationv1.SubjectAccessReview:
+		who := strings.Join(append(review.Spec.Groups, review.Spec.User), ",")
+		return c.w.call(&call{class: live, what: "review access of " + who}, func() error {
+			review.Status.Allowed, review.Status.Reason = c.w.allowed(review.Spec)
+			return nil
+		})
+	default:
+		return c.write("create", keyOf(o), o, func() error { return c.w.create(operatorAuthor, o) })
+	}
+}
+
+func (c apiClient) Update(_ context.Context, o client.Object, _ ...client.UpdateOption) error {
+	return c.write("update", keyOf(o), o, func() error { return c.w.update(operatorAuthor, o) })
+}
+
+func (c apiClient) Delete(_ context.Context, o client.Object, opts ...client.DeleteOption) error {
+	var options client.DeleteOptions
+	options.ApplyOptions(opts)
+	return c.write("delete", keyOf(o), nil, func() error {
+		if options.Preconditions == nil {
+			return c.w.delete(operatorAuthor, keyOf(o), nil)
+		}
+		return c.w.delete(operatorAuthor, keyOf(o), options.Preconditions.UID)
+	})
+}
+
+func (c apiClient) write(verb string, k key, sent client.Object, run func() error) error {
+	q := &call{class: writing, what: verb + " " + k.String(), kind: k.kind, key: k}
+	if sent != nil {
+		q.body = func() string { return body(sent)() }
+	}
+	return c.w.call(q, run)
+}
+
+// body is what an API server or a webhook may repeat of what it was sent: as text, and as it was on the wire.
+func body(o client.Object) func() string {
+	return func() string {
+		data, _ := json.Marshal(o) //nolint:errchkjson // all of these can be marshalled
+		out := string(data)
+		if s, ok := o.(*corev1.Secret); ok {
+			for name, value := range s.Data {
+				out += fmt.Sprintf(" %s=%q", name, value)
+			}
+		}
+		return out
+	}
+}
+
+func (c apiClient) Status() client.SubResourceWriter { return c.SubResource("status") }
+
+func (c apiClient) SubResource(name string) client.SubResourceClient {
+	return subresource{w: c.w, name: name}
+}
+
+type subresource struct {
+	client.SubResourceClient // what is not below is not known here
+	w                        *world
+	name                     string
+}
+
+func (s subresource) Patch(_ context.Context, o client.Object, patch client.Patch, _ ...client.SubResourcePatchOption) error {
+	nb, ok := o.(*v1alpha1.NodeBootstrap)
+	if !ok || s.name != "status" {
+		return fmt.Errorf("patching the %s of %T is not known here", s.name, o)
+	}
+	data, err := patch.Data(o)
+	if err != nil {
+		return err
+	}
+	q := &call{class: writing, what: "patch status of " + keyOf(o).String(), kind: kindOf(o), key: keyOf(o), body: func() string { return string(data) }}
+	return s.w.call(q, func() error { return s.w.patchStatus(operatorAuthor, nb, data) })
+}
+
+func (s subresource) Update(_ context.Context, o client.Object, _ ...client.SubResourceUpdateOption) error {
+	r, ok := o.(*certificatesv1.CertificateSigningRequest)
+	if !ok || s.name != "approval" {
+		return fmt.Errorf("updating the %s of %T is not known here", s.name, o)
+	}
+	q := &call{class: writing, what: "decide on " + keyOf(o).String(), kind: kindOf(o), key: keyOf(o), body: body(o)}
+	return s.w.call(q, func() error { return s.w.approve(operatorAuthor, r) })
+}
+
+// approve stores the conditions of a request alone, and stamps their times.
+func (s *store) approve(author string, o *certificatesv1.CertificateSigningRequest) error {
+	have, err := s.current(o)
+	if err != nil {
+		return err
+	}
+	want := have.DeepCopyObject().(*certificatesv1.CertificateSigningRequest)
+	want.Status.Conditions = overTheWire(o).(*certificatesv1.CertificateSigningRequest).Status.Conditions
+	verdicts := 0
+	now := metav1.NewTime(s.now().Truncate(time.Second))
+	for i := range want.Status.Conditions {
+		c := &want.Status.Conditions[i]
+		if c.Type != certificatesv1.CertificateFailed {
+			verdicts++
+		}
+		if c.LastUpdateTime.IsZero() {
+			c.LastUpdateTime = now
+		}
+		if c.LastTransitionTime.IsZero() {
+			c.LastTransitionTime = now
+		}
+	}
+	if verdicts > 1 {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "CertificateSigningRequest"}, o.Name, nil)
+	}
+	return s.keep(author, o, have, want)
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// checkSettled looks at a cluster in which nobody has anything to do.
+func (w *world) checkSettled() {
+	w.checkNothingLeft()
+	w.checkNoMoreWrites()
+}
+
+// Invariant 3: no token, kubeconfig or unissued request after joining or deletion.
+func (w *world) checkNothingLeft() {
+	const rule = "3 nothing left"
+	wanted := func(node string) bool {
+		nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+		return nb != nil && !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined)
+	}
+	for _, s := range all[*corev1.Secret](w.store) {
+		if node := bootstrap.NodeOfChild(s); node != "" && bootstrap.Ours(s, node) && !wanted(node) {
+			w.violated(rule, "Secret %s/%s", s.Namespace, s.Name)
+		}
+	}
+	for _, r := range all[*certificatesv1.CertificateSigningRequest](w.store) {
+		id := bootstrap.TokenIDOfUser(r.Spec.Username)
+		node, ok := w.nodeOf[id]
+		gone := w.latest(key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}) == nil
+		if ok && pending(r) && (gone || !wanted(node)) && !w.forgotten(r) {
+			w.violated(rule, "request %s with the token of %s", r.Name, node)
+		}
+	}
+}
+
+// forgotten tells whether a request is one that is known to be overlooked until the operator is started again or Kubernetes
+// deletes it after a day: it was sent with a token of a former NodeBootstrap, names another node, and came so late that the
+// operator had not looked at it when the token went. Nobody approves it.
+func (w *world) forgotten(o any) bool {
+	r, ok := o.(*certificatesv1.CertificateSigningRequest)
+	if !ok || !undecided(r) {
+		return false
+	}
+	id := bootstrap.TokenIDOfUser(r.Spec.Username)
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", w.nodeOf[id])
+	return csr.RequestedNode(r) != w.nodeOf[id] && (nb == nil || nb.UID != w.ownerOf[id])
+}
+
+// Invariant 4: no more writes, whoever looks again: the process that is there, and a new one.
+func (w *world) checkNoMoreWrites() {
+	w.checking = true
+	defer func() { w.checking = false }()
+	before := len(w.changes)
+	for range 2 {
+		for range 2 { // what depends on the order of a map may differ each time
+			w.op.wakeAll()
+			w.idle()
+		}
+		w.startOperator()
+		w.idle()
+	}
+	for _, c := range w.changes[before:] {
+		if c.new.author == operatorAuthor && !w.forgotten(objectOf(c.old)) {
+			w.violated("4 no more writes", "%s", tracedChange{c})
+		}
+	}
+}
+
+// Invariant 6: no secret leaks.
+func (w *world) checkLeaks() {
+	for _, versions := range w.versions {
+		for _, v := range versions {
+			switch o := v.object.(type) {
+			case *v1alpha1.NodeBootstrap:
+				w.said("status of "+o.Name, asJSON(o))
+			case *certificatesv1.CertificateSigningRequest:
+				w.said("status of "+o.Name, asJSON(o.Status))
+			}
+		}
+	}
+	for _, s := range w.said_ {
+		if leaks(s.text, w.secrets) {
+			w.violated("6 secrets", "%s: %s", s.where, s.text)
+		}
+	}
+}
+
+// leaks tells whether a text has one of the secrets in it, plain or in base64.
+func leaks(text string, secrets map[string]bool) bool {
+	for part := range secrets {
+		if strings.Contains(text, part) {
+			return true
+		}
+		for offset := range 3 { // what is ahead of it shifts the encoding, and spoils the characters at both ends
+			encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("-", offset) + part + "--"))
+			if strings.Contains(text, encoded[4:20]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func asJSON(v any) string {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return string(data)
+}
+
+// timestamps, and the seconds that a message tells.
+var timestamps = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)
+
+// state is what the cluster is like at the end, without what has to differ between two runs: times and secret parts.
+func (w *world) state() []string {
+	var out []string
+	for _, kind := range []string{"NodeBootstrap", "Secret", "CertificateSigningRequest", "ClusterRoleBinding", "Node"} {
+		for _, k := range w.kinds[kind] {
+			v := w.latest(k)
+			if v == nil {
+				continue
+			}
+			if r, ok := v.object.(*certificatesv1.CertificateSigningRequest); ok && !pending(r) {
+				continue // it is history, which status.certificates tells of: without its token it is deleted if it seems pending
+			}
+			o := v.object.DeepCopyObject()
+			if s, ok := o.(*corev1.Secret); ok {
+				for name, value := range s.Data {
+					if leaks(string(value), w.secrets) {
+						id, _, _ := strings.Cut(bearerIn(s), ".")
+						s.Data[name] = []byte("the secret part of " + id)
+					}
+				}
+				delete(s.Data, "expiration")
+			}
+			m, _ := meta.Accessor(o)
+			m.SetResourceVersion("")
+			if kind == "ClusterRoleBinding" { // one that is not needed for a moment may be made anew
+				m.SetUID("")
+			}
+			data, err := json.MarshalIndent(o, "", " ")
+			w.must(err)
+			for line := range strings.Lines(timestamps.ReplaceAllString(string(data), "(time)")) {
+				out = append(out, k.String()+": "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return out
+}
+
+// difference tells where two ends differ; empty when they do not.
+func difference(want, got []string) string {
+	if slices.Equal(want, got) {
+		return ""
+	}
+	const most, width = 12, 200
+	var lines []string
+	lack := func(sign string, have, others []string) {
+		for _, line := range have {
+			if !slices.Contains(others, line) && len(lines) < most {
+				lines = append(lines, fmt.Sprintf("  %s %.*s", sign, width, line))
+			}
+		}
+	}
+	lack("-", want, got)
+	lack("+", got, want)
+	return strings.Join(append(lines, "  (at most the first lines, - undisturbed, + with the fault)"), "\n")
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+// class is what kind of call one is.
+type class int
+
+const (
+	fromCache class = iota
+	live            // a read of the API server, or a review, which stores nothing
+	writing
+)
+
+// call is one of the operator's.
+type call struct {
+	class class
+	// what says what is called, without anything that differs between two runs of a story. id is what with a number.
+	what, id string
+	// kind and key are of the object that is read or written.
+	kind string
+	key  key
+	// body is what is sent.
+	body func() string
+	// pass counts the calls of Reconcile.
+	pass int
+
+	// revision is the one that a cache answers at. before is that of a cache that the last change has not reached yet, which
+	// was made at changed.
+	revision, before int
+	changed          time.Time
+	// recent says that the last change is so young that a cache may not have it.
+	recent bool
+	// at is the revision of the store at the beginning of the call, and next the step of the story that comes next.
+	at, next int
+	// pending says that kube-controller-manager has something to do.
+	pending bool
+}
+
+// fault is what goes wrong with a call.
+type fault string
+
+const (
+	crash       fault = "crash"        // the process ends at a read
+	crashBefore fault = "crash-before" // the process ends before a write is sent
+	crashAfter  fault = "crash-after"  // the process ends when a write was stored
+	lost        fault = "lost"         // a write is stored and the reply does not arrive
+	conflict    fault = "conflict"     // 409: somebody was faster
+	tooMany     fault = "429"          // with Retry-After
+	internal    fault = "500"          // with a text that repeats what was sent
+	timeout     fault = "timeout"      // nothing was done
+	stale       fault = "stale"        // the cache shows the state before the last change, this once
+	behind      fault = "behind"       // the same, and it stays so for cacheLag
+	unseen      fault = "unseen"       // the cache does not show this write, nor what follows, for cacheLag
+	ahead       fault = "ahead"        // what people or a machine do next, they do just before this call
+	meanwhile   fault = "meanwhile"    // what kube-controller-manager does next, it does just before this call
+)
+
+// cacheLag is how long a cache may not show what was stored.
+const cacheLag = 2 * time.Second
+
+// latency is how long a call of the API server takes.
+const latency = 2 * time.Millisecond
+
+// failuresOf are all that may go wrong with a call.
+func failuresOf(c *call) []fault {
+	switch {
+	case c.class == writing:
+		return []fault{crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen}
+	case c.class == live && strings.HasPrefix(c.what, "review"): // the API server's authenticator and authorizer have caches too
+		return []fault{crash, tooMany, internal, timeout, stale}
+	case c.class == live:
+		return []fault{crash, tooMany, internal, timeout}
+	case c.recent:
+		return []fault{stale, behind}
+	default:
+		return nil
+	}
+}
+
+// faultsOf are these, and others coming first.
+func faultsOf(c *call) []fault {
+	if c.pending {
+		return append(failuresOf(c), ahead, meanwhile)
+	}
+	return append(failuresOf(c), ahead)
+}
+
+// crashed is what a call panics with when the process ends in it.
+type crashed struct{}
+
+// pointless is what a call panics with when nobody had anything to do ahead of it: the run is as without the fault.
+type pointless struct{}
+
+// endless is what a call panics with when there were far too many.
+type endless struct{}
+
+// call lets a call of the operator go right or wrong, and records it.
+func (w *world) call(c *call, run func() error) error {
+	if w.checking {
+		return run()
+	}
+	w.counts[c.what]++
+	c.id = fmt.Sprintf("%s#%d", c.what, w.counts[c.what])
+	c.pass = w.passes
+	c.recent = c.before >= 0 && c.class == fromCache && w.now().Sub(c.changed) <= cacheLag
+	c.next, c.pending = w.next, w.clusterAction() != nil
+	f := w.faultFor(c)
+	w.calls = append(w.calls, c)
+	if minute := w.clock.Now().Truncate(time.Minute); !minute.Equal(w.minute) {
+		w.minute, w.inMinute = minute, 0
+	}
+	if w.inMinute++; len(w.calls) > w.limit || w.inMinute > manyInAMinute {
+		panic(endless{})
+	}
+	switch f {
+	case ahead, meanwhile:
+		before := w.revision
+		if f == ahead {
+			w.nextStep()
+		}
+		for f == meanwhile && w.clusterActs() {
+		}
+		if w.revision == before && w.random == nil {
+			panic(pointless{})
+		}
+	}
+	if c.class == fromCache && (f == ahead || f == meanwhile) { // a cache that is up to date shows what was just done
+		c.revision = w.seen(c.kind)
+	}
+	c.at = w.revision
+	if c.class != fromCache {
+		w.clock.SetTime(w.clock.Now().Add(latency))
+	}
+	err := w.disturb(f, c, run)
+	w.trace = append(w.trace, traced{c, f, err})
+	return err
+}
+
+// faultFor is what goes wrong with a call; each fault of a plan happens once.
+func (w *world) faultFor(c *call) fault {
+	f, ok := w.plan[c.id]
+	if !ok && w.random != nil {
+		f = w.random(c)
+	}
+	if f != "" {
+		w.happened = append(w.happened, at{c.id, f})
+	}
+	return f
+}
+
+func (w *world) disturb(f fault, c *call, run func() error) error {
+	const unavailable = "the server is busy"
+	switch f {
+	case crash, crashBefore:
+		panic(crashed{})
+	case crashAfter:
+		_ = run()
+		panic(crashed{})
+	case lost:
+		if err := run(); err != nil {
+			return err
+		}
+		return &url.Error{Op: "Post", URL: "https://127.0.0.1:6443/" + url.PathEscape(c.what), Err: io.ErrUnexpectedEOF}
+	case conflict:
+		return apierrors.NewConflict(resource(c.key), c.key.name, errors.New("the object has been modified"))
+	case tooMany:
+		return apierrors.NewTooManyRequests(unavailable, 1)
+	case internal:
+		text := "an admission webhook said"
+		if c.body != nil {
+			text += " of " + c.body()
+		}
+		return apierrors.NewInternalError(errors.New(text))
+	case timeout:
+		return &url.Error{Op: "Post", URL: "https://127.0.0.1:6443/" + url.PathEscape(c.what), Err: context.DeadlineExceeded}
+	case stale:
+		return w.withOldState(c, run)
+	case behind:
+		if !c.recent {
+			return run()
+		}
+		w.freeze(c.kind, c.before)
+		c.revision = w.seen(c.kind)
+		return run()
+	case unseen:
+		w.freeze(c.kind, w.revision)
+		return run()
+	default:
+		return run()
+	}
+}
+
+// withOldState answers as of before the last change, whose event comes afterwards.
+func (w *world) withOldState(c *call, run func() error) error {
+	if c.class == live {
+		w.lagging = true
+		defer func() { w.lagging = false }()
+		return run()
+	}
+	if !c.recent {
+		return run()
+	}
+	c.revision = c.before
+	w.op.wakeFor(w.changes[c.before]) // revisions begin at 1
+	return run()
+}
+
+// at is a fault at a call.
+type at struct {
+	id    string
+	fault fault
+}
+
+func (a at) String() string { return a.id + " " + string(a.fault) }
+
+// parse reads what String writes.
+func (a *at) parse(text string) error {
+	i := strings.LastIndex(text, " ")
+	if i < 0 {
+		return fmt.Errorf("%q is not a call and a fault", text)
+	}
+	a.id, a.fault = text[:i], fault(text[i+1:])
+	return nil
+}
+
+// traced is a line of what happened.
+type traced struct {
+	call  *call
+	fault fault
+	err   error
+}
+
+func (t traced) String() string {
+	out := fmt.Sprintf("      pass %d: %s", t.call.pass, t.call.id)
+	if t.fault != "" {
+		out += " *** " + string(t.fault)
+	}
+	if t.err != nil {
+		out += ": " + t.err.Error()
+	}
+	return out
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/types"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// rules is what has to be remembered to tell whether the invariants hold.
+type rules struct {
+	// nodeOf is the node that a token was made for, by its id, and ownerOf the NodeBootstrap.
+	nodeOf  map[string]string
+	ownerOf map[string]types.UID
+	// secrets are the secret parts of all tokens that ever were.
+	secrets map[string]bool
+	// keys are those that the operator has approved with a token.
+	keys map[string][]string
+	// foreign is what is not the operator's.
+	foreign map[key]bool
+	// firstCall and firstRevision are where the present pass began.
+	firstCall, firstRevision, firstFault int
+
+	violations []string
+}
+
+func newRules() rules {
+	return rules{nodeOf: map[string]string{}, ownerOf: map[string]types.UID{}, secrets: map[string]bool{}, keys: map[string][]string{}, foreign: map[key]bool{}}
+}
+
+// violated notes that an invariant does not hold.
+func (w *world) violated(invariant, format string, args ...any) {
+	text := invariant + ": " + fmt.Sprintf(format, args...)
+	if slices.Contains(w.violations, text) {
+		return
+	}
+	w.violations = append(w.violations, text)
+	w.trace = append(w.trace, note("!!! "+text))
+}
+
+func (w *world) passBegins() {
+	w.firstCall, w.firstRevision, w.firstFault = len(w.calls), w.revision, len(w.happened)
+}
+
+// learn remembers what a change tells.
+func (w *world) learn(c change) {
+	s, ok := c.new.object.(*corev1.Secret)
+	if !ok || s.Type != bootstrapapi.SecretTypeBootstrapToken {
+		return
+	}
+	if part := string(s.Data[bootstrapapi.BootstrapTokenSecretKey]); len(part) == 16 {
+		w.secrets[part] = true
+	}
+	if c.old == nil && c.new.author == operatorAuthor {
+		id := tokenID(s)
+		w.nodeOf[id], w.ownerOf[id] = bootstrap.NodeOfChild(s), s.OwnerReferences[0].UID
+	}
+}
+
+// checkChange looks at every change, whoever makes it.
+func (w *world) checkChange(c change) {
+	w.checkLiveTokens(c)
+	if c.new.author != operatorAuthor {
+		return
+	}
+	w.checkForeign(c)
+	w.checkApproval(c)
+	w.checkKubeconfig(c)
+}
+
+// Invariant 5: foreign objects untouched. Of a NodeBootstrap only the status is written.
+func (w *world) checkForeign(c change) {
+	if w.foreign[c.key] {
+		w.violated("5 foreign objects", "the operator writes to %s", c.key)
+	}
+	if c.key.kind == "NodeBootstrap" && c.new.object != nil && c.new.object.GetGeneration() != c.old.object.GetGeneration() {
+		w.violated("5 foreign objects", "the operator writes the spec of %s", c.key)
+	}
+}
+
+func isApproved(v *version) bool {
+	r, ok := objectOf(v).(*certificatesv1.CertificateSigningRequest)
+	return ok && condition(r, certificatesv1.CertificateApproved) != nil
+}
+
+func objectOf(v *version) any {
+	if v == nil {
+		return nil
+	}
+	return v.object
+}
+
+// liveReads are how many reads directly ahead of an approval look once more at what it rests on.
+const liveReads = 2
+
+// Invariant 1: no certificate is approved for a name that the requesting token is not bound to; one key for a token.
+func (w *world) checkApproval(c change) {
+	const rule = "1 approvals"
+	if !isApproved(c.new) || isApproved(c.old) {
+		return
+	}
+	r := c.new.object.(*certificatesv1.CertificateSigningRequest)
+	// What an approval rests on may be taken away between the last look and the approval, but no earlier.
+	looked := w.calls[max(w.firstCall, len(w.calls)-1-liveReads)].at
+	if r.Spec.SignerName == certificatesv1.KubeletServingSignerName {
+		w.checkServing(r, looked)
+		return
+	}
+	id := bootstrap.TokenIDOfUser(r.Spec.Username)
+	node, known := w.nodeOf[id]
+	switch {
+	case !known:
+		w.violated(rule, "%s was sent with a token that the operator did not make", c.key)
+		return
+	case r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
+		w.violated(rule, "%s asks %s", c.key, r.Spec.SignerName)
+	case csr.RequestedNode(r) != node:
+		w.violated(rule, "%s names %s with the token of %s", c.key, csr.RequestedNode(r), node)
+	}
+	fingerprint, err := csr.Fingerprint(r)
+	w.must(err)
+	if !slices.Contains(w.keys[id], fingerprint) {
+		w.keys[id] = append(w.keys[id], fingerprint)
+	}
+	if len(w.keys[id]) > 1 {
+		w.violated(rule, "a second key is approved with the token %s", id)
+	}
+	w.checkClaim(r, node, id, fingerprint)
+	w.checkGround(c.key, node, id, looked)
+}
+
+// checkClaim: the decision is in the status before it is carried out.
+func (w *world) checkClaim(r *certificatesv1.CertificateSigningRequest, node, token, fingerprint string) {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+	if nb == nil || nb.UID != w.ownerOf[token] { // gone at the very last moment, or else checkGround tells
+		return
+	}
+	if !slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
+		return d.UID == r.UID && d.Verdict == v1alpha1.VerdictApproved && d.KeyFingerprint == fingerprint
+	}) {
+		w.violated("1 approvals", "the status of %s does not tell of the approval of %s before it is given", node, r.Name)
+	}
+}
+
+// checkGround: when it was looked at last there was what an approval rests on.
+func (w *world) checkGround(request key, node, token string, looked int) {
+	nb, _ := objectOf(w.at(key{kind: "NodeBootstrap", name: node}, looked)).(*v1alpha1.NodeBootstrap)
+	s, _ := objectOf(w.at(key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(token)}, looked)).(*corev1.Secret)
+	reissue := ""
+	if nb != nil {
+		reissue = nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	}
+	switch {
+	case nb == nil || nb.DeletionTimestamp != nil || nb.UID != w.ownerOf[token]:
+		w.violated("1 approvals", "%s is approved for a NodeBootstrap that is gone", request)
+	case s == nil || !w.live(s):
+		w.violated("1 approvals", "%s is approved for a token that is gone", request)
+	case nb.Spec.ApprovalMode() != v1alpha1.ApprovalNode:
+		w.violated("1 approvals", "%s is approved with approval %s", request, nb.Spec.ApprovalMode())
+	case reissue != "" && reissue != nb.Status.LastHandledReissueAt:
+		w.violated("1 approvals", "%s is approved although a reissue is asked for", request)
+	}
+}
+
+func (w *world) checkServing(r *certificatesv1.CertificateSigningRequest, looked int) {
+	node := csr.RequestedNode(r)
+	nb, _ := objectOf(w.at(key{kind: "NodeBootstrap", name: node}, looked)).(*v1alpha1.NodeBootstrap)
+	if nb == nil || r.Spec.Username != "system:node:"+node {
+		w.violated("1 approvals", "a serving certificate for %s is approved that %s asks for", node, r.Spec.Username)
+		return
+	}
+	for _, a := range csr.RequestedAddresses(r) {
+		if !slices.Contains(nb.Spec.ServingCertificate.Addresses, a.Key()) { // the stories declare no CIDRs
+			w.violated("1 approvals", "a serving certificate for %s is approved that names %s", node, a.Key())
+		}
+	}
+}
+
+// liveTokens are the live tokens that the operator made for a node.
+func (w *world) liveTokens(node string) []*corev1.Secret {
+	return slices.DeleteFunc(all[*corev1.Secret](w.store), func(s *corev1.Secret) bool {
+		return w.nodeOf[tokenID(s)] != node || node == "" || !w.live(s)
+	})
+}
+
+func tokenID(s *corev1.Secret) string { return string(s.Data[bootstrapapi.BootstrapTokenIDKey]) }
+
+// sawOldSecrets tells whether the present pass read Secrets from a cache that lagged behind.
+func (w *world) sawOldSecrets() bool {
+	return slices.ContainsFunc(w.calls[w.firstCall:], func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
+}
+
+// knowable are the live tokens of a token's node that the operator could know of. One of a former NodeBootstrap goes with it,
+// and until then a cache may hide it that lags, or that goes by a label which somebody took off.
+func (w *world) knowable(s *corev1.Secret) []*corev1.Secret {
+	return slices.DeleteFunc(w.liveTokens(w.nodeOf[tokenID(s)]), func(other *corev1.Secret) bool {
+		return w.ownerOf[tokenID(other)] != w.ownerOf[tokenID(s)] && (w.sawOldSecrets() || shown(w.latest(keyOf(other))).object == nil)
+	})
+}
+
+// Invariant 2: at most one live token for a node, besides a predecessor that renewal left to run out.
+func (w *world) checkLiveTokens(c change) {
+	const rule = "2 live tokens"
+	s, ok := c.new.object.(*corev1.Secret)
+	if !ok || s.Type != bootstrapapi.SecretTypeBootstrapToken || c.new.author != operatorAuthor {
+		return
+	}
+	if n := len(w.knowable(s)); n > 2 {
+		w.violated(rule, "%s has %d", w.nodeOf[tokenID(s)], n)
+	}
+	if c.old != nil { // a repair
+		return
+	}
+	// What has changed since the pass began may not have been seen, and what was seen may have changed since.
+	began, looked := w.reasonAgainst(s, w.firstRevision), w.reasonAgainst(s, w.calls[max(w.firstCall, len(w.calls)-1-1)].at)
+	if began != "" && looked != "" {
+		w.violated(rule, "%s is made %s", s.Name, looked)
+	}
+}
+
+// reasonAgainst is why a token that is made should not be, as things stood at a revision; empty for none.
+func (w *world) reasonAgainst(s *corev1.Secret, revision int) string {
+	node := w.nodeOf[tokenID(s)]
+	nb, _ := objectOf(w.at(key{kind: "NodeBootstrap", name: node}, revision)).(*v1alpha1.NodeBootstrap)
+	if nb == nil || nb.DeletionTimestamp != nil || nb.UID != s.OwnerReferences[0].UID {
+		return "for a NodeBootstrap that is gone"
+	}
+	reissue := nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation] != nb.Status.LastHandledReissueAt
+	is := func(condition string) bool {
+		return !reissue && meta.IsStatusConditionTrue(nb.Status.Conditions, condition)
+	}
+	switch {
+	case is(v1alpha1.ConditionTokenMisused) && nb.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide:
+		return "although a token was misused"
+	case is(v1alpha1.ConditionJoined) && w.at(key{kind: "Node", name: node}, revision) != nil:
+		return "for a node that has joined"
+	}
+	for _, other := range w.knowable(s) {
+		expires, _ := expiry(other)
+		switch {
+		case other.Name == s.Name:
+		case expires.Sub(w.now()) > nb.Spec.TokenTTL()/3+time.Second:
+			return fmt.Sprintf("while %s is good for another %s", other.Name, expires.Sub(w.now()))
+		case reissue:
+			return fmt.Sprintf("for a reissue while %s is live", other.Name)
+		}
+	}
+	return ""
+}
+
+// checkKubeconfig: what is published is a token that was live when the pass began or that the pass has made. A cache that
+// lags may show one that is gone: then what is published is of no use to anybody until it has caught up.
+func (w *world) checkKubeconfig(c change) {
+	s, ok := c.new.object.(*corev1.Secret)
+	if !ok || s.Namespace != namespace || w.sawOldSecrets() {
+		return
+	}
+	id, part, _ := strings.Cut(bearerIn(s), ".")
+	for _, revision := range []int{w.firstRevision, w.revision} {
+		token, _ := objectOf(w.at(key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}, revision)).(*corev1.Secret)
+		if token != nil && w.live(token) && string(token.Data[bootstrapapi.BootstrapTokenSecretKey]) == part {
+			return
+		}
+	}
+	w.violated("2 live tokens", "%s carries the token %q, which is not live", c.key, id)
+}
+
+// passEnds: after an error the status tells of it.
+func (w *world) passEnds(i item, err error) {
+	faults := w.happened[min(w.firstFault, len(w.happened)):]
+	if i.controller != "node" || err == nil || len(faults) != 1 || strings.HasPrefix(faults[0].id, "patch status") {
+		return
+	}
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", i.name)
+	written := slices.ContainsFunc(w.calls[w.firstCall:], func(c *call) bool { return c.id == faults[0].id && c.class == writing })
+	if nb == nil || !written || nb.DeletionTimestamp != nil || meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) ||
+		w.at(keyOf(nb), w.firstRevision) == nil {
+		return
+	}
+	for _, c := range nb.Status.Conditions {
+		if strings.Contains(c.Message, "tried again") || c.Reason == v1alpha1.ReasonBindingsPending {
+			return
+		}
+	}
+	w.violated("4 same end", "the status does not tell of the error: %v", err)
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	certutil "k8s.io/client-go/util/cert"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// machine is one that a kubelet runs on, or that of a thief.
+type machine struct {
+	w    *world
+	node string
+	// disk is how often it was installed: each time there is a new key.
+	disk int
+	// bearer is the token in the kubeconfig that it was given.
+	bearer string
+	// request is the name of the one that it waits for.
+	request string
+	// certified says that it has collected a certificate.
+	certified bool
+}
+
+func (w *world) machine(node string) *machine { return &machine{w: w, node: node, disk: 1} }
+
+func (m *machine) String() string { return fmt.Sprintf("machine %s/%d", m.node, m.disk) }
+
+// wipe installs the machine anew.
+func (m *machine) wipe() { *m = machine{w: m.w, node: m.node, disk: m.disk + 1} }
+
+// give copies the kubeconfig onto the machine, as soon as there is one that works: kubectl wait --for=condition=Ready.
+func (m *machine) give() bool {
+	if !m.w.isReady(m.node) {
+		return false
+	}
+	bearer := m.w.published(m.node)
+	if m.w.tokenOf(bearer) == nil {
+		return false
+	}
+	m.bearer = bearer
+	return true
+}
+
+// published is the token in the kubeconfig Secret of a node; empty for none.
+func (w *world) published(node string) string {
+	s := get[*corev1.Secret](w.store, namespace, bootstrap.KubeconfigSecretName(node))
+	if s == nil {
+		return ""
+	}
+	return bearerIn(s)
+}
+
+// bearerIn is the token in a kubeconfig Secret.
+func bearerIn(s *corev1.Secret) string {
+	_, rest, _ := strings.Cut(string(s.Data[bootstrap.KubeconfigKey]), "token: ")
+	bearer, _, _ := strings.Cut(rest, "\n")
+	return bearer
+}
+
+// ask sends the request for a client certificate as the user of the token. It may do so with a live token alone, and while
+// it is bound to the role.
+func (m *machine) ask() bool {
+	return m.askAs(m.node, certificatesv1.KubeAPIServerClientKubeletSignerName)
+}
+
+func (m *machine) askAs(name, signer string) bool {
+	token := m.w.tokenOf(m.bearer)
+	if token == nil {
+		return false
+	}
+	user, groups := identity(token)
+	if ok, _ := m.w.bound(roleNodeBootstrapper, user, groups); !ok {
+		return false
+	}
+	content := clientRequest(m.String(), name)
+	sum := sha256.Sum256([]byte(m.String() + name + signer))
+	m.request = "node-csr-" + hex.EncodeToString(sum[:6])
+	err := m.w.create(m.String(), &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: m.request},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: content, SignerName: signer, Username: user, Groups: groups,
+			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
+		},
+	})
+	if !apierrors.IsAlreadyExists(err) { // a kubelet takes one of its own up again
+		m.w.must(err)
+	}
+	return true
+}
+
+// collect fetches the certificate, which takes the token once more.
+func (m *machine) collect() bool {
+	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
+	if r == nil || len(r.Status.Certificate) == 0 || m.w.tokenOf(m.bearer) == nil {
+		return false
+	}
+	m.certified = true
+	return true
+}
+
+// register makes the Node, or updates it, as the kubelet does with its certificate.
+func (m *machine) register() bool {
+	if get[*corev1.Node](m.w.store, "", m.node) == nil {
+		m.w.add(m.String(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: m.node}})
+	}
+	edit(m.w.store, m.String(), "", m.node, func(n *corev1.Node) { n.Status.NodeInfo.KubeletVersion = "v1.37.2" })
+	return true
+}
+
+// beat renews the Lease.
+func (m *machine) beat() bool {
+	now := metav1.NewMicroTime(m.w.now())
+	if get[*coordinationv1.Lease](m.w.store, corev1.NamespaceNodeLease, m.node) == nil {
+		m.w.add(m.String(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: m.node}})
+	}
+	edit(m.w.store, m.String(), corev1.NamespaceNodeLease, m.node, func(l *coordinationv1.Lease) { l.Spec.RenewTime = &now })
+	return true
+}
+
+// askServing asks for a serving certificate, or with another signer for a new client certificate, as the node itself.
+func (m *machine) askServing(signer string, usage certificatesv1.KeyUsage, seed string, names ...string) bool {
+	if !m.certified {
+		return false
+	}
+	var ips []net.IP
+	if len(names) > 0 {
+		ips = []net.IP{net.IPv4(192, 0, 2, 7)}
+	}
+	content := certificateRequest(seed, m.node, names, ips)
+	sum := sha256.Sum256([]byte(m.String() + seed + signer))
+	m.request = "csr-" + hex.EncodeToString(sum[:6])
+	err := m.w.create(m.String(), &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: m.request},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: content, SignerName: signer, Username: "system:node:" + m.node, Groups: []string{"system:nodes", "system:authenticated"},
+			Extra:  map[string]certificatesv1.ExtraValue{"authentication.kubernetes.io/credential-id": {"X509SHA256=00"}},
+			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, usage},
+		},
+	})
+	if !apierrors.IsAlreadyExists(err) {
+		m.w.must(err)
+	}
+	return true
+}
+
+var (
+	privateKeys sync.Map // by seed
+	contents    sync.Map // of requests, which take a while to sign
+)
+
+// privateKey is the key of a machine, the same in each run.
+func privateKey(seed string) *ecdsa.PrivateKey {
+	if k, ok := privateKeys.Load(seed); ok {
+		return k.(*ecdsa.PrivateKey)
+	}
+	sum := sha256.Sum256([]byte("key of " + seed))
+	k, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), sum[:])
+	if err != nil {
+		panic(err)
+	}
+	out, _ := privateKeys.LoadOrStore(seed, k)
+	return out.(*ecdsa.PrivateKey)
+}
+
+// clientRequest is what a kubelet sends, made by the function that it calls.
+func clientRequest(seed, node string) []byte { return certificateRequest(seed, node, nil, nil) }
+
+func certificateRequest(seed, node string, names []string, ips []net.IP) []byte {
+	id := fmt.Sprint(seed, node, names, ips)
+	if c, ok := contents.Load(id); ok {
+		return c.([]byte)
+	}
+	subject := &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}
+	c, err := certutil.MakeCSR(privateKey(seed), subject, names, ips)
+	if err != nil {
+		panic(err)
+	}
+	out, _ := contents.LoadOrStore(id, c)
+	return out.([]byte)
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr/funcr"
+	"github.com/prometheus/client_golang/prometheus"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// item is what a workqueue holds: a node's name, or one of the two singletons.
+type item struct{ controller, name string }
+
+var (
+	bindingsItem  = item{controller: "bindings"}
+	approversItem = item{controller: "approvers"}
+)
+
+func nodeItem(name string) item { return item{"node", name} }
+
+// operator is one process of it. What is here is lost in a crash.
+type operator struct {
+	w         *world
+	node      *controllers.NodeReconciler
+	bindings  *controllers.BindingsReconciler
+	approvers *controllers.Approvers
+
+	queue    []item
+	timers   map[item]time.Time
+	failures map[item]int
+}
+
+// startOperator replaces the operator by a new process, which is told of every object that is there.
+func (w *world) startOperator() {
+	c, l := apiClient{w: w}, liveReader{w: w}
+	a := controllers.NewApprovers(c, w.clock)
+	w.op = &operator{
+		w: w,
+		node: &controllers.NodeReconciler{
+			Client: c, Live: l, Namespace: namespace, Clock: w.clock, Approvers: a, Recorder: recorder{w}, Metrics: metrics(),
+			Discovery: &controllers.Discovery{Reader: c, Namespace: namespace, Server: w.flagServer},
+		},
+		bindings:  &controllers.BindingsReconciler{Client: c, Live: l},
+		approvers: a,
+		timers:    map[item]time.Time{},
+		failures:  map[item]int{},
+	}
+	w.frozen = map[string]*freeze{}
+	w.op.wakeAll()
+}
+
+func (o *operator) wakeAll() {
+	for _, kind := range slices.Sorted(maps.Keys(o.w.kinds)) {
+		for _, k := range o.w.kinds[kind] {
+			if v := o.w.latest(k); v != nil {
+				o.wakeFor(change{key: k, new: v})
+			}
+		}
+	}
+}
+
+func (o *operator) add(items ...item) {
+	for _, i := range items {
+		if !slices.Contains(o.queue, i) {
+			o.queue = append(o.queue, i)
+		}
+	}
+}
+
+// addAfter keeps the earlier of two times, as the workqueue does.
+func (o *operator) addAfter(i item, d time.Duration) {
+	at := o.w.clock.Now().Add(d)
+	if have, ok := o.timers[i]; !ok || at.Before(have) {
+		o.timers[i] = at
+	}
+}
+
+// due moves what is due from the timers to the queue.
+func (o *operator) due() {
+	var items []item
+	for i, at := range o.timers {
+		if !at.After(o.w.clock.Now()) {
+			items = append(items, i)
+		}
+	}
+	slices.SortFunc(items, func(a, b item) int {
+		return cmp.Or(o.timers[a].Compare(o.timers[b]), strings.Compare(a.controller+a.name, b.controller+b.name))
+	})
+	for _, i := range items {
+		delete(o.timers, i)
+		o.add(i)
+	}
+}
+
+// wakeFor is what the watches of controllers/watches.go do about a change that has reached the cache. It is written down
+// here once more since they cannot be had without a manager: what is not watched must wake nobody here either.
+func (o *operator) wakeFor(c change) {
+	for _, v := range []*version{c.old, c.new} {
+		if v == nil || v.object == nil || shown(v).object == nil {
+			continue
+		}
+		switch object := shown(v).object.(type) {
+		case *v1alpha1.NodeBootstrap:
+			o.add(nodeItem(object.Name))
+			if c.comesOrGoes() || c.old.object.GetGeneration() != c.new.object.GetGeneration() || c.new.object.GetDeletionTimestamp() != nil {
+				o.add(bindingsItem)
+			}
+		case *corev1.Secret:
+			o.addNodes(bootstrap.NodeOfChild(object), bootstrap.NodeOfKubeconfigSecret(object.Name))
+		case *certificatesv1.CertificateSigningRequest:
+			o.addNodes(o.nodeOfRequest(object))
+		case *corev1.Node:
+			if c.comesOrGoes() {
+				o.add(nodeItem(object.Name))
+			}
+		case *corev1.ConfigMap:
+			o.addAll()
+		case *rbacv1.ClusterRoleBinding:
+			o.add(approversItem) // and again for as long as the authorizer may not know of the binding
+			o.addAfter(approversItem, time.Second)
+			if slices.Contains(bootstrap.BindingNames, object.Name) {
+				o.addAll()
+				o.add(bindingsItem)
+			}
+		}
+	}
+}
+
+func (o *operator) nodeOfRequest(r *certificatesv1.CertificateSigningRequest) string {
+	if node, ok := strings.CutPrefix(r.Spec.Username, "system:node:"); ok && r.Spec.SignerName == certificatesv1.KubeletServingSignerName {
+		nb := get[*v1alpha1.NodeBootstrap](o.w.store, "", node)
+		if nb == nil || len(nb.Spec.ServingCertificate.Addresses) == 0 {
+			return ""
+		}
+		return node
+	}
+	if !slices.Contains(r.Spec.Groups, bootstrap.Group) {
+		return ""
+	}
+	k := key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(bootstrap.TokenIDOfUser(r.Spec.Username))}
+	if v := o.w.at(k, o.w.seen("Secret")); v != nil && shown(v).object != nil {
+		return bootstrap.NodeOfChild(shown(v).object)
+	}
+	return csr.RequestedNode(r)
+}
+
+func (o *operator) addNodes(names ...string) {
+	for _, name := range names {
+		if name != "" {
+			o.add(nodeItem(name))
+		}
+	}
+}
+
+func (o *operator) addAll() {
+	for _, nb := range o.w.list(selector{kind: "NodeBootstrap"}, o.w.seen("NodeBootstrap")) {
+		o.add(nodeItem(nb.GetName()))
+	}
+}
+
+// work takes one item from the queue and does what controller-runtime does with it; false when there is none.
+func (o *operator) work() bool {
+	if len(o.queue) == 0 {
+		return false
+	}
+	i := o.queue[0]
+	o.queue = o.queue[1:]
+	o.w.begins(i)
+	result, err := o.reconcile(i)
+	switch {
+	case o.w.op != o: // it has crashed
+	case err != nil:
+		o.w.said("error", err.Error())
+		o.w.said("error", fmt.Sprintf("%+v", err))
+		const first, last = 5 * time.Millisecond, 1000 * time.Second
+		o.addAfter(i, min(first<<min(o.failures[i], 20), last))
+		o.failures[i]++
+	default:
+		delete(o.failures, i)
+		if result.RequeueAfter > 0 {
+			o.addAfter(i, result.RequeueAfter)
+		}
+	}
+	o.w.ends(i, err)
+	return true
+}
+
+func (o *operator) reconcile(i item) (result reconcile.Result, err error) {
+	defer func() {
+		switch r := recover(); r {
+		case nil:
+		case crashed{}:
+			o.w.note("the operator crashes and is started again")
+			o.w.startOperator()
+		default:
+			panic(r)
+		}
+	}()
+	ctx := log.IntoContext(context.Background(), funcr.New(func(prefix, args string) { o.w.said("log", prefix+args) }, funcr.Options{Verbosity: 10}))
+	switch i.controller {
+	case "node":
+		return o.node.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Name: i.name}})
+	case "bindings":
+		return reconcileOne(ctx, o.bindings.Reconcile)
+	default:
+		return o.reconcileApprovers(ctx)
+	}
+}
+
+// reconcileOne calls Reconcile of a singleton, whose type of request is its own.
+func reconcileOne[T any](ctx context.Context, f func(context.Context, T) (reconcile.Result, error)) (reconcile.Result, error) {
+	var request T
+	return f(ctx, request)
+}
+
+// reconcileApprovers takes what it tells the nodes from a channel without a buffer meanwhile.
+func (o *operator) reconcileApprovers(ctx context.Context) (result reconcile.Result, err error) {
+	ended := make(chan any)
+	go func() {
+		defer func() { ended <- recover() }()
+		result, err = reconcileOne(ctx, o.approvers.Reconcile)
+	}()
+	for {
+		select {
+		case <-o.approvers.Changed():
+			o.addAll()
+		case r := <-ended:
+			if r != nil {
+				panic(r)
+			}
+			return result, err
+		}
+	}
+}
+
+// recorder keeps events, and checks what the API server would.
+type recorder struct{ w *world }
+
+func (r recorder) Eventf(regarding, _ runtime.Object, kind, reason, action, note string, args ...any) {
+	text := fmt.Sprintf(note, args...)
+	if len(text) > 1024 || reason == "" || action == "" || regarding == nil {
+		r.w.violated("events", "an event that the API server refuses: %s %s %q", reason, action, text)
+	}
+	r.w.said("event", strings.Join([]string{kind, reason, action, text}, " "))
+}
+
+// registry has the metrics of all operators there ever were: they count on, as a secret that gets into them would stay.
+var registry = prometheus.NewRegistry()
+
+// metrics are registered once. The gauges over all NodeBootstraps read an empty cache: worlds come and go.
+var metrics = sync.OnceValue(func() *controllers.Metrics {
+	scheme, err := controllers.NewScheme()
+	if err != nil {
+		panic(err)
+	}
+	m, err := controllers.NewMetrics(registry, fake.NewClientBuilder().WithScheme(scheme).Build())
+	if err != nil {
+		panic(err)
+	}
+	return m
+})

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"flag"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+var (
+	pairs = flag.Int("faults.pairs", 600, "how many pairs of faults TestPairsOfFaults tries; all with -1")
+	seed  = flag.Uint64("faults.seed", 0, "what TestPairsOfFaults chooses its sample by; 0 chooses anew")
+)
+
+// TestPairsOfFaults disturbs two calls of the main story: one of the undisturbed run, and then one of those that follow in
+// the run so disturbed, which may be others.
+func TestPairsOfFaults(t *testing.T) {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	random := rand.New(rand.NewPCG(*seed, 0))
+	r := undisturbed(t, mainStory)
+	first := r.plan(r.calls, failuresOf)
+	each := -1
+	if *pairs >= 0 {
+		random.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
+		const ofOne = 4
+		first, each = first[:min(len(first), *pairs/ofOne)], ofOne
+	}
+	type job struct {
+		first at
+		seed  uint64
+	}
+	var jobs []job
+	for _, a := range first {
+		jobs = append(jobs, job{a, random.Uint64()})
+	}
+	report := reporter{t: t}
+	inParallel(jobs, func(j job) {
+		w, failure := r.disturbed(j.first)
+		if failure != "" { // TestSingleFaults tells
+			return
+		}
+		begun := slices.IndexFunc(w.told, func(c *call) bool { return c.id == j.first.id })
+		second := r.plan(w.told[begun+1:], failuresOf)
+		if each >= 0 {
+			random := rand.New(rand.NewPCG(j.seed, 0))
+			random.Shuffle(len(second), func(i, k int) { second[i], second[k] = second[k], second[i] })
+			second = second[:min(each, len(second))]
+		}
+		for _, a := range second {
+			report.ran(r.disturbed(j.first, a))
+		}
+	})
+	t.Logf("%d faults that come first, %d runs with two faults, %d failed; -faults.seed=%d", len(first), report.runs, report.failed, *seed)
+}

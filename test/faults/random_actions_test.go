@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"pgregory.net/rapid"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// The actions of this file do nothing where they make no sense.
+
+func (h *historian) spec() func(*v1alpha1.NodeBootstrap) {
+	ttl := rapid.SampledFrom([]time.Duration{shortest, time.Hour, 24 * time.Hour}).Draw(h.t, "ttl")
+	approval := rapid.SampledFrom([]v1alpha1.Approval{"", "", v1alpha1.ApprovalManual, v1alpha1.ApprovalClusterWide}).Draw(h.t, "approval")
+	deadline := rapid.SampledFrom([]time.Duration{0, 0, time.Hour}).Draw(h.t, "deadline")
+	return func(nb *v1alpha1.NodeBootstrap) {
+		nb.Spec.Token = v1alpha1.TokenSpec{TTL: &metav1.Duration{Duration: ttl}}
+		if deadline > 0 {
+			nb.Spec.Token.JoinDeadline = &metav1.Duration{Duration: deadline}
+		}
+		nb.Spec.ClientCertificate.Approval = approval
+	}
+}
+
+func (h *historian) want(node string) {
+	if get[*v1alpha1.NodeBootstrap](h.store, "", node) == nil {
+		h.wants(node, h.spec())
+	}
+}
+
+// people is what people do.
+func (h *historian) people() map[string]func() {
+	return map[string]func(){
+		"somebody wants a node":       func() { h.want(h.node()) },
+		"somebody wants a node too":   func() { h.want(h.node()) }, // more often than the others
+		"nobody wants a node":         func() { h.unwants(h.node()) },
+		"nobody wants it, foreground": func() { h.unwants(h.node(), foregroundFinalizer) },
+		"nobody wants it, orphans":    func() { h.unwants(h.node(), orphanFinalizer) },
+		"a NodeBootstrap is replaced": func() {
+			node := h.node()
+			h.unwants(node)
+			h.want(node)
+		},
+		"somebody asks for a reissue": func() {
+			h.reissues++
+			h.asksReissue(h.node(), fmt.Sprint(h.reissues))
+		},
+		"somebody edits a spec":     func() { edit(h.store, userAuthor, "", h.node(), h.spec()) },
+		"somebody deletes a Node":   func() { h.remove(userAuthor, key{kind: "Node", name: h.node()}) },
+		"somebody deletes a Secret": func() { h.onChild(func(s *corev1.Secret) { h.remove(userAuthor, keyOf(s)) }) },
+		"somebody edits a Secret": func() {
+			h.onChild(func(s *corev1.Secret) {
+				edited(h.world, userAuthor, s, func(s *corev1.Secret) {
+					delete(s.Data, bootstrap.KubeconfigKey)
+					delete(s.Data, bootstrapapi.BootstrapTokenExtraGroupsKey)
+				})
+			})
+		},
+		"somebody takes labels off a Secret": func() {
+			h.onChild(func(s *corev1.Secret) {
+				nb := get[*v1alpha1.NodeBootstrap](h.store, "", bootstrap.NodeOfChild(s))
+				if nb == nil || nb.Status.Token == nil || s.Name != bootstrap.TokenSecretName(nb.Status.Token.ID) {
+					return // the operator finds by its status alone what has no label: a predecessor is lost
+				}
+				edited(h.world, userAuthor, s, func(s *corev1.Secret) { s.Labels = nil })
+				h.idle() // before the NodeBootstrap is replaced, with its status
+				edit(h.store, userAuthor, s.Namespace, s.Name, func(s *corev1.Secret) {
+					s.Labels = map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}
+				})
+			})
+		},
+		"somebody prepares a Node": func() {
+			if node := h.node(); get[*corev1.Node](h.store, "", node) == nil {
+				h.add(userAuthor, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
+			}
+		},
+		"somebody deletes a binding": func() {
+			name := rapid.SampledFrom(bootstrap.BindingNames).Draw(h.t, "binding")
+			h.remove(userAuthor, key{kind: "ClusterRoleBinding", name: name})
+		},
+		"somebody edits a binding": func() {
+			name := rapid.SampledFrom(bootstrap.BindingNames).Draw(h.t, "binding")
+			edit(h.store, userAuthor, "", name, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil })
+		},
+		"somebody deletes a request": func() {
+			h.onRequest(func(r *certificatesv1.CertificateSigningRequest) { h.remove(userAuthor, keyOf(r)) })
+		},
+		"somebody approves": func() {
+			if m := h.machines[h.node()]; m.request != "" { // what is right
+				if r := get[*certificatesv1.CertificateSigningRequest](h.store, "", m.request); r != nil && undecided(r) {
+					h.decide(userAuthor, r, certificatesv1.CertificateApproved, "LooksGood")
+				}
+			}
+		},
+		"somebody denies": func() {
+			h.onRequest(func(r *certificatesv1.CertificateSigningRequest) {
+				if undecided(r) {
+					h.decide(userAuthor, r, certificatesv1.CertificateDenied, "LooksBad")
+				}
+			})
+		},
+	}
+}
+
+// onChild does something to one of the Secrets that the operator made.
+func (h *historian) onChild(do func(*corev1.Secret)) {
+	children := slices.DeleteFunc(all[*corev1.Secret](h.store), func(s *corev1.Secret) bool { return h.foreign[keyOf(s)] })
+	if len(children) > 0 {
+		do(rapid.SampledFrom(children).Draw(h.t, "Secret"))
+	}
+}
+
+// onRequest does something to one of the requests that machines sent.
+func (h *historian) onRequest(do func(*certificatesv1.CertificateSigningRequest)) {
+	requests := slices.DeleteFunc(all[*certificatesv1.CertificateSigningRequest](h.store), func(r *certificatesv1.CertificateSigningRequest) bool { return h.foreign[keyOf(r)] })
+	if len(requests) > 0 {
+		do(rapid.SampledFrom(requests).Draw(h.t, "request"))
+	}
+}
+
+// kubelets is what machines do.
+func (h *historian) kubelets() map[string]func() {
+	m := func() *machine { return h.machines[h.node()] }
+	return map[string]func(){
+		"a machine gets a kubeconfig": func() { m := m(); m.bearer = h.published(m.node) },
+		"a kubelet asks":              func() { m().ask() },
+		"a kubelet collects":          func() { m().collect() },
+		"a machine is given all and asks": func() {
+			m := m()
+			m.bearer = h.published(m.node)
+			m.ask()
+			h.idle()
+			m.collect()
+		},
+		"a kubelet registers": func() {
+			if m := m(); m.certified {
+				m.register()
+			}
+		},
+		"a kubelet renews its Lease": func() {
+			if m := m(); m.certified && get[*corev1.Node](h.store, "", m.node) != nil {
+				m.beat()
+			}
+		},
+		"an old kubelet renews its Lease": func() {
+			if len(h.old) > 0 {
+				rapid.SampledFrom(h.old).Draw(h.t, "machine").beat()
+			}
+		},
+		"a machine is installed anew": func() {
+			m := m()
+			if before := *m; before.certified {
+				h.old = append(h.old, &before)
+			}
+			m.wipe()
+		},
+		"a thief gets a kubeconfig":        func() { h.thief.bearer = h.published(worker) },
+		"a thief asks for the name":        func() { h.thief.ask() },
+		"a thief asks for another name":    func() { h.thief.askAs(neighbour, certificatesv1.KubeAPIServerClientKubeletSignerName) },
+		"a thief asks for nobody's name":   func() { h.thief.askAs("worker-9", certificatesv1.KubeAPIServerClientKubeletSignerName) },
+		"a thief asks another signer":      func() { h.thief.askAs(worker, certificatesv1.KubeAPIServerClientSignerName) },
+		"a thief has another key nowadays": func() { h.thief.disk++ },
+	}
+}
+
+// cluster is what happens besides, and the operator's getting to work.
+func (h *historian) cluster() map[string]func() {
+	return map[string]func(){
+		"the operator works a little": func() {
+			for range rapid.IntRange(1, 5).Draw(h.t, "items") {
+				h.op.work()
+			}
+		},
+		"the operator works":           h.idle,
+		"the operator crashes":         h.startOperator,
+		"the cluster does one thing":   func() { h.clusterActs() },
+		"the signer comes or goes":     func() { h.signerDown = !h.signerDown },
+		"garbage is collected at once": func() { h.eager = !h.eager },
+		"a moment passes":              func() { h.run(time.Duration(rapid.IntRange(1, 3000).Draw(h.t, "milliseconds")) * time.Millisecond) },
+		"minutes pass":                 func() { h.run(time.Duration(rapid.IntRange(1, 15).Draw(h.t, "minutes")) * time.Minute) },
+		"hours pass":                   func() { h.run(time.Duration(rapid.IntRange(1, 30).Draw(h.t, "hours")) * time.Hour) },
+		"the clock jumps":              func() { h.jump(rapid.IntRange(1, 7200).Draw(h.t, "seconds")) },
+		"some of the next calls go wrong": func() {
+			h.healthy = rapid.IntRange(0, 30).Draw(h.t, "calls that are well")
+			h.failing = rapid.SampledFrom([]int{1, 1, 1, 2, 40}).Draw(h.t, "calls that go wrong")
+			h.kind = rapid.IntRange(0, 20).Draw(h.t, "what goes wrong")
+		},
+	}
+}
+
+// jump lets time go by in which nobody does anything: the machines of the control plane were asleep.
+func (h *historian) jump(seconds int) {
+	h.clock.SetTime(h.clock.Now().Add(time.Duration(seconds) * time.Second))
+	h.op.due()
+}

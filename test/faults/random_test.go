@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"pgregory.net/rapid"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// historian makes a history up: what people, machines, the cluster and misfortune do, in any order, while the operator gets
+// to work now and then.
+type historian struct {
+	*world
+	t        *rapid.T
+	machines map[string]*machine // the newest of each node
+	old      []*machine          // those that were there before, and still are
+	thief    *machine
+	// failing is how many of the next calls fail, after so many that do not.
+	failing, healthy int
+	kind             int
+	reissues         int
+}
+
+var nodes = []string{worker, neighbour}
+
+// TestRandomHistories looks for a history after which an invariant does not hold, or the right machine cannot join, and
+// makes it as short as it can. It prints with which -rapid.seed or -rapid.failfile the same one can be had again.
+func TestRandomHistories(t *testing.T) {
+	met := encounters{}
+	rapid.Check(t, func(t *rapid.T) {
+		h := &historian{world: newWorld(), t: t, machines: map[string]*machine{}}
+		h.skew = time.Duration(rapid.IntRange(-3000, 3000).Draw(t, "milliseconds that the API server is ahead")) * time.Millisecond
+		h.random = h.misfortune
+		h.note("the API server's clock is %s ahead", h.skew)
+		for _, node := range nodes {
+			h.machines[node] = h.machine(node)
+		}
+		h.thief = h.machine(worker)
+		h.thief.disk = 66
+		h.reversed = rapid.Bool().Draw(t, "whether caches list backwards")
+		defer h.explain()
+		h.startOperator()
+		actions := map[string]func(*rapid.T){"": func(*rapid.T) { h.holds() }}
+		for _, some := range []map[string]func(){h.people(), h.kubelets(), h.cluster()} {
+			for name, do := range some {
+				actions[name] = func(*rapid.T) { h.note("- %s", name); do() }
+			}
+		}
+		t.Repeat(actions)
+		h.ends()
+		met.count(h.world)
+	})
+	t.Logf("in these histories there were %s", met)
+}
+
+// encounters are how often things happened in all histories, to see that these are worth something.
+type encounters map[string]int
+
+func (e encounters) count(w *world) {
+	e["histories"]++
+	e["calls"] += len(w.calls)
+	e["faults"] += len(w.happened)
+	e["secret parts"] += len(w.secrets)
+	for _, s := range w.said_ {
+		if words := strings.Fields(s.text); s.where == "event" {
+			e["event "+words[1]]++
+		}
+	}
+}
+
+func (e encounters) String() string {
+	var out []string
+	for _, what := range slices.Sorted(maps.Keys(e)) {
+		out = append(out, fmt.Sprintf("%d %s", e[what], what))
+	}
+	return strings.Join(out, ", ")
+}
+
+// explain adds the history to a failure.
+func (h *historian) explain() {
+	switch r := recover().(type) {
+	case nil:
+	case endless:
+		h.t.Fatalf("7 requests are bounded: there are more than %d in a minute\n%s", manyInAMinute, h.history())
+	case error:
+		if !strings.HasPrefix(r.Error(), "in the story") { // rapid's own
+			panic(r)
+		}
+		h.t.Fatalf("%v\n%s", r, h.history())
+	default:
+		panic(r)
+	}
+}
+
+// holds fails when an invariant does not hold.
+func (h *historian) holds() {
+	if len(h.violations) > 0 {
+		h.t.Fatalf("%s\n%s", strings.Join(h.violations, "\n"), h.history())
+	}
+}
+
+// misfortune decides what goes wrong with a call.
+func (h *historian) misfortune(c *call) fault {
+	if h.healthy > 0 {
+		h.healthy--
+		return ""
+	}
+	kinds := failuresOf(c)
+	if h.failing == 0 || len(kinds) == 0 {
+		return ""
+	}
+	h.failing--
+	return kinds[h.kind%len(kinds)]
+}
+
+func (h *historian) node() string { return rapid.SampledFrom(nodes).Draw(h.t, "node") }
+
+// ends heals all that is broken, and then each node has to be able to join, and to be forgotten.
+func (h *historian) ends() {
+	h.note("- all is well again")
+	h.failing, h.signerDown = 0, false
+	const backoff = 20 * time.Minute // the workqueue's is not longer
+	h.run(backoff)
+	h.checkSettled()
+	h.holds()
+	for _, node := range nodes {
+		h.checkTruth(node)
+		h.holds()
+		if get[*v1alpha1.NodeBootstrap](h.store, "", node) != nil {
+			h.finallyJoins(node)
+		}
+	}
+	for _, node := range nodes {
+		h.unwants(node)
+	}
+	h.run(time.Minute)
+	h.checkSettled()
+	h.checkLeaks()
+	h.holds()
+}
+
+// checkTruth: what the status says is so, and the one rule holds.
+func (h *historian) checkTruth(node string) {
+	nb := get[*v1alpha1.NodeBootstrap](h.store, "", node)
+	if nb == nil {
+		return
+	}
+	live, bearer := h.liveTokens(node), h.published(node)
+	available := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionCredentialsAvailable)
+	stalled := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled)
+	switch {
+	case available != (h.tokenOf(bearer) != nil):
+		h.violated("the status tells the truth", "CredentialsAvailable of %s is %v, and the token is live: %v", node, available, h.tokenOf(bearer) != nil)
+	case available && (nb.Status.Token == nil || !strings.HasPrefix(bearer, nb.Status.Token.ID+".")):
+		h.violated("the status tells the truth", "it does not name the token of %s", node)
+	case !h.isJoined(node) && !stalled && len(live) == 0:
+		h.violated("the one rule", "%s is awaited and has no token", node)
+	case nb.Status.ObservedGeneration != nb.Generation:
+		h.violated("the status tells the truth", "it is not of the present generation of %s", node)
+	}
+}
+
+// finallyJoins has a new machine join as the node, after a reissue if there is no credential.
+func (h *historian) finallyJoins(node string) {
+	h.note("- a new machine joins as %s", node)
+	if nb := get[*v1alpha1.NodeBootstrap](h.store, "", node); !h.isReady(node) || len(nb.Status.Certificates) > 0 { // a token is good for one key
+		h.reissues++
+		h.asksReissue(node, fmt.Sprint("finally ", h.reissues))
+		h.run(5 * time.Second)
+	}
+	m := h.machines[node]
+	m.wipe()
+	for i, do := range []func() bool{m.give, m.ask, m.collectApproved, m.register, m.beat} {
+		if !do() {
+			h.violated("the right machine can join", "%s cannot take step %d", m, i+1)
+			h.holds()
+		}
+		h.run(5 * time.Second)
+	}
+	h.run(time.Minute)
+	if !h.isJoined(node) {
+		h.violated("the right machine can join", "%s has, and nobody noticed", m)
+	}
+	h.holds()
+}
+
+// collectApproved has a person approve first where a person does.
+func (m *machine) collectApproved() bool {
+	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
+	if nb := get[*v1alpha1.NodeBootstrap](m.w.store, "", m.node); nb != nil && r != nil && nb.Spec.ApprovalMode() == v1alpha1.ApprovalManual && undecided(r) {
+		m.w.decide(userAuthor, r, certificatesv1.CertificateApproved, "LooksGood")
+		m.w.run(time.Second)
+	}
+	return m.collect()
+}

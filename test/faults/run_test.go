@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// reference is an undisturbed run.
+type reference struct {
+	story story
+	calls []*call
+	ends  map[int][]string
+	// hopeless are the moments at which the next step of the story cannot be done yet.
+	hopeless sync.Map
+}
+
+// moment is when nothing has changed since: the calls of one moment differ in what was read before.
+type moment struct{ revision, next int }
+
+// undisturbed runs a story without faults, which has to be without fault.
+func undisturbed(t *testing.T, s story) *reference {
+	t.Helper()
+	w := runStory(s, nil, manyCalls, nil)
+	if len(w.violations) > 0 {
+		t.Fatalf("%s, undisturbed: %s\n%s", s.name, strings.Join(w.violations, "\n"), w.history())
+	}
+	return &reference{story: s, calls: w.told, ends: w.rests}
+}
+
+// calls in a run with faults may be these times as many as in the undisturbed one, and some more: a cache that lags for
+// cacheLag alone costs ten passes after a conflict.
+const manyTimes, someMore = 2, 400
+
+// runStory runs a story with faults and checks the invariants; want is the end of the undisturbed run.
+func runStory(s story, plan []at, limit int, want map[int][]string) (w *world) {
+	w = newWorld()
+	w.limit = limit
+	w.plan = map[string]fault{}
+	for _, p := range plan {
+		w.plan[p.id] = p.fault
+	}
+	defer func() {
+		switch r := recover(); r {
+		case nil:
+		case pointless{}:
+			w.pointless = true
+		case endless{}:
+			w.violated("7 requests are bounded", "there are more than %d", limit)
+		default:
+			w.violated("the operator panics", "%v", r)
+		}
+	}()
+	w.play(s)
+	w.told = slices.Clone(w.calls)
+	for step, state := range w.rests {
+		if d := difference(want[step], state); want != nil && d != "" {
+			w.violated("4 same end", "before step %d\n%s", step+1, d)
+		}
+	}
+	w.checkSettled()
+	w.checkLeaks()
+	return w
+}
+
+// disturbed runs a story with faults and reports what does not hold.
+func (r *reference) disturbed(plan ...at) (*world, string) {
+	var now moment
+	if i := slices.IndexFunc(r.calls, func(c *call) bool { return plan[0].fault == ahead && c.id == plan[0].id }); i >= 0 {
+		now = moment{r.calls[i].at, r.calls[i].next}
+	}
+	if _, ok := r.hopeless.Load(now); ok {
+		return &world{pointless: true}, ""
+	}
+	w := runStory(r.story, plan, manyTimes*len(r.calls)+someMore, r.ends)
+	if w.pointless && len(plan) == 1 && now != (moment{}) {
+		r.hopeless.Store(now, true)
+	}
+	if len(w.violations) == 0 || w.pointless {
+		return w, ""
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, "story %q with", r.story.name)
+	for _, p := range plan {
+		fmt.Fprintf(&out, " [%s]", p)
+	}
+	fmt.Fprintf(&out, ":\n%s\n", strings.Join(w.violations, "\n"))
+	var args []string
+	for _, p := range plan {
+		args = append(args, p.String())
+	}
+	fmt.Fprintf(&out, "again: go test ./test/faults -run TestReplay -faults.story='%s' -faults.at='%s'\n", r.story.name, strings.Join(args, "; "))
+	return w, out.String()
+}
+
+// maxReported is how many failures of a test are printed: what is wrong once is wrong many times.
+const maxReported = 20
+
+// reporter counts runs of many goroutines and prints the first failures.
+type reporter struct {
+	t            *testing.T
+	mu           sync.Mutex
+	runs, failed int
+	secrets      map[string]bool // of all runs
+}
+
+func (r *reporter) ran(w *world, failure string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !w.pointless {
+		r.runs++
+	}
+	if r.secrets == nil {
+		r.secrets = map[string]bool{}
+	}
+	maps.Copy(r.secrets, w.secrets)
+	if failure == "" {
+		return
+	}
+	if r.failed++; r.failed <= maxReported {
+		r.t.Error(failure)
+	}
+}
+
+// inParallel does jobs on all processors.
+func inParallel[T any](jobs []T, do func(T)) {
+	todo := make(chan T)
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for job := range todo {
+				do(job)
+			}
+		})
+	}
+	for _, job := range jobs {
+		todo <- job
+	}
+	close(todo)
+	workers.Wait()
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"flag"
+	"maps"
+	"strings"
+	"testing"
+)
+
+var (
+	replayStory = flag.String("faults.story", "", "the story of TestReplay")
+	replayAt    = flag.String("faults.at", "", "the faults of TestReplay, separated by semicolons; empty for none")
+)
+
+// TestReplay runs a story with given faults and prints all that happens.
+func TestReplay(t *testing.T) {
+	if *replayStory == "" {
+		t.Skip("replays what -faults.story and -faults.at say")
+	}
+	for _, s := range allStories {
+		if s.name != *replayStory {
+			continue
+		}
+		var plan []at
+		for text := range strings.SplitSeq(*replayAt, "; ") {
+			var a at
+			if text == "" {
+				continue
+			}
+			if err := a.parse(text); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, a)
+		}
+		w, failure := undisturbed(t, s).disturbed(plan...)
+		t.Log(w.history())
+		if failure != "" {
+			t.Error(failure)
+		}
+	}
+}
+
+// TestSingleFaults disturbs each call of each story in each way that applies to it.
+func TestSingleFaults(t *testing.T) {
+	total, secrets := 0, map[string]bool{}
+	for _, s := range allStories {
+		t.Run(s.name, func(t *testing.T) {
+			r := undisturbed(t, s)
+			plan := r.plan(r.calls, faultsOf)
+			report := reporter{t: t}
+			inParallel(plan, func(a at) { report.ran(r.disturbed(a)) })
+			total += report.runs
+			maps.Copy(secrets, report.secrets)
+			t.Logf("%d calls of the operator, %d runs with a fault, %d failed", len(r.calls), report.runs, report.failed)
+		})
+	}
+	text := gathered(t)
+	if leaks(text, secrets) {
+		t.Errorf("6 secrets: one of them is in the metrics:\n%s", text)
+	}
+	t.Logf("%d stories, %d runs, %d tokens whose secret parts are in no log, event, status, metric or error", len(allStories), total, len(secrets))
+}
+
+// gathered is what all metrics say.
+func gathered(t *testing.T) string {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	for _, f := range families {
+		out.WriteString(f.String() + "\n")
+	}
+	if !strings.Contains(out.String(), "nodebootstrap_certificate_decisions_total") {
+		t.Error("there are no metrics of the operator's own: is this the right registry?")
+	}
+	return out.String()
+}
+
+// plan is each fault of each call that shall be tried.
+func (r *reference) plan(calls []*call, faultsOf func(*call) []fault) []at {
+	var out []at
+	for _, c := range calls {
+		for _, f := range faultsOf(c) {
+			if a := (at{c.id, f}); r.story.except == nil || !r.story.except(a) {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// The fake client of controller-runtime was measured and is not used: a write to it takes a millisecond, and it forgets
+// what was, while a cache that lags has to show just that.
+
+// key names an object.
+type key struct{ kind, namespace, name string }
+
+func (k key) String() string {
+	if k.namespace == "" {
+		return k.kind + " " + k.name
+	}
+	return k.kind + " " + k.namespace + "/" + k.name
+}
+
+func keyOf(o client.Object) key {
+	return key{kindOf(o), o.GetNamespace(), o.GetName()}
+}
+
+// kindOf is the kind of an object, or of the items of a list.
+func kindOf(o any) string {
+	if m, ok := o.(*metav1.PartialObjectMetadata); ok {
+		return m.Kind
+	}
+	return strings.TrimSuffix(reflect.TypeOf(o).Elem().Name(), "List")
+}
+
+// The authors of changes. All others are part of the cluster.
+const (
+	operatorAuthor = "operator"
+	userAuthor     = "user"
+)
+
+// A version is an object as it was stored once. Nothing changes it any more.
+type version struct {
+	revision int
+	at       time.Time
+	author   string
+	object   client.Object // nil: deleted
+	cached   *cached       // what a cache shows of it, once somebody has asked
+}
+
+// store is what an API server keeps, with all that it ever kept.
+type store struct {
+	revision int
+	versions map[key][]*version
+	kinds    map[string][]key // sorted
+	made     map[key]int
+	now      func() time.Time
+	changed  func(k key, old, new *version)
+	reversed bool // caches list backwards
+}
+
+func newStore(now func() time.Time) *store {
+	return &store{versions: map[key][]*version{}, kinds: map[string][]key{}, made: map[key]int{}, now: now}
+}
+
+// at is the version of an object at a revision; nil when there was none.
+func (s *store) at(k key, revision int) *version {
+	all := s.versions[k]
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].revision <= revision {
+			if all[i].object == nil {
+				return nil
+			}
+			return all[i]
+		}
+	}
+	return nil
+}
+
+func (s *store) latest(k key) *version { return s.at(k, s.revision) }
+
+// get is an object as it is stored; the zero value when it is absent. It is not to be changed.
+func get[T client.Object](s *store, namespace, name string) T {
+	var zero T
+	v := s.latest(key{kindOf(reflect.New(reflect.TypeFor[T]().Elem()).Interface()), namespace, name})
+	if v == nil {
+		return zero
+	}
+	return v.object.(T)
+}
+
+// all are the objects of a kind, by namespace and name. They are not to be changed.
+func all[T client.Object](s *store) []T {
+	var out []T
+	for _, k := range s.kinds[reflect.TypeFor[T]().Elem().Name()] {
+		if v := s.latest(k); v != nil {
+			out = append(out, v.object.(T))
+		}
+	}
+	return out
+}
+
+// put stores a version. The object is the store's own from then on; nil deletes.
+func (s *store) put(author string, k key, o client.Object) {
+	old := s.latest(k)
+	s.revision++
+	if o != nil {
+		o.SetResourceVersion(strconv.Itoa(s.revision))
+	}
+	v := &version{revision: s.revision, at: s.now(), author: author, object: o}
+	if _, known := s.versions[k]; !known {
+		at, _ := slices.BinarySearchFunc(s.kinds[k.kind], k, func(a, b key) int { return strings.Compare(a.String(), b.String()) })
+		s.kinds[k.kind] = slices.Insert(s.kinds[k.kind], at, k)
+	}
+	s.versions[k] = append(s.versions[k], v)
+	s.changed(k, old, v)
+}
+
+// overTheWire is what arrives of an object that is sent: times in whole seconds, empty maps as none.
+func overTheWire(o client.Object) client.Object {
+	data, err := json.Marshal(o)
+	if err != nil {
+		panic(err)
+	}
+	out := reflect.New(reflect.TypeOf(o).Elem()).Interface().(client.Object)
+	if err := json.Unmarshal(data, out); err != nil {
+		panic(err)
+	}
+	if _, typed := out.(*metav1.PartialObjectMetadata); !typed {
+		out.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+	}
+	return out
+}
+
+// assign makes into what from is.
+func assign(into, from client.Object) {
+	reflect.ValueOf(into).Elem().Set(reflect.ValueOf(from.DeepCopyObject()).Elem())
+}
+
+func resource(k key) schema.GroupResource { return schema.GroupResource{Resource: k.kind} }
+
+// uidOf depends on the name alone and on how often there was one of the name, so that it is the same in a run with faults.
+func uidOf(k key, n int) types.UID {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s#%d", k, n))
+	return types.UID(hex.EncodeToString(sum[:8]))
+}
+
+// create stores a new object and gives it what an API server does.
+func (s *store) create(author string, o client.Object) error {
+	k := keyOf(o)
+	switch {
+	case s.latest(k) != nil:
+		return apierrors.NewAlreadyExists(resource(k), k.name)
+	case o.GetResourceVersion() != "":
+		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	created := overTheWire(o)
+	s.made[k]++
+	created.SetUID(uidOf(k, s.made[k]))
+	created.SetCreationTimestamp(metav1.NewTime(s.now().Truncate(time.Second)))
+	created.SetGeneration(1)
+	if r, ok := created.(*certificatesv1.CertificateSigningRequest); ok {
+		r.Status = certificatesv1.CertificateSigningRequestStatus{}
+	}
+	s.put(author, k, created)
+	assign(o, created)
+	return nil
+}
+
+// current is the stored object that an update is for, if there is one and nobody was faster.
+func (s *store) current(o client.Object) (client.Object, error) {
+	k := keyOf(o)
+	v := s.latest(k)
+	switch rv := o.GetResourceVersion(); {
+	case v == nil:
+		return nil, apierrors.NewNotFound(resource(k), k.name)
+	case o.GetUID() != "" && o.GetUID() != v.object.GetUID():
+		return nil, apierrors.NewConflict(resource(k), k.name, fmt.Errorf("the UID in the precondition is not that of the object"))
+	case rv != "" && rv != v.object.GetResourceVersion():
+		return nil, apierrors.NewConflict(resource(k), k.name, fmt.Errorf("the object has been modified"))
+	}
+	return v.object, nil
+}
+
+// update stores all of an object but what has a subresource of its own.
+func (s *store) update(author string, o client.Object) error {
+	have, err := s.current(o)
+	if err != nil {
+		return err
+	}
+	want := overTheWire(o)
+	if err := immutable(have, want); err != nil {
+		return err
+	}
+	want.SetUID(have.GetUID())
+	want.SetCreationTimestamp(have.GetCreationTimestamp())
+	want.SetGeneration(have.GetGeneration())
+	switch w := want.(type) {
+	case *v1alpha1.NodeBootstrap:
+		h := have.(*v1alpha1.NodeBootstrap)
+		w.Status = *h.Status.DeepCopy()
+		if !reflect.DeepEqual(w.Spec, h.Spec) {
+			w.Generation++
+		}
+	case *certificatesv1.CertificateSigningRequest:
+		h := have.(*certificatesv1.CertificateSigningRequest).DeepCopy()
+		w.Spec, w.Status = h.Spec, h.Status
+	}
+	return s.keep(author, o, have, want)
+}
+
+// keep stores an update; one that changes nothing is no version, as with an API server.
+func (s *store) keep(author string, o, have, want client.Object) error {
+	want.SetResourceVersion(have.GetResourceVersion())
+	if !reflect.DeepEqual(have, want) {
+		s.put(author, keyOf(have), want)
+	}
+	assign(o, want)
+	return nil
+}
+
+func immutable(have, want client.Object) error {
+	h, ok := have.(*corev1.Secret)
+	if !ok {
+		return nil
+	}
+	w := want.(*corev1.Secret)
+	if h.Type != w.Type || h.Immutable != nil && *h.Immutable && !reflect.DeepEqual(h.Data, w.Data) {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "Secret"}, h.Name, nil)
+	}
+	return nil
+}
+
+// patchStatus merges a patch into the status, under the resourceVersion in the patch if there is one.
+func (s *store) patchStatus(author string, o *v1alpha1.NodeBootstrap, patch []byte) error {
+	k := keyOf(o)
+	v := s.latest(k)
+	if v == nil {
+		return apierrors.NewNotFound(resource(k), k.name)
+	}
+	have := v.object.(*v1alpha1.NodeBootstrap)
+	var change struct {
+		Metadata struct{ ResourceVersion string }
+		Status   map[string]any
+	}
+	if err := json.Unmarshal(patch, &change); err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if rv := change.Metadata.ResourceVersion; rv != "" && rv != have.ResourceVersion {
+		return apierrors.NewConflict(resource(k), k.name, fmt.Errorf("the object has been modified"))
+	}
+	want := have.DeepCopy()
+	want.Status = merge(have.Status, change.Status)
+	if len(want.Status.Certificates) > 16 { // MaxItems in the CRD
+		return apierrors.NewInvalid(schema.GroupKind{Kind: k.kind}, k.name, nil)
+	}
+	return s.keep(author, o, have, want)
+}
+
+func merge(status v1alpha1.NodeBootstrapStatus, change map[string]any) v1alpha1.NodeBootstrapStatus {
+	data, err := json.Marshal(status)
+	if err != nil {
+		panic(err)
+	}
+	tree := map[string]any{}
+	if err := json.Unmarshal(data, &tree); err != nil {
+		panic(err)
+	}
+	mergeInto(tree, change)
+	if data, err = json.Marshal(tree); err != nil {
+		panic(err)
+	}
+	var out v1alpha1.NodeBootstrapStatus
+	if err := json.Unmarshal(data, &out); err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// mergeInto is RFC 7386.
+func mergeInto(tree, change map[string]any) {
+	for k, v := range change {
+		sub, isMap := v.(map[string]any)
+		switch have, ok := tree[k].(map[string]any); {
+		case v == nil:
+			delete(tree, k)
+		case isMap && ok:
+			mergeInto(have, sub)
+		default:
+			tree[k] = v
+		}
+	}
+}
+
+// delete takes an object away, or only marks it when there are finalizers. Of preconditions only the UID is known.
+func (s *store) delete(author string, k key, uid *types.UID) error {
+	v := s.latest(k)
+	switch {
+	case v == nil:
+		return apierrors.NewNotFound(resource(k), k.name)
+	case uid != nil && *uid != v.object.GetUID():
+		return apierrors.NewConflict(resource(k), k.name, fmt.Errorf("the UID in the precondition is not that of the object"))
+	case len(v.object.GetFinalizers()) == 0:
+		s.put(author, k, nil)
+	case v.object.GetDeletionTimestamp() == nil:
+		marked := v.object.DeepCopyObject().(client.Object)
+		marked.SetDeletionTimestamp(new(metav1.NewTime(s.now().Truncate(time.Second))))
+		s.put(author, k, marked)
+	}
+	return nil
+}
+
+// edit changes an object in any way, as its owner in the cluster may; it does nothing when there is none.
+func edit[T client.Object](s *store, author, namespace, name string, how func(T)) bool {
+	have := get[T](s, namespace, name)
+	if reflect.ValueOf(have).IsNil() {
+		return false
+	}
+	want := have.DeepCopyObject().(T)
+	how(want)
+	if reflect.DeepEqual(have, want) {
+		return false
+	}
+	if nb, ok := any(want).(*v1alpha1.NodeBootstrap); ok && !reflect.DeepEqual(nb.Spec, any(have).(*v1alpha1.NodeBootstrap).Spec) {
+		nb.Generation++
+	}
+	s.put(author, keyOf(have), want)
+	return true
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// The stories of this file are about what machines do, the right ones and the wrong ones.
+
+const neighbour = "worker-2"
+
+// steals is a thief's machine that has the node's kubeconfig.
+func (m *machine) steals(name string, ask func() bool) *step {
+	return &step{name: name, do: func() bool { return (m.bearer != "" || m.give()) && ask() }, wait: 2 * time.Second}
+}
+
+func (w *world) alarmed() bool {
+	return meta.IsStatusConditionTrue(w.conditions(worker), v1alpha1.ConditionTokenMisused)
+}
+
+var theftStory = story{name: "a thief asks for another name first", tell: func(w *world) []*step {
+	thief := w.machine(worker)
+	thief.disk = 66
+	steps := []*step{
+		w.wantsIt(),
+		{name: "somebody wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
+		thief.steals("a thief asks for the neighbour's name", func() bool {
+			return thief.askAs(neighbour, certificatesv1.KubeAPIServerClientKubeletSignerName)
+		}),
+		{name: "somebody sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)), w.leaves(neighbour, always))
+}}
+
+var secondKeyStory = story{name: "a thief asks with a second key", tell: func(w *world) []*step {
+	m, thief := w.machine(worker), w.machine(worker)
+	thief.disk = 66
+	steps := m.joins(always)
+	steps = []*step{
+		w.wantsIt(),
+		{name: "the thief copies the kubeconfig", do: thief.give, wait: time.Second},
+		steps[0],
+		{name: "the thief asks too", do: func() bool { return m.approved() && thief.ask() }, wait: 2 * time.Second},
+		steps[1], steps[2], steps[3],
+	}
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+// approved tells whether what the machine asked for was approved.
+func (m *machine) approved() bool {
+	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
+	return r != nil && condition(r, certificatesv1.CertificateApproved) != nil
+}
+
+var signerStory = story{name: "a thief asks another signer", tell: func(w *world) []*step {
+	thief := w.machine(worker)
+	steps := []*step{
+		w.wantsIt(),
+		thief.steals("a thief asks another signer", func() bool { return thief.askAs(worker, certificatesv1.KubeAPIServerClientSignerName) }),
+		{name: "somebody sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var restartStory = story{name: "a kubelet asks twice", tell: func(w *world) []*step {
+	first, second := w.machine(worker), w.machine(worker)
+	second.disk = 4 // whose request has the later name: both ask within one second
+	steps := second.joins(always)
+	steps[0].do = func() bool { return first.give() && first.ask() && second.give() && second.ask() }
+	return append(append([]*step{w.wantsIt()}, steps...), w.leaves(worker, w.joined(worker)))
+}, except: func(a at) bool { // when only the first request is seen, it is the one that is approved
+	return (a.fault == stale || a.fault == behind) && strings.HasPrefix(a.id, "list CertificateSigningRequest token=")
+}}
+
+var manualStory = story{name: "approval Manual", tell: func(w *world) []*step {
+	m := w.machine(worker)
+	steps := m.joins(always)
+	wants := w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual })
+	return []*step{wants, steps[0], w.approves(m), steps[1], steps[2], steps[3], w.leaves(worker, w.joined(worker))}
+}}
+
+var clusterWideStory = story{name: "approval ClusterWide", tell: func(w *world) []*step {
+	steps := []*step{w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide })}
+	return append(append(steps, w.machine(worker).joins(always)...), w.leaves(worker, w.joined(worker)))
+}}
+
+var backStory = story{name: "the node is deleted and comes back", tell: func(w *world) []*step {
+	again := w.machine(worker)
+	again.disk = 2
+	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
+	steps = append(steps, &step{name: "somebody deletes the Node", wait: 2 * time.Second, do: func() bool {
+		if w.isJoined(worker) {
+			w.remove(userAuthor, key{kind: "Node", name: worker})
+			return true
+		}
+		return false
+	}})
+	steps = append(steps, again.joins(func() bool { return !w.isJoined(worker) })...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var memberStory = story{name: "the node was a member before", tell: func(w *world) []*step {
+	m := w.machine(worker)
+	return []*step{
+		{name: "a machine joins in another way", do: func() bool { return m.register() && m.beat() }, wait: time.Second},
+		w.wantsIt(),
+		w.leaves(worker, w.joined(worker)),
+	}
+}}
+
+var preparedStory = story{name: "the Node is created ahead", tell: func(w *world) []*step {
+	steps := append([]*step{
+		{name: "somebody creates the Node for its labels", wait: time.Second, do: func() bool {
+			n := &corev1.Node{}
+			n.Name = worker
+			w.add(userAuthor, n)
+			return true
+		}},
+		w.wantsIt(),
+	}, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var preparedLateStory = story{name: "the Node is created while the request waits", tell: func(w *world) []*step {
+	m := w.machine(worker)
+	steps := m.joins(always)
+	creates := &step{name: "somebody creates the Node for its labels", wait: 2 * time.Second, do: func() bool {
+		n := &corev1.Node{}
+		n.Name = worker
+		w.add(userAuthor, n)
+		return true
+	}}
+	wants := w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual })
+	return []*step{wants, steps[0], creates, w.approves(m), steps[1], steps[2], steps[3], w.leaves(worker, w.joined(worker))}
+}}
+
+// approves is what a person does with approval Manual.
+func (w *world) approves(m *machine) *step {
+	return &step{name: "a person approves", wait: 2 * time.Second, do: func() bool {
+		r := get[*certificatesv1.CertificateSigningRequest](w.store, "", m.request)
+		if r != nil && undecided(r) {
+			w.decide(userAuthor, r, certificatesv1.CertificateApproved, "LooksGood")
+		}
+		return r != nil
+	}}
+}
+
+// lateSignerStory has two requests that are approved and not signed for a long while.
+var lateSignerStory = story{name: "the signer is away during a renewal", tell: func(w *world) []*step {
+	w.signerDown = true
+	m, again := w.machine(worker), w.machine(worker)
+	again.disk = 2
+	steps := again.joins(always)
+	steps[0].wait = 90 * time.Second
+	steps[0].do = func() bool { // as soon as there is a new token, whatever the status says
+		again.bearer = w.published(worker)
+		return m.bearer != "" && again.bearer != m.bearer && again.ask()
+	}
+	return []*step{
+		w.wantsIt(),
+		m.joins(always)[0],
+		steps[0],
+		{name: "the signer is back", rest: true, wait: 2 * cacheLag, do: func() bool {
+			w.signerDown = !w.stalled(worker, v1alpha1.ReasonCertificateNotIssued)
+			return !w.signerDown
+		}},
+		steps[1], steps[2], steps[3], w.leaves(worker, w.joined(worker)),
+	}
+}}
+
+var servingStory = story{name: "serving certificates", tell: func(w *world) []*step {
+	m := w.machine(worker)
+	asks := func(seed string, names ...string) func() bool {
+		return func() bool {
+			return m.askServing(certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth, seed, names...)
+		}
+	}
+	issued := func() bool {
+		r := get[*certificatesv1.CertificateSigningRequest](w.store, "", m.request)
+		return r != nil && !pending(r)
+	}
+	declare := func(addresses ...string) func(*v1alpha1.NodeBootstrap) {
+		return func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = addresses }
+	}
+	steps := append([]*step{w.wantsIt(declare(worker, "192.0.2.7"))}, m.joins(always)...)
+	return append(steps,
+		&step{name: "the kubelet asks for a serving certificate", do: asks("first", worker), wait: 2 * time.Second},
+		&step{name: "it asks for one that names more", do: func() bool { return issued() && asks("second", "more.example.com", worker)() }, wait: 2 * time.Second},
+		&step{name: "somebody declares that too", wait: 2 * time.Second, do: func() bool {
+			return w.lookedAt(worker) && edit(w.store, userAuthor, "", worker, declare(worker, "192.0.2.7", "more.example.com"))
+		}},
+		&step{name: "it asks for a new client certificate", wait: 2 * time.Second, do: func() bool {
+			return issued() && m.askServing(certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth, "third")
+		}},
+		w.leaves(worker, func() bool { return w.isJoined(worker) && issued() }))
+}}
+
+// pendingStory is about a request that is there when nobody wants the node any more.
+func pendingStory(name string, approval v1alpha1.Approval) story {
+	return story{name: name, tell: func(w *world) []*step {
+		w.signerDown = true
+		m := w.machine(worker)
+		return []*step{
+			w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = approval }),
+			m.joins(always)[0],
+			w.leaves(worker, func() bool { return w.lookedAt(worker) && (approval == v1alpha1.ApprovalManual || m.approved()) }),
+			{name: "the signer is back", do: func() bool { w.signerDown = false; return true }},
+		}
+	}}
+}
+
+// reissuePendingStory is about a request that is there when a new credential is asked for.
+var reissuePendingStory = story{name: "a reissue while a request waits for the signer", tell: func(w *world) []*step {
+	w.signerDown = true
+	m, again := w.machine(worker), w.machine(worker)
+	again.disk = 2
+	steps := []*step{
+		w.wantsIt(),
+		m.joins(always)[0],
+		{name: "somebody asks for a reissue", do: func() bool { return m.approved() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+		{name: "the signer is back", do: func() bool {
+			if w.isReady(worker) {
+				w.signerDown = false
+			}
+			return !w.signerDown
+		}, wait: time.Second},
+	}
+	return append(append(steps, again.joins(always)...), w.leaves(worker, w.joined(worker)))
+}}
+
+var machineStories = []story{
+	theftStory, secondKeyStory, signerStory, restartStory, manualStory, clusterWideStory, backStory, memberStory, preparedStory, preparedLateStory, lateSignerStory,
+	servingStory,
+	pendingStory("deleted while a request waits for a person", v1alpha1.ApprovalManual),
+	pendingStory("deleted while a request waits for the signer", v1alpha1.ApprovalNode),
+	reissuePendingStory,
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// The stories of this file are about what people do to the objects that the operator looks after.
+
+func (w *world) wantsIt(edits ...func(*v1alpha1.NodeBootstrap)) *step {
+	return &step{name: "somebody wants the node", do: func() bool { return w.wants(worker, edits...) }, wait: 2 * time.Second}
+}
+
+// lookedAt tells whether the status speaks of the spec as it is.
+func (w *world) lookedAt(node string) bool {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+	return nb != nil && nb.Status.ObservedGeneration == nb.Generation
+}
+
+func (w *world) stalled(node, reason string) bool {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+	if nb == nil {
+		return false
+	}
+	c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionStalled)
+	return c != nil && c.Reason == reason
+}
+
+// theToken is the only live token of the node; nil when there are none or several.
+func (w *world) theToken() *corev1.Secret {
+	if tokens := w.liveTokens(worker); len(tokens) == 1 {
+		return tokens[0]
+	}
+	return nil
+}
+
+// onToken edits the live token once there is one that the person knows of.
+func (w *world) onToken(name string, how func(*corev1.Secret)) *step {
+	return &step{name: name, wait: 2 * time.Second, do: func() bool {
+		s := w.theToken()
+		return s != nil && w.isReady(worker) && edit(w.store, userAuthor, s.Namespace, s.Name, how)
+	}}
+}
+
+var deadlineStory = story{name: "a deadline passes", tell: func(w *world) []*step {
+	steps := []*step{
+		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) {
+			nb.Spec.Token.TTL.Duration, nb.Spec.Token.JoinDeadline = 11*time.Minute, &metav1.Duration{Duration: shortest}
+		}),
+		{name: "somebody asks for a reissue when it is too late", wait: 2 * time.Second, do: func() bool {
+			return w.stalled(worker, v1alpha1.ReasonJoinDeadlineExceeded) && w.asksReissue(worker, "1")
+		}},
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []*step {
+	theirs := []key{{"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}, {kind: "ClusterRoleBinding", name: bootstrap.BindingCreateCSRs}}
+	gives := func(k key) *step {
+		return &step{name: "somebody takes away what is in the way", wait: 2 * time.Second, do: func() bool {
+			if !w.stalled(worker, v1alpha1.ReasonObjectNotOurs) {
+				return false
+			}
+			delete(w.foreign, k)
+			w.remove(userAuthor, k)
+			return true
+		}}
+	}
+	steps := []*step{
+		{name: "somebody has Secrets and a binding of the names", wait: time.Second, do: func() bool {
+			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: theirs[0].namespace, Name: theirs[0].name}, Data: map[string][]byte{"a": []byte("b")}})
+			w.add(userAuthor, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: theirs[1].name}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}})
+			id := bootstrap.NextTokenID(uidOf(key{kind: "NodeBootstrap", name: worker}, 1), "")
+			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(id)},
+				Type: bootstrapapi.SecretTypeBootstrapToken, Data: map[string][]byte{bootstrapapi.BootstrapTokenIDKey: []byte(id)}})
+			for _, k := range append(theirs, key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}) {
+				w.foreign[k] = true
+			}
+			return true
+		}},
+		w.wantsIt(), gives(theirs[0]), gives(theirs[1]),
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var recreatedStory = story{name: "deleted and wanted again at once", tell: func(w *world) []*step {
+	steps := []*step{
+		w.wantsIt(),
+		{name: "the NodeBootstrap is replaced", do: func() bool { return w.isReady(worker) && w.unwants(worker) && w.wants(worker) }, wait: 5 * time.Second},
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps,
+		&step{name: "and again", do: func() bool { return w.isJoined(worker) && w.unwants(worker) && w.wants(worker) }, wait: 5 * time.Second},
+		w.leaves(worker, w.joined(worker)))
+}}
+
+func deletedStory(name string, finalizers ...string) story {
+	return story{name: name, tell: func(w *world) []*step {
+		return []*step{w.wantsIt(), {name: "nobody wants the node", wait: 5 * time.Second, do: func() bool {
+			return w.isReady(worker) && w.unwants(worker, finalizers...)
+		}}}
+	}}
+}
+
+var revokedStory = story{name: "somebody deletes the token", tell: func(w *world) []*step {
+	steps := []*step{w.wantsIt(), {name: "a revocation", wait: 2 * time.Second, do: func() bool {
+		s := w.theToken()
+		if s == nil || !w.isReady(worker) {
+			return false
+		}
+		w.remove(userAuthor, keyOf(s))
+		return true
+	}}}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var editsStory = story{name: "somebody edits the Secrets", tell: func(w *world) []*step {
+	onKubeconfig := func(name string, how func(*corev1.Secret)) *step {
+		return &step{name: name, wait: 2 * time.Second, do: func() bool {
+			return w.isReady(worker) && edit(w.store, userAuthor, namespace, bootstrap.KubeconfigSecretName(worker), how)
+		}}
+	}
+	steps := []*step{
+		w.wantsIt(),
+		w.onToken("the token's end is moved", func(s *corev1.Secret) {
+			s.Data[bootstrapapi.BootstrapTokenExpirationKey] = []byte(w.now().Add(time.Hour).UTC().Format(time.RFC3339))
+		}),
+		w.onToken("the token has no groups any more", func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExtraGroupsKey) }),
+		onKubeconfig("the kubeconfig has other content", func(s *corev1.Secret) { s.Data["kubeconfig"] = []byte("nothing") }),
+		onKubeconfig("it cannot be changed any more", func(s *corev1.Secret) { s.Immutable, s.Data["kubeconfig"] = new(true), []byte("nothing") }),
+		w.onToken("the token has no labels any more", func(s *corev1.Secret) { s.Labels = nil }),
+	}
+	steps = append(steps, w.machine(worker).joins(func() bool { return w.passed(12 * time.Second) })...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var specStory = story{name: "somebody edits the spec", tell: func(w *world) []*step {
+	edits := func(name string, how func(*v1alpha1.NodeBootstrapSpec)) *step {
+		return &step{name: name, wait: 2 * time.Second, do: func() bool {
+			return w.isReady(worker) && edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { how(&nb.Spec) })
+		}}
+	}
+	steps := []*step{
+		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Token.TTL.Duration = time.Hour }),
+		edits("the server", func(s *v1alpha1.NodeBootstrapSpec) { s.Cluster.Server = "https://other.example.com" }),
+		edits("a shorter ttl", func(s *v1alpha1.NodeBootstrapSpec) { s.Token.TTL.Duration = shortest }),
+		edits("approval ClusterWide", func(s *v1alpha1.NodeBootstrapSpec) { s.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide }),
+		edits("approval Node", func(s *v1alpha1.NodeBootstrapSpec) { s.ClientCertificate.Approval = "" }),
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+var bindingsStory = story{name: "somebody edits bindings", tell: func(w *world) []*step {
+	bypass := func() bool {
+		return meta.IsStatusConditionFalse(w.conditions(worker), v1alpha1.ConditionApprovalEnforced)
+	}
+	theirs := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "kubeadm:node-autoapprove-bootstrap"}, RoleRef: rbacv1.RoleRef{Name: roleNodeClient},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.GroupKind, Name: bootstrap.Group}},
+	}
+	edits := func(name string, how func(*rbacv1.ClusterRoleBinding)) *step {
+		return &step{name: name, wait: 2 * time.Second, do: func() bool {
+			return w.isReady(worker) && edit(w.store, userAuthor, "", name, how)
+		}}
+	}
+	steps := []*step{
+		w.wantsIt(),
+		edits(bootstrap.BindingCreateCSRs, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }),
+		edits(bootstrap.BindingApproveRenewals, func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "another" }),
+		{name: "somebody lets every token become any node", wait: 2 * time.Second, do: func() bool {
+			w.foreign[keyOf(theirs)] = true
+			w.add(userAuthor, theirs.DeepCopy())
+			return true
+		}},
+		{name: "and thinks better of it", wait: 2 * time.Second, do: func() bool {
+			if bypass() {
+				w.remove(userAuthor, keyOf(theirs))
+			}
+			return w.latest(keyOf(theirs)) == nil
+		}},
+	}
+	steps = append(steps, w.machine(worker).joins(func() bool { return !bypass() })...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+func (w *world) conditions(node string) []metav1.Condition {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+	if nb == nil {
+		return nil
+	}
+	return nb.Status.Conditions
+}
+
+// allStories are those that single faults are tried on.
+var allStories = slices.Concat([]story{mainStory}, machineStories, []story{
+	deadlineStory, inTheWayStory, recreatedStory, revokedStory, editsStory, specStory, bindingsStory,
+	deletedStory("deleted in the background"), deletedStory("deleted in the foreground", foregroundFinalizer), deletedStory("deleted and orphaned", orphanFinalizer),
+})

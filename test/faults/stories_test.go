@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"strings"
+	"sync"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// story is what people and machines do, in this order.
+type story struct {
+	name  string
+	tell  func(*world) []*step
+	steps []*step
+	// except is the calls whose faults rightly lead to another end, and why.
+	except func(at) bool
+}
+
+// step is one thing that somebody does as soon as it can be done.
+type step struct {
+	name string
+	do   func() bool
+	// wait is how long nobody else does anything afterwards.
+	wait time.Duration
+	// rest says that the cluster comes to rest before, and that it has to be as in the undisturbed run then.
+	rest bool
+	done bool
+}
+
+// patience is how long somebody waits for what he can go on with.
+const patience = 20 * time.Minute
+
+// play runs the story in a world and lets the cluster come to rest.
+func (w *world) play(s story) {
+	w.story = &s
+	w.startOperator()
+	s.steps = s.tell(w)
+	for i, step := range s.steps {
+		w.next = i
+		if step.rest && !step.done {
+			w.run(time.Minute)
+			w.atRest(i)
+		}
+		for begun := w.clock.Now(); !w.take(step); {
+			if w.clock.Now().Sub(begun) > patience {
+				w.violated("4 same end", "the story does not go on: %s", step.name)
+				return
+			}
+			w.run(time.Second)
+		}
+		w.next = i + 1
+		w.run(step.wait)
+	}
+	w.run(time.Minute)
+	w.atRest(len(s.steps))
+}
+
+// atRest keeps what the cluster is like before a step, unless that was done already ahead of time.
+func (w *world) atRest(step int) {
+	if step == len(w.story.steps) || !w.story.steps[step].done {
+		w.rests[step] = w.state()
+		w.checkNoMoreWrites()
+	}
+}
+
+// take does a step if it can be done and was not yet.
+func (w *world) take(s *step) bool {
+	if !s.done {
+		w.inStep = true
+		s.done = s.do()
+		w.inStep = false
+		if s.done {
+			w.note("%s", s.name)
+		}
+	}
+	return s.done
+}
+
+// nextStep does what comes next in the story already now, if it can be done.
+func (w *world) nextStep() {
+	if w.story != nil && w.next < len(w.story.steps) && !w.inStep {
+		w.take(w.story.steps[w.next])
+	}
+}
+
+// crdKey is the CustomResourceDefinition, which owns the bindings.
+var crdKey = key{kind: "CustomResourceDefinition", name: bootstrap.CRDName}
+
+// clusterCA is any valid certificate.
+var clusterCA = sync.OnceValue(func() string {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "kubernetes"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: begin.AddDate(-1, 0, 0), NotAfter: begin.AddDate(50, 0, 0),
+	}
+	k := privateKey("the cluster's CA")
+	der, err := x509.CreateCertificate(rand.Reader, template, template, k.Public(), k)
+	if err != nil {
+		panic(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+})
+
+// setUp fills a new cluster: with what is there in each, and with what looks like the operator's own and is not.
+func (w *world) setUp() {
+	crd := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: crdKey.kind}, ObjectMeta: metav1.ObjectMeta{Name: crdKey.name}}
+	w.add(userAuthor, crd)
+	w.add(userAuthor, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "kube-root-ca.crt"}, Data: map[string]string{"ca.crt": clusterCA()}})
+	ours := func(ns, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{
+			Namespace: ns, Name: name,
+			Labels:          map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy},
+			Annotations:     map[string]string{bootstrap.NodeNameAnnotation: worker},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "CustomResourceDefinition", Name: "another", UID: crd.UID, Controller: new(true)}},
+		}
+	}
+	kubeadm := map[string][]byte{
+		bootstrapapi.BootstrapTokenIDKey: []byte("kubadm"), bootstrapapi.BootstrapTokenSecretKey: []byte("0123456789abcdef"),
+		bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"), bootstrapapi.BootstrapTokenExtraGroupsKey: []byte("system:bootstrappers:kubeadm"),
+	}
+	for _, o := range []client.Object{
+		&corev1.Secret{ObjectMeta: ours(bootstrap.TokenNamespace, "bootstrap-token-kubadm"), Type: bootstrapapi.SecretTypeBootstrapToken, Data: kubeadm},
+		&corev1.Secret{ObjectMeta: ours(bootstrap.TokenNamespace, "look-alike")},
+		&corev1.Secret{ObjectMeta: ours(namespace, "look-alike")},
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: bootstrap.KubeconfigSecretName("another")}},
+		&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: bootstrap.BindingCreateCSRs + "-2"}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}},
+		w.foreignRequest("system:bootstrap:kubadm", "system:bootstrappers", "system:bootstrappers:kubeadm", "system:authenticated"),
+		w.foreignRequest("system:node:another", "system:nodes", "system:authenticated"),
+		w.foreignRequest("admin", "system:masters", "system:authenticated"),
+	} {
+		w.add(userAuthor, o)
+		w.foreign[keyOf(o)] = true
+	}
+}
+
+func (w *world) foreignRequest(user string, groups ...string) *certificatesv1.CertificateSigningRequest {
+	return &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{Name: "of-" + strings.ReplaceAll(user, ":", "-")},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: clientRequest("foreign", worker), SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, Username: user, Groups: groups,
+			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
+		},
+	}
+}
+
+const (
+	worker = "worker-1"
+	// shortest is the shortest ttl there is.
+	shortest = 10 * time.Minute
+)
+
+// isReady tells what a person sees who waits for the credential.
+func (w *world) isReady(node string) bool {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+	return nb != nil && nb.Status.ObservedGeneration == nb.Generation && nb.Status.KubeconfigSecretRef != nil &&
+		nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation] == nb.Status.LastHandledReissueAt &&
+		meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionReady)
+}
+
+func (w *world) isJoined(node string) bool {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+	return nb != nil && meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined)
+}
+
+// passed tells whether so much time has passed since the story began.
+func (w *world) passed(d time.Duration) bool { return w.clock.Since(begin) > d }
+
+// wants creates the NodeBootstrap.
+func (w *world) wants(node string, edits ...func(*v1alpha1.NodeBootstrap)) bool {
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: node}}
+	nb.Spec.Token.TTL = &metav1.Duration{Duration: shortest}
+	for _, edit := range edits {
+		edit(nb)
+	}
+	w.add(userAuthor, nb)
+	return true
+}
+
+// unwants deletes the NodeBootstrap, with the finalizer of a kind of deletion if it has one.
+func (w *world) unwants(node string, finalizers ...string) bool {
+	edit(w.store, userAuthor, "", node, func(nb *v1alpha1.NodeBootstrap) { nb.Finalizers = finalizers })
+	w.remove(userAuthor, key{kind: "NodeBootstrap", name: node})
+	return true
+}
+
+func (w *world) asksReissue(node, value string) bool {
+	return edit(w.store, userAuthor, "", node, func(nb *v1alpha1.NodeBootstrap) {
+		if nb.Annotations == nil {
+			nb.Annotations = map[string]string{}
+		}
+		nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = value
+	})
+}
+
+// joins is how a machine joins as soon as something holds.
+func (m *machine) joins(when func() bool) []*step {
+	return []*step{
+		{name: "the machine gets the kubeconfig and asks", do: func() bool { return when() && m.give() && m.ask() }, wait: 2 * time.Second},
+		{name: "it collects its certificate", do: m.collect, wait: time.Second},
+		{name: "it registers", do: m.register, wait: time.Second},
+		{name: "it renews its Lease", do: m.beat, wait: 2 * time.Second},
+	}
+}
+
+func always() bool { return true }
+
+// leaves is how a node that has joined, or shall not join any more, goes.
+func (w *world) leaves(node string, when func() bool) *step {
+	return &step{name: "nobody wants the node any more", rest: true, do: func() bool { return when() && w.unwants(node) }, wait: 5 * time.Second}
+}
+
+func (w *world) joined(node string) func() bool { return func() bool { return w.isJoined(node) } }
+
+// mainStory is the one that all pairs of faults are tried on.
+var mainStory = story{name: "join, renew, reissue, delete", tell: func(w *world) []*step {
+	m, again := w.machine(worker), w.machine(worker)
+	again.disk = 2
+	steps := []*step{{name: "somebody wants the node", do: func() bool { return w.wants(worker) }, wait: 11 * time.Minute}}
+	steps = append(steps, m.joins(func() bool { return w.passed(shortest) })...)
+	steps = append(steps,
+		&step{name: "somebody asks for a reissue", do: func() bool { return w.isJoined(worker) && w.asksReissue(worker, "1") }, wait: time.Second},
+		&step{name: "the old kubelet is still there", do: m.beat, wait: time.Second},
+	)
+	steps = append(steps, again.joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
