@@ -323,7 +323,7 @@ func TestReissueReplacesTheToken(t *testing.T) {
 func TestTokensNotAccepted(t *testing.T) {
 	e, stop, err := startOperator(t.Context(), localcluster.Config{
 		NoControllerManager: true, APIServerArgs: map[string]string{"enable-bootstrap-token-auth": "false"},
-	}, prometheus.NewRegistry())
+	}, now, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

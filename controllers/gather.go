@@ -80,8 +80,8 @@ func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) err
 	}
 	f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
 	lease, err := find(ctx, r.Live, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
-	if err == nil && lease != nil && lease.Spec.RenewTime != nil {
-		f.LeaseRenewed = lease.Spec.RenewTime.Time
+	if err == nil && lease != nil {
+		f.LeaseRenewed = bootstrap.LeaseRenewed(lease)
 	}
 	return err
 }

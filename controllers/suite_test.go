@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/config"
@@ -34,14 +35,14 @@ var (
 func TestMain(m *testing.M) {
 	env.Main(m, func(ctx context.Context) (func() error, error) {
 		now = clocktesting.NewFakePassiveClock(time.Now())
-		e, stop, err := startOperator(ctx, localcluster.Config{NoControllerManager: true}, metrics)
+		e, stop, err := startOperator(ctx, localcluster.Config{NoControllerManager: true}, now, metrics)
 		cluster = e
 		return stop, err
 	})
 }
 
 // startOperator starts a cluster and, in this process, the operator as its own ServiceAccount.
-func startOperator(ctx context.Context, cfg localcluster.Config, registry *prometheus.Registry) (*env.Env, func() error, error) {
+func startOperator(ctx context.Context, cfg localcluster.Config, k clock.PassiveClock, registry *prometheus.Registry) (*env.Env, func() error, error) {
 	e, err := env.Start(ctx, cfg)
 	if err != nil {
 		return nil, nil, err
@@ -52,7 +53,7 @@ func startOperator(ctx context.Context, cfg localcluster.Config, registry *prome
 		cancel()
 		return errors.Join(<-ended, e.Stop())
 	}
-	mgr, err := newManager(ctx, e, registry)
+	mgr, err := newManager(ctx, e, k, registry)
 	if err != nil {
 		ended <- nil
 		return nil, nil, errors.Join(err, stop())
@@ -69,10 +70,13 @@ func startOperator(ctx context.Context, cfg localcluster.Config, registry *prome
 	return e, stop, nil
 }
 
-func newManager(ctx context.Context, e *env.Env, registry *prometheus.Registry) (ctrl.Manager, error) {
+func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry *prometheus.Registry) (ctrl.Manager, error) {
 	cfg, err := operator.Config(ctx, e.Cluster)
 	if err != nil {
 		return nil, err
+	}
+	if server, ok := k.(*controllers.ServerClock); ok {
+		cfg.Wrap(server.Wrap)
 	}
 	scheme, err := controllers.NewScheme()
 	if err != nil {
@@ -88,5 +92,5 @@ func newManager(ctx context.Context, e *env.Env, registry *prometheus.Registry) 
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
-	return mgr, controllers.Setup(ctx, mgr, controllers.Options{Namespace: operator.Namespace, Clock: now, Registry: registry})
+	return mgr, controllers.Setup(ctx, mgr, controllers.Options{Namespace: operator.Namespace, Clock: k, Registry: registry})
 }

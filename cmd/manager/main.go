@@ -54,7 +54,7 @@ type options struct {
 }
 
 func parse(args []string) (options, error) {
-	o := options{Options: controllers.Options{Clock: clock.RealClock{}, Registry: metrics.Registry}}
+	o := options{Options: controllers.Options{Registry: metrics.Registry}}
 	fs := flag.NewFlagSet("manager", flag.ContinueOnError)
 	config.RegisterFlags(fs)
 	fs.StringVar(&o.Namespace, "namespace", "",
@@ -139,6 +139,9 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster, by --kubeconfig, $KUBECONFIG, the Pod's ServiceAccount or ~/.kube/config: %w", err)
 	}
+	serverClock := controllers.NewServerClock(clock.RealClock{})
+	cfg.Wrap(serverClock.Wrap)
+	o.Clock = serverClock
 	scheme, err := controllers.NewScheme()
 	if err != nil {
 		return nil, err

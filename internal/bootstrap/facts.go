@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -78,7 +77,16 @@ func approvedAt(r *certificatesv1.CertificateSigningRequest) (metav1.Time, bool)
 	if c == nil {
 		return metav1.Time{}, false
 	}
-	return c.LastUpdateTime, true
+	return conditionTime(c), true
+}
+
+// conditionTime is when a verdict was stored, by the API server's clock: "kubectl certificate approve" sets lastUpdateTime by
+// the clock of whoever runs it, and leaves lastTransitionTime to the API server.
+func conditionTime(c *certificatesv1.CertificateSigningRequestCondition) metav1.Time {
+	if c.LastTransitionTime.IsZero() {
+		return c.LastUpdateTime
+	}
+	return c.LastTransitionTime
 }
 
 // undecided tells whether a request waits for a verdict.
@@ -127,141 +135,6 @@ func (f *Facts) reissueDue() bool {
 func (f *Facts) awaitingReissue() bool {
 	s := f.NodeBootstrap.Status
 	return s.LastHandledReissueAt != "" && s.AwaitingSince != nil
-}
-
-// certificateUsed tells whether the node has used a certificate that was issued to it in its present wait: its Lease was
-// renewed after the approval. A Node of that time proves nothing: an administrator may have created it while the request
-// was waiting. What happened in the same second may have happened before: times of conditions are whole seconds.
-func (f *Facts) certificateUsed() bool {
-	used := func(approved time.Time) bool { return !f.LeaseRenewed.Before(approved.Add(time.Second)) }
-	for _, r := range f.Requests {
-		at, approved := approvedAt(r)
-		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(at.Time) {
-			return true
-		}
-	}
-	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if !ofThisNode(d) {
-			continue
-		}
-		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.IssuedTime.Time) {
-			return true
-		}
-		if f.issuedUnseen(d) && f.LeaseRenewed.After(d.Time.Add(approvedRequestLife)) {
-			return true
-		}
-	}
-	return false
-}
-
-// approvedRequestLife is how long kube-controller-manager leaves an approved request before it deletes it
-// (pkg/controller/certificates/cleaner).
-const approvedRequestLife = time.Hour
-
-// issuedUnseen tells whether a request of the present wait was approved and is gone by now, so that its certificate was
-// issued while nobody looked.
-func (f *Facts) issuedUnseen(d v1alpha1.CertificateDecision) bool {
-	return d.Verdict == v1alpha1.VerdictApproved && d.IssuedTime == nil && f.inPresentWait(d.TokenID, d.Time) &&
-		!slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == d.UID })
-}
-
-// inPresentWait tells whether a certificate was issued for the wait that lasts: to the present token, or to one that was
-// renewed since. Times alone do not tell, since they are whole seconds.
-func (f *Facts) inPresentWait(tokenID string, issued metav1.Time) bool {
-	s := f.NodeBootstrap.Status
-	return s.Token != nil && s.Token.ID == tokenID || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
-}
-
-// joinedBefore tells whether the status says Joined of the Node that is there now.
-func (f *Facts) joinedBefore() bool {
-	s := f.NodeBootstrap.Status
-	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
-	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue && s.NodeUID == f.Node.UID
-}
-
-// NeedsLive tells whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
-// reconcile would be two requests for each, and watching them would be an event for each node every ten seconds.
-func (f *Facts) NeedsLive() bool {
-	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore()
-}
-
-// joined tells whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an
-// administrator may have created it ahead, and on a reinstall it is still the old one. One that a kubelet has reported in
-// was a member already, or has joined in another way.
-func (f *Facts) joined() bool {
-	switch {
-	case f.Node == nil || f.reissueDue():
-		return false
-	case f.joinedBefore() || f.certificateUsed():
-		return true
-	default:
-		return f.NodeReported && (!f.awaitingReissue() || f.Node.UID != f.NodeBootstrap.Status.NodeUID)
-	}
-}
-
-// tokens are the tokens of this very NodeBootstrap, live or not, the newest last. One whose Secret somebody made immutable
-// does not count, since it could not be restored.
-func (f *Facts) tokens() []Token {
-	var out []Token
-	for _, s := range f.TokenSecrets {
-		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil && !immutable(s) {
-			out = append(out, t)
-		}
-	}
-	owner := f.NodeBootstrap.UID
-	slices.SortFunc(out, func(a, b Token) int {
-		switch { // creation times are whole seconds
-		case !a.Created.Equal(b.Created):
-			return a.Created.Compare(b.Created)
-		case follows(owner, b.ID, a.ID):
-			return -1
-		case follows(owner, a.ID, b.ID):
-			return 1
-		default:
-			return strings.Compare(a.ID, b.ID)
-		}
-	})
-	return out
-}
-
-// keep is the tokens that may live on: the newest live one, and its predecessor, which renewal leaves to run out. A reissue
-// is asked for when older tokens are not trusted any more: then only one counts that was made since the status told of any.
-func (f *Facts) keep(now time.Time) []Token {
-	nb := f.NodeBootstrap
-	live := f.tokens()
-	for i := range live {
-		live[i].Expires = live[i].wantExpires(nb, now)
-	}
-	distrusted := func(t Token) bool {
-		return f.reissueDue() && nb.Status.LastTokenID != "" && !follows(nb.UID, t.ID, nb.Status.LastTokenID)
-	}
-	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || distrusted(t) })
-	return live[max(0, len(live)-2):]
-}
-
-// lastTokenID is the id that the next token follows: that of the last one there was, be it deleted since, or of one that was
-// made after it and that the status does not tell of yet.
-func (f *Facts) lastTokenID() string {
-	last, tokens := f.NodeBootstrap.Status.LastTokenID, f.tokens()
-	if len(tokens) == 0 {
-		return last
-	}
-	newest := tokens[len(tokens)-1].ID
-	if last == "" || follows(f.NodeBootstrap.UID, newest, last) {
-		return newest
-	}
-	return last
-}
-
-// lastIssued is when a certificate was last issued to the node; zero for never.
-func (f *Facts) lastIssued() time.Time {
-	var last time.Time
-	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if d.IssuedTime != nil && d.IssuedTime.After(last) {
-			last = d.IssuedTime.Time
-		}
-	}
-	return last
 }
 
 // String leaves everything out but the name: there are Secrets among the facts.

@@ -77,7 +77,12 @@ func nthID(n int) string {
 
 // tokenSecret is the nth token's Secret, made a while ago with the default ttl.
 func tokenSecret(n int, age time.Duration) *corev1.Secret {
-	s := TokenSecret(nodeBootstrap(), nthID(n), canary, now.Add(-age).Add(v1alpha1.DefaultTokenTTL))
+	return tokenSecretOf(nodeBootstrap(), n, age)
+}
+
+// tokenSecretOf is the same with what a NodeBootstrap asks for now.
+func tokenSecretOf(nb *v1alpha1.NodeBootstrap, n int, age time.Duration) *corev1.Secret {
+	s := TokenSecret(nb, nthID(n), canary, now.Add(-age).Add(v1alpha1.DefaultTokenTTL))
 	s.CreationTimestamp = ago(age)
 	s.UID = types.UID("token-" + nthID(n))
 	return s

@@ -26,9 +26,13 @@ func noCluster(f *Facts) {
 	f.Cluster, f.ClusterProblem = Cluster{}, &Problem{v1alpha1.ReasonServerUnknown, "no server"}
 }
 
-// addToken adds the nth token.
+// addToken adds the nth token, made for what is asked for now.
 func (f *Facts) addToken(n int, age time.Duration) {
-	f.TokenSecrets = append(f.TokenSecrets, tokenSecret(n, age))
+	nb := f.NodeBootstrap
+	if nb == nil {
+		nb = nodeBootstrap()
+	}
+	f.TokenSecrets = append(f.TokenSecrets, tokenSecretOf(nb, n, age))
 }
 
 func deadlineAfter(d time.Duration) func(*Facts) {

@@ -57,3 +57,13 @@ func TestTokensWithoutAChainGoByTheirCreation(t *testing.T) {
 		}
 	}
 }
+
+// A process that was paused in front of it stores a token whose successor is there by then. It is no predecessor that a
+// machine may have been given: it goes, and the kubeconfig keeps the newer one.
+func TestATokenStoredAfterItsSuccessorGoes(t *testing.T) {
+	f := awaited(2, young)
+	f.addToken(1, young/2)
+	testPlans(t, map[string]planned{
+		"the older one is the younger": {f, nil, outline{phase: Awaited, token: "#2", deleteToken: "#1"}},
+	})
+}

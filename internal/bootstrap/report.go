@@ -289,7 +289,7 @@ func (r *report) waitingFor() finding {
 				"with --cluster-signing-cert-file and --cluster-signing-key-file?", late.Name, issuanceDeadline)})
 	}
 	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
-		return yes(v1alpha1.ReasonAwaitingNode, "the node's request was approved, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
+		return yes(v1alpha1.ReasonAwaitingNode, "the node is waited for, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
 	}
 	if awaitsPerson(r.f) {
 		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")

@@ -117,9 +117,10 @@ func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.
 }
 
 // SupportsServing tells whether an approval of a serving certificate that was decided on for a NodeBootstrap still rests on
-// what is there: the same NodeBootstrap, which declares the same.
+// what is there: the same NodeBootstrap, which declares the same, and no alarm.
 func SupportsServing(decided, live *v1alpha1.NodeBootstrap) bool {
-	return live.UID == decided.UID && live.Spec.Cluster.Server == decided.Spec.Cluster.Server &&
+	f := Facts{NodeBootstrap: live}
+	return live.UID == decided.UID && !f.misused() && live.Spec.Cluster.Server == decided.Spec.Cluster.Server &&
 		slices.Equal(live.Spec.ServingCertificate.Addresses, decided.Spec.ServingCertificate.Addresses)
 }
 
@@ -158,14 +159,14 @@ func servingDecision(r *certificatesv1.CertificateSigningRequest) (v1alpha1.Cert
 		if c.Reason == csr.ReasonKubeletServing {
 			reason = c.Reason
 		}
-		return entry(r, v1alpha1.VerdictApproved, reason, c.LastUpdateTime), true
+		return entry(r, v1alpha1.VerdictApproved, reason, conditionTime(c)), true
 	}
 	if c := requestCondition(r, certificatesv1.CertificateDenied); c != nil {
 		reason := reasonDeniedElsewhere
 		if csr.DeniesServing(c.Reason) {
 			reason = c.Reason
 		}
-		return entry(r, v1alpha1.VerdictDenied, reason, c.LastUpdateTime), true
+		return entry(r, v1alpha1.VerdictDenied, reason, conditionTime(c)), true
 	}
 	return v1alpha1.CertificateDecision{}, false
 }

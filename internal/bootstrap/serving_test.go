@@ -8,6 +8,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -205,10 +206,13 @@ func TestSupportsServing(t *testing.T) {
 		edit func(*v1alpha1.NodeBootstrap)
 		want bool
 	}{
-		"all is as it was":      {func(*v1alpha1.NodeBootstrap) {}, true},
-		"another field":         {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual }, true},
-		"another status":        {func(nb *v1alpha1.NodeBootstrap) { nb.Status = statusOf(1, young) }, true},
-		"a reissue is due":      {func(nb *v1alpha1.NodeBootstrap) { nb.Annotations = reissueAnnotation() }, true},
+		"all is as it was": {func(*v1alpha1.NodeBootstrap) {}, true},
+		"another field":    {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual }, true},
+		"another status":   {func(nb *v1alpha1.NodeBootstrap) { nb.Status = statusOf(1, young) }, true},
+		"a reissue is due": {func(nb *v1alpha1.NodeBootstrap) { nb.Annotations = reissueAnnotation() }, true},
+		"an alarm since": {func(nb *v1alpha1.NodeBootstrap) {
+			nb.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue}}
+		}, false},
 		"another NodeBootstrap": {func(nb *v1alpha1.NodeBootstrap) { nb.UID = formerUID }, false},
 		"one address less":      {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = []string{testNode} }, false},
 		"one address more": {func(nb *v1alpha1.NodeBootstrap) {

@@ -112,9 +112,11 @@ func ParseToken(s *corev1.Secret) (Token, bool) {
 	return t, ok
 }
 
-// TokenSecret is the Secret of a token of a NodeBootstrap, with this id and secret part, that runs out at a time.
+// TokenSecret is the Secret of a new token of a NodeBootstrap, with this id and secret part, that runs out at a time. It says
+// for which reissue it was made: a crash may come before the status does, and then neither may a token from before pass for
+// the one that was asked for, nor may that one be made twice.
 func TokenSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Time) *corev1.Secret {
-	return &corev1.Secret{
+	s := &corev1.Secret{
 		ObjectMeta: childMeta(nb, TokenNamespace, bootstraputil.BootstrapTokenSecretName(id)),
 		Type:       bootstrapapi.SecretTypeBootstrapToken,
 		Data: map[string][]byte{
@@ -126,6 +128,15 @@ func TokenSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Tim
 			bootstrapapi.BootstrapTokenExtraGroupsKey:      []byte(strings.Join(tokenGroups(nb), ",")),
 		},
 	}
+	if reissue := nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; reissue != "" {
+		s.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = reissue
+	}
+	return s
+}
+
+// madeFor tells whether a token was made for the reissue that a NodeBootstrap asks for, if any.
+func (t Token) madeFor(nb *v1alpha1.NodeBootstrap) bool {
+	return t.Object.Annotations[v1alpha1.ReissueRequestedAtAnnotation] == nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
 }
 
 func tokenGroups(nb *v1alpha1.NodeBootstrap) []string {
@@ -148,9 +159,12 @@ func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time 
 	return want
 }
 
-// repaired is the Secret of a token, which runs out at wantExpires, as it should be; nil when it is.
+// repaired is the Secret of a token, which runs out at wantExpires, as it should be; nil when it is. For which reissue it was
+// made stays as it is.
 func (t Token) repaired(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
-	return Restored(t.Object, TokenSecret(nb, t.ID, t.Secret.Reveal(), t.Expires))
+	want := TokenSecret(nb, t.ID, t.Secret.Reveal(), t.Expires)
+	delete(want.Annotations, v1alpha1.ReissueRequestedAtAnnotation)
+	return Restored(t.Object, want)
 }
 
 // renewAt is when a successor is due: when between a third and a sixth of the ttl is left. The hash of the owner's UID

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// certificateUsed tells whether the node has used a certificate that was issued to it in its present wait: its Lease was
+// renewed after the approval. A Node of that time proves nothing: an administrator may have created it while the request
+// was waiting. What happened in the same second may have happened before: times of conditions are whole seconds.
+func (f *Facts) certificateUsed() bool {
+	used := func(approved time.Time) bool { return !f.LeaseRenewed.Before(approved.Add(time.Second)) }
+	for _, r := range f.Requests {
+		at, approved := approvedAt(r)
+		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(at.Time) {
+			return true
+		}
+	}
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if !ofThisNode(d) {
+			continue
+		}
+		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.IssuedTime.Time) {
+			return true
+		}
+		if f.issuedUnseen(d) && f.LeaseRenewed.After(d.Time.Add(approvedRequestLife)) {
+			return true
+		}
+	}
+	return false
+}
+
+// approvedRequestLife is how long kube-controller-manager leaves an approved request before it deletes it
+// (pkg/controller/certificates/cleaner).
+const approvedRequestLife = time.Hour
+
+// issuedUnseen tells whether a request of the present wait was approved and is gone by now, so that its certificate was
+// issued while nobody looked.
+func (f *Facts) issuedUnseen(d v1alpha1.CertificateDecision) bool {
+	return d.Verdict == v1alpha1.VerdictApproved && d.IssuedTime == nil && f.inPresentWait(d.TokenID, d.Time) &&
+		!slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == d.UID })
+}
+
+// inPresentWait tells whether a certificate was issued for the wait that lasts: to the present token, or to one that was
+// renewed since. Times alone do not tell, since they are whole seconds.
+func (f *Facts) inPresentWait(tokenID string, issued metav1.Time) bool {
+	s := f.NodeBootstrap.Status
+	return s.Token != nil && s.Token.ID == tokenID || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
+}
+
+// joinedBefore tells whether the status says Joined of the Node that is there now.
+func (f *Facts) joinedBefore() bool {
+	s := f.NodeBootstrap.Status
+	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
+	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue && s.NodeUID == f.Node.UID
+}
+
+// NeedsLive tells whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
+// reconcile would be two requests for each, and watching them would be an event for each node every ten seconds.
+func (f *Facts) NeedsLive() bool {
+	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore()
+}
+
+// joined tells whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an
+// administrator may have created it ahead, and on a reinstall it is still the old one. One that a kubelet has reported in
+// was a member already, or has joined in another way.
+func (f *Facts) joined() bool {
+	switch {
+	case f.Node == nil || f.reissueDue():
+		return false
+	case f.joinedBefore() || f.certificateUsed():
+		return true
+	default:
+		return f.NodeReported && (!f.awaitingReissue() || f.Node.UID != f.NodeBootstrap.Status.NodeUID)
+	}
+}
+
+// lastIssued is when a certificate was last issued to the node; zero for never.
+func (f *Facts) lastIssued() time.Time {
+	var last time.Time
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if d.IssuedTime != nil && d.IssuedTime.After(last) {
+			last = d.IssuedTime.Time
+		}
+	}
+	return last
+}
+
+// LeaseRenewed is when a node's Lease was last renewed, by the API server's clock, in whole seconds: metadata.managedFields
+// has it. What the Lease itself says is by the node's clock, and one that is fast would make the Lease of the machine's
+// former life look renewed after the approval of a certificate that the kubelet has yet to collect.
+func LeaseRenewed(l *coordinationv1.Lease) time.Time {
+	var renewed time.Time
+	for _, m := range l.ManagedFields {
+		if m.Time != nil && m.FieldsV1 != nil && strings.Contains(m.FieldsV1.GetRawString(), `"f:renewTime"`) {
+			renewed = later(renewed, m.Time.Time)
+		}
+	}
+	if renewed.IsZero() && l.Spec.RenewTime != nil {
+		return l.Spec.RenewTime.Time
+	}
+	return renewed
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// tokens are the tokens of this very NodeBootstrap, live or not, the newest last. One whose Secret somebody made immutable
+// does not count, since it could not be restored.
+func (f *Facts) tokens() []Token {
+	var out []Token
+	for _, s := range f.TokenSecrets {
+		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil && !immutable(s) {
+			out = append(out, t)
+		}
+	}
+	owner := f.NodeBootstrap.UID
+	slices.SortFunc(out, func(a, b Token) int {
+		switch { // by the ids first: a process that was paused may store the older token later
+		case follows(owner, b.ID, a.ID):
+			return -1
+		case follows(owner, a.ID, b.ID):
+			return 1
+		default:
+			return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
+		}
+	})
+	return out
+}
+
+// keep is the tokens that may live on: the newest live one, and its predecessor, which renewal leaves to run out. A reissue
+// is asked for when older tokens are not trusted any more: then only those count that were made for it.
+func (f *Facts) keep(now time.Time) []Token {
+	nb := f.NodeBootstrap
+	live := f.tokens()
+	for i := range live {
+		live[i].Expires = live[i].wantExpires(nb, now)
+	}
+	distrusted := func(t Token) bool { return f.reissueDue() && !t.madeFor(nb) }
+	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || distrusted(t) })
+	live = live[max(0, len(live)-2):]
+	if len(live) == 2 && live[0].Created.After(live[1].Created) {
+		live = live[1:] // stored after its successor, by a process that was paused: nobody was given it
+	}
+	return live
+}
+
+// lastTokenID is the id that the next token follows: that of the last one there was, be it deleted since. Tokens that are
+// there, decisions and requests tell of one that the status does not name yet. An id that any of these name is never given
+// again: a request would be taken for the next token's.
+func (f *Facts) lastTokenID() string {
+	last, tokens := f.NodeBootstrap.Status.LastTokenID, f.tokens()
+	if last == "" && len(tokens) > 0 {
+		last = tokens[len(tokens)-1].ID
+	}
+	var known []string
+	for _, t := range tokens {
+		known = append(known, t.ID)
+	}
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		known = append(known, d.TokenID)
+	}
+	for _, r := range f.Requests {
+		known = append(known, TokenIDOfUser(r.Spec.Username))
+	}
+	for {
+		i := slices.IndexFunc(known, func(id string) bool { return follows(f.NodeBootstrap.UID, id, last) })
+		if i < 0 {
+			return last
+		}
+		last = known[i]
+	}
+}
