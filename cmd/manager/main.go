@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"go.uber.org/zap/zapcore"
 	"k8s.io/klog/v2"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -120,7 +121,7 @@ func run(ctx context.Context, args []string) error {
 		fmt.Println(version.String())
 		return nil
 	}
-	log := zap.New(zap.UseFlagOptions(&o.zap))
+	log := zap.New(zap.UseFlagOptions(&o.zap), withoutBodies)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
 	mgr, err := newManager(ctx, o, log)
@@ -132,6 +133,23 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("running: %w", err)
 	}
 	return nil
+}
+
+// bodyVerbosity is the --zap-log-level at and above which client-go logs the bodies that it sends and gets (rest/request.go,
+// logBody), which hold Secrets.
+const bodyVerbosity = 8
+
+// withoutBodies keeps the log below that verbosity, whatever is asked for.
+func withoutBodies(o *zap.Options) {
+	if o.Level != nil {
+		o.Level = belowBodies{o.Level}
+	}
+}
+
+type belowBodies struct{ zapcore.LevelEnabler }
+
+func (b belowBodies) Enabled(level zapcore.Level) bool {
+	return level > -bodyVerbosity && b.LevelEnabler.Enabled(level)
 }
 
 func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, error) {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 )
 
 // Settings that no NodeBootstrap could work with are refused before anything starts, and the message names the flag.
@@ -39,7 +41,21 @@ func TestFlagDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Namespace != defaultNamespace || o.leaderElect || o.metricsAddress != ":8080" || o.healthAddress != ":8081" || o.Clock == nil {
+	if o.Namespace != defaultNamespace || o.leaderElect || o.metricsAddress != ":8080" || o.healthAddress != ":8081" {
 		t.Errorf("got %+v", o)
+	}
+}
+
+// client-go logs whole Secrets at verbosity 8 and above: however loud the log shall be, it stays below that.
+func TestBodiesAreNotLogged(t *testing.T) {
+	for level, want := range map[string]int{"10": bodyVerbosity - 1, "8": bodyVerbosity - 1, "5": 5, "debug": 1, "info": 0} {
+		o, err := parse([]string{"--zap-log-level=" + level})
+		if err != nil {
+			t.Fatal(err)
+		}
+		log := zap.New(zap.UseFlagOptions(&o.zap), withoutBodies)
+		if !log.V(want).Enabled() || log.V(want+1).Enabled() {
+			t.Errorf("with --zap-log-level=%s the log is not up to %d", level, want)
+		}
 	}
 }
