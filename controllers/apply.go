@@ -82,6 +82,12 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 			return bootstrap.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &bootstrap.Token{Secret: bootstrap.NewSecretPart(part)})
 		}
 		if t, ok := bootstrap.ParseToken(s); ok && bootstrap.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
+			if !f.Trusts(t) { // the cache does not show it yet, else it would be gone
+				if err := r.delete(ctx, s); err != nil {
+					return err
+				}
+				continue
+			}
 			o.Token, o.Published = &t, carries(f, &t)
 			return nil
 		}

@@ -11,6 +11,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -68,3 +69,28 @@ func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 type noEvents struct{}
 
 func (noEvents) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}
+
+// A cache that does not show the token of before a reissue let it be adopted as the one that was made for the reissue.
+func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	before := bootstrap.TokenSecret(nb, bootstrap.NextTokenID(nb.UID, ""), "0123456789abcdef", now.Add(time.Hour))
+	nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "stolen"}
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, before).WithStatusSubresource(nb).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
+		t.Fatal(err)
+	}
+	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	last := ""
+	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{Phase: bootstrap.Awaited, MintAfter: &last})
+	if want := bootstrap.TokenIDs(nb.UID, last)[1]; o.Token == nil || o.Token.ID != want {
+		t.Errorf("the token is %v (%v), want %s", o.Token, o.Err, want)
+	}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(before), &corev1.Secret{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the token from before is still there: %v", err)
+	}
+}

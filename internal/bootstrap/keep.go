@@ -40,14 +40,17 @@ func (f *Facts) keep(now time.Time) []Token {
 	for i := range live {
 		live[i].Expires = live[i].wantExpires(nb, now)
 	}
-	distrusted := func(t Token) bool { return f.reissueDue() && !t.madeFor(nb) }
-	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || distrusted(t) })
+	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || !f.Trusts(t) })
 	live = live[max(0, len(live)-2):]
 	if len(live) == 2 && live[0].Created.After(live[1].Created) {
 		live = live[1:] // stored after its successor, by a process that was paused: nobody was given it
 	}
 	return live
 }
+
+// Trusts tells whether a token of this node may live on as far as a reissue is concerned: it may unless one is due that it was
+// not made for.
+func (f *Facts) Trusts(t Token) bool { return !f.reissueDue() || t.madeFor(f.NodeBootstrap) }
 
 // lastTokenID is the id that the next token follows: that of the last one there was, be it deleted since. Tokens that are
 // there, decisions and requests tell of one that the status does not name yet. An id that any of these name is never given
