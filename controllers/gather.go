@@ -148,6 +148,9 @@ func (r *NodeReconciler) requests(ctx context.Context, f *bootstrap.Facts) ([]*c
 	for i := range list.Items {
 		request := &list.Items[i]
 		id := bootstrap.TokenIDOfUser(request.Spec.Username)
+		if id != "" && !ids.Has(id) {
+			f.FormerTokenIDs = append(f.FormerTokenIDs, id)
+		}
 		if id == "" || ids.Has(id) || bootstrap.Settled(request) { // who is in our group and no token is nobody we know
 			continue
 		}

@@ -59,6 +59,7 @@ func TestClaimIsTheSameInAnyOrder(t *testing.T) {
 // The request with the first key is gone an hour after its approval; the record stays.
 func TestSecondKeyIsOneWithoutTheFirstRequest(t *testing.T) {
 	f := awaited(1, 2*young)
+	f.NodeBootstrap.Status.AwaitingSince = new(ago(2 * time.Hour))
 	edits(approval(v1alpha1.ApprovalManual), records(approvedDecision("csr-a", 1, minutes(70))),
 		with(request("csr-b", 1, minutes(10), approved(minutes(9)), withCertificate)))(f)
 	p := Decide(f, now)

@@ -29,6 +29,9 @@ func (p *Plan) Claimed(nb *v1alpha1.NodeBootstrap, now time.Time) *v1alpha1.Node
 	}
 	status.Certificates = appendDecisions(status.Certificates, claims...)
 	alarmed := p.raise(status, nb.Generation, now)
+	if p.untold != "" && p.untold != status.LastTokenID {
+		status.LastTokenID, changed = p.untold, true
+	}
 	if len(claims) == 0 && !changed && !alarmed {
 		return nil
 	}

@@ -43,6 +43,8 @@ type Facts struct {
 	// Requests are the CertificateSigningRequests that were sent with a token of this node, whatever they ask for, or with
 	// one of ours that is known no more and that name this node.
 	Requests []*certificatesv1.CertificateSigningRequest
+	// FormerTokenIDs are those of tokens that are known no more and that requests which name the node were sent with.
+	FormerTokenIDs []string
 	// ServingRequests are those for serving certificates that the node itself has sent; read only when the NodeBootstrap
 	// declares addresses.
 	ServingRequests []*certificatesv1.CertificateSigningRequest

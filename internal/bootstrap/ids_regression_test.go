@@ -39,3 +39,31 @@ func TestAReissueDoesNotGiveAnIDTwice(t *testing.T) {
 		t.Errorf("the reissued token would be %s, and #2 was one before", got)
 	}
 }
+
+// A token that was published, and that a crash hid from the status, is revoked, and another crash follows: its id must not be
+// given again, since the API server accepts the old token for ten seconds more, as the user that the new one would be.
+func TestIDOfATokenThatTheStatusDoesNotTellOfIsNotGivenAgain(t *testing.T) {
+	f := fresh()
+	f.addToken(1, young)
+	askReissue(f)
+	p := Decide(f, now)
+	if got := outlineOf(&p); got.deleteToken != "#1" || got.mint != "#2" {
+		t.Fatalf("the plan is %+v", got)
+	}
+	claim(f, &p)
+	revoke(f, &p)
+	if p = Decide(f, now); outlineOf(&p).mint != "#2" {
+		t.Errorf("after a crash the plan is %+v", outlineOf(&p))
+	}
+}
+
+// A token that the status tells of is no reason to write it.
+func TestATokenThatTheStatusTellsOfIsDeletedAtOnce(t *testing.T) {
+	f := joinedBefore()
+	f.TokenSecrets = awaited(1, young).TokenSecrets
+	f.NodeBootstrap.Status.LastTokenID = nthID(1)
+	p := Decide(f, now)
+	if outlineOf(&p).deleteToken != "#1" || p.Claimed(f.NodeBootstrap, now) != nil {
+		t.Errorf("the plan is %+v, and the status is written first", outlineOf(&p))
+	}
+}

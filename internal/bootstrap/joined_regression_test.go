@@ -7,6 +7,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // The Node's creation is stamped by the API server, and the condition by the operator, whose clock is half a second
@@ -31,4 +32,24 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 		}
 		f.TokenSecrets, f.Kubeconfig = nil, nil
 	}
+}
+
+// The node had joined, its token could not be revoked, and then its Node was deleted: the reinstalled machine has another key,
+// with which the token would be of no use to it, and its request an alarm.
+func TestATokenThatTheNodeJoinedWithIsSpent(t *testing.T) {
+	joined := func(since *metav1.Time) *Facts {
+		f := awaited(1, young)
+		f.NodeBootstrap.Status.AwaitingSince = since
+		records(approvedDecision("csr-a", 1, minutes(20)))(f)
+		return f
+	}
+	spent := outline{phase: Awaited, mint: "#2", deleteToken: "#1"}
+	testPlans(t, map[string]planned{
+		"the pass that finds the Node gone": {joined(nil), nil, spent},
+		"a later one":                       {joined(new(ago(minutes(10)))), nil, spent},
+		"it has not joined yet":             {joined(new(ago(minutes(30)))), nil, outline{phase: Awaited, token: "#1"}},
+		"its certificate is not issued": {joined(new(ago(minutes(10)))), func(f *Facts) {
+			f.NodeBootstrap.Status.Certificates[0].IssuedTime = nil
+		}, outline{phase: Awaited, token: "#1"}},
+	})
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
 // tokens are the tokens of this very NodeBootstrap, live or not, the newest last. One whose Secret somebody made immutable
@@ -40,7 +42,7 @@ func (f *Facts) keep(now time.Time) []Token {
 	for i := range live {
 		live[i].Expires = live[i].wantExpires(nb, now)
 	}
-	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || !f.Trusts(t) })
+	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || !f.Trusts(t) || f.spent(t) })
 	live = live[max(0, len(live)-2):]
 	if len(live) == 2 && live[0].Created.After(live[1].Created) {
 		live = live[1:] // stored after its successor, by a process that was paused: nobody was given it
@@ -52,6 +54,21 @@ func (f *Facts) keep(now time.Time) []Token {
 // not made for.
 func (f *Facts) Trusts(t Token) bool { return !f.reissueDue() || t.madeFor(f.NodeBootstrap) }
 
+// spent tells whether a token is one that the node joined with before the present wait: its Node is gone since, and the token
+// could not be revoked in between. It is good for the key of the machine's former life alone.
+func (f *Facts) spent(t Token) bool {
+	s := f.NodeBootstrap.Status
+	former := func(issued time.Time) bool {
+		if s.AwaitingSince == nil {
+			return s.ObservedGeneration != 0
+		}
+		return issued.Before(s.AwaitingSince.Time)
+	}
+	return slices.ContainsFunc(s.Certificates, func(d v1alpha1.CertificateDecision) bool {
+		return d.TokenID == t.ID && d.IssuedTime != nil && ofThisNode(d) && former(d.IssuedTime.Time)
+	})
+}
+
 // lastTokenID is the id that the next token follows: that of the last one there was, be it deleted since. Tokens that are
 // there, decisions and requests tell of one that the status does not name yet. An id that any of these name is never given
 // again: a request would be taken for the next token's.
@@ -60,7 +77,7 @@ func (f *Facts) lastTokenID() string {
 	if last == "" && len(tokens) > 0 {
 		last = tokens[len(tokens)-1].ID
 	}
-	var known []string
+	known := slices.Clone(f.FormerTokenIDs)
 	for _, t := range tokens {
 		known = append(known, t.ID)
 	}

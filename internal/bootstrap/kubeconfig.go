@@ -3,6 +3,7 @@
 package bootstrap
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 
@@ -62,7 +63,9 @@ func Restored(have, want *corev1.Secret) *corev1.Secret {
 	maps.Copy(out.Labels, want.Labels)
 	maps.Copy(out.Annotations, want.Annotations)
 	out.OwnerReferences = want.OwnerReferences
-	out.Data = want.Data
+	if out.Data = have.Data; !maps.EqualFunc(have.Data, want.Data, bytes.Equal) { // DeepEqual would compare byte by byte
+		out.Data = want.Data
+	}
 	if equality.Semantic.DeepEqual(have, out) {
 		return nil
 	}

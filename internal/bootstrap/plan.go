@@ -69,6 +69,7 @@ type Plan struct {
 	// DeleteRequests are requests without a certificate whose token is no more.
 	DeleteRequests []*certificatesv1.CertificateSigningRequest
 
+	untold  string             // the id of the last token to be deleted, if the status does not tell of it
 	kept    []Token            // the live tokens, the newest last: Token and its predecessor
 	budgets map[string]*budget // by token id
 
@@ -103,7 +104,22 @@ func Decide(f *Facts, now time.Time) Plan {
 		p.await(f, now)
 	}
 	p.decideServing(f, now)
+	p.noteUntold(f)
 	return p
+}
+
+// noteUntold has the status tell of a token before that is deleted: after a crash in between, the next token would get its id,
+// and the API server accepts a deleted token for ten seconds more. Evidence of misuse tells of its token by itself.
+func (p *Plan) noteUntold(f *Facts) {
+	if f.NodeBootstrap == nil || p.Misuse != nil || f.misused() {
+		return
+	}
+	last := f.NodeBootstrap.Status.LastTokenID
+	for _, t := range f.tokens() {
+		if slices.Contains(p.DeleteTokens, t.Object) && follows(f.NodeBootstrap.UID, t.ID, last) {
+			p.untold, last = t.ID, t.ID
+		}
+	}
 }
 
 // revoke leaves nothing of a credential.

@@ -96,6 +96,10 @@ func TestAnIDThatARequestNamesIsNotGivenAgain(t *testing.T) {
 	for name, trace := range map[string]func(*Facts){
 		"a request":  func(f *Facts) { f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 2, 0)} },
 		"a decision": records(approvedDecision("csr-a", 2, minutes(5))),
+		"a request that was issued, after the status was lost": func(f *Facts) {
+			f.FormerTokenIDs = []string{nthID(2), nthID(1)}
+			f.NodeBootstrap.Status.LastTokenID = ""
+		},
 	} {
 		f := awaited(1, young)
 		f.TokenSecrets = nil

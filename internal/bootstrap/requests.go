@@ -228,12 +228,19 @@ func claimOf(f *Facts, tokenID string) (string, time.Time) {
 }
 
 // Supports tells whether an approval that was decided on for a NodeBootstrap still rests on what is there at a time: the
-// same NodeBootstrap, with no new wish for a reissue and with the approval left to us, and the live token.
+// same NodeBootstrap, with the claim in its status, with no new wish for a reissue and with the approval left to us, and the
+// live token.
 func Supports(decided, live *v1alpha1.NodeBootstrap, token *corev1.Secret, d Decision, now time.Time) bool {
 	f := Facts{NodeBootstrap: live}
 	t, ok := ParseToken(token)
-	return live.UID == decided.UID && !f.reissueDue() && live.Spec.ApprovalMode() == v1alpha1.ApprovalNode &&
+	return live.UID == decided.UID && hasClaim(&live.Status, d.Record) && !f.reissueDue() && live.Spec.ApprovalMode() == v1alpha1.ApprovalNode &&
 		ok && t.ID == d.Record.TokenID && ownedBy(token, live) && token.DeletionTimestamp == nil && t.Live(now)
+}
+
+// hasClaim tells whether a status has an approval on record.
+func hasClaim(status *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) bool {
+	i := decisionOn(status.Certificates, d)
+	return i >= 0 && status.Certificates[i].Verdict == v1alpha1.VerdictApproved && status.Certificates[i].KeyFingerprint == d.KeyFingerprint
 }
 
 // notIssued is the first request that was approved a while ago and has no certificate at a time.

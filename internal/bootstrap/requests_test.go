@@ -82,10 +82,15 @@ func TestSupports(t *testing.T) {
 		"nobody's token":             {func(l *live) { l.token.OwnerReferences = nil }, false},
 		"the token being deleted":    {func(l *live) { l.token.DeletionTimestamp = new(ago(0)) }, false},
 		"the token run out":          {func(l *live) { l.token = tokenSecret(1, old) }, false},
+		"the status lost":            {func(l *live) { l.nb.Status = v1alpha1.NodeBootstrapStatus{} }, false},
+		"another request claimed":    {func(l *live) { l.nb.Status.Certificates[0].UID = "csr-b" }, false},
+		"another key claimed":        {func(l *live) { l.nb.Status.Certificates[0].KeyFingerprint = "SHA256:another" }, false},
+		"a denial claimed":           {func(l *live) { l.nb.Status.Certificates[0].Verdict = v1alpha1.VerdictDenied }, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := live{nb: nodeBootstrap(), token: tokenSecret(1, young), d: Decision{Record: approvedDecision("csr-a", 1, 0)}}
+			l.nb.Status.Certificates = []v1alpha1.CertificateDecision{l.d.Record}
 			tt.spoil(&l)
 			if got := Supports(nodeBootstrap(), l.nb, l.token, l.d, now); got != tt.want {
 				t.Errorf("got %v", got)
