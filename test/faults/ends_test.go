@@ -139,6 +139,9 @@ func (w *world) state() []string {
 				continue // it is history, which status.certificates tells of: without its token it is deleted if it seems pending
 			}
 			o := v.object.DeepCopyObject()
+			if nb, ok := o.(*v1alpha1.NodeBootstrap); ok {
+				nb.Status.Certificates = slices.DeleteFunc(nb.Status.Certificates, w.cameToNothing)
+			}
 			if s, ok := o.(*corev1.Secret); ok {
 				for name, value := range s.Data {
 					if leaks(string(value), w.secrets) {
@@ -161,6 +164,13 @@ func (w *world) state() []string {
 		}
 	}
 	return out
+}
+
+// cameToNothing tells whether a decision is a claim that nothing followed: the request is gone, and nobody ever approved it.
+// A cache that is behind may let one be made whose token is gone already, which is noticed before the approval.
+func (w *world) cameToNothing(d v1alpha1.CertificateDecision) bool {
+	versions := w.versions[key{kind: "CertificateSigningRequest", name: d.Name}]
+	return d.Verdict == v1alpha1.VerdictApproved && len(versions) > 0 && versions[len(versions)-1].object == nil && !slices.ContainsFunc(versions, isApproved)
 }
 
 // difference tells where two ends differ; empty when they do not.

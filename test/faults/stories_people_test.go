@@ -209,5 +209,6 @@ func (w *world) conditions(node string) []metav1.Condition {
 // allStories are those that single faults are tried on.
 var allStories = slices.Concat([]story{mainStory}, machineStories, []story{
 	deadlineStory, inTheWayStory, recreatedStory, revokedStory, editsStory, specStory, bindingsStory,
+	successorStory, discoveryStory,
 	deletedStory("deleted in the background"), deletedStory("deleted in the foreground", foregroundFinalizer), deletedStory("deleted and orphaned", orphanFinalizer),
-})
+}, raceStories)

@@ -50,8 +50,8 @@ const patience = 20 * time.Minute
 // play runs the story in a world and lets the cluster come to rest.
 func (w *world) play(s story) {
 	w.story = &s
-	w.startOperator()
 	s.steps = s.tell(w)
+	w.startOperator()
 	for i, step := range s.steps {
 		w.next = i
 		if step.rest && !step.done {
