@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -144,6 +145,19 @@ func pending(r *certificatesv1.CertificateSigningRequest) bool {
 	return len(r.Status.Certificate) == 0 && (undecided(r) || condition(r, certificatesv1.CertificateApproved) != nil)
 }
 
+var nodesInRequests sync.Map // by content
+
+// requestedNode is csr.RequestedNode, which takes a while.
+func requestedNode(r *certificatesv1.CertificateSigningRequest) string {
+	content := string(r.Spec.Request)
+	if node, ok := nodesInRequests.Load(content); ok {
+		return node.(string)
+	}
+	node := csr.RequestedNode(r)
+	nodesInRequests.Store(content, node)
+	return node
+}
+
 // approverAction is pkg/controller/certificates/approver.
 func (w *world) approverAction() func() {
 	if w.approved == w.revision {
@@ -153,7 +167,7 @@ func (w *world) approverAction() func() {
 		if r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || !undecided(r) {
 			continue
 		}
-		node, role := csr.RequestedNode(r), roleNodeClient
+		node, role := requestedNode(r), roleNodeClient
 		if node == "" {
 			continue
 		}

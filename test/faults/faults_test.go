@@ -44,7 +44,7 @@ type call struct {
 	recent bool
 	// at is the revision of the store at the beginning of the call, and next the step of the story that comes next.
 	at, next int
-	// pending says that kube-controller-manager has something to do.
+	// pending says that kube-controller-manager has something to do. It is looked up in undisturbed runs alone.
 	pending bool
 }
 
@@ -115,7 +115,7 @@ func (w *world) call(c *call, run func() error) error {
 	c.id = fmt.Sprintf("%s#%d", c.what, w.counts[c.what])
 	c.pass = w.passes
 	c.recent = c.before >= 0 && c.class == fromCache && w.now().Sub(c.changed) <= cacheLag
-	c.next, c.pending = w.next, w.clusterAction() != nil
+	c.next, c.pending = w.next, w.recording && w.clusterAction() != nil
 	f := w.faultFor(c)
 	w.calls = append(w.calls, c)
 	if minute := w.clock.Now().Truncate(time.Minute); !minute.Equal(w.minute) {

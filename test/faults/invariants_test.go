@@ -126,8 +126,8 @@ func (w *world) checkApproval(c change) {
 		return
 	case r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
 		w.violated(rule, "%s asks %s", c.key, r.Spec.SignerName)
-	case csr.RequestedNode(r) != node:
-		w.violated(rule, "%s names %s with the token of %s", c.key, csr.RequestedNode(r), node)
+	case requestedNode(r) != node:
+		w.violated(rule, "%s names %s with the token of %s", c.key, requestedNode(r), node)
 	}
 	fingerprint, err := csr.Fingerprint(r)
 	w.must(err)
@@ -175,7 +175,7 @@ func (w *world) checkGround(request key, node, token string, looked int) {
 }
 
 func (w *world) checkServing(r *certificatesv1.CertificateSigningRequest, looked int) {
-	node := csr.RequestedNode(r)
+	node := requestedNode(r)
 	nb, _ := objectOf(w.at(key{kind: "NodeBootstrap", name: node}, looked)).(*v1alpha1.NodeBootstrap)
 	if nb == nil || r.Spec.Username != "system:node:"+node {
 		w.violated("1 approvals", "a serving certificate for %s is approved that %s asks for", node, r.Spec.Username)

@@ -10,7 +10,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	debug.SetGCPercent(400)                                      // worlds are small and short-lived
+	debug.SetGCPercent(800)                                      // worlds are small and short-lived
 	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // a seed is printed, which is enough
 		panic(err)
 	}

@@ -27,7 +27,6 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/controllers"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
-	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // item is what a workqueue holds: a node's name, or one of the two singletons.
@@ -163,7 +162,7 @@ func (o *operator) nodeOfRequest(r *certificatesv1.CertificateSigningRequest) st
 	if v := o.w.at(k, o.w.seen("Secret")); v != nil && shown(v).object != nil {
 		return bootstrap.NodeOfChild(shown(v).object)
 	}
-	return csr.RequestedNode(r)
+	return requestedNode(r)
 }
 
 func (o *operator) addNodes(names ...string) {

@@ -42,6 +42,7 @@ const manyTimes, someMore = 2, 400
 func runStory(s story, plan []at, limit int, want map[int][]string) (w *world) {
 	w = newWorld()
 	w.limit = limit
+	w.recording = len(plan) == 0
 	w.plan = map[string]fault{}
 	for _, p := range plan {
 		w.plan[p.id] = p.fault
@@ -64,7 +65,7 @@ func runStory(s story, plan []at, limit int, want map[int][]string) (w *world) {
 			w.violated("4 same end", "before step %d\n%s", step+1, d)
 		}
 	}
-	w.checkSettled()
+	w.checkNothingLeft()
 	w.checkLeaks()
 	return w
 }

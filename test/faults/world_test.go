@@ -45,8 +45,8 @@ type world struct {
 	happened []at
 	// pointless says that a fault of the plan changed nothing, so that the run was given up.
 	pointless bool
-	// checking says that what is called now is no part of the story.
-	checking bool
+	// checking says that what is called now is no part of the story, and recording that the run is an undisturbed one.
+	checking, recording bool
 	counts   map[string]int // by call.what
 	calls    []*call
 	passes   int
