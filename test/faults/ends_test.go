@@ -27,6 +27,7 @@ func (w *world) checkSettled() {
 // Invariant 3: no token, kubeconfig or unissued request after joining or deletion.
 func (w *world) checkNothingLeft() {
 	const rule = "3 nothing left"
+	w.looks[3]++
 	wanted := func(node string) bool {
 		nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
 		return nb != nil && !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined)
@@ -63,6 +64,7 @@ func (w *world) forgotten(o any) bool {
 func (w *world) checkNoMoreWrites() {
 	w.checking = true
 	defer func() { w.checking = false }()
+	w.looks[4]++
 	before := len(w.changes)
 	w.op.wakeAll()
 	w.idle()
@@ -89,6 +91,7 @@ func (w *world) checkLeaks() {
 			}
 		}
 	}
+	w.looks[6] += len(w.said_)
 	for _, s := range w.said_ {
 		if leaks(s.text, w.secrets) {
 			w.violated("6 secrets", "%s: %s", s.where, s.text)

@@ -65,6 +65,8 @@ const (
 	unseen      fault = "unseen"       // the cache does not show this write, nor what follows, for cacheLag
 	ahead       fault = "ahead"        // what people or a machine do next, they do just before this call
 	meanwhile   fault = "meanwhile"    // what kube-controller-manager does next, it does just before this call
+	paused      fault = "paused"       // the process is paused, another one takes over, and then this one goes on with its pass
+	away        fault = "away"         // the same, and people or a machine do what comes next before it goes on
 )
 
 // cacheLag is how long a cache may not show what was stored.
@@ -77,11 +79,11 @@ const latency = 2 * time.Millisecond
 func failuresOf(c *call) []fault {
 	switch {
 	case c.class == writing:
-		return []fault{crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen}
+		return []fault{crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen, paused, away}
 	case c.class == live && strings.HasPrefix(c.what, "review"): // the API server's authenticator and authorizer have caches too
-		return []fault{crash, tooMany, internal, timeout, stale}
+		return []fault{crash, tooMany, internal, timeout, stale, paused, away}
 	case c.class == live:
-		return []fault{crash, tooMany, internal, timeout}
+		return []fault{crash, tooMany, internal, timeout, paused, away}
 	case c.recent:
 		return []fault{stale, behind}
 	default:
@@ -113,7 +115,7 @@ func (w *world) call(c *call, run func() error) error {
 	}
 	w.counts[c.what]++
 	c.id = fmt.Sprintf("%s#%d", c.what, w.counts[c.what])
-	c.pass = w.passes
+	c.pass = w.pass.number
 	c.recent = c.before >= 0 && c.class == fromCache && w.now().Sub(c.changed) <= cacheLag
 	c.next, c.pending = w.next, w.recording && w.clusterAction() != nil
 	f := w.faultFor(c)
@@ -121,10 +123,13 @@ func (w *world) call(c *call, run func() error) error {
 	if minute := w.clock.Now().Truncate(time.Minute); !minute.Equal(w.minute) {
 		w.minute, w.inMinute = minute, 0
 	}
+	w.looks[7]++
 	if w.inMinute++; len(w.calls) > w.limit || w.inMinute > manyInAMinute {
 		panic(endless{})
 	}
 	switch f {
+	case paused, away:
+		w.pause(f == away)
 	case ahead, meanwhile:
 		before := w.revision
 		if f == ahead {
@@ -136,7 +141,7 @@ func (w *world) call(c *call, run func() error) error {
 			panic(pointless{})
 		}
 	}
-	if c.class == fromCache && (f == ahead || f == meanwhile) { // a cache that is up to date shows what was just done
+	if c.class == fromCache && (f == ahead || f == meanwhile || f == paused || f == away) { // a cache that is up to date shows what was just done
 		c.revision = w.seen(c.kind)
 	}
 	c.at = w.revision
@@ -146,6 +151,28 @@ func (w *world) call(c *call, run func() error) error {
 	err := w.disturb(f, c, run)
 	w.trace = append(w.trace, traced{c, f, err})
 	return err
+}
+
+// leaseLasts is how long another process waits before it takes over, and then works before a paused one goes on.
+const leaseLasts = 15 * time.Second
+
+// pause has another process take over and work until it has nothing to do. The old one goes on with its pass afterwards, as
+// it does when it has lost the leader's lease without noticing.
+func (w *world) pause(goesOn bool) {
+	pass := w.pass
+	w.note("the process is paused, and another one takes over")
+	w.startOperator()
+	w.run(leaseLasts)
+	if goesOn {
+		before := w.revision
+		w.nextStep()
+		if w.revision == before && w.random == nil {
+			panic(pointless{})
+		}
+		w.run(leaseLasts)
+	}
+	w.note("the old process goes on with pass %d", pass.number)
+	w.pass = pass
 }
 
 // faultFor is what goes wrong with a call; each fault of a plan happens once.

@@ -30,11 +30,14 @@ type rules struct {
 	keys map[string][]string
 	// foreign is what is not the operator's.
 	foreign map[key]bool
-	// firstCall and firstRevision are where the present pass began.
-	firstCall, firstRevision, firstFault int
+	pass    pass // the present one
 
+	looks      looks
 	violations []string
 }
+
+// pass is one call of Reconcile, with where it began.
+type pass struct{ number, firstCall, firstRevision, firstFault int }
 
 func newRules() rules {
 	return rules{nodeOf: map[string]string{}, ownerOf: map[string]types.UID{}, secrets: map[string]bool{}, keys: map[string][]string{}, foreign: map[key]bool{}}
@@ -51,7 +54,21 @@ func (w *world) violated(invariant, format string, args ...any) {
 }
 
 func (w *world) passBegins() {
-	w.firstCall, w.firstRevision, w.firstFault = len(w.calls), w.revision, len(w.happened)
+	w.pass = pass{w.passes, len(w.calls), w.revision, len(w.happened)}
+}
+
+// callsOfPass are those of the present pass. A process that was paused has those of others in between.
+func (w *world) callsOfPass() []*call {
+	return slices.DeleteFunc(slices.Clone(w.calls[w.pass.firstCall:]), func(c *call) bool { return c.pass != w.pass.number })
+}
+
+// looked is the revision at which the present pass made the call that is so many ahead of the last one.
+func (w *world) looked(ahead int) int {
+	calls := w.callsOfPass()
+	if len(calls) == 0 {
+		return w.pass.firstRevision
+	}
+	return calls[max(0, len(calls)-1-ahead)].at
 }
 
 // learn remembers what a change tells.
@@ -82,6 +99,7 @@ func (w *world) checkChange(c change) {
 
 // Invariant 5: foreign objects untouched. Of a NodeBootstrap only the status is written.
 func (w *world) checkForeign(c change) {
+	w.looks[5]++
 	if w.foreign[c.key] {
 		w.violated("5 foreign objects", "the operator writes to %s", c.key)
 	}
@@ -111,9 +129,10 @@ func (w *world) checkApproval(c change) {
 	if !isApproved(c.new) || isApproved(c.old) {
 		return
 	}
+	w.looks[1]++
 	r := c.new.object.(*certificatesv1.CertificateSigningRequest)
 	// What an approval rests on may be taken away between the last look and the approval, but no earlier.
-	looked := w.calls[max(w.firstCall, len(w.calls)-1-liveReads)].at
+	looked := w.looked(liveReads)
 	if r.Spec.SignerName == certificatesv1.KubeletServingSignerName {
 		w.checkServing(r, looked)
 		return
@@ -199,7 +218,7 @@ func tokenID(s *corev1.Secret) string { return string(s.Data[bootstrapapi.Bootst
 
 // sawOldSecrets tells whether the present pass read Secrets from a cache that lagged behind.
 func (w *world) sawOldSecrets() bool {
-	return slices.ContainsFunc(w.calls[w.firstCall:], func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
+	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
 }
 
 // knowable are the live tokens of a token's node that the operator could know of. One of a former NodeBootstrap goes with it,
@@ -217,6 +236,7 @@ func (w *world) checkLiveTokens(c change) {
 	if !ok || s.Type != bootstrapapi.SecretTypeBootstrapToken || c.new.author != operatorAuthor {
 		return
 	}
+	w.looks[2]++
 	if n := len(w.knowable(s)); n > 2 {
 		w.violated(rule, "%s has %d", w.nodeOf[tokenID(s)], n)
 	}
@@ -224,7 +244,7 @@ func (w *world) checkLiveTokens(c change) {
 		return
 	}
 	// What has changed since the pass began may not have been seen, and what was seen may have changed since.
-	began, looked := w.reasonAgainst(s, w.firstRevision), w.reasonAgainst(s, w.calls[max(w.firstCall, len(w.calls)-1-1)].at)
+	began, looked := w.reasonAgainst(s, w.pass.firstRevision), w.reasonAgainst(s, w.looked(1))
 	if began != "" && looked != "" {
 		w.violated(rule, "%s is made %s", s.Name, looked)
 	}
@@ -267,8 +287,9 @@ func (w *world) checkKubeconfig(c change) {
 	if !ok || s.Namespace != namespace || w.sawOldSecrets() {
 		return
 	}
+	w.looks[2]++
 	id, part, _ := strings.Cut(bearerIn(s), ".")
-	for _, revision := range []int{w.firstRevision, w.revision} {
+	for _, revision := range []int{w.pass.firstRevision, w.revision} {
 		token, _ := objectOf(w.at(key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}, revision)).(*corev1.Secret)
 		if token != nil && w.live(token) && string(token.Data[bootstrapapi.BootstrapTokenSecretKey]) == part {
 			return
@@ -279,14 +300,14 @@ func (w *world) checkKubeconfig(c change) {
 
 // passEnds: after an error the status tells of it.
 func (w *world) passEnds(i item, err error) {
-	faults := w.happened[min(w.firstFault, len(w.happened)):]
+	faults := w.happened[min(w.pass.firstFault, len(w.happened)):]
 	if i.controller != "node" || err == nil || len(faults) != 1 || strings.HasPrefix(faults[0].id, "patch status") {
 		return
 	}
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", i.name)
-	written := slices.ContainsFunc(w.calls[w.firstCall:], func(c *call) bool { return c.id == faults[0].id && c.class == writing })
+	written := slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.id == faults[0].id && c.class == writing })
 	if nb == nil || !written || nb.DeletionTimestamp != nil || meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) ||
-		w.at(keyOf(nb), w.firstRevision) == nil {
+		w.at(keyOf(nb), w.pass.firstRevision) == nil {
 		return
 	}
 	for _, c := range nb.Status.Conditions {

@@ -189,7 +189,11 @@ func (o *operator) work() bool {
 	o.w.begins(i)
 	result, err := o.reconcile(i)
 	switch {
-	case o.w.op != o: // it has crashed
+	case o.w.op != o: // it has crashed, or another one has taken over
+		if err != nil {
+			o.w.said("error", err.Error())
+		}
+		return true
 	case err != nil:
 		o.w.said("error", err.Error())
 		o.w.said("error", fmt.Sprintf("%+v", err))
@@ -211,8 +215,10 @@ func (o *operator) reconcile(i item) (result reconcile.Result, err error) {
 		switch r := recover(); r {
 		case nil:
 		case crashed{}:
-			o.w.note("the operator crashes and is started again")
-			o.w.startOperator()
+			if o.w.op == o {
+				o.w.note("the operator crashes and is started again")
+				o.w.startOperator()
+			}
 		default:
 			panic(r)
 		}

@@ -55,4 +55,5 @@ func TestPairsOfFaults(t *testing.T) {
 		}
 	})
 	t.Logf("%d faults that come first, %d runs with two faults, %d failed; -faults.seed=%d", len(first), report.runs, report.failed, *seed)
+	t.Logf("runs with each fault, and those in which there was something to look at that an invariant is about:\n%s", &report.tally)
 }

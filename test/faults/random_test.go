@@ -37,6 +37,7 @@ var nodes = []string{worker, neighbour}
 // makes it as short as it can. It prints with which -rapid.seed or -rapid.failfile the same one can be had again.
 func TestRandomHistories(t *testing.T) {
 	met := encounters{}
+	var all tally
 	rapid.Check(t, func(t *rapid.T) {
 		h := &historian{world: newWorld(), t: t, machines: map[string]*machine{}}
 		h.skew = time.Duration(rapid.IntRange(-3000, 3000).Draw(t, "milliseconds that the API server is ahead")) * time.Millisecond
@@ -59,8 +60,10 @@ func TestRandomHistories(t *testing.T) {
 		t.Repeat(actions)
 		h.ends()
 		met.count(h.world)
+		all.add(h.world)
 	})
 	t.Logf("in these histories there were %s", met)
+	t.Logf("histories with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
 }
 
 // encounters are how often things happened in all histories, to see that these are worth something.

@@ -109,6 +109,7 @@ type reporter struct {
 	mu           sync.Mutex
 	runs, failed int
 	secrets      map[string]bool // of all runs
+	tally        tally
 }
 
 func (r *reporter) ran(w *world, failure string) {
@@ -116,6 +117,7 @@ func (r *reporter) ran(w *world, failure string) {
 	defer r.mu.Unlock()
 	if !w.pointless {
 		r.runs++
+		r.tally.add(w)
 	}
 	if r.secrets == nil {
 		r.secrets = map[string]bool{}

@@ -45,6 +45,7 @@ func TestReplay(t *testing.T) {
 // TestSingleFaults disturbs each call of each story in each way that applies to it.
 func TestSingleFaults(t *testing.T) {
 	total, secrets := 0, map[string]bool{}
+	var all tally
 	for _, s := range allStories {
 		t.Run(s.name, func(t *testing.T) {
 			r := undisturbed(t, s)
@@ -52,6 +53,7 @@ func TestSingleFaults(t *testing.T) {
 			report := reporter{t: t}
 			inParallel(plan, func(a at) { report.ran(r.disturbed(a)) })
 			total += report.runs
+			all.join(&report.tally)
 			maps.Copy(secrets, report.secrets)
 			t.Logf("%d calls of the operator, %d runs with a fault, %d failed", len(r.calls), report.runs, report.failed)
 		})
@@ -61,6 +63,7 @@ func TestSingleFaults(t *testing.T) {
 		t.Errorf("6 secrets: one of them is in the metrics:\n%s", text)
 	}
 	t.Logf("%d stories, %d runs, %d tokens whose secret parts are in no log, event, status, metric or error", len(allStories), total, len(secrets))
+	t.Logf("runs with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
 }
 
 // gathered is what all metrics say.

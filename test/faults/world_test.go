@@ -47,16 +47,16 @@ type world struct {
 	pointless bool
 	// checking says that what is called now is no part of the story, and recording that the run is an undisturbed one.
 	checking, recording bool
-	counts   map[string]int // by call.what
-	calls    []*call
-	passes   int
-	limit    int
-	minute   time.Time // the present one
-	inMinute int       // calls in it
-	trace    []fmt.Stringer
-	said_    []saying
-	told     []*call          // the calls of the story, without those of the checks after it
-	rests    map[int][]string // what the cluster was like at rest, by the step that came next
+	counts              map[string]int // by call.what
+	calls               []*call
+	passes              int
+	limit               int
+	minute              time.Time // the present one
+	inMinute            int       // calls in it
+	trace               []fmt.Stringer
+	said_               []saying
+	told                []*call          // the calls of the story, without those of the checks after it
+	rests               map[int][]string // what the cluster was like at rest, by the step that came next
 	rules
 }
 

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// invariants are those of the design, by number; there is no 0.
+var invariants = [...]string{
+	1: "approvals", 2: "live tokens", 3: "nothing left", 4: "same end", 5: "not ours", 6: "secrets", 7: "bounded",
+}
+
+// looks are how often something was looked at that an invariant is about: approvals, tokens and kubeconfigs that were
+// written, ends, other writes, texts, calls.
+type looks [len(invariants)]int
+
+// tally counts, for each fault, the runs it happened in, and those of them in which there was something to look at.
+type tally struct {
+	mu   sync.Mutex
+	runs map[fault]int
+	with map[fault]*looks
+	all  looks
+}
+
+func (t *tally) add(w *world) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.runs == nil {
+		t.runs, t.with = map[fault]int{}, map[fault]*looks{}
+	}
+	kinds := map[fault]bool{}
+	for _, a := range w.happened {
+		kinds[a.fault] = true
+	}
+	for f := range kinds {
+		if t.runs[f]++; t.with[f] == nil {
+			t.with[f] = &looks{}
+		}
+		for i, n := range w.looks {
+			t.with[f][i] += min(n, 1)
+		}
+	}
+	for i, n := range w.looks {
+		t.all[i] += n
+	}
+}
+
+// join adds what another one has counted.
+func (t *tally) join(o *tally) {
+	if t.runs == nil {
+		t.runs, t.with = map[fault]int{}, map[fault]*looks{}
+	}
+	for f, n := range o.runs {
+		if t.runs[f] += n; t.with[f] == nil {
+			t.with[f] = &looks{}
+		}
+		for i, n := range o.with[f] {
+			t.with[f][i] += n
+		}
+	}
+	for i, n := range o.all {
+		t.all[i] += n
+	}
+}
+
+// String is a table for docs/reliability.md.
+func (t *tally) String() string {
+	var out strings.Builder
+	out.WriteString("| fault | runs |")
+	for i, name := range invariants[1:] {
+		fmt.Fprintf(&out, " %d %s |", i+1, name)
+	}
+	out.WriteString("\n|" + strings.Repeat(" --- |", len(invariants)+1) + "\n")
+	for _, f := range slices.Sorted(maps.Keys(t.runs)) {
+		fmt.Fprintf(&out, "| %s | %d |", f, t.runs[f])
+		for _, n := range t.with[f][1:] {
+			fmt.Fprintf(&out, " %d |", n)
+		}
+		out.WriteString("\n")
+	}
+	out.WriteString("| looked at | |")
+	for _, n := range t.all[1:] {
+		fmt.Fprintf(&out, " %d |", n)
+	}
+	return out.String()
+}
