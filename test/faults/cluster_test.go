@@ -182,12 +182,14 @@ func (w *world) approverAction() func() {
 	return nil
 }
 
-// decide approves or denies as somebody else than the operator does.
+// decide approves or denies as somebody else than the operator does: kubectl writes the time of its own clock.
 func (w *world) decide(author string, r *certificatesv1.CertificateSigningRequest, verdict certificatesv1.RequestConditionType, reason string) {
 	r = r.DeepCopy()
-	r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
-		Type: verdict, Status: corev1.ConditionTrue, Reason: reason, Message: "by " + author,
-	})
+	c := certificatesv1.CertificateSigningRequestCondition{Type: verdict, Status: corev1.ConditionTrue, Reason: reason, Message: "by " + author}
+	if author == userAuthor {
+		c.LastUpdateTime = metav1.NewTime(w.now().Add(w.kubectlAhead).Truncate(time.Second))
+	}
+	r.Status.Conditions = append(r.Status.Conditions, c)
 	w.must(w.approve(author, r))
 }
 

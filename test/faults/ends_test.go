@@ -153,7 +153,7 @@ func (w *world) state() []string {
 			}
 			m, _ := meta.Accessor(o)
 			m.SetResourceVersion("")
-			if kind == "ClusterRoleBinding" { // one that is not needed for a moment may be made anew
+			if kind == "ClusterRoleBinding" || w.foreign[k] { // one that is not needed for a moment may be made anew; what is not the operator's it never touches
 				m.SetUID("")
 			}
 			data, err := json.MarshalIndent(o, "", " ")

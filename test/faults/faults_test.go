@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -63,6 +66,8 @@ const (
 	stale       fault = "stale"        // the cache shows the state before the last change, this once
 	behind      fault = "behind"       // the same, and it stays so for cacheLag
 	unseen      fault = "unseen"       // the cache does not show this write, nor what follows, for cacheLag
+	forbidden   fault = "403"          // the right to do such a thing is taken away, and given back after a while
+	cutOff      fault = "cut-off"      // nothing gets through to the API server, nor from it, for a while
 	ahead       fault = "ahead"        // what people or a machine do next, they do just before this call
 	meanwhile   fault = "meanwhile"    // what kube-controller-manager does next, it does just before this call
 	paused      fault = "paused"       // the process is paused, another one takes over, and then this one goes on with its pass
@@ -72,6 +77,9 @@ const (
 // cacheLag is how long a cache may not show what was stored.
 const cacheLag = 2 * time.Second
 
+// aWhile is how long a right is gone, or the network.
+const aWhile = 10 * time.Second
+
 // latency is how long a call of the API server takes.
 const latency = 2 * time.Millisecond
 
@@ -79,11 +87,11 @@ const latency = 2 * time.Millisecond
 func failuresOf(c *call) []fault {
 	switch {
 	case c.class == writing:
-		return []fault{crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen, paused, away}
+		return []fault{crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen, forbidden, cutOff, paused, away}
 	case c.class == live && strings.HasPrefix(c.what, "review"): // the API server's authenticator and authorizer have caches too
-		return []fault{crash, tooMany, internal, timeout, stale, paused, away}
+		return []fault{crash, tooMany, internal, timeout, stale, forbidden, cutOff, paused, away}
 	case c.class == live:
-		return []fault{crash, tooMany, internal, timeout, paused, away}
+		return []fault{crash, tooMany, internal, timeout, forbidden, cutOff, paused, away}
 	case c.recent:
 		return []fault{stale, behind}
 	default:
@@ -97,6 +105,17 @@ func faultsOf(c *call) []fault {
 		return append(failuresOf(c), ahead, meanwhile)
 	}
 	return append(failuresOf(c), ahead)
+}
+
+// longFaults are those that last.
+var longFaults = []fault{forbidden, cutOff, paused, away}
+
+// someFaultsOf are all of these, but of the long ones each call has only one.
+func someFaultsOf(c *call) []fault {
+	hash := fnv.New32a()
+	_, _ = hash.Write([]byte(c.id))
+	one := longFaults[hash.Sum32()%uint32(len(longFaults))]
+	return slices.DeleteFunc(faultsOf(c), func(f fault) bool { return f != one && slices.Contains(longFaults, f) })
 }
 
 // crashed is what a call panics with when the process ends in it.
@@ -116,7 +135,7 @@ func (w *world) call(c *call, run func() error) error {
 	w.counts[c.what]++
 	c.id = fmt.Sprintf("%s#%d", c.what, w.counts[c.what])
 	c.pass = w.pass.number
-	c.recent = c.before >= 0 && c.class == fromCache && w.now().Sub(c.changed) <= cacheLag
+	c.recent = c.before >= 0 && c.class == fromCache && w.recent(c.changed)
 	c.next, c.pending = w.next, w.recording && w.clusterAction() != nil
 	f := w.faultFor(c)
 	w.calls = append(w.calls, c)
@@ -128,6 +147,10 @@ func (w *world) call(c *call, run func() error) error {
 		panic(endless{})
 	}
 	switch f {
+	case forbidden:
+		w.refused[c.right()] = w.clock.Now().Add(aWhile)
+	case cutOff:
+		w.cutOff()
 	case paused, away:
 		w.pause(f == away)
 	case ahead, meanwhile:
@@ -147,6 +170,7 @@ func (w *world) call(c *call, run func() error) error {
 	c.at = w.revision
 	if c.class != fromCache {
 		w.clock.SetTime(w.clock.Now().Add(latency))
+		w.op.hears()
 	}
 	err := w.disturb(f, c, run)
 	w.trace = append(w.trace, traced{c, f, err})
@@ -225,8 +249,43 @@ func (w *world) disturb(f fault, c *call, run func() error) error {
 		w.freeze(c.kind, w.revision)
 		return run()
 	default:
+		if err := w.refusal(c); err != nil {
+			return err
+		}
 		return run()
 	}
+}
+
+// right is what somebody may or may not do.
+func (c *call) right() string { return strings.Join(strings.Fields(c.what)[:2], " ") }
+
+// cutOff has nothing get through for a while: calls fail, and all caches stay as they are.
+func (w *world) cutOff() {
+	w.cutOffUntil = w.clock.Now().Add(aWhile)
+	for kind := range w.kinds {
+		w.freezeUntil(kind, w.revision, w.cutOffUntil)
+	}
+}
+
+// refusal is why a call fails while a right is gone, or the network.
+func (w *world) refusal(c *call) error {
+	now := w.clock.Now()
+	switch {
+	case c.class == fromCache:
+		return nil
+	case now.Before(w.cutOffUntil):
+		return &url.Error{Op: "Post", URL: "https://127.0.0.1:6443/" + url.PathEscape(c.what), Err: syscall.ECONNREFUSED}
+	case now.Before(w.refused[c.right()]):
+		return apierrors.NewForbidden(resource(c.key), c.key.name, errors.New("the operator may not "+c.right()))
+	default:
+		return nil
+	}
+}
+
+// recent tells whether a cache may not have heard of what happened at a time.
+func (w *world) recent(at time.Time) bool {
+	age := w.now().Sub(at)
+	return age >= 0 && age <= cacheLag
 }
 
 // withOldState answers as of before the last change, whose event comes afterwards.

@@ -270,7 +270,7 @@ func (w *world) reasonAgainst(s *corev1.Secret, revision int) string {
 	for _, other := range w.knowable(s) {
 		expires, _ := expiry(other)
 		switch {
-		case other.Name == s.Name:
+		case other.Name == s.Name || w.at(keyOf(other), revision) == nil:
 		case expires.Sub(w.now()) > nb.Spec.TokenTTL()/3+time.Second:
 			return fmt.Sprintf("while %s is good for another %s", other.Name, expires.Sub(w.now()))
 		case reissue:
@@ -280,8 +280,8 @@ func (w *world) reasonAgainst(s *corev1.Secret, revision int) string {
 	return ""
 }
 
-// checkKubeconfig: what is published is a token that was live when the pass began or that the pass has made. A cache that
-// lags may show one that is gone: then what is published is of no use to anybody until it has caught up.
+// checkKubeconfig: what is published is a token that was live when the pass began, or that was made since. A cache that lags
+// may show one that is gone: then what is published is of no use to anybody until it has caught up.
 func (w *world) checkKubeconfig(c change) {
 	s, ok := c.new.object.(*corev1.Secret)
 	if !ok || s.Namespace != namespace || w.sawOldSecrets() {
@@ -289,8 +289,9 @@ func (w *world) checkKubeconfig(c change) {
 	}
 	w.looks[2]++
 	id, part, _ := strings.Cut(bearerIn(s), ".")
-	for _, revision := range []int{w.pass.firstRevision, w.revision} {
-		token, _ := objectOf(w.at(key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}, revision)).(*corev1.Secret)
+	k := key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}
+	for _, v := range append([]*version{w.at(k, w.pass.firstRevision)}, w.since(k, w.pass.firstRevision)...) {
+		token, _ := objectOf(v).(*corev1.Secret)
 		if token != nil && w.live(token) && string(token.Data[bootstrapapi.BootstrapTokenSecretKey]) == part {
 			return
 		}
@@ -298,10 +299,10 @@ func (w *world) checkKubeconfig(c change) {
 	w.violated("2 live tokens", "%s carries the token %q, which is not live", c.key, id)
 }
 
-// passEnds: after an error the status tells of it.
+// passEnds: after an error the status tells of it, if that can be stored.
 func (w *world) passEnds(i item, err error) {
 	faults := w.happened[min(w.pass.firstFault, len(w.happened)):]
-	if i.controller != "node" || err == nil || len(faults) != 1 || strings.HasPrefix(faults[0].id, "patch status") {
+	if i.controller != "node" || err == nil || len(faults) != 1 || strings.HasPrefix(faults[0].id, "patch status") || faults[0].fault == cutOff {
 		return
 	}
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", i.name)

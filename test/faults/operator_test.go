@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +46,8 @@ type operator struct {
 	node      *controllers.NodeReconciler
 	bindings  *controllers.BindingsReconciler
 	approvers *controllers.Approvers
+	// transport is where the operator reads the API server's clock.
+	transport http.RoundTripper
 
 	queue    []item
 	timers   map[item]time.Time
@@ -54,20 +57,36 @@ type operator struct {
 // startOperator replaces the operator by a new process, which is told of every object that is there.
 func (w *world) startOperator() {
 	c, l := apiClient{w: w}, liveReader{w: w}
-	a := controllers.NewApprovers(c, w.clock)
+	k := controllers.NewServerClock(w.clock)
+	a := controllers.NewApprovers(c, k)
 	w.op = &operator{
 		w: w,
 		node: &controllers.NodeReconciler{
-			Client: c, Live: l, Namespace: namespace, Clock: w.clock, Approvers: a, Recorder: recorder{w}, Metrics: metrics(),
+			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: metrics(),
 			Discovery: &controllers.Discovery{Reader: c, Namespace: namespace, Server: w.flagServer},
 		},
 		bindings:  &controllers.BindingsReconciler{Client: c, Live: l},
 		approvers: a,
+		transport: k.Wrap(answers{w}),
 		timers:    map[item]time.Time{},
 		failures:  map[item]int{},
 	}
 	w.frozen = map[string]*freeze{}
+	w.op.hears() // lists fill its cache
 	w.op.wakeAll()
+}
+
+// answers are those of the API server, of which only the time matters.
+type answers struct{ w *world }
+
+func (a answers) RoundTrip(*http.Request) (*http.Response, error) {
+	return &http.Response{Header: http.Header{"Date": {a.w.now().UTC().Format(http.TimeFormat)}}}, nil
+}
+
+// hears lets the operator read the clock of the API server.
+func (o *operator) hears() {
+	_, err := o.transport.RoundTrip(&http.Request{}) //nolint:bodyclose // there is none
+	o.w.must(err)
 }
 
 func (o *operator) wakeAll() {

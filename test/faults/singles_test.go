@@ -42,6 +42,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+var allFaults = flag.Bool("faults.all", false, "whether TestSingleFaults tries all faults that last on each call of every story, and not one of them but in the main story")
+
 // TestSingleFaults disturbs each call of each story in each way that applies to it.
 func TestSingleFaults(t *testing.T) {
 	total, secrets := 0, map[string]bool{}
@@ -49,7 +51,11 @@ func TestSingleFaults(t *testing.T) {
 	for _, s := range allStories {
 		t.Run(s.name, func(t *testing.T) {
 			r := undisturbed(t, s)
-			plan := r.plan(r.calls, faultsOf)
+			faults := someFaultsOf
+			if *allFaults || s.name == mainStory.name {
+				faults = faultsOf
+			}
+			plan := r.plan(r.calls, faults)
 			report := reporter{t: t}
 			inParallel(plan, func(a at) { report.ran(r.disturbed(a)) })
 			total += report.runs

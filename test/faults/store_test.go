@@ -93,6 +93,16 @@ func (s *store) at(k key, revision int) *version {
 	return nil
 }
 
+// since are the versions of an object after a revision.
+func (s *store) since(k key, revision int) []*version {
+	all := s.versions[k]
+	i := slices.IndexFunc(all, func(v *version) bool { return v.revision > revision })
+	if i < 0 {
+		return nil
+	}
+	return all[i:]
+}
+
 func (s *store) latest(k key) *version { return s.at(k, s.revision) }
 
 // get is an object as it is stored; the zero value when it is absent. It is not to be changed.

@@ -50,6 +50,7 @@ var secondKeyStory = story{name: "a thief asks with a second key", tell: func(w 
 		{name: "the thief copies the kubeconfig", do: thief.give, wait: time.Second},
 		steps[0],
 		{name: "the thief asks too", do: func() bool { return m.approved() && thief.ask() }, wait: 2 * time.Second},
+		{name: "somebody sees the alarm", do: w.alarmed}, // when the node joins at the same moment there is none
 		steps[1], steps[2], steps[3],
 	}
 	return append(steps, w.leaves(worker, w.joined(worker)))
@@ -99,7 +100,7 @@ var backStory = story{name: "the node is deleted and comes back", tell: func(w *
 	again.disk = 2
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
 	steps = append(steps, &step{name: "somebody deletes the Node", wait: 2 * time.Second, do: func() bool {
-		if w.isJoined(worker) {
+		if w.isDone(worker) {
 			w.remove(userAuthor, key{kind: "Node", name: worker})
 			return true
 		}
@@ -213,7 +214,10 @@ func pendingStory(name string, approval v1alpha1.Approval) story {
 		return []*step{
 			w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = approval }),
 			m.joins(always)[0],
-			w.leaves(worker, func() bool { return w.lookedAt(worker) && (approval == v1alpha1.ApprovalManual || m.approved()) }),
+			{name: "somebody sees that it waits", do: func() bool {
+				return w.lookedAt(worker) && (approval == v1alpha1.ApprovalManual || w.stalled(worker, v1alpha1.ReasonCertificateNotIssued))
+			}},
+			w.leaves(worker, always),
 			{name: "the signer is back", do: func() bool { w.signerDown = false; return true }},
 		}
 	}}

@@ -103,7 +103,7 @@ var recreatedStory = story{name: "deleted and wanted again at once", tell: func(
 	}
 	steps = append(steps, w.machine(worker).joins(always)...)
 	return append(steps,
-		&step{name: "and again", do: func() bool { return w.isJoined(worker) && w.unwants(worker) && w.wants(worker) }, wait: 5 * time.Second},
+		&step{name: "and again", do: func() bool { return w.isDone(worker) && w.unwants(worker) && w.wants(worker) }, wait: 5 * time.Second},
 		w.leaves(worker, w.joined(worker)))
 }}
 

@@ -32,6 +32,8 @@ func raceStory(name string, take func(*world) bool, joins bool) story {
 }
 
 var raceStories = []story{
+	clocksStory("the API server's clock is an hour ahead, the node's behind", time.Hour, -time.Hour, 0),
+	clocksStory("the API server's clock is an hour behind, the node's ahead", -time.Hour, time.Hour, 0),
 	raceStory("the NodeBootstrap is deleted", func(w *world) bool { return w.unwants(worker) }, false),
 	raceStory("the NodeBootstrap is replaced", func(w *world) bool { return w.unwants(worker) && w.wants(worker) }, true),
 	raceStory("a reissue is asked for", func(w *world) bool { return w.asksReissue(worker, "1") }, true),

@@ -56,7 +56,7 @@ func (w *world) play(s story) {
 	for i, step := range s.steps {
 		w.next = i
 		if step.rest && !step.done {
-			w.run(time.Minute)
+			w.calmDown()
 			w.atRest(i)
 		}
 		for begun := w.clock.Now(); !w.take(step); {
@@ -69,8 +69,16 @@ func (w *world) play(s story) {
 		w.next = i + 1
 		w.run(step.wait)
 	}
-	w.run(time.Minute)
+	w.calmDown()
 	w.atRest(len(s.steps))
+}
+
+// calmDown lets time go by until nothing is to be tried again.
+func (w *world) calmDown() {
+	w.run(time.Minute)
+	for begun := w.clock.Now(); len(w.op.failures) > 0 && w.clock.Since(begun) < patience; {
+		w.run(time.Second)
+	}
 }
 
 // atRest keeps what the cluster is like before a step, unless that was done already ahead of time.
@@ -175,8 +183,12 @@ func (w *world) isReady(node string) bool {
 }
 
 func (w *world) isJoined(node string) bool {
-	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
-	return nb != nil && meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined)
+	return meta.IsStatusConditionTrue(w.conditions(node), v1alpha1.ConditionJoined)
+}
+
+// isDone tells whether the node has joined and its credential is gone.
+func (w *world) isDone(node string) bool {
+	return w.isJoined(node) && meta.IsStatusConditionTrue(w.conditions(node), v1alpha1.ConditionReady)
 }
 
 // passed tells whether so much time has passed since the story began.
@@ -229,9 +241,19 @@ func (w *world) leaves(node string, when func() bool) *step {
 func (w *world) joined(node string) func() bool { return func() bool { return w.isJoined(node) } }
 
 // mainStory is the one that all pairs of faults are tried on.
-var mainStory = story{name: "join, renew, reissue, delete", tell: func(w *world) []*step {
+var mainStory = clocksStory("join, renew, reissue, delete", 0, 0, 0)
+
+// clocksStory has the API server's clock ahead of the operator's, and that of the machine and a person ahead of the API server's.
+func clocksStory(name string, server, machine, kubectl time.Duration) story {
+	return story{name: name, tell: func(w *world) []*step {
+		w.skew, w.kubectlAhead = server, kubectl
+		return w.fromJoiningToDeletion(machine)
+	}}
+}
+
+func (w *world) fromJoiningToDeletion(ahead time.Duration) []*step {
 	m, again := w.machine(worker), w.machine(worker)
-	again.disk = 2
+	again.disk, m.ahead, again.ahead = 2, ahead, ahead
 	steps := []*step{{name: "somebody wants the node", do: func() bool { return w.wants(worker) }, wait: 11 * time.Minute}}
 	steps = append(steps, m.joins(func() bool { return w.passed(shortest) })...)
 	steps = append(steps,
@@ -240,4 +262,4 @@ var mainStory = story{name: "join, renew, reissue, delete", tell: func(w *world)
 	)
 	steps = append(steps, again.joins(always)...)
 	return append(steps, w.leaves(worker, w.joined(worker)))
-}}
+}

@@ -25,20 +25,22 @@ type world struct {
 	op    *operator
 	// flagServer is the operator's --cluster-server.
 	flagServer string
-	// skew is how far the API server's clock is ahead of the operator's.
-	skew time.Duration
+	// skew is how far the API server's clock is ahead of the operator's, and kubectlAhead that of a person is ahead of it.
+	skew, kubectlAhead time.Duration
 	// signerDown says that kube-controller-manager does nothing about certificates; eager, that it collects garbage before
 	// the operator gets to do anything.
 	signerDown, eager bool
 	// approved is the revision at which the approver had nothing to do: it takes a while to find that out.
 	approved int
 
-	changes []change           // by revision, from 1 on
-	frozen  map[string]*freeze // by kind
-	lagging bool               // the API server answers a review by what it knew before the last change
-	story   *story
-	next    int // the step that comes next
-	inStep  bool
+	changes     []change             // by revision, from 1 on
+	frozen      map[string]*freeze   // by kind
+	refused     map[string]time.Time // until when a right is gone, by call.right
+	cutOffUntil time.Time
+	lagging     bool // the API server answers a review by what it knew before the last change
+	story       *story
+	next        int // the step that comes next
+	inStep      bool
 
 	plan     map[string]fault // by call.id
 	random   func(*call) fault
@@ -110,7 +112,7 @@ func newWorld() *world {
 const manyCalls, manyInAMinute = 1_000_000, 2_000
 
 func bareWorld() *world {
-	w := &world{flagServer: "https://api.example.com:6443", clock: clocktesting.NewFakePassiveClock(begin), counts: map[string]int{}, limit: manyCalls, rests: map[int][]string{}}
+	w := &world{flagServer: "https://api.example.com:6443", clock: clocktesting.NewFakePassiveClock(begin), counts: map[string]int{}, refused: map[string]time.Time{}, limit: manyCalls, rests: map[int][]string{}}
 	w.store = newStore(func() time.Time { return w.clock.Now().Add(w.skew) })
 	w.changed = w.onChange
 	w.rules = newRules()
@@ -125,12 +127,16 @@ func (w *world) seen(kind string) int {
 	return w.revision
 }
 
-// freeze has the cache of a kind stay as it was at a revision for a while.
+// freeze has the cache of a kind stay as it was at a revision for cacheLag.
 func (w *world) freeze(kind string, revision int) {
+	w.freezeUntil(kind, revision, w.clock.Now().Add(cacheLag))
+}
+
+func (w *world) freezeUntil(kind string, revision int, until time.Time) {
 	if w.frozen[kind] != nil {
 		return
 	}
-	f := &freeze{revision: revision, until: w.clock.Now().Add(cacheLag)}
+	f := &freeze{revision: revision, until: until}
 	for _, c := range w.changes[revision:] {
 		if c.key.kind == kind {
 			f.held = append(f.held, c)
