@@ -141,6 +141,9 @@ func (w *world) state() []string {
 			o := v.object.DeepCopyObject()
 			if nb, ok := o.(*v1alpha1.NodeBootstrap); ok {
 				nb.Status.Certificates = slices.DeleteFunc(nb.Status.Certificates, w.cameToNothing)
+				if w.story.forgetful {
+					nb.Status.Certificates, nb.Status.LastTokenID = nil, ""
+				}
 			}
 			if s, ok := o.(*corev1.Secret); ok {
 				for name, value := range s.Data {

@@ -156,13 +156,13 @@ func (w *world) checkApproval(c change) {
 	if len(w.keys[id]) > 1 {
 		w.violated(rule, "a second key is approved with the token %s", id)
 	}
-	w.checkClaim(r, node, id, fingerprint)
+	w.checkClaim(r, node, id, fingerprint, looked)
 	w.checkGround(c.key, node, id, looked)
 }
 
-// checkClaim: the decision is in the status before it is carried out.
-func (w *world) checkClaim(r *certificatesv1.CertificateSigningRequest, node, token, fingerprint string) {
-	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+// checkClaim: the decision is in the status before it is carried out, or was when it was looked at last.
+func (w *world) checkClaim(r *certificatesv1.CertificateSigningRequest, node, token, fingerprint string, looked int) {
+	nb, _ := objectOf(w.at(key{kind: "NodeBootstrap", name: node}, looked)).(*v1alpha1.NodeBootstrap)
 	if nb == nil || nb.UID != w.ownerOf[token] { // gone at the very last moment, or else checkGround tells
 		return
 	}
@@ -273,7 +273,7 @@ func (w *world) reasonAgainst(s *corev1.Secret, revision int) string {
 		case other.Name == s.Name || w.at(keyOf(other), revision) == nil:
 		case expires.Sub(w.now()) > nb.Spec.TokenTTL()/3+time.Second:
 			return fmt.Sprintf("while %s is good for another %s", other.Name, expires.Sub(w.now()))
-		case reissue:
+		case reissue && other.Annotations[v1alpha1.ReissueRequestedAtAnnotation] != s.Annotations[v1alpha1.ReissueRequestedAtAnnotation]:
 			return fmt.Sprintf("for a reissue while %s is live", other.Name)
 		}
 	}

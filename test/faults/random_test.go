@@ -10,11 +10,7 @@ import (
 	"testing"
 	"time"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"pgregory.net/rapid"
-
-	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
 // historian makes a history up: what people, machines, the cluster and misfortune do, in any order, while the operator gets
@@ -132,77 +128,6 @@ func (h *historian) node() string { return rapid.SampledFrom(nodes).Draw(h.t, "n
 func (h *historian) ends() {
 	h.note("- all is well again")
 	h.failing, h.signerDown = 0, false
-	const backoff = 20 * time.Minute // the workqueue's is not longer
-	h.run(backoff)
-	h.checkSettled()
+	h.endsWell(h.machines)
 	h.holds()
-	for _, node := range nodes {
-		h.checkTruth(node)
-		h.holds()
-		if get[*v1alpha1.NodeBootstrap](h.store, "", node) != nil {
-			h.finallyJoins(node)
-		}
-	}
-	for _, node := range nodes {
-		h.unwants(node)
-	}
-	h.run(time.Minute)
-	h.checkSettled()
-	h.checkLeaks()
-	h.holds()
-}
-
-// checkTruth: what the status says is so, and the one rule holds.
-func (h *historian) checkTruth(node string) {
-	nb := get[*v1alpha1.NodeBootstrap](h.store, "", node)
-	if nb == nil {
-		return
-	}
-	live, bearer := h.liveTokens(node), h.published(node)
-	available := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionCredentialsAvailable)
-	stalled := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled)
-	switch {
-	case available != (h.tokenOf(bearer) != nil):
-		h.violated("the status tells the truth", "CredentialsAvailable of %s is %v, and the token is live: %v", node, available, h.tokenOf(bearer) != nil)
-	case available && (nb.Status.Token == nil || !strings.HasPrefix(bearer, nb.Status.Token.ID+".")):
-		h.violated("the status tells the truth", "it does not name the token of %s", node)
-	case !h.isJoined(node) && !stalled && len(live) == 0:
-		h.violated("the one rule", "%s is awaited and has no token", node)
-	case nb.Status.ObservedGeneration != nb.Generation:
-		h.violated("the status tells the truth", "it is not of the present generation of %s", node)
-	}
-}
-
-// finallyJoins has a new machine join as the node, after a reissue if there is no credential.
-func (h *historian) finallyJoins(node string) {
-	h.note("- a new machine joins as %s", node)
-	if nb := get[*v1alpha1.NodeBootstrap](h.store, "", node); !h.isReady(node) || len(nb.Status.Certificates) > 0 { // a token is good for one key
-		h.reissues++
-		h.asksReissue(node, fmt.Sprint("finally ", h.reissues))
-		h.run(5 * time.Second)
-	}
-	m := h.machines[node]
-	m.wipe()
-	for i, do := range []func() bool{m.give, m.ask, m.collectApproved, m.register, m.beat} {
-		if !do() {
-			h.violated("the right machine can join", "%s cannot take step %d", m, i+1)
-			h.holds()
-		}
-		h.run(5 * time.Second)
-	}
-	h.run(time.Minute)
-	if !h.isJoined(node) {
-		h.violated("the right machine can join", "%s has, and nobody noticed", m)
-	}
-	h.holds()
-}
-
-// collectApproved has a person approve first where a person does.
-func (m *machine) collectApproved() bool {
-	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
-	if nb := get[*v1alpha1.NodeBootstrap](m.w.store, "", m.node); nb != nil && r != nil && nb.Spec.ApprovalMode() == v1alpha1.ApprovalManual && undecided(r) {
-		m.w.decide(userAuthor, r, certificatesv1.CertificateApproved, "LooksGood")
-		m.w.run(time.Second)
-	}
-	return m.collect()
 }

@@ -39,35 +39,42 @@ func undisturbed(t *testing.T, s story) *reference {
 const manyTimes, someMore = 2, 400
 
 // runStory runs a story with faults and checks the invariants; want is the end of the undisturbed run.
-func runStory(s story, plan []at, limit int, want map[int][]string) (w *world) {
-	w = newWorld()
+func runStory(s story, plan []at, limit int, want map[int][]string) *world {
+	w := newWorld()
 	w.limit = limit
 	w.recording = len(plan) == 0
 	w.plan = map[string]fault{}
 	for _, p := range plan {
 		w.plan[p.id] = p.fault
 	}
+	w.caught(func() {
+		w.play(s)
+		w.told = slices.Clone(w.calls)
+		for step, state := range w.rests {
+			if d := difference(want[step], state); want != nil && d != "" {
+				w.violated("4 same end", "before step %d\n%s", step+1, d)
+			}
+		}
+		w.checkNothingLeft()
+		w.checkLeaks()
+	})
+	return w
+}
+
+// caught does something and turns what it panics with into what it means.
+func (w *world) caught(do func()) {
 	defer func() {
 		switch r := recover(); r {
 		case nil:
 		case pointless{}:
 			w.pointless = true
 		case endless{}:
-			w.violated("7 requests are bounded", "there are more than %d", limit)
+			w.violated("7 requests are bounded", "there are more than %d, or %d in a minute", w.limit, manyInAMinute)
 		default:
 			w.violated("the operator panics", "%v", r)
 		}
 	}()
-	w.play(s)
-	w.told = slices.Clone(w.calls)
-	for step, state := range w.rests {
-		if d := difference(want[step], state); want != nil && d != "" {
-			w.violated("4 same end", "before step %d\n%s", step+1, d)
-		}
-	}
-	w.checkNothingLeft()
-	w.checkLeaks()
-	return w
+	do()
 }
 
 // disturbed runs a story with faults and reports what does not hold.

@@ -211,4 +211,4 @@ var allStories = slices.Concat([]story{mainStory}, machineStories, []story{
 	deadlineStory, inTheWayStory, recreatedStory, revokedStory, editsStory, specStory, bindingsStory,
 	successorStory, discoveryStory,
 	deletedStory("deleted in the background"), deletedStory("deleted in the foreground", foregroundFinalizer), deletedStory("deleted and orphaned", orphanFinalizer),
-}, raceStories)
+}, raceStories, clusterStories)

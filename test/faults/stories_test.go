@@ -32,6 +32,8 @@ type story struct {
 	steps []*step
 	// except is the calls whose faults rightly lead to another end, and why.
 	except func(at) bool
+	// forgetful says that the record of decisions may differ: what was lost may be seen again, or not any more.
+	forgetful bool
 }
 
 // step is one thing that somebody does as soon as it can be done.
@@ -112,10 +114,15 @@ func (w *world) nextStep() {
 // crdKey is the CustomResourceDefinition, which owns the bindings.
 var crdKey = key{kind: "CustomResourceDefinition", name: bootstrap.CRDName}
 
-// clusterCA is any valid certificate. A short one: each pass renders and compares it.
-var clusterCA = sync.OnceValue(func() string {
+// clusterCA and anotherCA are any valid certificates. Short ones: each pass renders and compares them.
+var (
+	clusterCA = sync.OnceValue(func() string { return newCA(1) })
+	anotherCA = sync.OnceValue(func() string { return newCA(2) })
+)
+
+func newCA(serial int64) string {
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "kubernetes"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: "kubernetes"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: begin.AddDate(-1, 0, 0), NotAfter: begin.AddDate(50, 0, 0),
 	}
 	k := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
@@ -124,7 +131,7 @@ var clusterCA = sync.OnceValue(func() string {
 		panic(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-})
+}
 
 // setUp fills a new cluster: with what is there in each, and with what looks like the operator's own and is not.
 func (w *world) setUp() {

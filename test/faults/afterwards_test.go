@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// endsWell lets the cluster come to rest, whatever has happened to it. Then the status tells the truth, each node that is
+// wanted can join, and each can be forgotten. It stops at the first thing that is not as it should be.
+func (w *world) endsWell(machines map[string]*machine) {
+	const backoff = 20 * time.Minute // the workqueue's is not longer
+	w.run(backoff)
+	checks := []func(){w.checkSettled}
+	for _, node := range nodes {
+		checks = append(checks, func() { w.checkTruth(node) })
+		if m := machines[node]; m != nil {
+			checks = append(checks, func() { w.finallyJoins(m) })
+		}
+	}
+	checks = append(checks, func() {
+		for _, node := range nodes {
+			w.unwants(node)
+		}
+		w.run(time.Minute)
+		w.checkSettled()
+	}, w.checkLeaks)
+	for _, check := range checks {
+		if check(); len(w.violations) > 0 {
+			return
+		}
+	}
+}
+
+// checkTruth: what the status says is so, and the one rule holds.
+func (w *world) checkTruth(node string) {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
+	if nb == nil {
+		return
+	}
+	live, bearer := w.liveTokens(node), w.published(node)
+	available := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionCredentialsAvailable)
+	stalled := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled)
+	switch {
+	case available != (w.tokenOf(bearer) != nil):
+		w.violated("the status tells the truth", "CredentialsAvailable of %s is %v, and the token is live: %v", node, available, w.tokenOf(bearer) != nil)
+	case available && (nb.Status.Token == nil || !strings.HasPrefix(bearer, nb.Status.Token.ID+".")):
+		w.violated("the status tells the truth", "it does not name the token of %s", node)
+	case !w.isJoined(node) && !stalled && len(live) == 0:
+		w.violated("the one rule", "%s is awaited and has no token", node)
+	case nb.Status.ObservedGeneration != nb.Generation:
+		w.violated("the status tells the truth", "it is not of the present generation of %s", node)
+	}
+}
+
+// finallyJoins has a new machine join as the node, if that is wanted, after a reissue if there is no credential.
+func (w *world) finallyJoins(m *machine) {
+	nb := get[*v1alpha1.NodeBootstrap](w.store, "", m.node)
+	if nb == nil {
+		return
+	}
+	w.note("- a new machine joins as %s", m.node)
+	if !w.isReady(m.node) || len(nb.Status.Certificates) > 0 { // a token is good for one key
+		w.asksReissue(m.node, fmt.Sprint("finally ", w.revision))
+		w.run(5 * time.Second)
+	}
+	m.wipe()
+	for i, do := range []func() bool{m.give, m.ask, m.collectApproved, m.register, m.beat} {
+		if !do() {
+			w.violated("the right machine can join", "%s cannot take step %d", m, i+1)
+			return
+		}
+		w.run(5 * time.Second)
+	}
+	w.run(time.Minute)
+	if !w.isJoined(m.node) {
+		w.violated("the right machine can join", "%s has, and nobody noticed", m)
+	}
+}
+
+// collectApproved has a person approve first where a person does.
+func (m *machine) collectApproved() bool {
+	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
+	if nb := get[*v1alpha1.NodeBootstrap](m.w.store, "", m.node); nb != nil && r != nil && nb.Spec.ApprovalMode() == v1alpha1.ApprovalManual && undecided(r) {
+		m.w.decide(userAuthor, r, certificatesv1.CertificateApproved, "LooksGood")
+		m.w.run(time.Second)
+	}
+	return m.collect()
+}
+
+// seconds are how long somebody waits for what he can go on with who has other things to do.
+const seconds = 30
+
+// goesOn does those of some steps that can be done.
+func (w *world) goesOn(steps []*step) {
+	for _, s := range steps {
+		for range seconds {
+			if w.take(s) {
+				break
+			}
+			w.run(time.Second)
+		}
+		w.run(s.wait)
+	}
+}
+
+// withoutLeaving are the steps but for the last.
+func withoutLeaving(steps []*step) []*step { return slices.Delete(steps, len(steps)-1, len(steps)) }

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// The stories of this file are about what an administrator does to the whole cluster, and to requests that wait.
+
+// caStory rotates the cluster's CA: with both for a while, and then with the new one alone.
+var caStory = story{name: "the CA is rotated", tell: func(w *world) []*step {
+	publishes := func(name, ca string) *step {
+		return &step{name: name, wait: 2 * time.Second, do: func() bool {
+			return w.isReady(worker) && edit(w.store, userAuthor, namespace, "kube-root-ca.crt", func(c *corev1.ConfigMap) { c.Data = map[string]string{"ca.crt": ca} })
+		}}
+	}
+	steps := []*step{
+		w.wantsIt(),
+		publishes("both are published", clusterCA()+anotherCA()),
+		publishes("the new one is published", anotherCA()),
+	}
+	steps = append(steps, w.machine(worker).joins(func() bool {
+		s := get[*corev1.Secret](w.store, namespace, bootstrap.KubeconfigSecretName(worker))
+		return s != nil && string(s.Data[bootstrap.CAKey]) == anotherCA()
+	})...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+// installs creates the CustomResourceDefinition.
+func (w *world) installs() bool {
+	w.add(userAuthor, &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: crdKey.kind}, ObjectMeta: metav1.ObjectMeta{Name: crdKey.name}})
+	return true
+}
+
+// crdStory takes the CustomResourceDefinition away, and with it all that is of its kind, and installs it again.
+var crdStory = story{name: "the CRD is deleted and installed again", tell: func(w *world) []*step {
+	uninstall := func() bool {
+		if !w.isReady(worker) {
+			return false
+		}
+		w.unwants(worker)
+		w.remove(userAuthor, crdKey)
+		return true
+	}
+	steps := []*step{
+		w.wantsIt(),
+		{name: "the CRD is deleted", do: uninstall, wait: 5 * time.Second},
+		{name: "it is installed again", rest: true, do: w.installs, wait: time.Second},
+		w.wantsIt(),
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+// approvalStory has spec.clientCertificate.approval changed while a request waits. A request whose groups do not suit what is
+// wanted now waits for ever, and so the kubelet asks anew.
+func approvalStory(from, to v1alpha1.Approval, anew bool) story {
+	return story{name: "approval " + string(from) + " becomes " + string(to) + " while a request waits", tell: func(w *world) []*step {
+		w.signerDown = true
+		m, again := w.machine(worker), w.machine(worker)
+		again.disk = 2
+		steps := []*step{
+			w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = from }),
+			m.joins(always)[0],
+			{name: "the approval is changed", wait: 2 * time.Second, do: func() bool {
+				return w.lookedAt(worker) && edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = to })
+			}},
+			{name: "kube-controller-manager is back", wait: 2 * time.Second, do: func() bool { w.signerDown = !w.lookedAt(worker); return !w.signerDown }},
+		}
+		joining := m
+		if anew {
+			joining = again
+		}
+		rest := joining.joins(func() bool { // a token that is not in the right groups yet sends requests that nobody approves
+			t := w.theToken()
+			return t != nil && (to == v1alpha1.ApprovalClusterWide) == strings.Contains(string(t.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), bootstrap.ClusterWideGroup)
+		})
+		if anew {
+			steps = append(steps, rest[0])
+		}
+		if to == v1alpha1.ApprovalManual {
+			steps = append(steps, w.approves(joining))
+		}
+		return append(append(steps, rest[1:]...), w.leaves(worker, w.joined(worker)))
+	}}
+}
+
+// typesStory has Secrets of ours that an update cannot bring to what they should be.
+var typesStory = story{name: "Secrets are of the wrong type, or cannot be changed", tell: func(w *world) []*step {
+	kubeconfig := key{"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}
+	steps := []*step{
+		w.wantsIt(),
+		{name: "the kubeconfig Secret is made anew with another type", wait: 2 * time.Second, do: func() bool {
+			have := get[*corev1.Secret](w.store, kubeconfig.namespace, kubeconfig.name)
+			if have == nil || !w.isReady(worker) {
+				return false
+			}
+			other := have.DeepCopy()
+			other.Type, other.ResourceVersion, other.UID = "example.com/other", "", ""
+			w.remove(userAuthor, kubeconfig)
+			w.add(userAuthor, other)
+			return true
+		}},
+		w.onToken("the token cannot be changed any more", func(s *corev1.Secret) { s.Immutable = new(true) }),
+	}
+	steps = append(steps, w.machine(worker).joins(func() bool { return w.theToken() != nil && w.theToken().Immutable == nil })...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+// restoredStory loses the status while a request waits for the signer, as a backup does that is restored without it.
+var restoredStory = story{name: "the status is lost while a request waits for the signer", tell: func(w *world) []*step {
+	w.signerDown = true
+	m := w.machine(worker)
+	rest := m.joins(always)
+	steps := []*step{
+		w.wantsIt(), rest[0],
+		{name: "the status is lost", wait: 2 * time.Second, do: func() bool {
+			return m.approved() && edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Status = v1alpha1.NodeBootstrapStatus{} })
+		}},
+		{name: "the signer is back", do: func() bool { w.signerDown = false; return true }, wait: time.Second},
+	}
+	return append(append(steps, rest[1:]...), w.leaves(worker, w.joined(worker)))
+}, forgetful: true}
+
+// reinstalledStory has the old Node deleted and a reissue asked for, one right after the other.
+var reinstalledStory = story{name: "the machine is installed anew: a reissue, and the Node deleted", tell: func(w *world) []*step {
+	again := w.machine(worker)
+	again.disk = 2
+	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
+	steps = append(steps,
+		&step{name: "somebody asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }},
+		&step{name: "and deletes the Node", wait: 2 * time.Second, do: func() bool { w.remove(userAuthor, key{kind: "Node", name: worker}); return true }},
+	)
+	steps = append(steps, again.joins(always)...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
+// eager is a story in which the rest of the cluster is always faster than the operator: Kubernetes deletes a token that has
+// run out, and collects garbage, before the operator gets to do so.
+func eager(s story) story {
+	tell := s.tell
+	s.name += ", and the cluster is faster"
+	s.tell = func(w *world) []*step {
+		w.eager = true
+		return tell(w)
+	}
+	return s
+}
+
+var clusterStories = []story{
+	caStory, crdStory,
+	approvalStory(v1alpha1.ApprovalManual, v1alpha1.ApprovalNode, false),
+	approvalStory(v1alpha1.ApprovalManual, v1alpha1.ApprovalClusterWide, true),
+	approvalStory(v1alpha1.ApprovalClusterWide, v1alpha1.ApprovalNode, false),
+	approvalStory(v1alpha1.ApprovalClusterWide, v1alpha1.ApprovalManual, false),
+	typesStory, restoredStory, reinstalledStory, eager(deadlineStory),
+}
