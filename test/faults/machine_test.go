@@ -134,7 +134,7 @@ func (m *machine) beat() bool {
 	}
 	edit(m.w.store, m.String(), corev1.NamespaceNodeLease, m.node, func(l *coordinationv1.Lease) {
 		l.Spec.RenewTime = &now
-		l.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Time: &stored, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{"f:renewTime":{}}}`)}}}
+		l.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Time: &stored, FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:renewTime":{}}}`)}}
 	})
 	return true
 }

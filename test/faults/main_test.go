@@ -14,9 +14,14 @@ import (
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
-	debug.SetGCPercent(800)                                      // worlds are small and short-lived
-	if err := flag.Set("rapid.nofailfile", "true"); err != nil { // a seed is printed, which is enough
-		panic(err)
+	debug.SetGCPercent(800) // worlds are small and short-lived
+	for name, value := range map[string]string{
+		"rapid.nofailfile": "true", // a seed is printed, which is enough
+		"rapid.steps":      "80",   // of which many do nothing
+	} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
 	}
 	os.Exit(m.Run())
 }

@@ -80,6 +80,10 @@ func (h *historian) people() map[string]func() {
 				})
 			})
 		},
+		"somebody rotates the CA": func() {
+			ca := rapid.SampledFrom([]string{clusterCA(), anotherCA(), ""}).Draw(h.t, "CA")
+			edit(h.store, userAuthor, namespace, "kube-root-ca.crt", func(c *corev1.ConfigMap) { c.Data = map[string]string{"ca.crt": ca} })
+		},
 		"somebody prepares a Node": func() {
 			if node := h.node(); get[*corev1.Node](h.store, "", node) == nil {
 				h.add(userAuthor, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
@@ -165,7 +169,11 @@ func (h *historian) kubelets() map[string]func() {
 			}
 			m.wipe()
 		},
-		"a thief gets a kubeconfig":        func() { h.thief.bearer = h.published(worker) },
+		"a thief gets a kubeconfig": func() { h.thief.bearer = h.published(worker) },
+		"a thief gets a kubeconfig and asks": func() {
+			h.thief.bearer = h.published(worker)
+			h.thief.askAs(h.node(), certificatesv1.KubeAPIServerClientKubeletSignerName)
+		},
 		"a thief asks for the name":        func() { h.thief.ask() },
 		"a thief asks for another name":    func() { h.thief.askAs(neighbour, certificatesv1.KubeAPIServerClientKubeletSignerName) },
 		"a thief asks for nobody's name":   func() { h.thief.askAs("worker-9", certificatesv1.KubeAPIServerClientKubeletSignerName) },
@@ -182,20 +190,19 @@ func (h *historian) cluster() map[string]func() {
 				h.op.work()
 			}
 		},
-		"the operator works":           h.idle,
-		"the operator crashes":         h.startOperator,
-		"the cluster does one thing":   func() { h.clusterActs() },
-		"the signer comes or goes":     func() { h.signerDown = !h.signerDown },
-		"garbage is collected at once": func() { h.eager = !h.eager },
-		"a moment passes":              func() { h.run(time.Duration(rapid.IntRange(1, 3000).Draw(h.t, "milliseconds")) * time.Millisecond) },
-		"minutes pass":                 func() { h.run(time.Duration(rapid.IntRange(1, 15).Draw(h.t, "minutes")) * time.Minute) },
-		"hours pass":                   func() { h.run(time.Duration(rapid.IntRange(1, 30).Draw(h.t, "hours")) * time.Hour) },
-		"the clock jumps":              func() { h.jump(rapid.IntRange(1, 7200).Draw(h.t, "seconds")) },
-		"some of the next calls go wrong": func() {
-			h.healthy = rapid.IntRange(0, 30).Draw(h.t, "calls that are well")
-			h.failing = rapid.SampledFrom([]int{1, 1, 1, 2, 40}).Draw(h.t, "calls that go wrong")
-			h.kind = rapid.IntRange(0, 20).Draw(h.t, "what goes wrong")
-		},
+		"the operator works":                   h.idle,
+		"the operator crashes":                 h.startOperator,
+		"the cluster does one thing":           func() { h.clusterActs() },
+		"the signer comes or goes":             func() { h.signerDown = !h.signerDown },
+		"garbage is collected at once":         func() { h.eager = !h.eager },
+		"a moment passes":                      func() { h.run(time.Duration(rapid.IntRange(1, 3000).Draw(h.t, "milliseconds")) * time.Millisecond) },
+		"minutes pass":                         func() { h.run(time.Duration(rapid.IntRange(1, 15).Draw(h.t, "minutes")) * time.Minute) },
+		"hours pass":                           func() { h.run(time.Duration(rapid.IntRange(1, 30).Draw(h.t, "hours")) * time.Hour) },
+		"the clock jumps":                      func() { h.jump(rapid.IntRange(1, 7200).Draw(h.t, "seconds")) },
+		"the operator's clock is set":          func() { h.setClock(rapid.IntRange(-7200, 7200).Draw(h.t, "seconds")) },
+		"one of the next calls goes wrong":     func() { h.misfortunes(1) },
+		"some of the next calls go wrong":      func() { h.misfortunes(rapid.SampledFrom([]int{1, 2, 40}).Draw(h.t, "calls that go wrong")) },
+		"one of the next calls goes wrong too": func() { h.misfortunes(1) }, // more often than other things
 	}
 }
 
@@ -203,4 +210,29 @@ func (h *historian) cluster() map[string]func() {
 func (h *historian) jump(seconds int) {
 	h.clock.SetTime(h.clock.Now().Add(time.Duration(seconds) * time.Second))
 	h.op.due()
+}
+
+// misfortunes has some of the next calls go wrong.
+func (h *historian) misfortunes(n int) {
+	h.failing = n
+	h.healthy = rapid.IntRange(0, 30).Draw(h.t, "calls that are well")
+	h.kind = rapid.IntRange(0, 30).Draw(h.t, "what goes wrong")
+}
+
+// setClock sets the operator's clock alone, whose timers do not go by it. It hears of the API server's all the time.
+func (h *historian) setClock(seconds int) {
+	d := time.Duration(seconds) * time.Second
+	h.clock.SetTime(h.clock.Now().Add(d))
+	h.skew -= d
+	for i := range h.op.timers {
+		h.op.timers[i] = h.op.timers[i].Add(d)
+	}
+	for _, f := range h.frozen {
+		f.until = f.until.Add(d)
+	}
+	for right := range h.refused {
+		h.refused[right] = h.refused[right].Add(d)
+	}
+	h.cutOffUntil, h.minute = h.cutOffUntil.Add(d), h.minute.Add(d)
+	h.op.hears()
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
 )
 
@@ -36,12 +37,13 @@ func TestRandomHistories(t *testing.T) {
 	var all tally
 	rapid.Check(t, func(t *rapid.T) {
 		h := &historian{world: newWorld(), t: t, machines: map[string]*machine{}}
-		h.skew = time.Duration(rapid.IntRange(-3000, 3000).Draw(t, "milliseconds that the API server is ahead")) * time.Millisecond
 		h.random = h.misfortune
-		h.note("the API server's clock is %s ahead", h.skew)
 		for _, node := range nodes {
 			h.machines[node] = h.machine(node)
+			h.machines[node].ahead = h.clockOf("the machine " + node)
 		}
+		h.skew = h.clockOf("the API server")
+		h.kubectlAhead = max(0, h.clockOf("a person")) // if it is an hour behind, Kubernetes deletes the request at once
 		h.thief = h.machine(worker)
 		h.thief.disk = 66
 		h.reversed = rapid.Bool().Draw(t, "whether caches list backwards")
@@ -60,6 +62,14 @@ func TestRandomHistories(t *testing.T) {
 	})
 	t.Logf("in these histories there were %s", met)
 	t.Logf("histories with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
+}
+
+// clockOf is how far somebody's clock is ahead of another one: a little, as a rule, or an hour.
+func (h *historian) clockOf(whose string) time.Duration {
+	little := rapid.IntRange(-3000, 3000)
+	ahead := time.Duration(rapid.OneOf(little, little, rapid.SampledFrom([]int{-3_600_000, 3_600_000})).Draw(h.t, "milliseconds ahead")) * time.Millisecond
+	h.note("the clock of %s is %s ahead", whose, ahead)
+	return ahead
 }
 
 // encounters are how often things happened in all histories, to see that these are worth something.
@@ -128,6 +138,7 @@ func (h *historian) node() string { return rapid.SampledFrom(nodes).Draw(h.t, "n
 func (h *historian) ends() {
 	h.note("- all is well again")
 	h.failing, h.signerDown = 0, false
+	edit(h.store, userAuthor, namespace, "kube-root-ca.crt", func(c *corev1.ConfigMap) { c.Data = map[string]string{"ca.crt": clusterCA()} })
 	h.endsWell(h.machines)
 	h.holds()
 }
