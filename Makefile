@@ -65,8 +65,8 @@ fuzz: ## Fuzz the verdict on certificate requests against an oracle, each target
 	done
 
 .PHONY: faults
-faults: ## The operator with every pair of faults in its main story, and a thousand random histories, on an API server in memory.
-	go test -count=1 -timeout 4h ./test/faults -v -run 'TestPairsOfFaults|TestRandomHistories' -faults.pairs=-1 -rapid.checks=1000
+faults: ## The operator with every fault and every pair of faults, interventions at every call, and a thousand random histories, on an API server in memory.
+	go test -count=1 -timeout 4h ./test/faults -v -faults.all -faults.pairs=-1 -faults.interventions=-1 -rapid.checks=1000
 
 .PHONY: bench
 bench: controlplane bin/manager ## Measure the operator on a real control plane: a table, and bench.json.

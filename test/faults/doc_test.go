@@ -12,5 +12,6 @@
 // The parts: store_test.go is the API server's storage, with all past versions; client_test.go the operator's client on it,
 // and faults_test.go what it does to calls; operator_test.go the operator with a workqueue; cluster_test.go what
 // kube-controller-manager does, and machine_test.go a machine that joins, or somebody who has a token and should not;
-// stories_test.go what people do; invariants_test.go what has to hold.
+// stories_test.go and its like what people do; invariants_test.go and ends_test.go what has to hold, and afterwards_test.go
+// what has to be possible after anything; tally_test.go counts.
 package faults

@@ -6,12 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io"
 	"net/url"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -77,9 +75,6 @@ const (
 // cacheLag is how long a cache may not show what was stored.
 const cacheLag = 2 * time.Second
 
-// aWhile is how long a right is gone, or the network.
-const aWhile = 10 * time.Second
-
 // latency is how long a call of the API server takes.
 const latency = 2 * time.Millisecond
 
@@ -105,17 +100,6 @@ func faultsOf(c *call) []fault {
 		return append(failuresOf(c), ahead, meanwhile)
 	}
 	return append(failuresOf(c), ahead)
-}
-
-// longFaults are those that last.
-var longFaults = []fault{forbidden, cutOff, paused, away}
-
-// someFaultsOf are all of these, but of the long ones each call has only one.
-func someFaultsOf(c *call) []fault {
-	hash := fnv.New32a()
-	_, _ = hash.Write([]byte(c.id))
-	one := longFaults[hash.Sum32()%uint32(len(longFaults))]
-	return slices.DeleteFunc(faultsOf(c), func(f fault) bool { return f != one && slices.Contains(longFaults, f) })
 }
 
 // crashed is what a call panics with when the process ends in it.
@@ -146,25 +130,8 @@ func (w *world) call(c *call, run func() error) error {
 	if w.inMinute++; len(w.calls) > w.limit || w.inMinute > manyInAMinute {
 		panic(endless{})
 	}
-	switch f {
-	case forbidden:
-		w.refused[c.right()] = w.clock.Now().Add(aWhile)
-	case cutOff:
-		w.cutOff()
-	case paused, away:
-		w.pause(f == away)
-	case ahead, meanwhile:
-		before := w.revision
-		if f == ahead {
-			w.nextStep()
-		}
-		for f == meanwhile && w.clusterActs() {
-		}
-		if w.revision == before && w.random == nil {
-			panic(pointless{})
-		}
-	}
-	if c.class == fromCache && (f == ahead || f == meanwhile || f == paused || f == away) { // a cache that is up to date shows what was just done
+	w.comesBefore(f, c)
+	if c.class == fromCache && slices.Contains([]fault{ahead, meanwhile, paused, away}, f) { // a cache that is up to date shows what was just done
 		c.revision = w.seen(c.kind)
 	}
 	c.at = w.revision
@@ -172,31 +139,14 @@ func (w *world) call(c *call, run func() error) error {
 		w.clock.SetTime(w.clock.Now().Add(latency))
 		w.op.hears()
 	}
-	err := w.disturb(f, c, run)
+	err := w.disturb(f, c, func() error {
+		if err := w.refusal(c); err != nil {
+			return err
+		}
+		return run()
+	})
 	w.trace = append(w.trace, traced{c, f, err})
 	return err
-}
-
-// leaseLasts is how long another process waits before it takes over, and then works before a paused one goes on.
-const leaseLasts = 15 * time.Second
-
-// pause has another process take over and work until it has nothing to do. The old one goes on with its pass afterwards, as
-// it does when it has lost the leader's lease without noticing.
-func (w *world) pause(goesOn bool) {
-	pass := w.pass
-	w.note("the process is paused, and another one takes over")
-	w.startOperator()
-	w.run(leaseLasts)
-	if goesOn {
-		before := w.revision
-		w.nextStep()
-		if w.revision == before && w.random == nil {
-			panic(pointless{})
-		}
-		w.run(leaseLasts)
-	}
-	w.note("the old process goes on with pass %d", pass.number)
-	w.pass = pass
 }
 
 // faultFor is what goes wrong with a call; each fault of a plan happens once.
@@ -249,36 +199,7 @@ func (w *world) disturb(f fault, c *call, run func() error) error {
 		w.freeze(c.kind, w.revision)
 		return run()
 	default:
-		if err := w.refusal(c); err != nil {
-			return err
-		}
 		return run()
-	}
-}
-
-// right is what somebody may or may not do.
-func (c *call) right() string { return strings.Join(strings.Fields(c.what)[:2], " ") }
-
-// cutOff has nothing get through for a while: calls fail, and all caches stay as they are.
-func (w *world) cutOff() {
-	w.cutOffUntil = w.clock.Now().Add(aWhile)
-	for kind := range w.kinds {
-		w.freezeUntil(kind, w.revision, w.cutOffUntil)
-	}
-}
-
-// refusal is why a call fails while a right is gone, or the network.
-func (w *world) refusal(c *call) error {
-	now := w.clock.Now()
-	switch {
-	case c.class == fromCache:
-		return nil
-	case now.Before(w.cutOffUntil):
-		return &url.Error{Op: "Post", URL: "https://127.0.0.1:6443/" + url.PathEscape(c.what), Err: syscall.ECONNREFUSED}
-	case now.Before(w.refused[c.right()]):
-		return apierrors.NewForbidden(resource(c.key), c.key.name, errors.New("the operator may not "+c.right()))
-	default:
-		return nil
 	}
 }
 

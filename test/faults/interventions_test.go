@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -64,11 +63,7 @@ func TestInterventions(t *testing.T) {
 		}
 	}
 	all := len(plan)
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	if *interventionRuns >= 0 {
-		random := rand.New(rand.NewPCG(*seed, 0))
+	if random := seeded(); *interventionRuns >= 0 {
 		random.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
 		plan = plan[:min(len(plan), *interventionRuns)]
 	}

@@ -6,23 +6,32 @@ import (
 	"flag"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 )
 
 var (
 	pairs = flag.Int("faults.pairs", 600, "how many pairs of faults TestPairsOfFaults tries; all with -1")
-	seed  = flag.Uint64("faults.seed", 0, "what TestPairsOfFaults chooses its sample by; 0 chooses anew")
+	seed  = flag.Uint64("faults.seed", 0, "what samples are chosen by; 0 chooses anew")
 )
+
+// seeded chooses samples by -faults.seed.
+func seeded() *rand.Rand {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	return rand.New(rand.NewPCG(*seed, 0))
+}
+
+// someFailuresOf are those of a call that pairs are made of.
+func someFailuresOf(c *call) []fault { return some(c, failuresOf(c)) }
 
 // TestPairsOfFaults disturbs two calls of the main story: one of the undisturbed run, and then one of those that follow in
 // the run so disturbed, which may be others.
 func TestPairsOfFaults(t *testing.T) {
-	if *seed == 0 {
-		*seed = rand.Uint64()
-	}
-	random := rand.New(rand.NewPCG(*seed, 0))
+	random := seeded()
 	r := undisturbed(t, mainStory)
-	first := r.plan(r.calls, failuresOf)
+	first := r.plan(r.calls, someFailuresOf)
 	each := -1
 	if *pairs >= 0 {
 		random.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
@@ -38,13 +47,15 @@ func TestPairsOfFaults(t *testing.T) {
 		jobs = append(jobs, job{a, random.Uint64()})
 	}
 	report := reporter{t: t}
+	var all atomic.Int64
 	inParallel(jobs, func(j job) {
 		w, failure := r.disturbed(j.first)
 		if failure != "" { // TestSingleFaults tells
 			return
 		}
 		begun := slices.IndexFunc(w.told, func(c *call) bool { return c.id == j.first.id })
-		second := r.plan(w.told[begun+1:], failuresOf)
+		second := r.plan(w.told[begun+1:], someFailuresOf)
+		all.Add(int64(len(second)))
 		if each >= 0 {
 			random := rand.New(rand.NewPCG(j.seed, 0))
 			random.Shuffle(len(second), func(i, k int) { second[i], second[k] = second[k], second[i] })
@@ -54,6 +65,6 @@ func TestPairsOfFaults(t *testing.T) {
 			report.ran(r.disturbed(j.first, a))
 		}
 	})
-	t.Logf("%d faults that come first, %d runs with two faults, %d failed; -faults.seed=%d", len(first), report.runs, report.failed, *seed)
+	t.Logf("%d faults that come first, %d of %d runs with two faults, %d failed; -faults.seed=%d", len(first), report.runs, all.Load(), report.failed, *seed)
 	t.Logf("runs with each fault, and those in which there was something to look at that an invariant is about:\n%s", &report.tally)
 }

@@ -144,6 +144,25 @@ var reinstalledStory = story{name: "the machine is installed anew: a reissue, an
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
+// quotaStory has no Secret made from before a renewal is due until the node has joined: the request that was sent with the
+// present token does not wait for that.
+var quotaStory = story{name: "a quota refuses Secrets while a token is to be renewed", tell: func(w *world) []*step {
+	const right = "create Secret"
+	steps := []*step{
+		w.wantsIt(),
+		{name: "a quota is set", wait: shortest * 5 / 6, do: func() bool {
+			if w.isReady(worker) {
+				w.refused[right] = w.clock.Now().Add(24 * time.Hour)
+			}
+			return w.isReady(worker)
+		}},
+	}
+	steps = append(steps, w.machine(worker).joins(always)...)
+	return append(steps,
+		&step{name: "the quota is lifted", do: func() bool { delete(w.refused, right); return true }, wait: time.Second},
+		w.leaves(worker, w.joined(worker)))
+}}
+
 // eager is a story in which the rest of the cluster is always faster than the operator: Kubernetes deletes a token that has
 // run out, and collects garbage, before the operator gets to do so.
 func eager(s story) story {
@@ -162,5 +181,5 @@ var clusterStories = []story{
 	approvalStory(v1alpha1.ApprovalManual, v1alpha1.ApprovalClusterWide, true),
 	approvalStory(v1alpha1.ApprovalClusterWide, v1alpha1.ApprovalNode, false),
 	approvalStory(v1alpha1.ApprovalClusterWide, v1alpha1.ApprovalManual, false),
-	typesStory, restoredStory, reinstalledStory, eager(deadlineStory),
+	typesStory, restoredStory, reinstalledStory, quotaStory, eager(deadlineStory),
 }
