@@ -29,6 +29,10 @@ func (c *Cluster) Server() string {
 	return c.apiServer.SecureServing.URL("https", "").String()
 }
 
+// EtcdURL returns etcd's address, as http://127.0.0.1:PORT, for those who want to
+// see what is stored past the API server. It asks for no credentials.
+func (c *Cluster) EtcdURL() string { return c.etcdServer.URL.String() }
+
 // ServerCA returns the CA of the API server's certificate, in PEM.
 func (c *Cluster) ServerCA() []byte { return slices.Clone(c.apiServer.CA) }
 

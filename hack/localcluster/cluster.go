@@ -36,11 +36,15 @@ type Cluster struct {
 	etcdServer *envtest.Etcd
 	apiServer  *envtest.APIServer
 
+	// planeMu guards plane, and is held while etcd or kube-apiserver restarts, and
+	// by Stop: it is taken before mu, so that other processes may start meanwhile.
+	planeMu sync.Mutex
+	plane   []*planeProcess // In the order they were started in.
+
 	// mu guards what follows, and is held while processes start and stop. Only
 	// Start, which has the cluster for itself, does without.
 	mu       sync.Mutex
 	stopped  bool
-	plane    []*planeProcess // In the order they were started in.
 	manager  *process
 	kubelets []*Kubelet
 	programs []*Program
@@ -118,6 +122,8 @@ func (c *Cluster) start(ctx context.Context) error {
 func (c *Cluster) Stop() error { return c.stop(false) }
 
 func (c *Cluster) stop(keepLogs bool) error {
+	c.planeMu.Lock()
+	defer c.planeMu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped {

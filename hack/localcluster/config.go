@@ -43,8 +43,8 @@ type Config struct {
 	// cluster that signs nothing.
 	ControllerManagerArgs map[string]string
 
-	// FSync makes etcd sync its writes to disk, for measurements. Default: it
-	// does not, which is several times faster.
+	// FSync makes etcd sync its writes to disk, for measurements and for tests that
+	// crash it. Default: it does not, which is several times faster.
 	FSync bool
 }
 

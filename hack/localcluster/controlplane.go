@@ -5,6 +5,7 @@ package localcluster
 import (
 	"context"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 
@@ -21,11 +22,12 @@ const adoptInterval = 20 * time.Millisecond
 // planeProcess is a process that envtest starts. envtest tells nobody its id, so
 // it is found by one of its arguments.
 type planeProcess struct {
-	name        string
-	arg         string
-	logFile     string
-	start, kill func() error // envtest's own.
-	pid         int          // 0 while not found, and always without /proc.
+	name    string
+	arg     string
+	logFile string
+	start   func(log *os.File) error // envtest's own, as is kill.
+	kill    func() error
+	pid     int // 0 while not found, and always without /proc.
 }
 
 func (c *Cluster) startEtcd(ctx context.Context) error {
@@ -33,25 +35,23 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := openLog(c.logFile("etcd"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	c.etcdServer = &envtest.Etcd{
-		Path: path, DataDir: c.etcdDir(), Out: log, Err: log,
-		StartTimeout: startLimit, StopTimeout: stopGrace,
-	}
+	c.etcdServer = &envtest.Etcd{Path: path, DataDir: c.etcdDir(), StartTimeout: startLimit, StopTimeout: stopGrace}
 	// A single member elects itself, but only after the election timeout: 1 s by
 	// default. The timeout must be five heartbeats at least.
 	c.etcdServer.Configure().Set("election-timeout", "100").Set("heartbeat-interval", "20")
 	if c.cfg.FSync {
 		c.etcdServer.Configure().Disable("unsafe-no-fsync")
 	}
-	return c.startPlaneProcess(ctx, &planeProcess{
-		name: "etcd", arg: "--data-dir=" + c.etcdDir(), logFile: log.Name(),
-		start: c.etcdServer.Start, kill: c.etcdServer.Stop,
-	})
+	p := &planeProcess{
+		name: "etcd", arg: "--data-dir=" + c.etcdDir(), logFile: c.logFile("etcd"),
+		start: func(log *os.File) error {
+			c.etcdServer.Out, c.etcdServer.Err = log, log
+			return c.etcdServer.Start()
+		},
+		kill: c.etcdServer.Stop,
+	}
+	c.plane = append(c.plane, p)
+	return c.startPlaneProcess(ctx, p)
 }
 
 func (c *Cluster) startAPIServer(ctx context.Context) error {
@@ -59,24 +59,24 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := openLog(c.logFile("kube-apiserver"))
-	if err != nil {
-		return err
-	}
-	defer log.Close()
 	c.apiServer = &envtest.APIServer{
-		Path: path, CertDir: c.apiServerDir(), EtcdURL: c.etcdServer.URL, Out: log, Err: log,
+		Path: path, CertDir: c.apiServerDir(), EtcdURL: c.etcdServer.URL,
 		StartTimeout: startLimit, StopTimeout: stopGrace,
 	}
 	c.apiServer.Authn = c.ca
 	for name, value := range merge(apiServerDefaults, c.cfg.APIServerArgs) {
 		c.apiServer.Configure().Set(name, value)
 	}
-	err = c.startPlaneProcess(ctx, &planeProcess{
-		name: "kube-apiserver", arg: "--cert-dir=" + c.apiServerDir(), logFile: log.Name(),
-		start: c.apiServer.Start, kill: c.apiServer.Stop,
-	})
-	if err != nil {
+	p := &planeProcess{
+		name: "kube-apiserver", arg: "--cert-dir=" + c.apiServerDir(), logFile: c.logFile("kube-apiserver"),
+		start: func(log *os.File) error {
+			c.apiServer.Out, c.apiServer.Err = log, log
+			return c.apiServer.Start()
+		},
+		kill: c.apiServer.Stop,
+	}
+	c.plane = append(c.plane, p)
+	if err := c.startPlaneProcess(ctx, p); err != nil {
 		return err
 	}
 	c.admin, err = c.ConfigFor("admin", "system:masters")
@@ -98,9 +98,13 @@ var apiServerDefaults = map[string]string{
 // puts it under guard meanwhile. envtest knows no context: once ctx is done, the
 // process is killed, which ends envtest's waiting.
 func (c *Cluster) startPlaneProcess(ctx context.Context, p *planeProcess) error {
-	c.plane = append(c.plane, p)
+	log, err := openLog(p.logFile)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
 	started := make(chan error, 1)
-	go func() { started <- p.start() }()
+	go func() { started <- p.start(log) }()
 	ticker := time.NewTicker(adoptInterval)
 	defer ticker.Stop()
 	for {
@@ -146,6 +150,12 @@ func (p *planeProcess) stop() error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	return stopGroup(p.name, p.pid, p.exited(ctx))
+}
+
+// exited returns a channel that is closed when the process has ended, or ctx is
+// done.
+func (p *planeProcess) exited(ctx context.Context) <-chan struct{} {
 	exited := make(chan struct{})
 	go func() {
 		defer close(exited)
@@ -153,7 +163,7 @@ func (p *planeProcess) stop() error {
 			return !isChild(p.pid), nil // It leaves no zombie: envtest waits for it.
 		})
 	}()
-	return stopGroup(p.name, p.pid, exited)
+	return exited
 }
 
 // waitForSystemObjects waits for what the API server creates by itself.

@@ -46,6 +46,23 @@ func (p *Program) Kill() error {
 	return nil
 }
 
+// Pause stops the program in its tracks, as a machine that hangs would; Resume lets it go on where it was. Kill works
+// meanwhile, Stop takes its 10 s.
+func (p *Program) Pause() error { return p.signal(syscall.SIGSTOP) }
+
+// Resume undoes Pause.
+func (p *Program) Resume() error { return p.signal(syscall.SIGCONT) }
+
+func (p *Program) signal(s syscall.Signal) error {
+	if closedWithin(p.p.exited, 0) {
+		return fmt.Errorf("sending %s to %s: it has ended", s, p.p.name)
+	}
+	if err := syscall.Kill(-p.p.pid(), s); err != nil {
+		return fmt.Errorf("sending %s to %s: %w", s, p.p.name, err)
+	}
+	return nil
+}
+
 // Done is closed when the program has ended, for whatever reason.
 func (p *Program) Done() <-chan struct{} { return p.p.exited }
 
