@@ -65,7 +65,9 @@ fuzz: ## Fuzz the verdict on certificate requests against an oracle, each target
 	done
 
 .PHONY: faults
-faults: ## The operator with every fault and every pair of faults, interventions at every call, and a thousand random histories, on an API server in memory.
+CHAOSSEED ?= 0
+faults: controlplane bin/manager ## 200 SIGKILLs while nodes join a real control plane; then every fault, every pair of faults and a thousand random histories on one in memory.
+	go test -count=1 -timeout 45m ./test/chaos -v -chaos.seed=$(CHAOSSEED) -chaos.kills=200 -chaos.restarts=8 -chaos.nodes=8 -chaos.duration=25m -chaos.quiet=15s
 	go test -count=1 -timeout 4h ./test/faults -v -faults.all -faults.pairs=-1 -faults.interventions=-1 -rapid.checks=1000
 
 .PHONY: bench

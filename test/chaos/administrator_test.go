@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+const (
+	// retryInterval is how soon somebody tries again who was not answered.
+	retryInterval = 150 * time.Millisecond
+	// attemptLimit is how long one attempt may take: a connection to a killed server may hang.
+	attemptLimit = 5 * time.Second
+)
+
+// administrator is an administrator, who does not go through the proxy and does not give up.
+type administrator struct {
+	s         *suite
+	client    client.Client
+	clientset *kubernetes.Clientset
+	wishes    atomic.Int64
+}
+
+func newAdministrator(s *suite, e *env.Env) (*administrator, error) {
+	clientset, err := kubernetes.NewForConfig(e.AdminConfig())
+	return &administrator{s: s, client: e.Client, clientset: clientset}, err
+}
+
+// insist tries until it works or ctx is done. What was done although the answer got lost counts as done: the callers treat
+// it so.
+func (p *administrator) insist(ctx context.Context, what string, try func(context.Context) error) {
+	var last error
+	for ctx.Err() == nil {
+		attempt, cancel := context.WithTimeout(ctx, attemptLimit)
+		err := try(attempt)
+		cancel()
+		if err == nil {
+			return
+		}
+		if ctx.Err() == nil && (last == nil || last.Error() != err.Error()) {
+			p.s.line.note("  %s: %v", what, err)
+			last = err
+		}
+		wait(ctx, retryInterval)
+	}
+}
+
+func ignoreNotFound(err error) error { return client.IgnoreNotFound(err) }
+
+// commit creates a NodeBootstrap unless it is there.
+func (p *administrator) commit(ctx context.Context, node string) {
+	p.s.line.note("%s: committing its NodeBootstrap", node)
+	p.insist(ctx, "creating the NodeBootstrap "+node, func(ctx context.Context) error {
+		var nb v1alpha1.NodeBootstrap
+		err := p.client.Get(ctx, client.ObjectKey{Name: node}, &nb)
+		if err == nil && nb.DeletionTimestamp != nil {
+			return fmt.Errorf("the one before is still being deleted")
+		}
+		if apierrors.IsNotFound(err) {
+			err = p.client.Create(ctx, &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: node}})
+		}
+		return err
+	})
+}
+
+// remove deletes a NodeBootstrap.
+func (p *administrator) remove(ctx context.Context, node string, how metav1.DeletionPropagation) {
+	p.s.line.note("%s: deleting its NodeBootstrap, %s", node, how)
+	p.insist(ctx, "deleting the NodeBootstrap "+node, func(ctx context.Context) error {
+		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: node}}
+		return ignoreNotFound(p.client.Delete(ctx, nb, client.PropagationPolicy(how)))
+	})
+}
+
+// removeNode deletes a Node, and its Lease, which nobody else would delete at once.
+func (p *administrator) removeNode(ctx context.Context, node string) {
+	p.s.line.note("%s: deleting its Node", node)
+	p.insist(ctx, "deleting the Node "+node, func(ctx context.Context) error {
+		if err := ignoreNotFound(p.clientset.CoreV1().Nodes().Delete(ctx, node, metav1.DeleteOptions{})); err != nil {
+			return err
+		}
+		return ignoreNotFound(p.clientset.CoordinationV1().Leases(corev1.NamespaceNodeLease).Delete(ctx, node, metav1.DeleteOptions{}))
+	})
+}
+
+// reissue asks for a fresh credential, if there is a NodeBootstrap.
+func (p *administrator) reissue(ctx context.Context, node string) {
+	wish := fmt.Sprintf("wish-%d", p.wishes.Add(1))
+	p.s.line.note("%s: asking for a reissue, %s", node, wish)
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.ReissueRequestedAtAnnotation, wish)
+	p.insist(ctx, "asking for a reissue for "+node, func(ctx context.Context) error {
+		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: node}}
+		return ignoreNotFound(p.client.Patch(ctx, nb, client.RawPatch(client.Merge.Type(), patch)))
+	})
+}
+
+// deleteSecret deletes a Secret, by hand, as somebody who revokes a token or errs.
+func (p *administrator) deleteSecret(ctx context.Context, namespace, name string) {
+	p.s.line.note("deleting the Secret %s/%s by hand", namespace, name)
+	p.insist(ctx, "deleting the Secret "+name, func(ctx context.Context) error {
+		return ignoreNotFound(p.clientset.CoreV1().Secrets(namespace).Delete(ctx, name, metav1.DeleteOptions{}))
+	})
+}
+
+// kubeconfig reads the kubeconfig for a node, to hand it over; nil when ctx is done before there is one.
+func (p *administrator) kubeconfig(ctx context.Context, node string) []byte {
+	var content []byte
+	for content == nil && ctx.Err() == nil && p.s.seen.until(ctx, func(l *ledger) bool { return l.kubeconfigs[node] != "" }) {
+		p.insist(ctx, "reading the kubeconfig of "+node, func(ctx context.Context) error {
+			secret, err := p.clientset.CoreV1().Secrets(operator.Namespace).Get(ctx, bootstrap.KubeconfigSecretName(node), metav1.GetOptions{})
+			if err == nil {
+				content = secret.Data[bootstrap.KubeconfigKey]
+			}
+			return ignoreNotFound(err)
+		})
+		wait(ctx, retryInterval)
+	}
+	return content
+}

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+const (
+	// settleLimit is how long it may take until everything has come to its end, on a machine that is busy with other things.
+	settleLimit = 3 * time.Minute
+	checkEvery  = time.Second
+)
+
+// fate is what becomes of a node in the end.
+type fate string
+
+const (
+	joined  fate = "joined"
+	awaited fate = "awaited"
+	gone    fate = "gone"
+)
+
+// checkEnd brings every node to an end, and sees that it is the one that an undisturbed run would have come to.
+func (s *suite) checkEnd() {
+	ctx, cancel := context.WithTimeout(s.ctx, settleLimit)
+	defer cancel()
+	if err := s.replaceManager(); err != nil {
+		s.fail("%v", err)
+		return
+	}
+	fates, ends := []fate{joined, awaited, gone}, map[*slot]fate{}
+	first := s.random(4).IntN(len(fates))
+	var people sync.WaitGroup
+	for i, slot := range s.slots {
+		end := fates[(first+i)%len(fates)]
+		ends[slot] = end
+		s.line.note("%s: shall be %s in the end", slot.node, end)
+		people.Go(func() { slot.end(ctx, end) })
+	}
+	people.Wait()
+	if err := s.settle(ctx, ends); err != nil {
+		s.fail("not settled within %s: %v", settleLimit, err)
+		return
+	}
+	s.line.note("settled")
+	s.checkQuiet(ctx)
+	if err := s.wrong(ctx, ends); err != nil {
+		s.fail("after it was quiet: %v", err)
+	}
+}
+
+// replaceManager kills what is left of the managers, and starts one that nothing disturbs.
+func (s *suite) replaceManager() error {
+	if err := s.managers.start(); err != nil {
+		return err
+	}
+	for m := s.managers.oldest(); s.managers.count() > 1; m = s.managers.oldest() {
+		if err := s.managers.kill(m); err != nil {
+			return err
+		}
+	}
+	if s.managers.electing() {
+		s.managers.vacateLease(s.ctx)
+	}
+	return nil
+}
+
+// end brings one node to its end.
+func (s *slot) end(ctx context.Context, end fate) {
+	switch end {
+	case joined:
+		s.commit(ctx)
+		s.join(ctx)
+	case awaited:
+		s.shutDown()
+		s.s.admin.removeNode(ctx, s.node)
+		s.commit(ctx)
+		s.restore(ctx)
+	case gone:
+		s.shutDown()
+		s.s.admin.remove(ctx, s.node, metav1.DeletePropagationBackground)
+		s.s.admin.removeNode(ctx, s.node)
+	}
+}
+
+// restore sees to it that there is a credential that nobody has misused, for a machine that does not come.
+func (s *slot) restore(ctx context.Context) {
+	for ctx.Err() == nil {
+		limited, cancel := context.WithTimeout(ctx, patience)
+		s.s.seen.until(limited, func(l *ledger) bool { return l.ready(s.node, v1alpha1.ReasonAwaitingNode) == nil || l.misused(s.node) })
+		cancel()
+		if s.ready(v1alpha1.ReasonAwaitingNode) == nil {
+			return
+		}
+		if look(s.s.seen, func(l *ledger) bool { return l.misused(s.node) }) {
+			s.s.admin.reissue(ctx, s.node)
+			s.handled(ctx)
+		}
+	}
+}
+
+// settle waits until nothing is wrong any more and the operator has written nothing for a while.
+func (s *suite) settle(ctx context.Context, ends map[*slot]fate) error {
+	for writes := -1; ; {
+		err := s.wrong(ctx, ends)
+		now := s.writes()
+		if err == nil && len(now) == writes {
+			return nil
+		}
+		if err == nil && len(now) > 0 {
+			err = fmt.Errorf("the operator still writes: %s", now[len(now)-1])
+		}
+		writes = len(now)
+		if wait(ctx, checkEvery); ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// wrong is what is not as it has to be in the end.
+func (s *suite) wrong(ctx context.Context, ends map[*slot]fate) error {
+	for slot, end := range ends {
+		if err := s.wrongWith(ctx, slot.node, end); err != nil {
+			return fmt.Errorf("%s, which is to be %s: %w", slot.node, end, err)
+		}
+	}
+	requests, err := s.env.Requests(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range requests {
+		if len(r.Status.Certificate) == 0 && !decided(&r, certificatesv1.CertificateDenied) && !decided(&r, certificatesv1.CertificateFailed) {
+			return fmt.Errorf("the request %s, sent by %s, is left: %+v", r.Name, r.Spec.Username, r.Status)
+		}
+	}
+	return s.strayTokens(ctx, ends)
+}
+
+// strayTokens sees that no token is left of any node but those that are awaited.
+func (s *suite) strayTokens(ctx context.Context, ends map[*slot]fate) error {
+	var secrets corev1.SecretList
+	if err := s.env.Client.List(ctx, &secrets, client.InNamespace(bootstrap.TokenNamespace)); err != nil {
+		return err
+	}
+	expected := 0
+	for _, end := range ends {
+		if end == awaited {
+			expected++
+		}
+	}
+	left := slices.DeleteFunc(secrets.Items, func(t corev1.Secret) bool {
+		return t.Type != bootstrapapi.SecretTypeBootstrapToken || t.Name == bootstrap.TokenSecretName(foreignTokenID)
+	})
+	if len(left) != expected {
+		return fmt.Errorf("%d tokens are left, want %d", len(left), expected)
+	}
+	return nil
+}
+
+func (s *suite) wrongWith(ctx context.Context, node string, end fate) error {
+	var nb v1alpha1.NodeBootstrap
+	err := s.env.Client.Get(ctx, client.ObjectKey{Name: node}, &nb)
+	switch end {
+	case joined:
+		if err == nil {
+			err = look(s.seen, func(l *ledger) error { return l.ready(node, v1alpha1.ReasonJoined) })
+		}
+		if err != nil {
+			return err
+		}
+		if nb.Status.Token != nil || nb.Status.KubeconfigSecretRef != nil {
+			return fmt.Errorf("the status still names a credential: %s", summary(&nb.Status))
+		}
+		return s.env.NothingLeft(ctx, node)
+	case awaited:
+		if err == nil {
+			err = look(s.seen, func(l *ledger) error { return l.ready(node, v1alpha1.ReasonAwaitingNode) })
+		}
+		if err != nil {
+			return err
+		}
+		return s.wrongCredential(ctx, &nb)
+	default:
+		if client.IgnoreNotFound(err) != nil {
+			return err
+		}
+		if err == nil {
+			return fmt.Errorf("its NodeBootstrap is there")
+		}
+		return s.env.NothingLeft(ctx, node)
+	}
+}
+
+// wrongCredential is nil when there is one token for a node, and a kubeconfig that carries it and works.
+func (s *suite) wrongCredential(ctx context.Context, nb *v1alpha1.NodeBootstrap) error {
+	tokens, err := s.env.TokenSecrets(ctx, nb.Name)
+	if err != nil {
+		return err
+	}
+	if len(tokens) != 1 {
+		return fmt.Errorf("there are %d tokens", len(tokens))
+	}
+	id := string(tokens[0].Data[bootstrapapi.BootstrapTokenIDKey])
+	if nb.Status.Token == nil || nb.Status.Token.ID != id {
+		return fmt.Errorf("the status does not name the token %s: %s", id, summary(&nb.Status))
+	}
+	var published corev1.Secret
+	if err := s.env.Client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(nb.Name)}, &published); err != nil {
+		return err
+	}
+	config, c, err := connect(published.Data[bootstrap.KubeconfigKey])
+	if err != nil {
+		return err
+	}
+	if config.BearerToken != bootstraputil.TokenFromIDAndSecret(id, string(tokens[0].Data[bootstrapapi.BootstrapTokenSecretKey])) {
+		return fmt.Errorf("the kubeconfig does not carry the token %s", id)
+	}
+	who, err := c.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("the kubeconfig does not work: %w", err)
+	}
+	if who.Status.UserInfo.Username != bootstrapapi.BootstrapUserPrefix+id {
+		return fmt.Errorf("with the kubeconfig one is %s", who.Status.UserInfo.Username)
+	}
+	return nil
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"os"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+)
+
+// kubelets is how many stock kubelets there can be.
+func kubelets() int {
+	if os.Geteuid() != 0 {
+		return 0
+	}
+	return *kubeletsFlag
+}
+
+// kubeletMissing tells whether there are stock kubelets and none of them has joined yet.
+func (s *suite) kubeletMissing() bool { return kubelets() > 0 && s.kubelets.Load() == 0 }
+
+// runKubelet has a stock kubelet join and its node removed, again and again.
+func (s *suite) runKubelet(ctx context.Context, node string) {
+	for ctx.Err() == nil {
+		s.joinOnce(ctx, node)
+		s.admin.remove(s.ctx, node, metav1.DeletePropagationBackground)
+		s.admin.removeNode(s.ctx, node)
+	}
+}
+
+func (s *suite) joinOnce(ctx context.Context, node string) {
+	s.admin.commit(ctx, node)
+	kubeconfig := s.admin.kubeconfig(ctx, node)
+	if kubeconfig == nil {
+		return
+	}
+	kubelet, err := s.env.StartKubelet(s.ctx, localcluster.KubeletConfig{NodeName: node, BootstrapKubeconfig: kubeconfig})
+	if err != nil {
+		s.fail("%v", err)
+		return
+	}
+	s.line.note("%s: its kubelet is started", node)
+	// Its token may be replaced before it has asked. A kubelet that waits for its certificate for long asks anew with another
+	// key: that is the alarm of a second key.
+	id := tokenIDIn(kubeconfig)
+	replaced := func(l *ledger) bool { return l.kubeconfigs[node] != "" && l.kubeconfigs[node] != id }
+	s.seen.until(ctx, func(l *ledger) bool {
+		return l.ready(node, v1alpha1.ReasonJoined) == nil || l.misused(node) || replaced(l)
+	})
+	if look(s.seen, func(l *ledger) error { return l.ready(node, v1alpha1.ReasonJoined) }) == nil {
+		s.line.note("%s: its kubelet has joined", node)
+		if s.managers.kills() > 0 {
+			s.kubelets.Add(1)
+		}
+	}
+	if err := kubelet.Stop(); err != nil {
+		s.fail("%v", err)
+	}
+}

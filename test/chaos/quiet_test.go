@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package chaos
+
+import (
+	"context"
+	"regexp"
+	"slices"
+	"strconv"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// checkQuiet sees that the operator writes nothing more once it has settled, not even when it is started anew and looks at
+// everything.
+func (s *suite) checkQuiet(ctx context.Context) {
+	before := s.writes()
+	if err := s.replaceManager(); err != nil {
+		s.fail("%v", err)
+		return
+	}
+	if err := s.lookedAtAll(ctx); err != nil {
+		s.fail("the last manager did not look at all NodeBootstraps: %v", err)
+		return
+	}
+	wait(ctx, *quietFlag) // not a wait for something: the time in which nothing may happen
+	for _, write := range s.writes()[len(before):] {
+		s.fail("a write in a settled cluster: %s", write)
+	}
+}
+
+// writes are those of the operator so far, but for those of the leader election, and for questions to the API server.
+func (s *suite) writes() []env.Entry {
+	all, err := s.audit.Writes()
+	if err != nil {
+		s.fail("reading the audit log: %v", err)
+	}
+	return slices.DeleteFunc(all, func(e env.Entry) bool {
+		return e.ObjectRef.Resource == "events" && e.ObjectRef.Namespace == operator.Namespace || e.ObjectRef.Resource == "subjectaccessreviews"
+	})
+}
+
+var reconciled = regexp.MustCompile(`(?m)^controller_runtime_reconcile_total\{controller="node",result="[a-z_]+"\} ([0-9.e+]+)$`)
+
+// lookedAtAll waits until the manager has reconciled as often as there are NodeBootstraps.
+func (s *suite) lookedAtAll(ctx context.Context) error {
+	goal := look(s.seen, func(l *ledger) int { return len(l.bootstraps) })
+	var last error
+	for ; ctx.Err() == nil; wait(ctx, checkEvery) {
+		m := s.managers.oldest()
+		if m == nil {
+			continue
+		}
+		var done int
+		if done, last = m.reconciled(ctx); last == nil && done >= goal {
+			return nil
+		}
+		s.line.note("the last manager has reconciled %d times, and there are %d: %v", done, goal, last)
+	}
+	return last
+}
+
+// reconciled is how often a manager has looked at a node, by its own metrics.
+func (m *manager) reconciled(ctx context.Context) (int, error) {
+	content, err := m.scrape(ctx)
+	if err != nil {
+		return 0, err
+	}
+	total := 0.0
+	for _, match := range reconciled.FindAllSubmatch(content, -1) {
+		n, err := strconv.ParseFloat(string(match[1]), 64)
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return int(total), nil
+}
+
+// What the operator may ask for: so much when a manager starts, a connection breaks or something happens to a node, and so
+// much in every second for each node. It is three times of what was seen.
+const (
+	requestsPerStart  = 60
+	requestsPerBreak  = 20
+	requestsPerStory  = 60
+	requestsPerSecond = 1
+)
+
+// checkRequests sees that the operator's requests are bounded, and prints which there were.
+func (s *suite) checkRequests() {
+	entries, err := s.audit.Entries()
+	if err != nil {
+		s.fail("reading the audit log: %v", err)
+		return
+	}
+	kinds := map[string]int{}
+	for _, e := range entries {
+		kinds[e.Verb+" "+e.ObjectRef.Resource]++
+	}
+	bound := requestsPerStart*s.managers.started + requestsPerBreak*(int(s.proxy.cut.Load())+2*s.restarts) +
+		requestsPerStory*(s.stories()+len(s.slots)) + requestsPerSecond*len(s.slots)*int(s.line.elapsed().Seconds())
+	s.t.Logf("%d requests of the operator, and not more than %d: %v", len(entries), bound, kinds)
+	if len(entries) > bound {
+		s.t.Errorf("the operator has sent %d requests, more than %d", len(entries), bound)
+	}
+}
