@@ -194,7 +194,7 @@ func (s subresource) Update(_ context.Context, o client.Object, _ ...client.SubR
 	return s.w.call(q, func() error { return s.w.approve(operatorAuthor, r) })
 }
 
-// approve stores the conditions of a request alone, and stamps their times.
+// approve stores the conditions of a request alone, and stamps their times. A verdict cannot be taken back.
 func (s *store) approve(author string, o *certificatesv1.CertificateSigningRequest) error {
 	have, err := s.current(o)
 	if err != nil {
@@ -216,7 +216,10 @@ func (s *store) approve(author string, o *certificatesv1.CertificateSigningReque
 			c.LastTransitionTime = now
 		}
 	}
-	if verdicts > 1 {
+	taken := func(t certificatesv1.RequestConditionType) bool {
+		return condition(have.(*certificatesv1.CertificateSigningRequest), t) != nil && condition(want, t) == nil
+	}
+	if verdicts > 1 || taken(certificatesv1.CertificateApproved) || taken(certificatesv1.CertificateDenied) {
 		return apierrors.NewInvalid(schema.GroupKind{Kind: "CertificateSigningRequest"}, o.Name, nil)
 	}
 	return s.keep(author, o, have, want)

@@ -95,6 +95,20 @@ func (w *world) checkChange(c change) {
 	w.checkForeign(c)
 	w.checkApproval(c)
 	w.checkKubeconfig(c)
+	w.checkReissue(c)
+}
+
+// checkReissue: a reissue counts as handled when there is a token that was made for it, and not one from before.
+func (w *world) checkReissue(c change) {
+	nb, ok := c.new.object.(*v1alpha1.NodeBootstrap)
+	if !ok || nb.Status.Token == nil || nb.Status.LastHandledReissueAt == c.old.object.(*v1alpha1.NodeBootstrap).Status.LastHandledReissueAt {
+		return
+	}
+	w.looks[2]++
+	s := get[*corev1.Secret](w.store, bootstrap.TokenNamespace, bootstrap.TokenSecretName(nb.Status.Token.ID))
+	if s != nil && w.live(s) && s.Annotations[v1alpha1.ReissueRequestedAtAnnotation] != nb.Status.LastHandledReissueAt {
+		w.violated("2 live tokens", "%s is taken for the one that the reissue %q asks for", s.Name, nb.Status.LastHandledReissueAt)
+	}
 }
 
 // Invariant 5: foreign objects untouched. Of a NodeBootstrap only the status is written.
