@@ -43,6 +43,7 @@ type suite struct {
 	t    *testing.T
 	ctx  context.Context
 	stop context.CancelFunc // ends the faults
+	quit context.CancelFunc // ends all there is: for when there is no control plane any more
 	seed uint64
 	dir  string // of all logs
 	line *timeline
@@ -102,7 +103,7 @@ func begin(t *testing.T) *suite {
 	must(err)
 	t.Cleanup(s.explain)
 	ctx, cancel := context.WithCancel(t.Context())
-	s.ctx = ctx
+	s.ctx, s.quit = ctx, cancel
 	var observers sync.WaitGroup
 	t.Cleanup(func() { cancel(); observers.Wait() })
 

@@ -161,6 +161,7 @@ func (s *suite) restartControlPlane(ctx context.Context, etcdFirst bool) {
 		s.line.note("killing %s", name)
 		if err := restart(s.ctx); err != nil {
 			s.fail("%v", err)
+			s.quit()
 			return
 		}
 		s.line.note("%s is back", name)

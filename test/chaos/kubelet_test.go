@@ -48,10 +48,12 @@ func (s *suite) joinOnce(ctx context.Context, node string) {
 	// key: that is the alarm of a second key.
 	id := tokenIDIn(kubeconfig)
 	replaced := func(l *ledger) bool { return l.kubeconfigs[node] != "" && l.kubeconfigs[node] != id }
-	s.seen.until(ctx, func(l *ledger) bool {
-		return l.ready(node, v1alpha1.ReasonJoined) == nil || l.misused(node) || replaced(l)
-	})
-	if look(s.seen, func(l *ledger) error { return l.ready(node, v1alpha1.ReasonJoined) }) == nil {
+	hasJoined := func(l *ledger) bool { return l.ready(node, v1alpha1.ReasonJoined) == nil }
+	s.seen.until(ctx, func(l *ledger) bool { return hasJoined(l) || l.misused(node) || replaced(l) })
+	if !look(s.seen, hasJoined) {
+		wait(ctx, handOverDelay)
+	}
+	if look(s.seen, hasJoined) {
 		s.line.note("%s: its kubelet has joined", node)
 		if s.managers.kills() > 0 {
 			s.kubelets.Add(1)

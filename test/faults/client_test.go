@@ -61,14 +61,14 @@ func (c apiClient) Get(_ context.Context, name client.ObjectKey, into client.Obj
 	if _, _, _, ok := cacheConfig(k.kind, k.namespace); !ok {
 		return fmt.Errorf("unable to get %s: unknown namespace for the cache", k)
 	}
-	q := &call{class: fromCache, what: "get " + k.String(), kind: k.kind, revision: c.w.seen(k.kind)}
+	q := &call{class: fromCache, what: "get " + k.String(), kind: k.kind, cache: k.kind + " " + k.namespace, revision: c.w.seen(k.kind)}
 	q.before, q.changed = c.w.before(q.revision, []key{k}, func(v *version) bool { return v.object != nil && shown(v).object != nil })
 	return c.w.call(q, func() error { return c.w.read(k, q.revision, true, into) })
 }
 
 func (c apiClient) List(_ context.Context, into client.ObjectList, opts ...client.ListOption) error {
 	sel := newSelector(into, opts)
-	q := &call{class: fromCache, what: "list " + sel.String(), kind: sel.kind, revision: c.w.seen(sel.kind)}
+	q := &call{class: fromCache, what: "list " + sel.String(), kind: sel.kind, cache: sel.kind + " " + sel.namespace, revision: c.w.seen(sel.kind)}
 	q.before, q.changed = c.w.before(q.revision, c.w.kinds[sel.kind], sel.matches)
 	return c.w.call(q, func() error {
 		found := c.w.list(sel, q.revision)

@@ -29,9 +29,9 @@ type call struct {
 	class class
 	// what says what is called, without anything that differs between two runs of a story. id is what with a number.
 	what, id string
-	// kind and key are of the object that is read or written.
-	kind string
-	key  key
+	// kind and key are of the object that is read or written, and cache is what a read from a cache is answered by.
+	kind, cache string
+	key         key
 	// body is what is sent.
 	body func() string
 	// pass counts the calls of Reconcile.
@@ -41,7 +41,8 @@ type call struct {
 	// was made at changed.
 	revision, before int
 	changed          time.Time
-	// recent says that the last change is so young that a cache may not have it.
+	// recent says that the last change is so young that a cache may not have it, and that the process has not seen it yet: a
+	// cache never goes back.
 	recent bool
 	// at is the revision of the store at the beginning of the call, and next the step of the story that comes next.
 	at, next int
@@ -119,7 +120,8 @@ func (w *world) call(c *call, run func() error) error {
 	w.counts[c.what]++
 	c.id = fmt.Sprintf("%s#%d", c.what, w.counts[c.what])
 	c.pass = w.pass.number
-	c.recent = c.before >= 0 && c.class == fromCache && w.recent(c.changed)
+	op := w.op
+	c.recent = c.class == fromCache && c.before >= op.shown[c.cache] && w.recent(c.changed)
 	c.next, c.pending = w.next, w.recording && w.clusterAction() != nil
 	f := w.faultFor(c)
 	w.calls = append(w.calls, c)
@@ -145,6 +147,9 @@ func (w *world) call(c *call, run func() error) error {
 		}
 		return run()
 	})
+	if c.class == fromCache {
+		op.shown[c.cache] = max(op.shown[c.cache], c.revision)
+	}
 	w.trace = append(w.trace, traced{c, f, err})
 	return err
 }

@@ -316,8 +316,8 @@ func (w *world) checkKubeconfig(c change) {
 // passEnds: after an error the status tells of it, if that can be stored.
 func (w *world) passEnds(i item, err error) {
 	faults := w.happened[min(w.pass.firstFault, len(w.happened)):]
-	if i.controller != "node" || err == nil || len(faults) != 1 || strings.HasPrefix(faults[0].id, "patch status") || faults[0].fault == cutOff {
-		return
+	if i.controller != "node" || err == nil || len(faults) != 1 || strings.Contains(err.Error(), "storing the status") || faults[0].fault == cutOff {
+		return // the status could not be stored either
 	}
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", i.name)
 	written := slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.id == faults[0].id && c.class == writing })

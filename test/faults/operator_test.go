@@ -52,6 +52,8 @@ type operator struct {
 	queue    []item
 	timers   map[item]time.Time
 	failures map[item]int
+	// shown are the revisions up to which its caches have answered.
+	shown map[string]int
 }
 
 // startOperator replaces the operator by a new process, which is told of every object that is there.
@@ -70,6 +72,7 @@ func (w *world) startOperator() {
 		transport: k.Wrap(answers{w}),
 		timers:    map[item]time.Time{},
 		failures:  map[item]int{},
+		shown:     map[string]int{},
 	}
 	w.frozen = map[string]*freeze{}
 	w.op.hears() // lists fill its cache
