@@ -141,6 +141,7 @@ func (c apiClient) Delete(_ context.Context, o client.Object, opts ...client.Del
 func (c apiClient) write(verb string, k key, sent client.Object, run func() error) error {
 	q := &call{class: writing, what: verb + " " + k.String(), kind: k.kind, key: k}
 	if sent != nil {
+		c.w.learnSecret(sent) // whether it is stored or not
 		q.body = func() string { return body(sent)() }
 	}
 	return c.w.call(q, run)

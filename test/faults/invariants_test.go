@@ -77,12 +77,17 @@ func (w *world) learn(c change) {
 	if !ok || s.Type != bootstrapapi.SecretTypeBootstrapToken {
 		return
 	}
-	if part := string(s.Data[bootstrapapi.BootstrapTokenSecretKey]); len(part) == 16 {
-		w.secrets[part] = true
-	}
+	w.learnSecret(s)
 	if c.old == nil && c.new.author == operatorAuthor {
 		id := tokenID(s)
 		w.nodeOf[id], w.ownerOf[id] = bootstrap.NodeOfChild(s), s.OwnerReferences[0].UID
+	}
+}
+
+// learnSecret remembers the secret part of a token.
+func (w *world) learnSecret(o any) {
+	if s, ok := o.(*corev1.Secret); ok && len(s.Data[bootstrapapi.BootstrapTokenSecretKey]) == 16 {
+		w.secrets[string(s.Data[bootstrapapi.BootstrapTokenSecretKey])] = true
 	}
 }
 
