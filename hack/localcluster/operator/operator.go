@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/wait"
@@ -71,10 +72,25 @@ func Config(ctx context.Context, c *localcluster.Cluster) (*rest.Config, error) 
 	return c.ServiceAccountConfig(ctx, Namespace, ServiceAccount)
 }
 
+// buildsVariable names the environment variable with the builds of the manager that Start starts in turn, separated by
+// colons: a test that restarts the manager shows an upgrade, and then a downgrade, with two of them. Default: bin/manager.
+const buildsVariable = "NODEBOOTSTRAP_MANAGERS"
+
+var started atomic.Int64
+
+// nextBuild is the path of the manager that is started next.
+func nextBuild() (string, error) {
+	if list := filepath.SplitList(os.Getenv(buildsVariable)); len(list) > 0 {
+		return list[int(started.Add(1)-1)%len(list)], nil
+	}
+	root, err := localcluster.ProjectRoot()
+	return filepath.Join(root, "bin", "manager"), err
+}
+
 // Start runs bin/manager, which must have been built, and returns when it serves /readyz. Flags are added to those that tell it
 // where the cluster is.
 func Start(ctx context.Context, c *localcluster.Cluster, flags ...string) (*Manager, error) {
-	root, err := localcluster.ProjectRoot()
+	build, err := nextBuild()
 	if err != nil {
 		return nil, fmt.Errorf("starting the manager: %w", err)
 	}
@@ -91,7 +107,7 @@ func Start(ctx context.Context, c *localcluster.Cluster, flags ...string) (*Mana
 		return nil, err
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", health)
-	program, err := c.StartProgram("manager", filepath.Join(root, "bin", "manager"), append([]string{
+	program, err := c.StartProgram("manager", build, append([]string{
 		"--kubeconfig", path, "--namespace", Namespace,
 		"--metrics-bind-address", "0", "--health-probe-bind-address", address,
 	}, flags...)...)
