@@ -45,8 +45,8 @@ func (r *NodeReconciler) revoke(ctx context.Context, _ *bootstrap.Facts, p *boot
 			return err
 		}
 	}
-	for _, request := range p.DeleteRequests {
-		if err := r.delete(ctx, request); err != nil {
+	for _, request := range p.DeleteRequests { // one that has got its certificate since is history, and stays
+		if err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion}); err != nil {
 			return err
 		}
 	}
@@ -194,10 +194,14 @@ func (r *NodeReconciler) verify(ctx context.Context, f *bootstrap.Facts, p *boot
 	return err
 }
 
-// delete deletes an object as it was read: not another one that has taken its name since.
+// delete deletes the object that was read, and not another one that has taken its name since.
 func (r *NodeReconciler) delete(ctx context.Context, o client.Object) error {
 	uid := o.GetUID()
-	if err := r.Client.Delete(ctx, o, client.Preconditions{UID: &uid}); client.IgnoreNotFound(err) != nil {
+	return r.deleteIf(ctx, o, client.Preconditions{UID: &uid})
+}
+
+func (r *NodeReconciler) deleteIf(ctx context.Context, o client.Object, still client.Preconditions) error {
+	if err := r.Client.Delete(ctx, o, still); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err)
 	}
 	return nil

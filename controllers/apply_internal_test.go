@@ -94,3 +94,28 @@ func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
 		t.Errorf("the token from before is still there: %v", err)
 	}
 }
+
+// A cache that was behind showed a request without the certificate that it had got, and the request was deleted: who got the
+// certificate, and when, was not recorded.
+func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	read := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, read).WithStatusSubresource(nb, read).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), read); err != nil {
+		t.Fatal(err)
+	}
+	now := read.DeepCopy()
+	now.Status.Certificate = []byte("issued")
+	if err := c.Status().Update(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{}}
+	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{read}})
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), now); err != nil || !apierrors.IsConflict(o.Err) {
+		t.Errorf("the request: %v; the error: %v, want a conflict", err, o.Err)
+	}
+}

@@ -77,13 +77,22 @@ func (l *ledger) seeToken(c change, id string, secret *corev1.Secret) {
 	l.step(c, tokenMade, "%s of %s", t, t.node)
 	l.checkWanted(t, c.at)
 	if wrong := l.doubled(t.node, c.at); wrong != "" {
-		if !l.leeway.overlap() {
+		if !l.leeway.overlap() && !l.outlives(t.node, c.at) {
 			l.violated("%s", wrong)
 			return
 		}
-		l.note("  by a manager of the past, %s", wrong)
+		l.note("  by a manager of the past, or of a NodeBootstrap that is just deleted, %s", wrong)
 		l.doubles[t.node] = c.at
 	}
+}
+
+// outlives tells whether a node has a token of a NodeBootstrap that was deleted a moment ago. It goes when the operator's cache
+// shows it, and by then the next NodeBootstrap of the name may have one.
+func (l *ledger) outlives(node string, now time.Time) bool {
+	return slices.ContainsFunc(l.live(node, now), func(t *token) bool {
+		since, deleted := l.unwanted[t.owner]
+		return deleted && now.Sub(since) <= grace+l.leeway.lag()
+	})
 }
 
 // grace is how long a write may come after what it rests on was deleted: as long as it may take from the last look to the

@@ -190,6 +190,19 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "2", 18*time.Hour)
 		}},
+		"a token of a NodeBootstrap that was deleted just before": {tell: func(h *history) {
+			h.bootstrap("", "")
+			h.token("aaaaaa", "1", 0)
+			h.forget(bootstrapsPrefix + "node-a")
+			h.token("bbbbbb", "2", time.Minute)
+		}},
+		"a token of a NodeBootstrap that was deleted long before": {want: "live tokens", tell: func(h *history) {
+			h.bootstrap("", "")
+			h.token("aaaaaa", "1", 0)
+			h.forget(bootstrapsPrefix + "node-a")
+			h.token("bbbbbb", "2", time.Minute)
+			h.changes[3].at = h.changes[3].at.Add(grace + time.Second)
+		}},
 		"two live tokens by a manager of the past": {overlap: true, tell: func(h *history) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)

@@ -68,7 +68,9 @@ func (w *world) finallyJoins(m *machine) {
 		return
 	}
 	w.note("- a new machine joins as %s", m.node)
-	if !w.isReady(m.node) || len(nb.Status.Certificates) > 0 { // a token is good for one key
+	// A token is good for one key; and after the deadline for joining the last one runs out.
+	runsOut := nb.Status.Token != nil && nb.Status.Token.ExpirationTime.Sub(w.clock.Now()) < time.Minute
+	if !w.isReady(m.node) || len(nb.Status.Certificates) > 0 || runsOut {
 		w.asksReissue(m.node, fmt.Sprint("finally ", w.revision))
 		w.run(5 * time.Second)
 	}

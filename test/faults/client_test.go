@@ -131,10 +131,7 @@ func (c apiClient) Delete(_ context.Context, o client.Object, opts ...client.Del
 	var options client.DeleteOptions
 	options.ApplyOptions(opts)
 	return c.write("delete", keyOf(o), nil, func() error {
-		if options.Preconditions == nil {
-			return c.w.delete(operatorAuthor, keyOf(o), nil)
-		}
-		return c.w.delete(operatorAuthor, keyOf(o), options.Preconditions.UID)
+		return c.w.delete(operatorAuthor, keyOf(o), options.Preconditions)
 	})
 }
 

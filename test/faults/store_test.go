@@ -319,13 +319,15 @@ func mergeInto(tree, change map[string]any) {
 }
 
 // delete takes an object away, or only marks it when there are finalizers. Of preconditions only the UID is known.
-func (s *store) delete(author string, k key, uid *types.UID) error {
+func (s *store) delete(author string, k key, still *metav1.Preconditions) error {
 	v := s.latest(k)
 	switch {
 	case v == nil:
 		return apierrors.NewNotFound(resource(k), k.name)
-	case uid != nil && *uid != v.object.GetUID():
+	case still != nil && still.UID != nil && *still.UID != v.object.GetUID():
 		return apierrors.NewConflict(resource(k), k.name, fmt.Errorf("the UID in the precondition is not that of the object"))
+	case still != nil && still.ResourceVersion != nil && *still.ResourceVersion != v.object.GetResourceVersion():
+		return apierrors.NewConflict(resource(k), k.name, fmt.Errorf("the resourceVersion in the precondition is not that of the object"))
 	case len(v.object.GetFinalizers()) == 0:
 		s.put(author, k, nil)
 	case v.object.GetDeletionTimestamp() == nil:
