@@ -68,7 +68,7 @@ fuzz: ## Fuzz the verdict on certificate requests against an oracle, each target
 CHAOSSEED ?= 0
 faults: controlplane bin/manager ## 200 SIGKILLs while nodes join a real control plane; then every fault, every pair of faults and a thousand random histories on one in memory.
 	go test -count=1 -timeout 45m ./test/chaos -v -chaos.seed=$(CHAOSSEED) -chaos.kills=200 -chaos.restarts=8 -chaos.nodes=8 -chaos.duration=25m -chaos.quiet=15s
-	go test -count=1 -timeout 4h ./test/faults -v -faults.all -faults.pairs=-1 -faults.interventions=-1 -rapid.checks=1000
+	go test -count=1 -timeout 4h ./test/faults -v -faults.all -faults.pairs=-1 -faults.interventions=-1 -rapid.checks=1000 -rapid.seed=0
 
 .PHONY: upgrade
 upgrade: controlplane build ## Restart the manager at each step of a join, as the build of the revision BASE and as this one in turn.
