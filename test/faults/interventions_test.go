@@ -43,6 +43,9 @@ var interventions = map[string]func(*world){
 	"moves the API server": func(w *world) {
 		edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.Server = "https://moved.example.com" })
 	},
+	"loses the status": func(w *world) {
+		edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Status = v1alpha1.NodeBootstrapStatus{} })
+	},
 	"deletes the CRD": func(w *world) {
 		w.unwants(worker)
 		w.remove(userAuthor, crdKey)
