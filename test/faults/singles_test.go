@@ -42,7 +42,7 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-var allFaults = flag.Bool("faults.all", false, "whether TestSingleFaults does all runs, and not a third of those of each story but the main one")
+var allFaults = flag.Bool("faults.all", false, "whether TestSingleFaults does all runs, and not a quarter of those of each story but the main one")
 
 // TestSingleFaults disturbs each call of each story in each way that applies to it.
 func TestSingleFaults(t *testing.T) {
@@ -55,7 +55,7 @@ func TestSingleFaults(t *testing.T) {
 			plan := r.plan(r.calls, faultsOf)
 			if !*allFaults && s.name != mainStory.name {
 				random.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
-				plan = plan[:len(plan)/3]
+				plan = plan[:len(plan)/4]
 			}
 			report := reporter{t: t}
 			inParallel(plan, func(a at) { report.ran(r.disturbed(a)) })
