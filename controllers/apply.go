@@ -15,15 +15,17 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // apply carries out a plan. It is the only code that writes, and stops at the first error. What was decided, and why, is
-// claimed in the status before anything is done about it. What revokes comes before what makes, so that a crash in between leaves less access, never more. Verdicts come before new credentials: they rest on the
-// present ones alone, and the node that waits may be the one that mends what makes the other writes fail.
+// claimed in the status before anything is done about it. What revokes comes before what makes, so that a crash in between
+// leaves less access, never more. Approvals come before new credentials: they rest on the present ones alone, and the node
+// that waits may be the one that mends what makes the other writes fail.
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
 	o := &bootstrap.Outcome{Token: p.Token, Published: carries(f, p.Token)}
 	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
-		r.claim, r.revoke, r.decide, r.mint, r.repair, r.publish, r.verify,
+		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = p.RedactError(bootstrap.RedactError(err, o.Token))
@@ -38,8 +40,14 @@ func carries(f *bootstrap.Facts, t *bootstrap.Token) bool {
 	return t != nil && f.Kubeconfig != nil && bootstrap.Ours(f.Kubeconfig, f.Name) && bootstrap.Carries(f.Kubeconfig, *t)
 }
 
-// revoke deletes tokens, then the requests that were sent with them, then the kubeconfig.
-func (r *NodeReconciler) revoke(ctx context.Context, _ *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+// revoke denies requests, deletes tokens, then the requests that were sent with them, then the kubeconfig. A denial comes first,
+// so that it is there to be read: a pending request whose token is gone is deleted by whoever looks after the node that it
+// names. One that cannot be stored holds nothing up.
+func (r *NodeReconciler) revoke(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+	return errors.Join(r.decide(ctx, f, p, csr.Deny), r.withdraw(ctx, p))
+}
+
+func (r *NodeReconciler) withdraw(ctx context.Context, p *bootstrap.Plan) error {
 	for _, s := range p.DeleteTokens {
 		if err := r.delete(ctx, s); err != nil {
 			return err

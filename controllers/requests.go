@@ -26,18 +26,27 @@ func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *boots
 	return r.storeStatus(ctx, f.NodeBootstrap, status)
 }
 
-// decide carries out the verdicts. An approval is final, so that what it rests on is read live before: the cache may not
-// know yet that some of it is gone.
-func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+func (r *NodeReconciler) approve(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+	return r.decide(ctx, f, p, csr.Approve)
+}
+
+// decide carries out the decisions of one verdict; the others were only to be written down. The first error is returned: the
+// other requests do not wait for that one.
+func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, verdict csr.Verdict) error {
 	var first error
 	for _, d := range p.Decisions {
+		if d.Result.Verdict != verdict {
+			continue
+		}
 		if err := r.decideOne(ctx, f, p, d); err != nil && first == nil {
-			first = err // the others do not wait for this one
+			first = err
 		}
 	}
 	return first
 }
 
+// decideOne carries out a decision. An approval is final, so that what it rests on is read live before: the cache may not
+// know yet that some of it is gone.
 func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, d bootstrap.Decision) error {
 	if d.Result.Verdict == csr.Approve {
 		holds, err := r.stillHolds(ctx, f, d)
@@ -72,14 +81,9 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, d b
 // carryOut sends a verdict under the resourceVersion that the request was read at. The times of the condition are left to
 // the API server, whose clock everything else about the request is stamped by.
 func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) error {
-	var condition certificatesv1.RequestConditionType
-	switch d.Result.Verdict {
-	case csr.Approve:
+	condition := certificatesv1.CertificateDenied
+	if d.Result.Verdict == csr.Approve {
 		condition = certificatesv1.CertificateApproved
-	case csr.Deny:
-		condition = certificatesv1.CertificateDenied
-	case csr.Leave, csr.Wait: // was only to be written down
-		return nil
 	}
 	request := d.Request.DeepCopy()
 	request.Status.Conditions = append(request.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{

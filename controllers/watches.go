@@ -5,12 +5,14 @@ package controllers
 import (
 	"context"
 	"slices"
+	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/util/workqueue"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -36,7 +38,7 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("node").
 		For(&v1alpha1.NodeBootstrap{}).
-		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(requestsOfSecret)).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret)).
 		Watches(&certificatesv1.CertificateSigningRequest{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR)).
 		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
 		Watches(&corev1.ConfigMap{}, all).
@@ -67,8 +69,21 @@ var sharedBinding = predicate.NewPredicateFuncs(func(o client.Object) bool {
 })
 
 // requestsOfSecret also goes by the name: a Secret of somebody else may be in the way of one node and be annotated with another.
-func requestsOfSecret(_ context.Context, o client.Object) []reconcile.Request {
-	return append(requestsFor(bootstrap.NodeOfChild(o)), requestsFor(bootstrap.NodeOfKubeconfigSecret(o.GetName()))...)
+// When a token goes, so must the requests that were sent with it and that name other nodes.
+func (r *NodeReconciler) requestsOfSecret(ctx context.Context, o client.Object) []reconcile.Request {
+	out := append(requestsFor(bootstrap.NodeOfChild(o)), requestsFor(bootstrap.NodeOfKubeconfigSecret(o.GetName()))...)
+	id, ok := strings.CutPrefix(o.GetName(), bootstrapapi.BootstrapTokenSecretPrefix)
+	if !ok {
+		return out
+	}
+	var sent certificatesv1.CertificateSigningRequestList
+	if err := r.Client.List(ctx, &sent, client.MatchingFields{indexToken: id}); err != nil {
+		log.FromContext(ctx).Error(err, "listing the requests sent with a token", "token", id)
+	}
+	for i := range sent.Items {
+		out = append(out, requestsFor(requestedNode(&sent.Items[i]))...)
+	}
+	return out
 }
 
 // requestsOfCSR goes by the token that sent the request, since the name in it may be another node's. A token that is known

@@ -326,8 +326,7 @@ func (w *world) passEnds(i item, err error) {
 	}
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", i.name)
 	written := slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.id == faults[0].id && c.class == writing })
-	if nb == nil || !written || nb.DeletionTimestamp != nil || meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) ||
-		w.at(keyOf(nb), w.pass.firstRevision) == nil {
+	if nb == nil || !written || nb.DeletionTimestamp != nil || meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) || !w.passSaw(nb) {
 		return
 	}
 	for _, c := range nb.Status.Conditions {
@@ -336,4 +335,12 @@ func (w *world) passEnds(i item, err error) {
 		}
 	}
 	w.violated("4 same end", "the status does not tell of the error: %v", err)
+}
+
+// passSaw tells whether the cache showed a NodeBootstrap to the pass, and not only one of its name before it.
+func (w *world) passSaw(nb *v1alpha1.NodeBootstrap) bool {
+	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool {
+		v := w.at(keyOf(nb), c.revision)
+		return c.class == fromCache && c.what == "get "+keyOf(nb).String() && v != nil && v.object.GetUID() == nb.UID
+	})
 }

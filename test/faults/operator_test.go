@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -28,6 +29,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/controllers"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // item is what a workqueue holds: a node's name, or one of the two singletons.
@@ -150,6 +152,11 @@ func (o *operator) wakeFor(c change) {
 			}
 		case *corev1.Secret:
 			o.addNodes(bootstrap.NodeOfChild(object), bootstrap.NodeOfKubeconfigSecret(object.Name))
+			if id, ok := strings.CutPrefix(object.Name, bootstrapapi.BootstrapTokenSecretPrefix); ok {
+				for _, sent := range o.w.list(selector{kind: "CertificateSigningRequest", field: "token", value: id}, o.w.seen("CertificateSigningRequest")) {
+					o.addNodes(csr.RequestedNode(sent.(*certificatesv1.CertificateSigningRequest)))
+				}
+			}
 		case *certificatesv1.CertificateSigningRequest:
 			o.addNodes(o.nodeOfRequest(object))
 		case *corev1.Node:
