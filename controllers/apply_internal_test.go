@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,5 +118,44 @@ func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
 	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{read}})
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), now); err != nil || !apierrors.IsConflict(o.Err) {
 		t.Errorf("the request: %v; the error: %v, want a conflict", err, o.Err)
+	}
+}
+
+// A pending request without its token is deleted by the pass of the node that it names: the denial has to be there before the
+// token goes. A denial that cannot be stored holds the revocation up no more than another one.
+func TestDenialComesBeforeTheTokenGoes(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	token := bootstrap.TokenSecret(nb, "abcdef", "0123456789abcdef", now.Add(time.Hour))
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done []string
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, token).WithStatusSubresource(nb).WithInterceptorFuncs(interceptor.Funcs{
+		SubResourceUpdate: func(_ context.Context, _ client.Client, _ string, o client.Object, _ ...client.SubResourceUpdateOption) error {
+			done = append(done, "deny "+o.GetName())
+			return errors.New("a webhook refuses " + o.GetName())
+		},
+		Delete: func(_ context.Context, _ client.WithWatch, o client.Object, _ ...client.DeleteOption) error {
+			done = append(done, "delete "+o.GetName())
+			return nil
+		},
+	}).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
+		t.Fatal(err)
+	}
+	denied := func(name string) bootstrap.Decision {
+		return bootstrap.Decision{Request: &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}, Result: csr.Result{Verdict: csr.Deny}}
+	}
+	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{
+		Decisions: []bootstrap.Decision{denied("csr-a"), denied("csr-b")}, DeleteTokens: []*corev1.Secret{token},
+	})
+	if want := []string{"deny csr-a", "deny csr-b", "delete " + token.Name}; !slices.Equal(done, want) {
+		t.Errorf("done is %q, want %q", done, want)
+	}
+	if o.Err == nil || !strings.Contains(o.Err.Error(), "csr-a") {
+		t.Errorf("the error is %v", o.Err)
 	}
 }

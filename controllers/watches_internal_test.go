@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"slices"
+	"testing"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// A request that names another node than the one whose token it was sent with is known to nobody else once the token is gone.
+func TestTokenWakesTheNodesThatItsRequestsName(t *testing.T) {
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(name, tokenID, node string) client.Object {
+		return &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: requestFor(t, node), SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
+			Username: "system:bootstrap:" + tokenID, Groups: []string{bootstrap.Group},
+		}}
+	}
+	build := indexing{fake.NewClientBuilder().WithScheme(scheme).WithObjects(request("a", "abcdef", "worker-2"), request("b", "bbbbbb", "worker-3"))}
+	if err := AddIndexes(t.Context(), build); err != nil {
+		t.Fatal(err)
+	}
+	r := &NodeReconciler{Client: build.Build()}
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1"}}
+	var woken []string
+	for _, request := range r.requestsOfSecret(t.Context(), &corev1.Secret{ObjectMeta: bootstrap.TokenSecret(nb, "abcdef", "", metav1.Now().Time).ObjectMeta}) {
+		woken = append(woken, request.Name)
+	}
+	if !slices.Equal(woken, []string{"worker-1", "worker-2"}) {
+		t.Errorf("woken are %q", woken)
+	}
+}
+
+// indexing gives the indexes of the cache to a client.
+type indexing struct{ *fake.ClientBuilder }
+
+func (i indexing) IndexField(_ context.Context, o client.Object, field string, values client.IndexerFunc) error {
+	i.WithIndex(o, field, values)
+	return nil
+}
+
+// requestFor is what a kubelet would ask for.
+func requestFor(t *testing.T, node string) []byte {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: "system:node:" + node, Organization: []string{"system:nodes"}},
+	}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// A request for another node's name that was left to kube-controller-manager, which did not approve it, stayed when the token
+// that it was sent with had a successor, and was deleted by kube-controller-manager as expired: no NodeBootstrap told of that token any more.
+func TestRequestForAnotherNodeGoesWithItsToken(t *testing.T) {
+	w := newWorld()
+	w.startOperator()
+	w.wants(worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Token.TTL = &metav1.Duration{Duration: shortest} })
+	w.idle()
+	thief := w.machine(worker)
+	if !thief.give() || !thief.askAs(neighbour, certificatesv1.KubeAPIServerClientKubeletSignerName) {
+		t.Fatal("the thief has no token")
+	}
+	edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide })
+	w.idle()
+	if len(pendingFor(w, neighbour)) != 1 {
+		t.Fatal("the request does not wait for kube-controller-manager")
+	}
+	w.run(shortest - time.Minute) // it is renewed
+	w.remove("token-cleaner", keyOf(w.tokenOf(thief.bearer)))
+	w.idle()
+	if len(pendingFor(w, neighbour)) != 0 {
+		t.Errorf("the request is still there\n%s", w.history())
+	}
+}
+
+func pendingFor(w *world, node string) []*certificatesv1.CertificateSigningRequest {
+	return slices.DeleteFunc(all[*certificatesv1.CertificateSigningRequest](w.store), func(r *certificatesv1.CertificateSigningRequest) bool {
+		return !pending(r) || requestedNode(r) != node || w.foreign[keyOf(r)]
+	})
+}
