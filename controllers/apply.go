@@ -43,8 +43,11 @@ func carries(f *bootstrap.Facts, t *bootstrap.Token) bool {
 // revoke denies requests, deletes tokens, then the requests that were sent with them, then the kubeconfig. A denial comes first,
 // so that it is there to be read: a pending request whose token is gone is deleted by whoever looks after the node that it
 // names. One that cannot be stored holds nothing up.
-func (r *NodeReconciler) revoke(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
-	return errors.Join(r.decide(ctx, f, p, csr.Deny), r.withdraw(ctx, p))
+func (r *NodeReconciler) revoke(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	denied := r.decide(ctx, f, p, csr.Deny)
+	withdrawn := r.withdraw(ctx, p)
+	o.Revoked = withdrawn == nil
+	return errors.Join(denied, withdrawn)
 }
 
 func (r *NodeReconciler) withdraw(ctx context.Context, p *bootstrap.Plan) error {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,6 +34,8 @@ const (
 type Outcome struct {
 	// Token is the newest live token; nil when there is none.
 	Token *Token
+	// Revoked tells whether what the plan deletes is gone.
+	Revoked bool
 	// Published tells whether the kubeconfig Secret carries that token.
 	Published bool
 	// Acceptance is what the API server says of that token.
@@ -148,7 +151,7 @@ func (r *report) wait() {
 
 // credential names the token and the kubeconfig that are there.
 func (r *report) credential() {
-	if (r.p.Phase == Joined || r.p.Phase == Withdrawn) && r.o.Err != nil {
+	if r.o.Err != nil && (r.p.Phase == Joined || r.p.Phase == Withdrawn || !r.o.Revoked && r.deletesNamed()) {
 		return // it may still be there
 	}
 	r.new.LastTokenID = r.f.lastTokenID()
@@ -166,6 +169,12 @@ func (r *report) credential() {
 			r.new.Server = r.old.Server
 		}
 	}
+}
+
+// deletesNamed tells whether the plan deletes the token that the status names: if somebody took its label off, the status alone
+// tells of it.
+func (r *report) deletesNamed() bool {
+	return r.old.Token != nil && slices.ContainsFunc(r.p.DeleteTokens, func(s *corev1.Secret) bool { return s.Name == TokenSecretName(r.old.Token.ID) })
 }
 
 // A finding is the state of a condition.

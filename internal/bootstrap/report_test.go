@@ -154,6 +154,11 @@ func TestReportConditions(t *testing.T) {
 	}
 }
 
+func revoked(o Outcome) Outcome {
+	o.Revoked = true
+	return o
+}
+
 func TestReportFields(t *testing.T) {
 	secret := &v1alpha1.SecretReference{Namespace: testNamespace, Name: "bootstrap-kubeconfig-worker-1"}
 	tokenStatus := func(n int, age time.Duration) *v1alpha1.TokenStatus {
@@ -178,13 +183,14 @@ func TestReportFields(t *testing.T) {
 		"not published":         {fresh(), nil, unpublished(published(1, 0)), fields{tokenStatus(1, 0), nthID(1), nil, "", hourAgo, ""}},
 		"renewed":               {awaited(1, due), nil, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, hourAgo, ""}},
 		"not made":              {fresh(), nil, Outcome{Err: errWrite}, fields{nil, "", nil, "", hourAgo, ""}},
-		"the old one ran out":   {awaited(1, old), nil, Outcome{Err: errWrite}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
+		"the old one ran out":   {awaited(1, old), nil, Outcome{Revoked: true, Err: errWrite}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
 		"another server":        {awaited(1, young), func(f *Facts) { f.Cluster.Server = "https://new" }, published(1, young), fields{tokenStatus(1, young), nthID(1), secret, "https://new", hourAgo, ""}},
 		"the server is unknown": {awaited(1, young), noCluster, published(1, young), fields{tokenStatus(1, young), nthID(1), secret, testServer, hourAgo, ""}},
 		"reissued":              {awaited(1, young), askReissue, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, justNow, reissueAt}},
-		"reissue failed":        {awaited(1, young), askReissue, Outcome{Err: errWrite}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
+		"reissue failed":        {awaited(1, young), askReissue, Outcome{Revoked: true, Err: errWrite}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
+		"not revoked":           {awaited(1, young), askReissue, Outcome{Err: errWrite}, fields{tokenStatus(1, young), nthID(1), secret, testServer, hourAgo, ""}},
 		"reissued, no cluster":  {awaited(1, young), func(f *Facts) { askReissue(f); noCluster(f) }, Outcome{}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
-		"reissued, not visible": {awaited(1, young), askReissue, failing(unpublished(published(2, 0))), fields{tokenStatus(2, 0), nthID(2), nil, "", justNow, reissueAt}},
+		"reissued, not visible": {awaited(1, young), askReissue, failing(revoked(unpublished(published(2, 0)))), fields{tokenStatus(2, 0), nthID(2), nil, "", justNow, reissueAt}},
 		"a joined one reissued": {joinedBefore(), askReissue, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, justNow, reissueAt}},
 		"joined":                {asked(), func(f *Facts) { f.Node, f.NodeReported = nodeMade(minutes(18)), true }, Outcome{}, fields{nil, nthID(1), nil, "", nil, ""}},
 		"gone after it joined":  {joinedBefore(), func(f *Facts) { f.Node = nil }, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, justNow, ""}},

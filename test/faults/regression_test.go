@@ -4,10 +4,12 @@ package faults
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -34,6 +36,29 @@ func TestRequestForAnotherNodeGoesWithItsToken(t *testing.T) {
 	w.idle()
 	if len(pendingFor(w, neighbour)) != 0 {
 		t.Errorf("the request is still there\n%s", w.history())
+	}
+}
+
+// A reissue revokes the token, but the deletion fails, and somebody has taken the label off its Secret by which the cache finds
+// it: the status alone tells of it, and did so no more after the failure.
+func TestTokenWithoutALabelIsNotForgottenWhenItsDeletionFails(t *testing.T) {
+	w := newWorld()
+	w.startOperator()
+	w.wants(worker)
+	w.idle()
+	token := w.theToken()
+	edited(w, userAuthor, token, func(s *corev1.Secret) { s.Labels = nil })
+	w.asksReissue(worker, "1")
+	w.refused["delete Secret"] = w.clock.Now().Add(aWhile)
+	w.run(time.Minute)
+	if !strings.Contains(w.history(), "may not delete Secret") {
+		t.Fatal("no deletion was refused")
+	}
+	if w.latest(keyOf(token)) != nil {
+		t.Error("the token is still there")
+	}
+	if len(w.violations) > 0 {
+		t.Errorf("%s\n%s", strings.Join(w.violations, "\n"), w.history())
 	}
 }
 
