@@ -139,6 +139,9 @@ func objectOf(v *version) any {
 	return v.object
 }
 
+// isOf tells whether there is an object, with this UID.
+func (v *version) isOf(uid types.UID) bool { return v != nil && v.object.GetUID() == uid }
+
 // liveReads are how many reads directly ahead of an approval look once more at what it rests on.
 const liveReads = 2
 
@@ -283,7 +286,7 @@ func (w *world) reasonAgainst(s *corev1.Secret, revision int) string {
 	switch {
 	case is(v1alpha1.ConditionTokenMisused) && nb.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide:
 		return "although a token was misused"
-	case is(v1alpha1.ConditionJoined) && w.at(key{kind: "Node", name: node}, revision) != nil:
+	case is(v1alpha1.ConditionJoined) && w.at(key{kind: "Node", name: node}, revision).isOf(nb.Status.NodeUID):
 		return "for a node that has joined"
 	}
 	for _, other := range w.knowable(s) {
