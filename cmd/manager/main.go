@@ -24,7 +24,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/manager/signals"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/nodebootstrap/nodebootstrap/controllers"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
@@ -47,11 +46,11 @@ func main() {
 
 type options struct {
 	controllers.Options
-	leaderElect    bool
-	metricsAddress string
-	healthAddress  string
-	version        bool
-	zap            zap.Options
+	leaderElect   bool
+	metrics       metricsOptions
+	healthAddress string
+	version       bool
+	zap           zap.Options
 }
 
 func parse(args []string) (options, error) {
@@ -66,7 +65,7 @@ func parse(args []string) (options, error) {
 		"A file with the PEM certificates of the CA of the API server, where a NodeBootstrap does not give them. It is read again when it changes. "+
 			"Defaults to those in the ConfigMap kube-public/cluster-info, else in kube-root-ca.crt in the namespace.")
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Let only one of several replicas work, by a Lease in the namespace.")
-	fs.StringVar(&o.metricsAddress, "metrics-bind-address", ":8080", "The address for metrics over HTTP; 0 for none.")
+	o.metrics.bindFlags(fs)
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "The address for /healthz and /readyz; 0 for none.")
 	fs.BoolVar(&o.version, "version", false, "Print the version and exit.")
 	o.zap.BindFlags(fs)
@@ -88,6 +87,9 @@ func (o *options) validate() error {
 		if err := bootstrap.ValidateServer(o.ClusterServer); err != nil {
 			return fmt.Errorf("flag --cluster-server: %w", err)
 		}
+	}
+	if err := o.metrics.validate(); err != nil {
+		return err
 	}
 	if o.ClusterCAFile == "" {
 		return nil
@@ -168,7 +170,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 		Scheme:                        scheme,
 		Logger:                        log,
 		Cache:                         controllers.CacheOptions(o.Namespace),
-		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
+		Metrics:                       o.metrics.server(),
 		HealthProbeBindAddress:        o.healthAddress,
 		LeaderElection:                o.leaderElect,
 		LeaderElectionID:              leaderElectionID,

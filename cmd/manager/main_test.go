@@ -18,14 +18,15 @@ func TestFlagsAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ flag, says string }{
-		"http":          {"--cluster-server=http://api.example.com", "--cluster-server"},
-		"no host":       {"--cluster-server=https://", "--cluster-server"},
-		"credentials":   {"--cluster-server=https://a:pass@api.example.com", "credentials"},
-		"no such file":  {"--cluster-ca-file=" + junk + ".not", "--cluster-ca-file"},
-		"no PEM":        {"--cluster-ca-file=" + junk, "--cluster-ca-file"},
-		"an argument":   {"argument", "all settings are flags"},
-		"unknown":       {"--no-such-flag", "no-such-flag"},
-		"no such level": {"--zap-log-level=loud", "loud"},
+		"http":           {"--cluster-server=http://api.example.com", "--cluster-server"},
+		"no host":        {"--cluster-server=https://", "--cluster-server"},
+		"credentials":    {"--cluster-server=https://a:pass@api.example.com", "credentials"},
+		"no such file":   {"--cluster-ca-file=" + junk + ".not", "--cluster-ca-file"},
+		"no PEM":         {"--cluster-ca-file=" + junk, "--cluster-ca-file"},
+		"an argument":    {"argument", "all settings are flags"},
+		"unknown":        {"--no-such-flag", "no-such-flag"},
+		"no such level":  {"--zap-log-level=loud", "loud"},
+		"no certificate": {"--metrics-cert-dir=" + filepath.Dir(junk), "--metrics-cert-dir"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := run(t.Context(), []string{c.flag})
@@ -41,7 +42,7 @@ func TestFlagDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Namespace != defaultNamespace || o.leaderElect || o.metricsAddress != ":8080" || o.healthAddress != ":8081" {
+	if o.Namespace != defaultNamespace || o.leaderElect || o.metrics != (metricsOptions{address: ":8443", secure: true}) || o.healthAddress != ":8081" {
 		t.Errorf("got %+v", o)
 	}
 }
@@ -57,5 +58,12 @@ func TestBodiesAreNotLogged(t *testing.T) {
 		if !log.V(want).Enabled() || log.V(want+1).Enabled() {
 			t.Errorf("with --zap-log-level=%s the log is not up to %d", level, want)
 		}
+	}
+}
+
+// A certificate that would not be served is refused rather than forgotten.
+func TestMetricsCertificateWithoutTLS(t *testing.T) {
+	if _, err := parse([]string{"--metrics-secure=false", "--metrics-cert-dir=" + t.TempDir()}); err == nil || !strings.Contains(err.Error(), "--metrics-secure=false") {
+		t.Errorf("got %v", err)
 	}
 }
