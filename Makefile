@@ -46,9 +46,10 @@ image: ## The container image $(IMG), for this platform. For several: docker bui
 	docker build --build-arg VERSION=$(VERSION) -t $(IMG) .
 
 .PHONY: build-installer
-build-installer: ## dist/install.yaml, with the image $(IMG).
+CONFIG ?= default
+build-installer: ## dist/install.yaml, with the image $(IMG), of config/$(CONFIG): default, overlays/hardened or overlays/monitored.
 	@mkdir -p dist
-	$(TOOL) kustomize build config/default | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
+	$(TOOL) kustomize build config/$(CONFIG) | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
 
 ##@ Check
 
@@ -83,8 +84,10 @@ bench: controlplane bin/manager ## Measure the operator on a real control plane:
 	go run ./test/bench
 
 .PHONY: verify
-verify: ## Generated files are up to date, the linter and the import rules are content.
+verify: ## Generated files are up to date, chart and config/ agree, the linter and the import rules are content.
 	hack/verify-generated.sh
+	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
+	go test -count=1 ./test/rendered
 	$(TOOL) golangci-lint run ./...
 
 ##@ Generate
@@ -94,9 +97,12 @@ generate: ## Deepcopy functions.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: manifests
-manifests: ## The CRD and the RBAC in config/.
+manifests: ## The CRD and the RBAC in config/, and what the chart shares with it.
 	$(TOOL) controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOL) controller-gen rbac:roleName=nodebootstrap-manager paths=./controllers/... output:rbac:dir=config/rbac
+	cp config/crd/bases/nodebootstrap.io_nodebootstraps.yaml charts/nodebootstrap/files/crd.yaml
+	{ cat config/rbac/role.yaml; for f in role_bindings service_account metrics_reader; do echo ---; cat config/rbac/$$f.yaml; done; } > charts/nodebootstrap/files/rbac.yaml
+	cp config/components/cage/cage.yaml config/components/guard/guard.yaml charts/nodebootstrap/files
 
 .PHONY: clean
 clean: ## Remove bin and dist.

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rendered
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/diff"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+)
+
+// The chart installs, object by object, what config/ does, so that what is tested of the one holds for the other.
+func TestChartIsConfig(t *testing.T) {
+	for name, c := range map[string]struct {
+		config string
+		values []string
+	}{
+		"default":   {"default", nil},
+		"hardened":  {"overlays/hardened", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true"}},
+		"monitored": {"overlays/monitored", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,serviceMonitor.enabled=true"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want, err := Kustomize(t.Context(), c.config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := Helm(t.Context(), c.values...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			delete(want, Key("Namespace", "", operator.Namespace)) // Helm has the namespace made by its --create-namespace
+			for _, key := range slices.Sorted(maps.Keys(want)) {
+				switch {
+				case got[key] == nil:
+					t.Errorf("the chart has no %s", key)
+				case !equality.Semantic.DeepEqual(want[key], withoutHelm(got[key])):
+					t.Errorf("%s differs (- config, + chart): %s", key, diff.Diff(want[key].Object, got[key].Object))
+				}
+			}
+			for key := range got {
+				if want[key] == nil {
+					t.Errorf("config/%s has no %s", c.config, key)
+				}
+			}
+		})
+	}
+}
+
+// withoutHelm is an object without what Helm alone wants on it.
+func withoutHelm(o *unstructured.Unstructured) *unstructured.Unstructured {
+	labels, annotations := o.GetLabels(), o.GetAnnotations()
+	delete(labels, "app.kubernetes.io/managed-by")
+	delete(labels, "app.kubernetes.io/instance")
+	maps.DeleteFunc(labels, func(k, _ string) bool { return strings.HasPrefix(k, "helm.sh/") })
+	maps.DeleteFunc(annotations, func(k, _ string) bool { return strings.HasPrefix(k, "helm.sh/") })
+	o.SetLabels(labels)
+	if len(annotations) > 0 || o.GetAnnotations() != nil {
+		o.SetAnnotations(annotations)
+	}
+	return o
+}
+
+// What the values are for ends up where the manager looks for it.
+func TestChartValues(t *testing.T) {
+	for name, c := range map[string]struct{ values, arg string }{
+		"server":       {"--set=cluster.server=https://api.example.com:6443", "--cluster-server=https://api.example.com:6443"},
+		"CA":           {"--set=cluster.ca=PEM", "--cluster-ca-file=/etc/nodebootstrap/ca/ca.crt"},
+		"CA ConfigMap": {"--set=cluster.caConfigMap.name=theirs", "--cluster-ca-file=/etc/nodebootstrap/ca/ca.crt"},
+		"certificate":  {"--set=metrics.certSecret=theirs", "--metrics-cert-dir=/etc/nodebootstrap/metrics"},
+		"more":         {"--set=extraArgs={--zap-log-level=debug}", "--zap-log-level=debug"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := Helm(t.Context(), c.values)
+			if err != nil {
+				t.Fatal(err)
+			}
+			containers, _, err := unstructured.NestedSlice(got[Key("Deployment", operator.Namespace, operator.ServiceAccount)].Object, "spec", "template", "spec", "containers")
+			if err != nil || len(containers) != 1 {
+				t.Fatalf("containers are %v (%v)", containers, err)
+			}
+			args, _, err := unstructured.NestedStringSlice(containers[0].(map[string]any), "args")
+			if err != nil || !slices.Contains(args, c.arg) {
+				t.Errorf("the arguments are %q (%v), want %s among them", args, err, c.arg)
+			}
+		})
+	}
+	t.Run("misspelt", func(t *testing.T) {
+		if _, err := Helm(t.Context(), "--set=cluster.sever=https://api.example.com"); err == nil {
+			t.Error("a value that nothing reads is accepted")
+		}
+	})
+}
+
+// In another namespace nothing speaks of the one that config/ has.
+func TestChartInAnotherNamespace(t *testing.T) {
+	objects, err := Helm(t.Context(), "--namespace=elsewhere", "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,serviceMonitor.enabled=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, o := range objects {
+		if content, err := o.MarshalJSON(); err != nil || strings.Contains(string(content), operator.Namespace) {
+			t.Errorf("%s names the namespace %s (%v)", key, operator.Namespace, err)
+		}
+	}
+}
