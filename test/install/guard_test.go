@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// ask sends what a kubelet of a name sends.
+func ask(t *testing.T, cfg *rest.Config, node string) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node},
+	}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
+			SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
+			Usages:     []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
+		},
+	}
+	// The right to send requests comes with a binding that the API server's authorizer may hear of a moment later.
+	env.Eventually(t, "sending a request", func() error {
+		sent, err := clients.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
+		if err == nil {
+			request = sent
+		}
+		return err
+	})
+	t.Cleanup(func() { cluster.DeleteAfter(t, request) })
+	return request
+}
+
+// askFor sends the request of a node whose NodeBootstrap has an approval.
+func askFor(t *testing.T, name string, approval v1alpha1.Approval) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	nb := cluster.NodeBootstrap(name)
+	nb.Spec.ClientCertificate.Approval = approval
+	cluster.Create(t, nb)
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ask(t, cfg, name)
+}
+
+// askAsStranger sends the request of a kubelet with no token, which nobody approves.
+func askAsStranger(t *testing.T) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	const user = "stranger"
+	cluster.Create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: user},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:node-bootstrapper"},
+	})
+	cfg, err := cluster.ConfigFor(user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ask(t, cfg, user)
+}
+
+func issued(t *testing.T, request *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
+	env.Eventually(t, "the certificate", func() error {
+		cluster.Get(t, "", request.Name, request)
+		if len(request.Status.Certificate) == 0 {
+			return fmt.Errorf("%s has none: %+v", request.Name, request.Status.Conditions)
+		}
+		return nil
+	})
+}
+
+// textbook has kube-controller-manager approve any name for any bootstrap token, as many guides do.
+func textbook(t *testing.T) {
+	t.Helper()
+	cluster.Create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "textbook"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:bootstrappers"}},
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole",
+			Name: "system:certificates.k8s.io:certificatesigningrequests:nodeclient"},
+	})
+}
+
+// With the textbook binding kube-controller-manager would approve at once what waits for a person. It tries and is refused; the
+// person is not.
+func TestGuardHoldsTheTextbookBinding(t *testing.T) {
+	textbook(t)
+	request := askFor(t, "guarded", v1alpha1.ApprovalManual)
+	env.Eventually(t, "the refusal of kube-controller-manager", func() error {
+		log, err := os.ReadFile(filepath.Join(cluster.LogDir(), "kube-controller-manager.log"))
+		if err == nil && !bytes.Contains(log, []byte("may not approve what a token of nodebootstrap asks for")) {
+			err = errors.New("its log does not say so")
+		}
+		return err
+	})
+	cluster.Get(t, "", request.Name, request)
+	if len(request.Status.Conditions) > 0 {
+		t.Fatalf("the request is decided on: %+v", request.Status.Conditions)
+	}
+	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "certificate", "approve", request.Name); err != nil {
+		t.Fatal(err)
+	}
+	issued(t, request)
+}
+
+// What asks for approval by kube-controller-manager gets it.
+func TestGuardLeavesClusterWideAlone(t *testing.T) {
+	issued(t, askFor(t, "unguarded", v1alpha1.ApprovalClusterWide))
+}
+
+func TestGuardByUser(t *testing.T) {
+	request := askFor(t, "judged", v1alpha1.ApprovalManual)
+	stranger := askAsStranger(t)
+	with := func(r *certificatesv1.CertificateSigningRequest, c certificatesv1.RequestConditionType) *certificatesv1.CertificateSigningRequest {
+		r = r.DeepCopy()
+		r.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{Type: c, Status: corev1.ConditionTrue, Reason: "Test"}}
+		return r
+	}
+	for user, may := range map[string]bool{
+		"jane":               true,
+		"system:admin":       true,
+		"oidc:jane@corp.com": true,
+		"system:serviceaccount:" + operator.Namespace + ":" + operator.ServiceAccount: true,
+		"system:kube-controller-manager":                                              false,
+		"system:serviceaccount:kube-system:certificate-controller":                    false,
+		"system:serviceaccount:" + operator.Namespace + ":default":                    false,
+		"system:serviceaccount:default:" + operator.ServiceAccount:                    false,
+		"system:node:worker-1":                                                        false,
+		request.Spec.Username:                                                         false,
+	} {
+		t.Run(user, func(t *testing.T) {
+			cluster.Create(t, &rbacv1.ClusterRoleBinding{ // everybody here is allowed to by RBAC
+				ObjectMeta: metav1.ObjectMeta{GenerateName: "approver-"},
+				Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
+				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+			})
+			cfg := cluster.AdminConfig()
+			cfg.Impersonate = rest.ImpersonationConfig{UserName: user}
+			c, err := dryRun(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			decide := func(r *certificatesv1.CertificateSigningRequest) func() error {
+				return func() error { return c.SubResource("approval").Update(t.Context(), r.DeepCopy()) }
+			}
+			approve := decide(with(request, certificatesv1.CertificateApproved))
+			if may {
+				allowed(t, approve)
+			} else {
+				refused(t, "nodebootstrap-guard", approve)
+			}
+			allowed(t, decide(with(request, certificatesv1.CertificateDenied)))
+			if user != "system:serviceaccount:"+operator.Namespace+":"+operator.ServiceAccount {
+				allowed(t, decide(with(stranger, certificatesv1.CertificateApproved)))
+			}
+		})
+	}
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package install tries what config/ and charts/ install, on a real control plane: that it is accepted, that it is enough, and
+// that what it forbids is refused.
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+var (
+	cluster *env.Env
+	audit   *env.Audit
+	// metricsAddress is where the manager serves its metrics.
+	metricsAddress string
+	// asOperator acts as the operator's ServiceAccount, and changes nothing: its requests are dry runs.
+	asOperator client.Client
+)
+
+func TestMain(m *testing.M) { env.Main(m, setup) }
+
+// setup installs config/overlays/hardened, all that ships, and runs bin/manager beside it: nothing here runs the Pods.
+func setup(ctx context.Context) (func() error, error) {
+	dir, err := os.MkdirTemp("", "nb-install-")
+	if err != nil {
+		return nil, err
+	}
+	if audit, err = env.NewAudit(dir); err != nil {
+		return nil, err
+	}
+	if cluster, err = env.Start(ctx, localcluster.Config{APIServerArgs: audit.Args()}); err != nil {
+		return nil, err
+	}
+	teardown := func() error { return errors.Join(cluster.Stop(), os.RemoveAll(dir)) }
+	if err := install(ctx); err != nil {
+		return nil, errors.Join(err, teardown())
+	}
+	return teardown, nil
+}
+
+func install(ctx context.Context) error {
+	root, err := localcluster.ProjectRoot()
+	if err != nil {
+		return err
+	}
+	if _, err := operator.Kubectl(ctx, cluster.Cluster, "apply", "-k", filepath.Join(root, "config", "overlays", "hardened")); err != nil {
+		return err
+	}
+	cfg, err := operator.Config(ctx, cluster.Cluster)
+	if err != nil {
+		return err
+	}
+	if asOperator, err = dryRun(cfg); err != nil {
+		return err
+	}
+	if err := waitForPolicies(ctx); err != nil {
+		return err
+	}
+	port, err := localcluster.FreePort()
+	if err != nil {
+		return err
+	}
+	metricsAddress = fmt.Sprintf("127.0.0.1:%d", port)
+	_, err = operator.Start(ctx, cluster.Cluster, "--leader-elect", "--metrics-bind-address", metricsAddress)
+	return err
+}
+
+// dryRun is a client whose writes are admitted or refused, and not stored.
+func dryRun(cfg *rest.Config) (client.Client, error) {
+	c, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
+	if err != nil {
+		return nil, err
+	}
+	return client.NewDryRunClient(c), nil
+}
+
+// waitForPolicies waits until the API server, which reads policies from an informer, enforces them.
+func waitForPolicies(ctx context.Context) error {
+	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, env.Limit, true, func(ctx context.Context) (bool, error) {
+		err := asOperator.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "probe"}})
+		return isRefusal(err, "nodebootstrap-cage-secrets"), nil
+	})
+}
+
+// isRefusal tells whether an error is that of a policy.
+func isRefusal(err error, policy string) bool {
+	return err != nil && strings.Contains(err.Error(), fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding", policy))
+}
+
+// refused checks that an act, which changes nothing, is refused by a policy. The permissions that the act also needs may have
+// been given a moment ago.
+func refused(t *testing.T, policy string, act func() error) {
+	t.Helper()
+	env.Eventually(t, "the refusal", func() error {
+		if err := act(); !isRefusal(err, policy) {
+			return fmt.Errorf("it is not refused by %s: %v", policy, err) //nolint:errorlint // nil is printed too
+		}
+		return nil
+	})
+}
+
+// allowed checks that an act, which changes nothing, is not refused.
+func allowed(t *testing.T, act func() error) {
+	t.Helper()
+	env.Eventually(t, "the admission", act)
+}

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"context"
+	"net/http"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// The operator does its whole job in its cage, and meets no refusal: bindings, token, kubeconfig, status, verdict, revocation,
+// and the same once more for a reissue.
+func TestNodeJoinsWithPoliciesInForce(t *testing.T) {
+	const name = "caged-node"
+	before, err := audit.Entries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	nb := cluster.NodeBootstrap(name)
+	cluster.Create(t, nb)
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	kubelet, err := cluster.StartKubelet(t.Context(), localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := kubelet.Stop(); err != nil {
+			t.Error(err)
+		}
+		if err := cluster.Client.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
+			t.Error(err)
+		}
+	})
+	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonJoined)
+	if err := cluster.NothingLeft(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
+		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "once"}
+	})
+	cluster.WaitAwaited(t, name)
+	cluster.Delete(t, nb)
+	env.Eventually(t, "the credential being gone", func() error { return cluster.NothingLeft(t.Context(), name) })
+	after, err := audit.Entries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range after[len(before):] {
+		if e.ResponseStatus.Code == http.StatusForbidden || e.ResponseStatus.Code == http.StatusUnprocessableEntity {
+			t.Errorf("the operator was refused: %s", e)
+		}
+	}
+}

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// scrape gets the metrics with a token, or without one.
+func scrape(t *testing.T, scheme, token string) (int, string, error) {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // it is self-signed
+	defer transport.CloseIdleConnections()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, scheme+"://"+metricsAddress+"/metrics", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	answer, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if answer.StatusCode == http.StatusBadRequest {
+		err = nil // the connection is reset after the answer to plain HTTP
+	}
+	return answer.StatusCode, string(body), err
+}
+
+// tokenOf makes a ServiceAccount and returns a token of it.
+func tokenOf(t *testing.T, name string) string {
+	t.Helper()
+	cluster.Create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: name}})
+	cfg, err := cluster.ServiceAccountConfig(t.Context(), metav1.NamespaceDefault, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg.BearerToken
+}
+
+// The metrics are for those whom the API server knows and allows.
+func TestMetricsNeedAnAllowedReader(t *testing.T) {
+	stranger, reader := tokenOf(t, "stranger"), tokenOf(t, "reader")
+	cluster.Create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "reader"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceDefault, Name: "reader"}},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "nodebootstrap-metrics-reader"},
+	})
+	for name, c := range map[string]struct {
+		scheme, token string
+		want          int
+	}{
+		"plain HTTP":  {"http", reader, http.StatusBadRequest},
+		"no token":    {"https", "", http.StatusUnauthorized},
+		"not a token": {"https", "abc", http.StatusInternalServerError}, // that is how controller-runtime says it
+		"stranger":    {"https", stranger, http.StatusForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, body, err := scrape(t, c.scheme, c.token)
+			if err != nil || status != c.want || strings.Contains(body, "nodebootstrap_") {
+				t.Errorf("got %d %v, want %d: %.200s", status, err, c.want, body)
+			}
+		})
+	}
+	// The API server's authorizer may hear of the binding a moment later, and a refusal is remembered for half a minute.
+	env.Eventually(t, "the metrics", func() error {
+		status, body, err := scrape(t, "https", reader)
+		if err == nil && (status != http.StatusOK || !strings.Contains(body, "nodebootstrap_build_info")) {
+			err = fmt.Errorf("%d: %.200s", status, body)
+		}
+		return err
+	})
+}

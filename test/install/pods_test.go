@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+	"github.com/nodebootstrap/nodebootstrap/test/rendered"
+)
+
+// The namespace takes Pods of the Pod Security Standard restricted alone, and takes ours: kube-controller-manager has made them.
+func TestPodsAreMadeInARestrictedNamespace(t *testing.T) {
+	var namespace corev1.Namespace
+	cluster.Get(t, "", operator.Namespace, &namespace)
+	if got := namespace.Labels["pod-security.kubernetes.io/enforce"]; got != "restricted" {
+		t.Fatalf("the namespace enforces %q", got)
+	}
+	env.Eventually(t, "the Pods of the Deployment", func() error {
+		var pods corev1.PodList
+		err := cluster.Client.List(t.Context(), &pods, client.InNamespace(operator.Namespace))
+		if err == nil && len(pods.Items) != 2 {
+			err = fmt.Errorf("there are %d, want 2", len(pods.Items))
+		}
+		return err
+	})
+}
+
+// The same for what the chart renders, without and with everything that mounts something.
+func TestRestrictedNamespaceTakesRenderedPods(t *testing.T) {
+	kustomized, err := rendered.Kustomize(t.Context(), "default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chart, err := rendered.Helm(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, err := rendered.Helm(t.Context(), "--set=cluster.server=https://api.example.com:6443,cluster.ca=PEM,metrics.certSecret=tls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, objects := range map[string]rendered.Objects{"kustomize": kustomized, "helm": chart, "helm with mounts": full} {
+		t.Run(name, func(t *testing.T) {
+			var deployment appsv1.Deployment
+			o := objects[rendered.Key("Deployment", operator.Namespace, operator.ServiceAccount)]
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, &deployment, true); err != nil {
+				t.Fatal(err)
+			}
+			pod := &corev1.Pod{ObjectMeta: deployment.Spec.Template.ObjectMeta, Spec: deployment.Spec.Template.Spec}
+			pod.Namespace, pod.Name = operator.Namespace, "tried"
+			try := func() error { return client.NewDryRunClient(cluster.Client).Create(t.Context(), pod.DeepCopy()) }
+			if err := try(); err != nil {
+				t.Error(err)
+			}
+			pod.Spec.SecurityContext.SeccompProfile = nil
+			if err := try(); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "PodSecurity") {
+				t.Errorf("a Pod without a seccomp profile is not refused: %v", err)
+			}
+		})
+	}
+}
+
+// Everything that the chart renders is what the API server takes, to the last field.
+func TestAPIServerTakesTheChart(t *testing.T) {
+	objects, err := rendered.Helm(t.Context(), "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,cluster.ca=PEM")
+	if err != nil {
+		t.Fatal(err)
+	}
+	strict := client.WithFieldValidation(client.NewDryRunClient(cluster.Client), metav1.FieldValidationStrict)
+	for key, o := range objects {
+		if err := strict.Create(t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
+// kube-controller-manager checks the types of the policies' expressions, and has nothing to warn of.
+func TestPoliciesAreWellTyped(t *testing.T) {
+	var policies admissionregistrationv1.ValidatingAdmissionPolicyList
+	env.Eventually(t, "the check of the types", func() error {
+		policies = admissionregistrationv1.ValidatingAdmissionPolicyList{}
+		if err := cluster.Client.List(t.Context(), &policies); err != nil {
+			return err
+		}
+		for _, p := range policies.Items {
+			if p.Status.ObservedGeneration != p.Generation {
+				return fmt.Errorf("%s is not checked yet", p.Name)
+			}
+		}
+		return nil
+	})
+	if len(policies.Items) != 5 {
+		t.Errorf("there are %d policies, want 5", len(policies.Items))
+	}
+	for _, p := range policies.Items {
+		if p.Status.TypeChecking != nil {
+			for _, w := range p.Status.TypeChecking.ExpressionWarnings {
+				t.Errorf("%s: %s: %s", p.Name, w.FieldRef, w.Warning)
+			}
+		}
+	}
+}
