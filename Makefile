@@ -84,10 +84,10 @@ bench: controlplane bin/manager ## Measure the operator on a real control plane:
 	go run ./test/bench
 
 .PHONY: verify
-verify: ## Generated files are up to date, chart and config/ agree, the linter and the import rules are content.
+verify: ## Generated files, chart, alerts and dashboard are in order; the linter and the import rules are content.
 	hack/verify-generated.sh
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
-	go test -count=1 ./test/rendered
+	go test -count=1 ./test/rendered ./test/monitoring
 	$(TOOL) golangci-lint run ./...
 
 ##@ Generate
@@ -102,7 +102,7 @@ manifests: ## The CRD and the RBAC in config/, and what the chart shares with it
 	$(TOOL) controller-gen rbac:roleName=nodebootstrap-manager paths=./controllers/... output:rbac:dir=config/rbac
 	cp config/crd/bases/nodebootstrap.io_nodebootstraps.yaml charts/nodebootstrap/files/crd.yaml
 	{ cat config/rbac/role.yaml; for f in role_bindings service_account metrics_reader; do echo ---; cat config/rbac/$$f.yaml; done; } > charts/nodebootstrap/files/rbac.yaml
-	cp config/components/cage/cage.yaml config/components/guard/guard.yaml charts/nodebootstrap/files
+	cp $(addprefix config/components/,cage/cage.yaml guard/guard.yaml prometheus/rules.yaml dashboard/nodebootstrap.json) charts/nodebootstrap/files
 
 .PHONY: clean
 clean: ## Remove bin and dist.

@@ -52,14 +52,21 @@ func tokenOf(t *testing.T, name string) string {
 	return cfg.BearerToken
 }
 
-// The metrics are for those whom the API server knows and allows.
-func TestMetricsNeedAnAllowedReader(t *testing.T) {
-	stranger, reader := tokenOf(t, "stranger"), tokenOf(t, "reader")
+// allowedReader makes a ServiceAccount that may read the metrics, and returns a token of it.
+func allowedReader(t *testing.T, name string) string {
+	t.Helper()
+	token := tokenOf(t, name)
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "reader"},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceDefault, Name: "reader"}},
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: metav1.NamespaceDefault, Name: name}},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "nodebootstrap-metrics-reader"},
 	})
+	return token
+}
+
+// The metrics are for those whom the API server knows and allows.
+func TestMetricsNeedAnAllowedReader(t *testing.T) {
+	stranger, reader := tokenOf(t, "stranger"), allowedReader(t, "reader")
 	for name, c := range map[string]struct {
 		scheme, token string
 		want          int
@@ -70,10 +77,13 @@ func TestMetricsNeedAnAllowedReader(t *testing.T) {
 		"stranger":    {"https", stranger, http.StatusForbidden},
 	} {
 		t.Run(name, func(t *testing.T) {
-			status, body, err := scrape(t, c.scheme, c.token)
-			if err != nil || status != c.want || strings.Contains(body, "nodebootstrap_") {
-				t.Errorf("got %d %v, want %d: %.200s", status, err, c.want, body)
-			}
+			env.Eventually(t, "the answer", func() error { // the manager listens a moment after it is ready
+				status, body, err := scrape(t, c.scheme, c.token)
+				if err == nil && (status != c.want || strings.Contains(body, "nodebootstrap_")) {
+					t.Fatalf("got %d, want %d: %.200s", status, c.want, body)
+				}
+				return err
+			})
 		})
 	}
 	// The API server's authorizer may hear of the binding a moment later, and a refusal is remembered for half a minute.

@@ -16,11 +16,12 @@ app.kubernetes.io/component: manager
 
 {{/*
 A file of files/, which make manifests copies from config/: with the labels, for the namespace of the release, and with
-further annotations. Its argument is a list of the root, the file's name, and the annotations.
+further labels and annotations. Its argument is a list of the root, the file's name, and a dict of labels and annotations.
 */}}
 {{- define "nodebootstrap.file" -}}
 {{- $root := index . 0 }}
-{{- $annotations := index . 2 }}
+{{- $annotations := (index . 2).annotations }}
+{{- $labels := (index . 2).labels | default dict }}
 {{- $namespace := $root.Release.Namespace }}
 {{- $content := $root.Files.Get (printf "files/%s" (index . 1)) | replace "namespace: nodebootstrap-system" (printf "namespace: %s" $namespace) }}
 {{- $content = $content | replace "system:serviceaccount:nodebootstrap-system:" (printf "system:serviceaccount:%s:" $namespace) }}
@@ -28,7 +29,7 @@ further annotations. Its argument is a list of the root, the file's name, and th
 {{- range splitList "\n---\n" (printf "\n%s" $content) }}
 {{- $object := fromYaml . }}
 {{- if $object }}
-{{- $_ := set $object.metadata "labels" (merge (include "nodebootstrap.labels" $root | fromYaml) ($object.metadata.labels | default dict)) }}
+{{- $_ := set $object.metadata "labels" (merge (deepCopy $labels) (include "nodebootstrap.labels" $root | fromYaml) ($object.metadata.labels | default dict)) }}
 {{- if $annotations }}
 {{- $_ := set $object.metadata "annotations" (merge $annotations ($object.metadata.annotations | default dict)) }}
 {{- end }}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitoring
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+// The alerts fire on what they are for and on nothing else, says promtool.
+func TestAlerts(t *testing.T) {
+	rules, err := ReadRules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := yaml.Marshal(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests, err := os.ReadFile(filepath.Join("testdata", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{"rules.yaml": content, "alerts.yaml": tests} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := promtool(t.Context(), "check", "rules", "--lint=all", "--lint-fatal", filepath.Join(dir, "rules.yaml")); err != nil {
+		t.Error(err)
+	}
+	if _, err := promtool(t.Context(), "test", "rules", filepath.Join(dir, "alerts.yaml")); err != nil {
+		t.Error(err)
+	}
+}
+
+// Each alert is tested both ways, and leads to a section of the documentation that is there.
+func TestAlertsAreTestedAndExplained(t *testing.T) {
+	rules, err := ReadRules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests struct {
+		Tests []struct {
+			Cases []struct {
+				Alert    string           `json:"alertname"`
+				Expected []map[string]any `json:"exp_alerts"`
+			} `json:"alert_rule_test"`
+		} `json:"tests"`
+	}
+	content, err := os.ReadFile(filepath.Join("testdata", "alerts.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(content, &tests); err != nil {
+		t.Fatal(err)
+	}
+	fires, quiet := map[string]bool{}, map[string]bool{}
+	for _, test := range tests.Tests {
+		for _, c := range test.Cases {
+			fires[c.Alert] = fires[c.Alert] || len(c.Expected) > 0
+			quiet[c.Alert] = quiet[c.Alert] || len(c.Expected) == 0
+		}
+	}
+	for _, g := range rules.Groups {
+		for _, r := range g.Rules {
+			if !fires[r.Alert] || !quiet[r.Alert] {
+				t.Errorf("%s is tested to fire: %v, to be quiet: %v", r.Alert, fires[r.Alert], quiet[r.Alert])
+			}
+			if r.Labels["severity"] == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
+				t.Errorf("%s lacks severity, summary or description", r.Alert)
+			}
+			link, ok := strings.CutPrefix(r.Annotations["runbook_url"], "https://github.com/nodebootstrap/nodebootstrap/blob/main/")
+			if name, anchor, found := strings.Cut(link, "#"); !ok || !found || !hasHeading(t, name, anchor) {
+				t.Errorf("%s leads to %q, which is not there", r.Alert, r.Annotations["runbook_url"])
+			}
+		}
+	}
+}
+
+var notInAnchors = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+
+// hasHeading tells whether a document has a heading with an anchor, as GitHub makes them.
+func hasHeading(t *testing.T, name, anchor string) bool {
+	t.Helper()
+	content, err := read(name)
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	for line := range strings.Lines(string(content)) {
+		heading := strings.TrimLeft(line, "#")
+		if heading != line && strings.ReplaceAll(notInAnchors.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), ""), " ", "-") == anchor {
+			return true
+		}
+	}
+	return false
+}
+
+// What the dashboard asks is PromQL. That the metrics are there is tested with a manager, in test/install.
+func TestDashboardIsPromQL(t *testing.T) {
+	queries, err := ReadDashboard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expressions := make([]string, len(queries))
+	for i, q := range queries {
+		expressions[i] = q.Expr
+	}
+	selectors, err := Selectors(t.Context(), expressions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, q := range queries {
+		if len(selectors[i]) == 0 {
+			t.Errorf("%s: %q asks for no metric", q.Panel, q.Expr)
+		}
+	}
+}
