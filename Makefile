@@ -97,12 +97,13 @@ generate: ## Deepcopy functions.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: manifests
-manifests: ## The CRD and the RBAC in config/, and what the chart shares with it.
+manifests: ## The CRD and the RBAC in config/, what the chart shares with it, and the API reference.
 	$(TOOL) controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOL) controller-gen rbac:roleName=nodebootstrap-manager paths=./controllers/... output:rbac:dir=config/rbac
 	cp config/crd/bases/nodebootstrap.io_nodebootstraps.yaml charts/nodebootstrap/files/crd.yaml
 	{ cat config/rbac/role.yaml; for f in role_bindings service_account metrics_reader; do echo ---; cat config/rbac/$$f.yaml; done; } > charts/nodebootstrap/files/rbac.yaml
 	cp $(addprefix config/components/,cage/cage.yaml guard/guard.yaml prometheus/rules.yaml dashboard/nodebootstrap.json) charts/nodebootstrap/files
+	$(TOOL) crd-ref-docs --source-path=api --config=hack/api-reference.yaml --renderer=markdown --output-path=docs/api.md --log-level=ERROR
 
 .PHONY: clean
 clean: ## Remove bin and dist.

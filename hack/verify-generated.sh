@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 
-generated="api config/crd/bases config/rbac charts/nodebootstrap/files"
+generated="api config/crd/bases config/rbac charts/nodebootstrap/files docs/api.md"
 tar cf "$before/generated.tar" $generated
 make -s generate manifests
 mkdir "$before/have"

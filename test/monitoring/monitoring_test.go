@@ -5,11 +5,12 @@ package monitoring
 import (
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/nodebootstrap/nodebootstrap/test/docs"
 )
 
 // The alerts fire on what they are for and on nothing else, says promtool.
@@ -84,23 +85,13 @@ func TestAlertsAreTestedAndExplained(t *testing.T) {
 	}
 }
 
-var notInAnchors = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
-
-// hasHeading tells whether a document has a heading with an anchor, as GitHub makes them.
-func hasHeading(t *testing.T, name, anchor string) bool {
+func hasHeading(t *testing.T, document, anchor string) bool {
 	t.Helper()
-	content, err := read(name)
+	content, err := read(document)
 	if err != nil {
 		t.Error(err)
-		return false
 	}
-	for line := range strings.Lines(string(content)) {
-		heading := strings.TrimLeft(line, "#")
-		if heading != line && strings.ReplaceAll(notInAnchors.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), ""), " ", "-") == anchor {
-			return true
-		}
-	}
-	return false
+	return docs.HasHeading(string(content), anchor)
 }
 
 // What the dashboard asks is PromQL. That the metrics are there is tested with a manager, in test/install.

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package docs runs the commands of the documentation, on a real control plane.
+package docs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+)
+
+// The word behind a block's language says who runs it. Without one, a block of commands is run here.
+const (
+	// onTheNode are commands for the machine that is to join.
+	onTheNode = "node"
+	// notRun are commands that no test runs; the words behind it say why.
+	notRun = "not-run:"
+	// fragment is YAML that is no object, but a part of one.
+	fragment = "fragment"
+)
+
+// Block is a fenced block of a document.
+type Block struct {
+	Line int
+	// Heading is the last one above it.
+	Heading string
+	// Language is sh, yaml and so on; Who what is behind it.
+	Language, Who string
+	Text          string
+}
+
+// File is the name that a block is to be stored under, which a comment in its first line gives: "# worker-1.yaml".
+func (b Block) File() string {
+	first, _, _ := strings.Cut(b.Text, "\n")
+	if m := fileComment.FindStringSubmatch(first); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+var (
+	fileComment = regexp.MustCompile(`^# ([\w./-]+\.(?:yaml|csv|json))$`)
+	fence       = regexp.MustCompile("^( *)```(.*)$")
+	// notInAnchors is what GitHub leaves out of the anchor of a heading.
+	notInAnchors = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// Documents are all of the project that people read, below its root.
+func Documents() ([]string, error) {
+	root, err := localcluster.ProjectRoot()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, pattern := range []string{"*.md", "docs/*.md", "examples/*/*.md", "charts/*/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(pattern)))
+		if err != nil {
+			return nil, err
+		}
+		for _, path := range found {
+			name, err := filepath.Rel(root, path)
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, filepath.ToSlash(name))
+		}
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// Blocks are the fenced blocks of a document, in order.
+func Blocks(document string) ([]Block, error) {
+	root, err := localcluster.ProjectRoot()
+	if err != nil {
+		return nil, err
+	}
+	content, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(document)))
+	if err != nil {
+		return nil, err
+	}
+	return parse(string(content))
+}
+
+func parse(content string) ([]Block, error) {
+	var blocks []Block
+	var open *Block
+	indent, heading := "", ""
+	for i, line := range strings.Split(content, "\n") {
+		m := fence.FindStringSubmatch(line)
+		switch {
+		case m != nil && open == nil:
+			language, who, _ := strings.Cut(m[2], " ")
+			open, indent = &Block{Line: i + 1, Heading: heading, Language: language, Who: who}, m[1]
+		case m != nil:
+			blocks, open = append(blocks, *open), nil
+		case open != nil:
+			open.Text += strings.TrimPrefix(line, indent) + "\n"
+		case strings.HasPrefix(line, "#"):
+			heading = strings.TrimSpace(strings.TrimLeft(line, "#"))
+		}
+	}
+	if open != nil {
+		return nil, fmt.Errorf("the block in line %d does not end", open.Line)
+	}
+	return blocks, nil
+}
+
+// withoutBlocks is the text of a document between its blocks.
+func withoutBlocks(content string) string {
+	var text strings.Builder
+	inBlock := false
+	for line := range strings.Lines(content) {
+		if fence.MatchString(strings.TrimSuffix(line, "\n")) {
+			inBlock = !inBlock
+		} else if !inBlock {
+			text.WriteString(line)
+		}
+	}
+	return text.String()
+}
+
+// HasHeading tells whether the content of a document has a heading with an anchor, as GitHub makes them.
+func HasHeading(content, anchor string) bool {
+	for line := range strings.Lines(withoutBlocks(content)) {
+		heading := strings.TrimLeft(line, "#")
+		if heading != line && strings.ReplaceAll(notInAnchors.ReplaceAllString(strings.ToLower(strings.TrimSpace(heading)), ""), " ", "-") == anchor {
+			return true
+		}
+	}
+	return false
+}
+
+// under are the blocks of commands under a heading of a document, whoever runs them.
+func under(document, heading string) (string, error) {
+	blocks, err := Blocks(document)
+	if err != nil {
+		return "", err
+	}
+	text := ""
+	for _, b := range blocks {
+		if b.Heading == heading && b.Language == "sh" {
+			text += b.Text
+		}
+	}
+	if text == "" {
+		err = fmt.Errorf("%s has no commands under %q", document, heading)
+	}
+	return text, err
+}
+
+// run tells whether a block holds commands that are run here.
+func (b Block) run() bool { return b.Language == "sh" && b.Who == "" }

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+)
+
+// documentedServer is the API server's URL in the documents, for which the cluster's own is taken.
+const documentedServer = "https://api.example.com:6443"
+
+// playground is a cluster of its own, and a copy of the project in which commands are run. What no test machine has is played:
+// machines are directories, and a Deployment is a process of bin/manager with its arguments.
+type playground struct {
+	*localcluster.Cluster
+	clients *kubernetes.Clientset
+	dir     string // of the copy
+	nodes   string // a directory for each machine
+	env     []string
+	// servesMetrics is for the one document that reads them.
+	servesMetrics bool
+	// operatorIsDead keeps the manager from running, whatever is deployed.
+	operatorIsDead bool
+
+	manager  *operator.Manager
+	deployed string // the arguments it runs with
+	kubelets map[string]*machine
+}
+
+type machine struct {
+	kubelet    *localcluster.Kubelet
+	kubeconfig string // that it was started with
+}
+
+func newPlayground(t *testing.T) *playground {
+	t.Helper()
+	cluster, err := localcluster.Start(t.Context(), localcluster.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := cluster.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	root, err := localcluster.ProjectRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := t.TempDir()
+	p := &playground{Cluster: cluster, dir: filepath.Join(base, "project"), nodes: filepath.Join(base, "nodes"), kubelets: map[string]*machine{}}
+	if p.clients, err = kubernetes.NewForConfig(cluster.AdminConfig()); err != nil {
+		t.Fatal(err)
+	}
+	if err := copyProject(root, p.dir); err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := cluster.WriteAdminKubeconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubectl, err := cluster.Binary("kubectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(kubeconfig, filepath.Join(p.dir, "admin.kubeconfig")); err != nil {
+		t.Fatal(err)
+	}
+	p.env = append(os.Environ(), "ROOT="+root, "NODES="+p.nodes, "KUBECTL="+kubectl, "KUBECONFIG="+kubeconfig,
+		"PATH="+strings.Join([]string{filepath.Join(root, "test", "docs", "testdata", "bin"), filepath.Join(root, "bin"), os.Getenv("PATH")}, ":"))
+	return p
+}
+
+// copyProject copies what is not built.
+func copyProject(root, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"Makefile", "PROJECT", "go.mod", "go.sum", "hack", "config", "charts", "examples", "api"} {
+		from, to := filepath.Join(root, name), filepath.Join(dir, name)
+		info, err := os.Stat(from)
+		switch {
+		case err != nil:
+			return err
+		case info.IsDir():
+			err = os.CopyFS(to, os.DirFS(from))
+		default:
+			err = os.Link(from, to)
+			if err != nil { // another file system
+				var content []byte
+				if content, err = os.ReadFile(from); err == nil {
+					err = os.WriteFile(to, content, 0o600)
+				}
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run runs commands in the copy, while Deployments and machines are played.
+func (p *playground) run(t *testing.T, commands string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", strings.ReplaceAll(commands, documentedServer, p.Server()))
+	cmd.Dir, cmd.Env = p.dir, p.env
+	cmd.WaitDelay = 10 * time.Second // for what a command leaves running in the background
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-ended:
+			if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
+				t.Fatalf("%v\n%s", err, tail(out.String()))
+			}
+			return
+		case <-tick.C:
+			if err := p.play(ctx); err != nil && ctx.Err() == nil {
+				cancel()
+				<-ended
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func tail(s string) string { return s[max(0, len(s)-4000):] }
+
+func (p *playground) play(ctx context.Context) error {
+	return errors.Join(p.playDeployment(ctx), p.playMachines(ctx))
+}
+
+// playDeployment runs bin/manager with the arguments of the Deployment, while there is one.
+func (p *playground) playDeployment(ctx context.Context) error {
+	deployment, err := p.clients.AppsV1().Deployments(operator.Namespace).Get(ctx, operator.ServiceAccount, getOptions)
+	arguments := ""
+	switch {
+	case p.operatorIsDead, apierrors.IsNotFound(err):
+	case err != nil:
+		return err
+	default:
+		arguments = strings.Join(p.managerArguments(deployment), " ")
+	}
+	if arguments == p.deployed {
+		return nil
+	}
+	if p.manager != nil {
+		if err := p.manager.Stop(); err != nil {
+			return err
+		}
+	}
+	p.manager, p.deployed = nil, ""
+	if arguments == "" {
+		return nil
+	}
+	manager, err := operator.Start(ctx, p.Cluster, strings.Fields(arguments)...)
+	if apierrors.IsNotFound(err) {
+		return nil // it is being deleted, and the ServiceAccount was faster
+	}
+	if err != nil {
+		return fmt.Errorf("starting the manager with %s: %w", arguments, err)
+	}
+	p.manager, p.deployed = manager, arguments
+	return nil
+}
+
+// managerArguments are those of the Deployment. Only one manager on this machine can have the port for metrics.
+func (p *playground) managerArguments(d *appsv1.Deployment) []string {
+	address := "0"
+	if p.servesMetrics {
+		address = "127.0.0.1:8443"
+	}
+	return append(slices.Clone(d.Spec.Template.Spec.Containers[0].Args), "--metrics-bind-address="+address)
+}
+
+// playMachines starts a kubelet with each bootstrap kubeconfig that was brought to a machine.
+func (p *playground) playMachines(ctx context.Context) error {
+	for _, path := range []string{"var/lib/kubelet/bootstrap-kubeconfig", "etc/kubernetes/bootstrap-kubelet.conf"} {
+		found, err := filepath.Glob(filepath.Join(p.nodes, "*", filepath.FromSlash(path)))
+		if err != nil {
+			return err
+		}
+		for _, file := range found {
+			name, _, _ := strings.Cut(strings.TrimPrefix(file, p.nodes+"/"), "/")
+			if err := p.playMachine(ctx, name, file); err != nil {
+				return fmt.Errorf("machine %s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (p *playground) playMachine(ctx context.Context, name, file string) error {
+	content, err := os.ReadFile(file)
+	m := p.kubelets[name]
+	if err != nil || !strings.HasSuffix(string(content), "\n") || m != nil && m.kubeconfig == string(content) {
+		return nil // it is being written or deleted, or is known
+	}
+	if m != nil {
+		if err := m.kubelet.Stop(); err != nil {
+			return err
+		}
+	}
+	kubelet, err := p.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: content})
+	if err != nil {
+		return err
+	}
+	p.kubelets[name] = &machine{kubelet, string(content)}
+	return nil
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+)
+
+var getOptions = metav1.GetOptions{}
+
+// installed is the operator, and what the documents take for granted of a cluster made by hand.
+const installed = `
+kubectl apply -k config/overlays/hardened
+until kubectl wait --for=condition=Established crd --all --timeout=1m; do sleep 0.1; done # one without a status is an error
+kubectl patch deployment -n nodebootstrap-system nodebootstrap-manager --type=json -p \
+  '[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--cluster-server=https://api.example.com:6443"}]'
+`
+
+// awaited are the nodes that the documents speak of.
+const awaited = `
+cp config/samples/nodebootstrap.yaml worker-1.yaml
+kubectl apply -f worker-1.yaml
+kubectl wait --for=condition=Ready nodebootstrap/worker-1 --timeout=1m
+`
+
+// joined has the machine worker-1 join.
+const joined = awaited + `
+ssh root@worker-1 true
+kubectl nodebootstrap kubeconfig worker-1 | ssh root@worker-1 'umask 077; cat > /var/lib/kubelet/bootstrap-kubeconfig'
+kubectl wait --for=condition=Joined nodebootstrap/worker-1 --timeout=1m
+`
+
+// before is what has happened when a document begins. Each begins on a new cluster, those that are not here without the operator.
+var before = map[string]string{
+	"docs/design.md":     installed,
+	"docs/metrics.md":    installed,
+	"docs/operations.md": "make build-installer\n" + installed + joined,
+	"docs/security.md":   installed + joined,
+	"docs/gitops.md":     kubeadm,
+	"docs/kubeadm.md":    kubeadm,
+	"docs/migrating.md": installed + joined + `
+kubectl create clusterrolebinding create-csrs --group=system:bootstrappers --clusterrole=system:node-bootstrapper
+kubectl create clusterrolebinding approve-csrs --group=system:bootstrappers \
+  --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient
+kubectl create clusterrolebinding kubeadm:node-autoapprove-bootstrap --group=system:bootstrappers:kubeadm:default-node-token \
+  --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient
+kubectl create secret generic -n kube-system bootstrap-token-abcdef --type=bootstrap.kubernetes.io/token \
+  --from-literal=token-id=abcdef --from-literal=token-secret=0123456789abcdef --from-literal=usage-bootstrap-authentication=true
+`,
+	// The machine worker-4 waits for a person.
+	"docs/troubleshooting.md": installed + joined + `
+kubectl apply -f - <<EOF
+apiVersion: nodebootstrap.io/v1alpha1
+kind: NodeBootstrap
+metadata: {name: worker-4}
+spec: {clientCertificate: {approval: Manual}}
+EOF
+ssh root@worker-4 true
+kubectl nodebootstrap kubeconfig worker-4 --wait 1m | ssh root@worker-4 'umask 077; cat > /var/lib/kubelet/bootstrap-kubeconfig'
+kubectl wait --for=jsonpath='{.status.conditions[?(@.type=="Ready")].reason}'=AwaitingApproval nodebootstrap/worker-4 --timeout=1m
+`,
+}
+
+// kubeadm is what kubeadm publishes.
+const kubeadm = `
+kubectl create configmap -n kube-public cluster-info --from-literal=kubeconfig="$(kubectl config view --minify --flatten)"
+kubectl create configmap -n kube-system kubelet-config --from-literal=kubelet='kind: KubeletConfiguration'
+`
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	os.Exit(m.Run())
+}
+
+// TestDocuments runs the commands of each document in their order.
+func TestDocuments(t *testing.T) {
+	documents, err := Documents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range documents {
+		blocks, err := Blocks(name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		script := commands(name, blocks)
+		if script == "" {
+			continue
+		}
+		t.Run(strings.ReplaceAll(name, "/", " "), func(t *testing.T) {
+			t.Parallel()
+			p := newPlayground(t)
+			p.servesMetrics = name == "docs/metrics.md"
+			for _, b := range blocks {
+				if file := b.File(); file != "" {
+					if err := os.WriteFile(filepath.Join(p.dir, file), []byte(b.Text), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			p.run(t, "set -x\n"+before[name]+"\n"+script)
+		})
+	}
+}
+
+// commands are those of a document that are run here, one after the other.
+func commands(name string, blocks []Block) string {
+	var script strings.Builder
+	for _, b := range blocks {
+		if b.run() {
+			fmt.Fprintf(&script, ": %s, line %d\n%s", name, b.Line, b.Text)
+		}
+	}
+	return script.String()
+}
+
+// Each block of commands is run here, or says why not.
+func TestBlocksAreMarked(t *testing.T) {
+	documents, err := Documents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range documents {
+		blocks, err := Blocks(name)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, b := range blocks {
+			reason, isNotRun := strings.CutPrefix(b.Who, notRun)
+			switch {
+			case b.Language == "sh" && (b.run() || b.Who == onTheNode || isNotRun && len(strings.TrimSpace(reason)) > 5):
+			case b.Language == "yaml" && (b.Who == "" || b.Who == onTheNode || b.Who == fragment):
+			case b.Language == "promql" || b.Language == "ini" || b.Language == "mermaid":
+			case b.Language == "" && b.Who == "": // what is printed
+				if strings.HasPrefix(b.Text, "kubectl ") {
+					t.Errorf("%s, line %d: commands are in a block sh", name, b.Line)
+				}
+			default:
+				t.Errorf("%s, line %d: a block of %q marked %q", name, b.Line, b.Language, b.Who)
+			}
+		}
+	}
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/metadata"
+
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// An uninstall as it is documented leaves what was there before the installation, and the node that has joined: whether the
+// operator sees it or is dead already.
+func TestUninstallLeavesNothing(t *testing.T) {
+	installs := map[string]string{
+		"kubectl": commandsUnder(t, "docs/install.md", "One file"),
+		"Helm":    withoutFirstLine(commandsUnder(t, "docs/install.md", "Helm")),
+	}
+	for name, c := range map[string]struct {
+		by   string
+		more string
+		dead bool
+	}{
+		"kubectl":                   {by: "kubectl"},
+		"kubectl, operator is dead": {by: "kubectl", dead: true},
+		"Helm, after an upgrade":    {by: "Helm", more: lineWith(t, "helm upgrade", commandsUnder(t, "docs/operations.md", "Upgrading"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlayground(t)
+			was := p.objects(t)
+			p.run(t, "set -x\n"+installs[c.by]+c.more+joined+`
+cp config/samples/nodebootstrap-full.yaml worker-2.yaml
+kubectl apply -f worker-2.yaml
+kubectl wait --for=condition=Ready nodebootstrap --all --timeout=1m
+kubectl get secrets -A | grep bootstrap-token-
+kubectl get clusterrolebindings nodebootstrap-create-csrs nodebootstrap-approve-renewals
+`)
+			if p.operatorIsDead = c.dead; c.dead {
+				if err := p.manager.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				p.manager, p.deployed = nil, ""
+			}
+			p.run(t, "set -x\n"+commandsUnder(t, "docs/operations.md", "What "+c.by+" installed"))
+			env.Eventually(t, "nothing being left", func() error {
+				var left []string
+				is := p.objects(t)
+				for key := range is {
+					if !was[key] {
+						left = append(left, key)
+					}
+				}
+				slices.Sort(left)
+				if len(left) > 0 {
+					return fmt.Errorf("these are left: %s", strings.Join(left, ", "))
+				}
+				for key := range was {
+					if !is[key] {
+						t.Errorf("%s is gone", key)
+					}
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// lives are kinds that nodes and the control plane make objects of by themselves, and events, which run out.
+var lives = []string{"events", "nodes", "csinodes", "leases", "certificatesigningrequests", "ipaddresses"}
+
+// objects are all there are in the cluster, but for some kinds.
+func (p *playground) objects(t *testing.T) map[string]bool {
+	t.Helper()
+	client, err := metadata.NewForConfig(p.AdminConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lists, err := p.clients.Discovery().ServerPreferredResources()
+	var groups *discovery.ErrGroupDiscoveryFailed
+	if err != nil && !errors.As(err, &groups) { // a group may be going
+		t.Fatal(err)
+	}
+	found := map[string]bool{}
+	for _, list := range lists {
+		gv, err := schema.ParseGroupVersion(list.GroupVersion)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range list.APIResources {
+			if !slices.Contains(r.Verbs, "list") || slices.Contains(lives, r.Name) {
+				continue
+			}
+			objects, err := client.Resource(gv.WithResource(r.Name)).List(t.Context(), metav1.ListOptions{})
+			if err != nil {
+				continue // a kind that has just gone
+			}
+			for _, o := range objects.Items {
+				found[r.Name+" "+o.Namespace+"/"+o.Name] = true
+			}
+		}
+	}
+	return found
+}
+
+func commandsUnder(t *testing.T, document, heading string) string {
+	t.Helper()
+	text, err := under(document, heading)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func withoutFirstLine(s string) string {
+	_, rest, _ := strings.Cut(s, "\n")
+	return rest
+}
+
+func lineWith(t *testing.T, word, text string) string {
+	t.Helper()
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) {
+			return line
+		}
+	}
+	t.Fatalf("no line has %q: %s", word, text)
+	return ""
+}

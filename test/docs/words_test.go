@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package docs
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+)
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	root, err := localcluster.ProjectRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+var constant = regexp.MustCompile(`(?m)^\s*(Condition|Reason)\w+\s+= "(\w+)"$`)
+
+// Who meets a condition, or a reason of one, finds it in docs/troubleshooting.md.
+func TestEachReasonIsExplained(t *testing.T) {
+	troubleshooting := read(t, "docs/troubleshooting.md")
+	found := constant.FindAllStringSubmatch(read(t, "api/v1alpha1/conditions.go"), -1)
+	found = append(found, constant.FindAllStringSubmatch(read(t, "internal/csr/csr.go"), -1)...)
+	if len(found) < 40 {
+		t.Fatalf("only %d conditions and reasons are found", len(found))
+	}
+	for _, m := range found {
+		name := "`" + m[2] + "`"
+		if m[1] == "Condition" {
+			name = m[2]
+		}
+		if !strings.Contains(troubleshooting, name) {
+			t.Errorf("docs/troubleshooting.md does not have %s", m[2])
+		}
+	}
+}
+
+var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
+
+// Links within the project lead somewhere, down to the heading.
+func TestLinks(t *testing.T) {
+	documents, err := Documents()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range documents {
+		for _, m := range link.FindAllStringSubmatch(withoutBlocks(read(t, name)), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			path, anchor, _ := strings.Cut(m[1], "#")
+			target := name
+			if path != "" {
+				target = filepath.ToSlash(filepath.Join(filepath.Dir(name), filepath.FromSlash(path)))
+			}
+			if !isThere(t, target) {
+				t.Errorf("%s: %s is not there", name, m[1])
+			} else if anchor != "" && !HasHeading(read(t, target), anchor) {
+				t.Errorf("%s: %s has no such heading", name, m[1])
+			}
+		}
+	}
+}
+
+func isThere(t *testing.T, name string) bool {
+	t.Helper()
+	root, err := localcluster.ProjectRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = os.Stat(filepath.Join(root, filepath.FromSlash(name)))
+	return err == nil
+}
