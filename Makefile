@@ -38,8 +38,11 @@ bin/demo:
 	go build -o $@ ./hack/demo
 
 .PHONY: controlplane
-controlplane: ## bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet and kubectl, of the versions in hack/tools/kubernetes.
+controlplane: ## bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet, kubectl; K8S_VERSION=1.36 adds those of 1.36.
 	@hack/tools/kubernetes/build.sh bin/k8s
+ifdef K8S_VERSION
+	@hack/tools/kubernetes/build.sh bin/k8s-$(K8S_VERSION) $(K8S_VERSION)
+endif
 
 .PHONY: image
 image: ## The container image $(IMG), for this platform. For several: docker buildx build --platform linux/amd64,linux/arm64 .
@@ -51,12 +54,29 @@ build-installer: ## dist/install.yaml, with the image $(IMG), of config/$(CONFIG
 	@mkdir -p dist
 	$(TOOL) kustomize build config/$(CONFIG) | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
 
+.PHONY: release-assets
+release-assets: build-installer ## dist/release: what a release $(VERSION) has, but for the image $(IMG).
+	rm -rf dist/release && mkdir dist/release
+	cp dist/install.yaml dist/release/install.yaml
+	$(MAKE) -s build-installer CONFIG=overlays/hardened && mv dist/install.yaml dist/release/install-hardened.yaml
+	$(TOOL) helm package charts/nodebootstrap --version $(VERSION:v%=%) --app-version $(VERSION) --destination dist/release
+	for platform in linux_amd64 linux_arm64 darwin_amd64 darwin_arm64; do \
+		GOOS=$${platform%_*} GOARCH=$${platform#*_} $(GOBUILD) -o dist/kubectl-nodebootstrap ./cmd/kubectl-nodebootstrap && \
+		tar czf dist/release/kubectl-nodebootstrap_$$platform.tar.gz -C dist kubectl-nodebootstrap -C .. LICENSE || exit 1; \
+	done
+	rm dist/kubectl-nodebootstrap
+
 ##@ Check
 
 .PHONY: test
 test: controlplane bin/manager bin/kubectl-nodebootstrap ## All tests: against a real control plane and real kubelets, which need root on Linux.
 	go test -count=1 -p 1 -timeout 20m ./...
 	$(MAKE) -s fuzz FUZZTIME=5s
+
+.PHONY: e2e
+e2e: controlplane bin/manager bin/kubectl-nodebootstrap ## The end-to-end tests, with K8S_VERSION=1.36 on that Kubernetes.
+	KUBEBUILDER_ASSETS=$(if $(K8S_VERSION),$(CURDIR)/bin/k8s-$(K8S_VERSION)) \
+		go test -count=1 -p 1 -timeout 30m ./hack/localcluster ./controllers ./test/e2e ./test/install
 
 .PHONY: fuzz
 FUZZTIME ?= 1m
@@ -88,7 +108,12 @@ verify: ## Generated files, chart, alerts and dashboard are in order; the linter
 	hack/verify-generated.sh
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring
+	go tool -modfile=hack/tools/actionlint/go.mod actionlint
 	$(TOOL) golangci-lint run ./...
+
+.PHONY: vulnerabilities
+vulnerabilities: ## Known vulnerabilities of what is built in; asks the database of the Go project.
+	$(TOOL) govulncheck ./cmd/...
 
 ##@ Generate
 

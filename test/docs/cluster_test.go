@@ -144,8 +144,7 @@ func (p *playground) run(t *testing.T, commands string) {
 		case <-tick.C:
 			if err := p.play(ctx); err != nil && ctx.Err() == nil {
 				cancel()
-				<-ended
-				t.Fatal(err)
+				t.Fatal(errors.Join(err, <-ended))
 			}
 		}
 	}

@@ -82,3 +82,23 @@ func isThere(t *testing.T, name string) bool {
 	_, err = os.Stat(filepath.Join(root, filepath.FromSlash(name)))
 	return err == nil
 }
+
+var (
+	use    = regexp.MustCompile(`(?m)^\s*(?:- )?uses: (.*)$`)
+	pinned = regexp.MustCompile(`^[\w.-]+/[\w./-]+@[0-9a-f]{40} # v[0-9.]+$`)
+)
+
+// An action is what was looked at, whatever its tag becomes.
+func TestActionsArePinned(t *testing.T) {
+	for _, name := range []string{".github/workflows/ci.yaml", ".github/workflows/release.yaml"} {
+		found := use.FindAllStringSubmatch(read(t, name), -1)
+		if len(found) == 0 {
+			t.Errorf("%s uses no action", name)
+		}
+		for _, m := range found {
+			if !pinned.MatchString(m[1]) {
+				t.Errorf("%s: %s is not pinned by its commit", name, m[1])
+			}
+		}
+	}
+}
