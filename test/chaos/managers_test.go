@@ -102,7 +102,7 @@ func (ms *managers) startLocked() error {
 	m := &manager{name: fmt.Sprintf(managerLog+"%03d", ms.started), metrics: fmt.Sprintf("http://127.0.0.1:%d/metrics", port)}
 	m.Program, err = ms.s.env.StartProgram(m.name, ms.binary,
 		"--kubeconfig", ms.kubeconfig, "--namespace", operator.Namespace, "--cluster-server", ms.s.env.Server(),
-		"--metrics-bind-address", fmt.Sprintf("127.0.0.1:%d", port), "--health-probe-bind-address", "0",
+		"--metrics-bind-address", fmt.Sprintf("127.0.0.1:%d", port), "--metrics-secure=false", "--health-probe-bind-address", "0",
 		fmt.Sprintf("--leader-elect=%t", ms.leaderElect), "--zap-devel", "--zap-log-level="+verbosity, "--zap-stacktrace-level=panic")
 	if err != nil {
 		return err
