@@ -15,10 +15,14 @@ import (
 	"slices"
 	"testing"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -122,6 +126,29 @@ func kubectlAs(t *testing.T, kubeconfig []byte, args ...string) (string, error) 
 	}
 	out, err := exec.CommandContext(t.Context(), kubectl, append([]string{"--kubeconfig", path}, args...)...).CombinedOutput()
 	return string(out), err
+}
+
+// waitUnknown waits until the API server no longer knows who asks with a kubeconfig.
+func waitUnknown(t *testing.T, kubeconfig []byte) {
+	t.Helper()
+	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	holder, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.Eventually(t, "the kubeconfig being refused", func() error {
+		who, err := holder.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+		switch {
+		case apierrors.IsUnauthorized(err):
+			return nil
+		case err != nil:
+			return err
+		}
+		return fmt.Errorf("whoever has it is %s", who.Status.UserInfo.Username)
+	})
 }
 
 func sentWith(t *testing.T, tokenID string) []certificatesv1.CertificateSigningRequest {
