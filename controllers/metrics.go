@@ -60,7 +60,7 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "nodebootstrap_build_info",
 		Help:        "Always 1; the labels say what is running.",
-		ConstLabels: prometheus.Labels{"version": version.String(), "goversion": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": version.Name(), "goversion": runtime.Version()},
 	})
 	build.Set(1)
 	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.toCredential, m.toJoined, build, &states{cache}} {
