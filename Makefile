@@ -103,6 +103,12 @@ upgrade: controlplane build ## Restart the manager at each step of a join, as th
 bench: controlplane bin/manager ## Measure the operator on a real control plane: a table, and bench.json.
 	go run ./test/bench
 
+.PHONY: dashboard-picture
+dashboard-picture: controlplane bin/manager ## docs/dashboard.svg: the dashboard's graphs of two minutes in which simulated machines join a real control plane.
+	@scrapes=$$(mktemp) && go run ./test/picture >$$scrapes && \
+		go run -C hack/tools/prometheus -tags=remove_all_sd ./plot $(CURDIR)/config/components/dashboard/nodebootstrap.json <$$scrapes >docs/dashboard.svg; \
+		failed=$$?; rm -f $$scrapes; exit $$failed
+
 .PHONY: verify
 verify: ## Generated files, chart, alerts and dashboard are in order; the linter and the import rules are content.
 	hack/verify-generated.sh
