@@ -48,6 +48,7 @@ type options struct {
 	controllers.Options
 	leaderElect   bool
 	metrics       metricsOptions
+	pprofAddress  string
 	healthAddress string
 	version       bool
 	zap           zap.Options
@@ -67,6 +68,7 @@ func parse(args []string) (options, error) {
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Let only one of several replicas work, by a Lease in the namespace.")
 	o.metrics.bindFlags(fs)
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "The address for /healthz and /readyz; 0 for none.")
+	fs.StringVar(&o.pprofAddress, "pprof-bind-address", "", "The address for Go's profiles over HTTP, for whoever looks for what is slow; none by default.")
 	fs.BoolVar(&o.version, "version", false, "Print the version and exit.")
 	o.zap.BindFlags(fs)
 	if err := fs.Parse(args); err != nil {
@@ -172,6 +174,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 		Cache:                         controllers.CacheOptions(o.Namespace),
 		Metrics:                       o.metrics.server(),
 		HealthProbeBindAddress:        o.healthAddress,
+		PprofBindAddress:              o.pprofAddress,
 		LeaderElection:                o.leaderElect,
 		LeaderElectionID:              leaderElectionID,
 		LeaderElectionNamespace:       o.Namespace,

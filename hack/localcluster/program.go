@@ -63,6 +63,9 @@ func (p *Program) signal(s syscall.Signal) error {
 	return nil
 }
 
+// PID is the program's process id.
+func (p *Program) PID() int { return p.p.pid() }
+
 // Done is closed when the program has ended, for whatever reason.
 func (p *Program) Done() <-chan struct{} { return p.p.exited }
 

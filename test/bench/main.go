@@ -1,86 +1,120 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures the operator as a separate process, under its own ServiceAccount, on a real control plane on this
-// machine. Each figure stands beside one taken in the same run without what it is about, since machines differ.
+// machine. Each figure stands beside one that is taken in the same run with the same kinds of object and no operator, since
+// machines differ. docs/performance.md says what the figures mean.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"regexp"
 	"syscall"
+	"time"
 
 	"github.com/go-logr/logr"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/nodebootstrap/nodebootstrap/controllers"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
 type options struct {
-	rounds  int
-	foreign int
-	out     string
+	rounds   int
+	nodes    int
+	most     int
+	requests int
+	foreign  int
+	idle     time.Duration
+	only     *regexp.Regexp
+	base     string
+	profiles string
+	out      string
+}
+
+func parse(args []string) (o options, err error) {
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.IntVar(&o.rounds, "rounds", 3, "how often each measurement is repeated; the figures are medians")
+	fs.IntVar(&o.nodes, "nodes", 5000, "how many NodeBootstraps there are in a large cluster")
+	fs.IntVar(&o.most, "most", 15000, "how many there are in the largest one")
+	fs.IntVar(&o.requests, "requests", 2000, "how many requests for certificates are sent at once")
+	fs.IntVar(&o.foreign, "foreign", 2000, "how many requests of others are pending in the flood")
+	fs.DurationVar(&o.idle, "idle", time.Minute, "for how long a settled cluster is watched")
+	only := fs.String("only", ".", "run only the measurements whose names match this regular expression")
+	fs.StringVar(&o.base, "base", "", "another build of the manager, a file, to measure in alternation")
+	fs.StringVar(&o.profiles, "profiles", "", "a directory for CPU profiles of the manager, for those measurements that take one; none by default")
+	fs.StringVar(&o.out, "out", "bench.json", "the file for the figures")
+	if err := fs.Parse(args); err != nil {
+		return o, err
+	}
+	o.only, err = regexp.Compile(*only)
+	return o, err
 }
 
 func main() {
-	var o options
-	flag.IntVar(&o.rounds, "rounds", 3, "how often each measurement is repeated")
-	flag.IntVar(&o.foreign, "foreign", 2000, "how many requests of others are pending in the flood")
-	flag.StringVar(&o.out, "out", "bench.json", "the file for the figures")
-	flag.Parse()
 	ctrl.SetLogger(logr.Discard())
 	klog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	err := run(ctx, os.Args[1:])
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
 }
 
+// A build is one of the manager.
+type build struct{ name, binary string }
+
 // bench is what the measurements share.
 type bench struct {
 	options
-	cluster *localcluster.Cluster
-	client  client.WithWatch // the administrator's
-	figures map[string]float64
+	builds  []build
+	results results
 }
 
-func run(ctx context.Context, o options) (err error) {
-	cluster, err := localcluster.Start(ctx, localcluster.Config{})
+// measurements are all there are, in the order in which they run.
+var measurements = []struct {
+	name, about string
+	run         func(*bench, context.Context) error
+}{
+	{"mint", "NodeBootstraps that are there at start, to the last with credentials", (*bench).mint},
+	{"approve", "requests of kubelets at once, to the last approved", (*bench).approve},
+	{"serving", "requests for serving certificates at once, to the last approved", (*bench).serving},
+	{"latency", "one NodeBootstrap, to its kubeconfig readable", (*bench).latency},
+	{"join", "what is written for one node", (*bench).join},
+	{"settled", "memory, restart and rest of a large cluster", (*bench).settled},
+	{"largest", "the largest cluster", (*bench).largest},
+	{"flood", "honest requests in a flood", (*bench).flood},
+}
+
+func run(ctx context.Context, args []string) error {
+	o, err := parse(args)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, cluster.Stop()) }()
-	if err := operator.Install(ctx, cluster); err != nil {
-		return err
-	}
-	if _, err := operator.Start(ctx, cluster, "--cluster-server", cluster.Server()); err != nil {
-		return err
-	}
-	scheme, err := controllers.NewScheme()
+	root, err := localcluster.ProjectRoot()
 	if err != nil {
 		return err
 	}
-	c, err := client.NewWithWatch(cluster.AdminConfig(), client.Options{Scheme: scheme})
-	if err != nil {
-		return fmt.Errorf("connecting to the cluster: %w", err)
+	b := &bench{options: o, builds: []build{{"", filepath.Join(root, "bin", "manager")}}}
+	if o.base != "" {
+		b.builds = append(b.builds, build{"base_", o.base})
 	}
-	b := &bench{options: o, cluster: cluster, client: c, figures: map[string]float64{}}
-	if err := b.flood(ctx); err != nil {
-		return fmt.Errorf("measuring a flood of requests: %w", err)
+	for _, m := range measurements {
+		if !o.only.MatchString(m.name) {
+			continue
+		}
+		fmt.Printf("\n%s: %s\n\n", m.name, m.about)
+		if err := m.run(b, ctx); err != nil {
+			return fmt.Errorf("measuring %s: %w", m.name, err)
+		}
 	}
-	content, err := json.MarshalIndent(b.figures, "", "  ")
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(o.out, append(content, '\n'), 0o600)
+	b.results.print(os.Stdout)
+	return b.results.store(o.out)
 }

@@ -94,6 +94,11 @@ func Start(ctx context.Context, c *localcluster.Cluster, flags ...string) (*Mana
 	if err != nil {
 		return nil, fmt.Errorf("starting the manager: %w", err)
 	}
+	return StartBinary(ctx, c, build, flags...)
+}
+
+// StartBinary is Start for another build of the manager.
+func StartBinary(ctx context.Context, c *localcluster.Cluster, binary string, flags ...string) (*Manager, error) {
 	kubeconfig, err := c.ServiceAccountKubeconfig(ctx, Namespace, ServiceAccount)
 	if err != nil {
 		return nil, err
@@ -107,7 +112,7 @@ func Start(ctx context.Context, c *localcluster.Cluster, flags ...string) (*Mana
 		return nil, err
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", health)
-	program, err := c.StartProgram("manager", build, append([]string{
+	program, err := c.StartProgram("manager", binary, append([]string{
 		"--kubeconfig", path, "--namespace", Namespace,
 		"--metrics-bind-address", "0", "--health-probe-bind-address", address,
 	}, flags...)...)

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// latencies is how many NodeBootstraps are applied one after the other in a round.
+const latencies = 200
+
+// latency measures the time from sending a NodeBootstrap to an idle operator to seeing its kubeconfig, beside that of the three
+// writes of a credential one after the other on the same cluster.
+func (b *bench) latency(ctx context.Context) error {
+	for range b.rounds {
+		for _, build := range b.builds {
+			if err := onSite(ctx, quiet, func(s *site) error { return b.latencyOn(ctx, s, build) }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *bench) latencyOn(ctx context.Context, s *site, build build) error {
+	raw, err := s.rawLatencies(ctx)
+	if err != nil {
+		return err
+	}
+	m, err := s.start(ctx, build)
+	if err != nil {
+		return err
+	}
+	took, err := s.latencies(ctx)
+	if err != nil {
+		return err
+	}
+	for name, share := range map[string]float64{"p50": 0.5, "p99": 0.99} {
+		got, limit := quantile(took, share), quantile(raw, share)
+		b.results.add("raw_latency_"+name+"_ms", milliseconds(limit))
+		b.results.add(build.name+"latency_"+name+"_ms", milliseconds(got))
+		b.results.add(build.name+"latency_"+name+"_ratio", float64(got)/float64(limit))
+	}
+	return m.Stop()
+}
+
+func quantile(times []time.Duration, share float64) time.Duration {
+	sorted := slices.Sorted(slices.Values(times))
+	return sorted[min(len(sorted)-1, int(float64(len(sorted))*share))]
+}
+
+// rawLatencies are of the three writes, by a client that has nothing else to do. There is no operator that would answer.
+func (s *site) rawLatencies(ctx context.Context) ([]time.Duration, error) {
+	var out []time.Duration
+	for i := range latencies {
+		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("raw-%d", i)}}
+		if err := s.Client.Create(ctx, nb); err != nil {
+			return nil, err
+		}
+		c, err := s.newCredential(nb)
+		if err != nil {
+			return nil, err
+		}
+		began := time.Now()
+		if err := s.store(ctx, nb, c); err != nil {
+			return nil, err
+		}
+		out = append(out, time.Since(began))
+		if err := s.Client.Delete(ctx, nb); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (s *site) latencies(ctx context.Context) ([]time.Duration, error) {
+	w, err := s.Client.Watch(ctx, &corev1.SecretList{}, client.InNamespace(operator.Namespace))
+	if err != nil {
+		return nil, err
+	}
+	defer w.Stop()
+	var out []time.Duration
+	for i := range latencies {
+		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}
+		began := time.Now()
+		if err := s.Client.Create(ctx, nb); err != nil {
+			return nil, err
+		}
+		if err := awaitSecret(w, bootstrap.KubeconfigSecretName(nb.Name)); err != nil {
+			return nil, err
+		}
+		out = append(out, time.Since(began))
+		// The operator comes to rest again: what is measured is an idle one.
+		err := until(ctx, 5*time.Millisecond, "the status of "+nb.Name, func() (bool, error) {
+			err := s.Client.Get(ctx, client.ObjectKeyFromObject(nb), nb)
+			return nb.Status.KubeconfigSecretRef != nil, err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func awaitSecret(w watch.Interface, name string) error {
+	timeout := time.After(time.Minute)
+	for {
+		select {
+		case event, ok := <-w.ResultChan():
+			if !ok {
+				return fmt.Errorf("the watch ended before the Secret %s came", name)
+			}
+			if s, ok := event.Object.(*corev1.Secret); ok && s.Name == name {
+				return nil
+			}
+		case <-timeout:
+			return fmt.Errorf("the Secret %s has not come within a minute", name)
+		}
+	}
+}

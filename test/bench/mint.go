@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// mint measures how many nodes get their credentials in a second, from the start of the process, beside how many the API
+// server takes when nobody thinks about them.
+func (b *bench) mint(ctx context.Context) error {
+	for _, n := range []int{1000, b.nodes} {
+		for range b.rounds {
+			limit, err := b.rawMint(ctx, n)
+			if err != nil {
+				return err
+			}
+			b.results.add(fmt.Sprintf("raw_mint_per_s_%d", n), limit)
+			for _, build := range b.builds {
+				err := onSite(ctx, quiet, func(s *site) error {
+					m, rate, err := b.mintOn(ctx, s, build, n)
+					if err != nil {
+						return err
+					}
+					b.results.add(fmt.Sprintf("%smint_per_s_%d", build.name, n), rate)
+					b.results.add(fmt.Sprintf("%smint_ratio_%d", build.name, n), rate/limit)
+					return m.Stop()
+				})
+				if err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, build := range b.builds {
+		b.results.add(build.name+"mint_ratio", min(b.results.median(build.name+"mint_ratio_1000"), b.results.median(fmt.Sprintf("%smint_ratio_%d", build.name, b.nodes))))
+	}
+	return nil
+}
+
+func nodeName(i int) string { return fmt.Sprintf("worker-%d", i) }
+
+// makeNodeBootstraps makes some, edited by one function.
+func (s *site) makeNodeBootstraps(ctx context.Context, n int, edit func(int, *v1alpha1.NodeBootstrap)) ([]*v1alpha1.NodeBootstrap, error) {
+	out := make([]*v1alpha1.NodeBootstrap, n)
+	return out, inParallel(n, func(i int) error {
+		out[i] = &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}
+		if edit != nil {
+			edit(i, out[i])
+		}
+		return s.Client.Create(ctx, out[i])
+	})
+}
+
+// mintOn makes n NodeBootstraps, starts the manager and waits until all have their credentials.
+func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*running, float64, error) {
+	if _, err := s.makeNodeBootstraps(ctx, n, nil); err != nil {
+		return nil, 0, err
+	}
+	before, err := s.stored(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	began := time.Now()
+	m, err := s.start(ctx, build)
+	if err != nil {
+		return nil, 0, err
+	}
+	stop := b.profile(ctx, m, fmt.Sprintf("%smint-%d", build.name, n))
+	if err := s.untilAvailable(ctx, m, n); err != nil {
+		return nil, 0, err
+	}
+	took := time.Since(began)
+	if err := b.countWrites(ctx, s, build, n, before); err != nil {
+		return nil, 0, err
+	}
+	if err := s.checkAvailable(ctx, n); err != nil {
+		return nil, 0, err
+	}
+	return m, float64(n) / took.Seconds(), stop()
+}
+
+// untilAvailable waits until the manager says that so many nodes have got their credentials. It is asked ever more seldom
+// the more there are, since it goes through all of them for each answer.
+func (s *site) untilAvailable(ctx context.Context, m *running, n int) error {
+	every := 50*time.Millisecond + time.Duration(n)*10*time.Microsecond
+	return until(ctx, every, "the last credential", func() (bool, error) {
+		have, err := m.sum(ctx, "nodebootstrap_credential_duration_seconds", nil)
+		return have >= float64(n), err
+	})
+}
+
+// checkAvailable goes by the API server: what the manager says of itself proves nothing.
+func (s *site) checkAvailable(ctx context.Context, n int) error {
+	var list v1alpha1.NodeBootstrapList
+	if err := s.Client.List(ctx, &list); err != nil {
+		return err
+	}
+	var tokens, kubeconfigs corev1.SecretList
+	for into, namespace := range map[*corev1.SecretList]string{&tokens: bootstrap.TokenNamespace, &kubeconfigs: operator.Namespace} {
+		if err := s.Client.List(ctx, into, client.InNamespace(namespace)); err != nil {
+			return err
+		}
+	}
+	available := 0
+	for i := range list.Items {
+		if ref := list.Items[i].Status.KubeconfigSecretRef; ref != nil {
+			available++
+		}
+	}
+	if available != n || len(tokens.Items) != n || len(kubeconfigs.Items) != n {
+		return fmt.Errorf("%d nodes have a credential, with %d tokens and %d kubeconfigs, instead of %d", available, len(tokens.Items), len(kubeconfigs.Items), n)
+	}
+	return nil
+}
+
+var mintedResources = []string{"secrets", "nodebootstraps", "events"}
+
+// stored is how many writes there were of what the operator writes.
+func (s *site) stored(ctx context.Context) (map[string]float64, error) {
+	out := map[string]float64{}
+	for _, resource := range mintedResources {
+		n, err := s.writes(ctx, resource)
+		if err != nil {
+			return nil, err
+		}
+		out[resource] = n
+	}
+	return out, nil
+}
+
+// countWrites notes how many writes there were for a node, by the API server's own metrics.
+func (b *bench) countWrites(ctx context.Context, s *site, build build, n int, before map[string]float64) error {
+	after, err := s.stored(ctx)
+	if err != nil {
+		return err
+	}
+	total := 0.0
+	for _, resource := range mintedResources {
+		total += after[resource] - before[resource]
+	}
+	b.results.add(build.name+"writes_per_node", total/float64(n))
+	return nil
+}
+
+// credential is what the operator writes for one node.
+type credential struct {
+	token, kubeconfig *corev1.Secret
+	status            v1alpha1.NodeBootstrapStatus
+}
+
+// newCredential makes what the operator would.
+func (s *site) newCredential(nb *v1alpha1.NodeBootstrap) (*credential, error) {
+	random, err := bootstraputil.GenerateBootstrapToken()
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	secret := bootstrap.TokenSecret(nb, bootstrap.NextTokenID(nb.UID, ""), random[7:], now.Add(nb.Spec.TokenTTL()))
+	token, _ := bootstrap.ParseToken(secret)
+	f := &bootstrap.Facts{
+		Name: nb.Name, Namespace: operator.Namespace, NodeBootstrap: nb,
+		Cluster: bootstrap.Cluster{Server: s.Server(), CA: s.ServerCA(), CAExpires: now.AddDate(10, 0, 0)},
+		Bypass:  &bootstrap.Bypass{},
+	}
+	kubeconfig, err := bootstrap.KubeconfigSecret(nb, operator.Namespace, f.Cluster, token)
+	if err != nil {
+		return nil, err
+	}
+	p := bootstrap.Decide(f, now)
+	status := bootstrap.Report(f, &p, &bootstrap.Outcome{Token: &token, Published: true, Acceptance: bootstrap.Accepted}, now)
+	return &credential{secret, kubeconfig, *status}, nil
+}
+
+// rawMint measures the same three writes for each node, sent as fast as they are taken.
+func (b *bench) rawMint(ctx context.Context, n int) (rate float64, err error) {
+	err = onSite(ctx, quiet, func(s *site) error {
+		all, err := s.makeNodeBootstraps(ctx, n, nil)
+		if err != nil {
+			return err
+		}
+		credentials := make([]*credential, n)
+		for i, nb := range all {
+			if credentials[i], err = s.newCredential(nb); err != nil {
+				return err
+			}
+		}
+		began := time.Now()
+		err = inParallel(n, func(i int) error { return s.store(ctx, all[i], credentials[i]) })
+		rate = float64(n) / time.Since(began).Seconds()
+		return err
+	})
+	return rate, err
+}
+
+// store does the three writes.
+func (s *site) store(ctx context.Context, nb *v1alpha1.NodeBootstrap, c *credential) error {
+	if err := s.Client.Create(ctx, c.token); err != nil {
+		return err
+	}
+	if err := s.Client.Create(ctx, c.kubeconfig); err != nil {
+		return err
+	}
+	before := nb.DeepCopy()
+	nb.Status = c.status
+	return s.Client.Status().Patch(ctx, nb, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+}

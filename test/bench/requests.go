@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// A sender sends one request, as one client of the API server.
+type sender struct {
+	header http.Header
+	body   []byte
+}
+
+// send sends requests from many clients over the same connections, since 2,000 TLS handshakes are not what is measured.
+func (s *site) send(ctx context.Context, c *http.Client, from sender) (*certificatesv1.CertificateSigningRequest, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Server()+"/apis/certificates.k8s.io/v1/certificatesigningrequests", bytes.NewReader(from.body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header = from.header.Clone()
+	request.Header.Set("Content-Type", "application/json")
+	response, err := c.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusCreated {
+		return nil, fmt.Errorf("sending a request: %s: %s", response.Status, content)
+	}
+	out := &certificatesv1.CertificateSigningRequest{}
+	return out, json.Unmarshal(content, out)
+}
+
+// anonymous is a client that says who it is in a header.
+func (s *site) anonymous() (*http.Client, error) {
+	cfg := &rest.Config{Host: s.Server(), TLSClientConfig: rest.TLSClientConfig{CAData: s.ServerCA()}}
+	return rest.HTTPClientFor(cfg)
+}
+
+// withTokens are senders that have the credentials of nodes.
+func withTokens(tokens []corev1.Secret) ([]sender, error) {
+	var out []sender
+	for i := range tokens {
+		token, ok := bootstrap.ParseToken(&tokens[i])
+		if !ok {
+			return nil, fmt.Errorf("the Secret %s is no token", tokens[i].Name)
+		}
+		request, err := kubeletRequest(bootstrap.NodeOfChild(&tokens[i]))
+		if err != nil {
+			return nil, err
+		}
+		body, err := json.Marshal(request)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sender{http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, body})
+	}
+	return out, nil
+}
+
+func (s *site) tokens(ctx context.Context) ([]corev1.Secret, error) {
+	var list corev1.SecretList
+	return list.Items, s.Client.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace), client.MatchingLabels{bootstrap.ManagedByLabel: bootstrap.ManagedBy})
+}
+
+// approved waits until so many requests are approved. It watches them, in the undisturbed run as well.
+func (s *site) approved(ctx context.Context, n int) (wait func() error, err error) {
+	w, err := s.Client.Watch(ctx, &certificatesv1.CertificateSigningRequestList{})
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		defer w.Stop()
+		done := map[string]bool{}
+		timeout := time.After(10 * time.Minute)
+		for len(done) < n {
+			select {
+			case event, ok := <-w.ResultChan():
+				if !ok {
+					return fmt.Errorf("the watch ended with %d of %d requests approved", len(done), n)
+				}
+				r, ok := event.Object.(*certificatesv1.CertificateSigningRequest)
+				if ok && event.Type != watch.Deleted && len(r.Status.Conditions) > 0 {
+					if c := r.Status.Conditions[0]; c.Type != certificatesv1.CertificateApproved {
+						return fmt.Errorf("a request is %s: %s", c.Type, c.Message)
+					}
+					done[r.Name] = true
+				}
+			case <-timeout:
+				return fmt.Errorf("%d of %d requests are approved after ten minutes", len(done), n)
+			}
+		}
+		return nil
+	}, nil
+}
+
+// rate sends all requests at once and is how many were approved in a second, up to the last. What follows each is approve.
+func (s *site) rate(ctx context.Context, c *http.Client, senders []sender, approve func(*certificatesv1.CertificateSigningRequest) error) (float64, error) {
+	wait, err := s.approved(ctx, len(senders))
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	sent := make(chan error, 1)
+	go func() {
+		sent <- inParallel(len(senders), func(i int) error {
+			r, err := s.send(ctx, c, senders[i])
+			if err != nil {
+				return err
+			}
+			return approve(r)
+		})
+	}()
+	if err := wait(); err != nil {
+		return 0, err
+	}
+	return float64(len(senders)) / time.Since(began).Seconds(), <-sent
+}
+
+func leaveIt(*certificatesv1.CertificateSigningRequest) error { return nil }
+
+// approve approves a request with no checks.
+func (s *site) approve(ctx context.Context) func(r *certificatesv1.CertificateSigningRequest) error {
+	return func(r *certificatesv1.CertificateSigningRequest) error {
+		r.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{
+			Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "Benchmark", Message: "approved with no checks",
+		}}
+		return s.Client.SubResource("approval").Update(ctx, r)
+	}
+}
+
+// approve measures requests that kubelets send with their tokens all at once: with the operator, with no checks, and with
+// kube-controller-manager's approver alone, without limits.
+func (b *bench) approve(ctx context.Context) error {
+	for range b.rounds {
+		limit, err := b.rawApprovals(ctx)
+		if err != nil {
+			return err
+		}
+		b.results.add("raw_approve_per_s", limit)
+		of, err := b.approvalsOfControllerManager(ctx)
+		if err != nil {
+			return err
+		}
+		b.results.add("kube_controller_manager_approve_per_s", of)
+		for _, build := range b.builds {
+			rate, err := b.approvalsOf(ctx, build)
+			if err != nil {
+				return err
+			}
+			b.results.add(build.name+"approve_per_s", rate)
+			b.results.add(build.name+"approve_ratio", rate/limit)
+		}
+	}
+	return nil
+}
+
+func (b *bench) approvalsOf(ctx context.Context, build build) (rate float64, err error) {
+	err = onSite(ctx, quiet, func(s *site) error {
+		m, _, err := b.mintOn(ctx, s, build, b.requests)
+		if err != nil {
+			return err
+		}
+		rate, err = s.rateWithTokens(ctx, leaveIt)
+		if err != nil {
+			return err
+		}
+		return m.Stop()
+	})
+	return rate, err
+}
+
+// rateWithTokens has all tokens that are there send one request each.
+func (s *site) rateWithTokens(ctx context.Context, approve func(*certificatesv1.CertificateSigningRequest) error) (float64, error) {
+	tokens, err := s.tokens(ctx)
+	if err != nil {
+		return 0, err
+	}
+	senders, err := withTokens(tokens)
+	if err != nil {
+		return 0, err
+	}
+	c, err := s.anonymous()
+	if err != nil {
+		return 0, err
+	}
+	return s.rate(ctx, c, senders, approve)
+}
+
+// withoutOperator makes the tokens and the bindings that the operator would.
+func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string) error {
+	for _, name := range bindings {
+		if err := s.Client.Create(ctx, bootstrap.Binding(name)); err != nil {
+			return err
+		}
+	}
+	all, err := s.makeNodeBootstraps(ctx, b.requests, nil)
+	if err != nil {
+		return err
+	}
+	return inParallel(len(all), func(i int) error {
+		c, err := s.newCredential(all[i])
+		if err != nil {
+			return err
+		}
+		if len(bindings) == len(bootstrap.BindingNames) {
+			c.token.Data["auth-extra-groups"] = []byte(bootstrap.Group + "," + bootstrap.ClusterWideGroup)
+		}
+		return s.Client.Create(ctx, c.token)
+	})
+}
+
+func (b *bench) rawApprovals(ctx context.Context) (rate float64, err error) {
+	err = onSite(ctx, quiet, func(s *site) error {
+		if err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs}); err != nil {
+			return err
+		}
+		rate, err = s.rateWithTokens(ctx, s.approve(ctx))
+		return err
+	})
+	return rate, err
+}
+
+// approvalsOfControllerManager has it run its approver and nothing else, with no limit on what it asks of the API server.
+func (b *bench) approvalsOfControllerManager(ctx context.Context) (rate float64, err error) {
+	cfg := localcluster.Config{ControllerManagerArgs: map[string]string{
+		"controllers": "certificatesigningrequest-approving-controller", "kube-api-qps": "10000", "kube-api-burst": "10000",
+	}}
+	err = onSite(ctx, cfg, func(s *site) error {
+		if err := b.withoutOperator(ctx, s, bootstrap.BindingNames); err != nil {
+			return err
+		}
+		rate, err = s.rateWithTokens(ctx, leaveIt)
+		return err
+	})
+	return rate, err
+}
+
+// serving measures requests for serving certificates that the nodes themselves send all at once.
+func (b *bench) serving(ctx context.Context) error {
+	for range b.rounds {
+		limit, err := b.servingRate(ctx, nil)
+		if err != nil {
+			return err
+		}
+		b.results.add("raw_serving_per_s", limit)
+		for _, build := range b.builds {
+			rate, err := b.servingRate(ctx, &build)
+			if err != nil {
+				return err
+			}
+			b.results.add(build.name+"serving_per_s", rate)
+			b.results.add(build.name+"serving_ratio", rate/limit)
+		}
+	}
+	return nil
+}
+
+// servingRate is with a build of the manager, or with no checks.
+func (b *bench) servingRate(ctx context.Context, build *build) (rate float64, err error) {
+	err = onSite(ctx, quiet, func(s *site) error {
+		if err := s.makeMembers(ctx, b.requests); err != nil {
+			return err
+		}
+		approve, stop := s.approve(ctx), func() error { return nil }
+		if build != nil {
+			m, err := s.start(ctx, *build)
+			if err != nil {
+				return err
+			}
+			if err := s.untilJoined(ctx, m, b.requests); err != nil {
+				return err
+			}
+			approve, stop = leaveIt, m.Stop
+		}
+		senders, err := s.nodes(b.requests)
+		if err != nil {
+			return err
+		}
+		c, err := rest.HTTPClientFor(s.AdminConfig())
+		if err != nil {
+			return err
+		}
+		if rate, err = s.rate(ctx, c, senders, approve); err != nil {
+			return err
+		}
+		return stop()
+	})
+	return rate, err
+}
+
+// nodes are senders that ask for serving certificates in the name of nodes. The administrator acts for them: 2,000
+// certificates of their own would be 2,000 connections.
+func (s *site) nodes(n int) ([]sender, error) {
+	var out []sender
+	for i := range n {
+		request, err := servingRequest(i)
+		if err != nil {
+			return nil, err
+		}
+		body, err := json.Marshal(request)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sender{http.Header{
+			"Impersonate-User": {"system:node:" + nodeName(i)}, "Impersonate-Group": {"system:nodes", "system:authenticated"},
+		}, body})
+	}
+	return out, nil
+}
+
+func servingRequest(i int) (*certificatesv1.CertificateSigningRequest, error) {
+	pem, err := requestPEM(nodeName(i), []string{nodeName(i)})
+	if err != nil {
+		return nil, err
+	}
+	return &certificatesv1.CertificateSigningRequest{
+		TypeMeta:   metav1.TypeMeta{APIVersion: certificatesv1.SchemeGroupVersion.String(), Kind: "CertificateSigningRequest"},
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: pem, SignerName: certificatesv1.KubeletServingSignerName,
+			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
+		},
+	}, nil
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+)
+
+// makeMembers makes NodeBootstraps of nodes that are members already, each with an address.
+func (s *site) makeMembers(ctx context.Context, n int) error {
+	if err := s.makeNodes(ctx, n, nodeName); err != nil {
+		return err
+	}
+	_, err := s.makeNodeBootstraps(ctx, n, func(i int, nb *v1alpha1.NodeBootstrap) {
+		nb.Spec.ServingCertificate.Addresses = []string{nodeName(i)}
+	})
+	return err
+}
+
+// untilJoined waits until the manager says that so many nodes have joined.
+func (s *site) untilJoined(ctx context.Context, m *running, n int) error {
+	return until(ctx, time.Second/2, "the last node to be Joined", func() (bool, error) {
+		have, err := m.sum(ctx, "nodebootstrap_nodebootstraps", map[string]string{"state": v1alpha1.ReasonJoined, "ready": "True"})
+		return have >= float64(n), err
+	})
+}
+
+// untilQuiet waits until the manager has used next to no processor for a while, and returns what it had used before.
+func (m *running) untilQuiet(ctx context.Context) (used time.Duration, err error) {
+	const while, little = time.Second, 30 * time.Millisecond
+	err = until(ctx, while, "the manager to rest", func() (bool, error) {
+		before := used
+		var err error
+		used, err = m.cpu()
+		return before > 0 && used-before < little, err
+	})
+	return used, err
+}
+
+// settled measures a large cluster in which half of the nodes have joined: the memory of the manager, what a start costs,
+// and what it does when nothing happens but heartbeats.
+func (b *bench) settled(ctx context.Context) error {
+	for _, build := range b.builds {
+		err := onSite(ctx, quiet, func(s *site) error {
+			m, err := b.grow(ctx, s, build, b.nodes)
+			if err != nil {
+				return err
+			}
+			if err := m.Stop(); err != nil {
+				return err
+			}
+			m, err = b.restart(ctx, s, build)
+			if err != nil {
+				return err
+			}
+			if err := b.rest(ctx, s, build, m); err != nil {
+				return err
+			}
+			return m.Stop()
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// largest measures what a node costs in the largest cluster beside what it costs in a small one, and the memory.
+func (b *bench) largest(ctx context.Context) error {
+	limit, err := b.rawMint(ctx, b.most)
+	if err != nil {
+		return err
+	}
+	b.results.add(fmt.Sprintf("raw_mint_per_s_%d", b.most), limit)
+	for _, build := range b.builds {
+		if err := onSite(ctx, quiet, func(s *site) error { m, err := b.grow(ctx, s, build, b.most); return errors.Join(err, stopIt(m)) }); err != nil {
+			return err
+		}
+		small := b.results.median(build.name + "mint_ratio_1000")
+		if small == 0 {
+			continue // it was not measured
+		}
+		large := b.results.median(fmt.Sprintf("%smint_per_s_%d", build.name, b.most)) / limit
+		b.results.add(build.name+"mint_scale", small/large)
+	}
+	return nil
+}
+
+func stopIt(m *running) error {
+	if m == nil {
+		return nil
+	}
+	return m.Stop()
+}
+
+// grow has the manager make credentials for all, then half of the nodes join.
+func (b *bench) grow(ctx context.Context, s *site, build build, n int) (*running, error) {
+	m, rate, err := b.mintOn(ctx, s, build, n)
+	if err != nil {
+		return nil, err
+	}
+	b.results.add(fmt.Sprintf("%smint_per_s_%d", build.name, n), rate)
+	if err := s.makeNodes(ctx, n/2, nodeName); err != nil {
+		return nil, err
+	}
+	if err := s.untilJoined(ctx, m, n/2); err != nil {
+		return nil, err
+	}
+	if _, err := m.untilQuiet(ctx); err != nil {
+		return nil, err
+	}
+	mib, err := m.peakMemory()
+	b.results.add(fmt.Sprintf("%srss_mib_%d", build.name, n), mib)
+	return m, err
+}
+
+// restart measures the processor time from the start of the process until it rests, and what it writes.
+func (b *bench) restart(ctx context.Context, s *site, build build) (*running, error) {
+	before, err := s.stored(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.start(ctx, build)
+	if err != nil {
+		return nil, err
+	}
+	used, err := m.untilQuiet(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.results.add(build.name+"restart_s", used.Seconds())
+	return m, b.noteWrites(ctx, s, build.name+"restart_writes", before)
+}
+
+func (b *bench) noteWrites(ctx context.Context, s *site, key string, before map[string]float64) error {
+	after, err := s.stored(ctx)
+	if err != nil {
+		return err
+	}
+	total := 0.0
+	for resource, n := range after {
+		total += n - before[resource]
+	}
+	b.results.add(key, total)
+	return nil
+}
+
+// rest watches a settled cluster whose nodes renew their Leases every ten seconds, and report every five minutes.
+func (b *bench) rest(ctx context.Context, s *site, build build, m *running) error {
+	before, err := s.stored(ctx)
+	if err != nil {
+		return err
+	}
+	began, usedBefore := time.Now(), time.Duration(0)
+	if usedBefore, err = m.cpu(); err != nil {
+		return err
+	}
+	beats, cancel := context.WithTimeout(ctx, b.idle)
+	defer cancel()
+	if err := s.heartbeats(beats, b.nodes/2); err != nil && beats.Err() == nil {
+		return err
+	}
+	used, err := m.cpu()
+	if err != nil {
+		return err
+	}
+	b.results.add(build.name+"idle_cpu", 100*float64(used-usedBefore)/float64(time.Since(began)))
+	return b.noteWrites(ctx, s, build.name+"idle_writes", before)
+}
+
+// heartbeats renews n Leases and reports n Nodes as kubelets do, until the context ends.
+func (s *site) heartbeats(ctx context.Context, n int) error {
+	const renewal, report = 10 * time.Second, 5 * time.Minute
+	leases := make([]*coordinationv1.Lease, n)
+	for i := range leases {
+		leases[i] = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeName(i)}}
+		if err := s.Client.Create(ctx, leases[i]); err != nil {
+			return err
+		}
+	}
+	ticker := time.NewTicker(renewal / time.Duration(n))
+	defer ticker.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		lease := leases[i%n]
+		lease.Spec.RenewTime = &metav1.MicroTime{Time: time.Now()}
+		if err := s.Client.Update(ctx, lease); err != nil {
+			return err
+		}
+		if i%int(report/renewal) != 0 {
+			continue
+		}
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: lease.Name}}
+		patch := fmt.Sprintf(`{"status":{"conditions":[{"type":"Ready","status":"True","lastHeartbeatTime":%q}]}}`, time.Now().UTC().Format(time.RFC3339))
+		if err := s.Client.Status().Patch(ctx, node, client.RawPatch("application/strategic-merge-patch+json", []byte(patch))); err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// writers write side by side, as many as it takes to keep the API server busy.
+const writers = 32
+
+// A site is a fresh cluster with the operator's CRD and RBAC.
+type site struct {
+	*env.Env
+	caFile string
+}
+
+// onSite runs a measurement in a fresh cluster. Without kube-controller-manager nothing but what is measured is at work.
+func onSite(ctx context.Context, cfg localcluster.Config, run func(*site) error) error {
+	e, err := env.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	s := &site{Env: e, caFile: filepath.Join(e.Dir(), "server-ca.crt")}
+	err = os.WriteFile(s.caFile, e.ServerCA(), 0o600)
+	if err == nil {
+		err = run(s)
+	}
+	return errors.Join(err, e.Stop())
+}
+
+// quiet is a cluster without controllers.
+var quiet = localcluster.Config{NoControllerManager: true}
+
+// A running manager, and where it tells of itself.
+type running struct {
+	*operator.Manager
+	metrics, pprof string
+}
+
+// start runs a build of the manager.
+func (s *site) start(ctx context.Context, b build) (*running, error) {
+	var ports [2]int
+	for i := range ports {
+		var err error
+		if ports[i], err = localcluster.FreePort(); err != nil {
+			return nil, err
+		}
+	}
+	address := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
+	m, err := operator.StartBinary(ctx, s.Cluster, b.binary, "--cluster-server", s.Server(), "--cluster-ca-file", s.caFile,
+		"--metrics-bind-address", address(0), "--metrics-secure=false", "--pprof-bind-address", address(1), "--zap-log-level", "error")
+	if err != nil {
+		return nil, err
+	}
+	return &running{m, "http://" + address(0) + "/metrics", "http://" + address(1) + "/debug/pprof/profile"}, nil
+}
+
+// profile takes a CPU profile of the manager until stop is called, if profiles are wanted.
+func (b *bench) profile(ctx context.Context, m *running, name string) (stop func() error) {
+	if b.profiles == "" {
+		return func() error { return nil }
+	}
+	const most = 20 // seconds
+	ended := make(chan error, 1)
+	go func() {
+		content, err := get(ctx, fmt.Sprintf("%s?seconds=%d", m.pprof, most))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.profiles, name+".pprof"), content, 0o600)
+		}
+		ended <- err
+	}()
+	return func() error { return <-ended }
+}
+
+func get(ctx context.Context, url string) ([]byte, error) {
+	return getWith(ctx, http.DefaultClient, url)
+}
+
+func getWith(ctx context.Context, c *http.Client, url string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", url, response.Status)
+	}
+	return io.ReadAll(response.Body)
+}
+
+// sum adds up what a metric of the manager says, over all that have the given labels.
+func (m *running) sum(ctx context.Context, name string, labels map[string]string) (float64, error) {
+	content, err := get(ctx, m.metrics)
+	if err != nil {
+		return 0, err
+	}
+	return sumOf(content, name, labels)
+}
+
+func sumOf(content []byte, name string, labels map[string]string) (float64, error) {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(content))
+	if err != nil {
+		return 0, err
+	}
+	total := 0.0
+	for _, m := range families[name].GetMetric() {
+		if hasLabels(m, labels) {
+			total += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+		}
+	}
+	return total, nil
+}
+
+func hasLabels(m *dto.Metric, want map[string]string) bool {
+	found := 0
+	for _, l := range m.GetLabel() {
+		if v, ok := want[l.GetName()]; ok && v == l.GetValue() {
+			found++
+		}
+	}
+	return found == len(want)
+}
+
+// raw reads from the API server.
+func (s *site) raw(ctx context.Context, path string) ([]byte, error) {
+	c, err := rest.HTTPClientFor(s.AdminConfig())
+	if err != nil {
+		return nil, err
+	}
+	return getWith(ctx, c, s.Server()+path)
+}
+
+// writes is how many writes the API server has stored or refused, by its own metrics. Leases and reviews do not count.
+func (s *site) writes(ctx context.Context, resource string) (float64, error) {
+	content, err := s.raw(ctx, "/metrics")
+	if err != nil {
+		return 0, err
+	}
+	total := 0.0
+	for _, verb := range []string{"POST", "PUT", "PATCH", "APPLY", "DELETE"} {
+		n, err := sumOf(content, "apiserver_request_total", map[string]string{"verb": verb, "resource": resource})
+		if err != nil {
+			return 0, err
+		}
+		total += n
+	}
+	return total, nil
+}
+
+// inParallel does n things, with as many at a time as there are writers.
+func inParallel(n int, do func(i int) error) error {
+	errs := make([]error, writers)
+	var group sync.WaitGroup
+	next := make(chan int)
+	for w := range writers {
+		group.Go(func() {
+			for i := range next {
+				if errs[w] == nil {
+					errs[w] = do(i)
+				}
+			}
+		})
+	}
+	for i := range n {
+		next <- i
+	}
+	close(next)
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// until asks every so often whether something is so.
+func until(ctx context.Context, every time.Duration, what string, is func() (bool, error)) error {
+	const patience = 10 * time.Minute
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		yes, err := is()
+		if err != nil {
+			return fmt.Errorf("waiting for %s: %w", what, err)
+		}
+		if yes {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s: %w", what, ctx.Err())
+		case <-ticker.C:
+		}
+	}
+}
+
+// makeNodes makes Node objects as kubelets leave them that have joined.
+func (s *site) makeNodes(ctx context.Context, n int, name func(int) string) error {
+	return inParallel(n, func(i int) error {
+		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name(i)}}
+		if err := s.Client.Create(ctx, node); err != nil {
+			return err
+		}
+		before := node.DeepCopy()
+		node.Status.NodeInfo.KubeletVersion = "v1.37.0"
+		return s.Client.Status().Patch(ctx, node, client.MergeFrom(before))
+	})
+}
