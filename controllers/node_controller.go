@@ -44,7 +44,8 @@ type NodeReconciler struct {
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
 
-	tokens tokenAcceptance
+	tokens  tokenAcceptance
+	decided decidedRequests
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the

@@ -48,6 +48,9 @@ func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *boot
 // decideOne carries out a decision. An approval is final, so that what it rests on is read live before: the cache may not
 // know yet that some of it is gone.
 func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, d bootstrap.Decision) error {
+	if r.decided.has(d.Request) {
+		return nil
+	}
 	if d.Result.Verdict == csr.Approve {
 		holds, err := r.stillHolds(ctx, f, d)
 		if err != nil {
@@ -92,5 +95,6 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) err
 	if err := r.Client.SubResource("approval").Update(ctx, request); err != nil {
 		return fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
 	}
+	r.decided.add(d.Request)
 	return nil
 }

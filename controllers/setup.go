@@ -60,7 +60,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Discovery: &Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile},
 		Approvers: approvers,
 		Metrics:   metrics,
-		Recorder:  mgr.GetEventRecorder("nodebootstrap"),
+		Recorder:  newCalmRecorder(mgr.GetEventRecorder("nodebootstrap")),
 		Clock:     o.Clock,
 	}
 	if err := node.SetupWithManager(mgr); err != nil {

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/client-go/util/workqueue"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -29,26 +28,26 @@ import (
 )
 
 // nodeConcurrency is how many nodes are worked on at a time. The work is waiting for the API server.
-const nodeConcurrency = 16
+const nodeConcurrency = 32
 
 // SetupWithManager has the reconciler called whenever anything about a node changes.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	all := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })
+	all := leisurely{EventHandler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })}
 	none := handler.Funcs{} // read from the cache when a request asks for it
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("node").
 		For(&v1alpha1.NodeBootstrap{}).
 		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret)).
-		Watches(&certificatesv1.CertificateSigningRequest{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR)).
+		Watches(&certificatesv1.CertificateSigningRequest{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR), awaitsVerdict}).
 		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
 		Watches(&corev1.ConfigMap{}, all).
 		Watches(&corev1.Service{}, none).
 		Watches(&discoveryv1.EndpointSlice{}, none).
 		Watches(&rbacv1.ClusterRoleBinding{}, all, builder.WithPredicates(sharedBinding)).
-		WatchesRawSource(source.Func(func(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+		WatchesRawSource(source.Func(func(ctx context.Context, q queue) error {
 			go r.Discovery.WatchCAFile(ctx, func() {
 				for _, request := range r.everyNode(ctx) {
-					queue.Add(request)
+					atLeisure(q).Add(request)
 				}
 			})
 			return nil
