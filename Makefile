@@ -91,17 +91,25 @@ faults: controlplane bin/manager ## 200 SIGKILLs while nodes join a real control
 	go test -count=1 -timeout 45m ./test/chaos -v -chaos.seed=$(CHAOSSEED) -chaos.kills=200 -chaos.restarts=8 -chaos.nodes=8 -chaos.duration=25m -chaos.quiet=15s
 	go test -count=1 -timeout 4h ./test/faults -v -faults.all -faults.pairs=-1 -faults.interventions=-1 -rapid.checks=1000 -rapid.seed=0
 
+# The manager of another revision.
+build-base = @dir=$$(mktemp -d) && git archive $(1) | tar -x -C $$dir && (cd $$dir && go build -o $(CURDIR)/bin/manager-base ./cmd/manager); ended=$$?; rm -rf $$dir; exit $$ended
+
 .PHONY: upgrade
 upgrade: controlplane build ## Restart the manager at each step of a join, as the build of the revision BASE and as this one in turn.
 	@test -n "$(BASE)" || { echo "which revision shall it be? make upgrade BASE=<git revision>" >&2; exit 1; }
-	@dir=$$(mktemp -d) && git archive $(BASE) | tar -x -C $$dir && (cd $$dir && go build -o $(CURDIR)/bin/manager-base ./cmd/manager); rm -rf $$dir
+	$(call build-base,$(BASE))
 	for builds in $(CURDIR)/bin/manager-base:$(CURDIR)/bin/manager $(CURDIR)/bin/manager:$(CURDIR)/bin/manager-base; do \
 		NODEBOOTSTRAP_MANAGERS=$$builds go test -count=1 ./test/e2e -v -run 'TestManagerKilledAtEachStep|TestTwoManagers' || exit 1; \
 	done
 
 .PHONY: bench
-bench: controlplane bin/manager ## Measure the operator on a real control plane: a table, and bench.json.
-	go run ./test/bench
+bench: controlplane bin/manager ## Measure the operator on a real control plane, and the revision BASE in alternation if one is given: a table, and bench.json.
+	$(if $(BASE),$(call build-base,$(BASE)))
+	go run ./test/bench $(if $(BASE),-base $(CURDIR)/bin/manager-base) $(BENCHFLAGS)
+
+.PHONY: microbench
+microbench: ## Measure the pure parts, with their allocations.
+	go test -run '^$$' -bench . ./internal/...
 
 .PHONY: dashboard-picture
 dashboard-picture: controlplane bin/manager ## docs/dashboard.svg: the dashboard's graphs of two minutes in which simulated machines join a real control plane.

@@ -4,6 +4,7 @@ package controllers
 
 import (
 	"context"
+	"maps"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/util/workqueue"
@@ -16,44 +17,55 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// leisurely enqueues what nobody waits for behind everything else: a changed CA concerns every node, and a machine that is
-// joining must not wait until all kubeconfigs are rendered anew.
+// leisurely enqueues what nobody waits for behind everything else. A changed CA concerns every node, and what the operator has
+// written itself comes back to it as events: neither a machine that is joining nor a node that has no credential yet shall
+// wait for that.
 type leisurely struct {
 	handler.EventHandler
-	// but is what somebody waits for; nil for nothing.
-	but func(client.Object) bool
+	// but tells of what somebody waits for; nil for nothing. The old object is nil when the new one was created, and the new
+	// one when the old one was deleted.
+	but func(old, new client.Object) bool
 }
 
 // awaitsVerdict tells whether a request waits for a verdict. What comes after the verdict is bookkeeping.
-func awaitsVerdict(o client.Object) bool {
-	r, ok := o.(*certificatesv1.CertificateSigningRequest)
+func awaitsVerdict(_, new client.Object) bool {
+	r, ok := new.(*certificatesv1.CertificateSigningRequest)
 	return ok && !bootstrap.AllDecided([]*certificatesv1.CertificateSigningRequest{r})
+}
+
+// isGone tells of deletions.
+func isGone(_, new client.Object) bool { return new == nil }
+
+// isWanted tells of all changes of a NodeBootstrap but those of its status.
+func isWanted(old, new client.Object) bool {
+	return old == nil || new == nil || old.GetUID() != new.GetUID() || old.GetGeneration() != new.GetGeneration() ||
+		new.GetDeletionTimestamp() != nil || !maps.Equal(old.GetAnnotations(), new.GetAnnotations())
 }
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
 // Create is of handler.EventHandler.
 func (h leisurely) Create(ctx context.Context, e event.CreateEvent, q queue) {
-	h.EventHandler.Create(ctx, e, h.queueFor(e.Object, q))
+	h.EventHandler.Create(ctx, e, h.queueFor(nil, e.Object, q))
 }
 
 // Update is of handler.EventHandler.
 func (h leisurely) Update(ctx context.Context, e event.UpdateEvent, q queue) {
-	h.EventHandler.Update(ctx, e, h.queueFor(e.ObjectNew, q))
+	h.EventHandler.Update(ctx, e, h.queueFor(e.ObjectOld, e.ObjectNew, q))
 }
 
 // Delete is of handler.EventHandler.
 func (h leisurely) Delete(ctx context.Context, e event.DeleteEvent, q queue) {
-	h.EventHandler.Delete(ctx, e, h.queueFor(nil, q))
+	h.EventHandler.Delete(ctx, e, h.queueFor(e.Object, nil, q))
 }
 
 // Generic is of handler.EventHandler.
 func (h leisurely) Generic(ctx context.Context, e event.GenericEvent, q queue) {
-	h.EventHandler.Generic(ctx, e, h.queueFor(e.Object, q))
+	h.EventHandler.Generic(ctx, e, atLeisure(q))
 }
 
-func (h leisurely) queueFor(o client.Object, q queue) queue {
-	if o != nil && h.but != nil && h.but(o) {
+func (h leisurely) queueFor(old, new client.Object, q queue) queue {
+	if h.but != nil && h.but(old, new) {
 		return q
 	}
 	return atLeisure(q)
@@ -72,6 +84,10 @@ type leisurelyQueue struct {
 }
 
 // Add is of workqueue.TypedInterface.
-func (q leisurelyQueue) Add(r reconcile.Request) {
-	q.AddWithOpts(priorityqueue.AddOpts{Priority: new(handler.LowPriority)}, r)
+func (q leisurelyQueue) Add(r reconcile.Request) { q.AddWithOpts(priorityqueue.AddOpts{}, r) }
+
+// AddWithOpts is of priorityqueue.PriorityQueue.
+func (q leisurelyQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.Request) {
+	o.Priority = new(handler.LowPriority)
+	q.PriorityQueue.AddWithOpts(o, all...)
 }

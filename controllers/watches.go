@@ -36,8 +36,8 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	none := handler.Funcs{} // read from the cache when a request asks for it
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("node").
-		For(&v1alpha1.NodeBootstrap{}).
-		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret)).
+		Watches(&v1alpha1.NodeBootstrap{}, leisurely{&handler.EnqueueRequestForObject{}, isWanted}).
+		Watches(&corev1.Secret{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isGone}).
 		Watches(&certificatesv1.CertificateSigningRequest{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR), awaitsVerdict}).
 		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
 		Watches(&corev1.ConfigMap{}, all).

@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"slices"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -122,6 +123,20 @@ func approvedAgain(d v1alpha1.CertificateDecision, later []v1alpha1.CertificateD
 		}
 	}
 	return with.Has(d.TokenID) || with.Len() > 1
+}
+
+// joinSoon is how long a node takes from its certificate to its first Lease, as a rule: until then the record that it was
+// issued waits, since the write that tells of the join tells of it too.
+const joinSoon = 15 * time.Second
+
+// recordWaits tells whether the record that a request which the operator approved has its certificate may wait for the node to
+// join, at a time, and until when.
+func (f *Facts) recordWaits(r *certificatesv1.CertificateSigningRequest, now time.Time) (time.Time, bool) {
+	at, approved := approvedAt(r)
+	until := at.Add(joinSoon)
+	return until, approved && issued(r) && now.Before(until) && slices.ContainsFunc(f.NodeBootstrap.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
+		return d.UID == r.UID && d.Verdict == v1alpha1.VerdictApproved && d.IssuedTime == nil
+	})
 }
 
 // recordIssued notes which of the node's requests have their certificate, whoever approved them. It goes by time, and not by

@@ -93,6 +93,11 @@ func (f *Facts) lastIssued() time.Time {
 			last = d.IssuedTime.Time
 		}
 	}
+	for _, r := range f.ownRequests() { // of which the record may not tell yet
+		if at, approved := approvedAt(r); approved && issued(r) && at.After(last) {
+			last = at.Time
+		}
+	}
 	return last
 }
 

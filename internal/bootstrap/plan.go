@@ -219,6 +219,11 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 	if deadline.After(now) {
 		p.LookAgain(deadline)
 	}
+	for _, r := range f.ownRequests() {
+		if until, waits := f.recordWaits(r, now); waits {
+			p.LookAgain(until)
+		}
+	}
 	if f.Node != nil { // its Lease will tell, but is not watched: look often at first, then ever more seldom
 		age := now.Sub(f.Node.CreationTimestamp.Time)
 		if at := f.lastIssued(); !at.IsZero() {

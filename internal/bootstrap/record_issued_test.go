@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 
@@ -122,6 +123,43 @@ func TestRecordOvertaken(t *testing.T) {
 			}
 			if !reflect.DeepEqual(before, &f.NodeBootstrap.Status) {
 				t.Error("the history that was read is changed")
+			}
+		})
+	}
+}
+
+// That a certificate was issued is written down with the join, which follows soon: one write less for each node. If it does not
+// follow, it is written down by itself.
+func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
+	const since = 10 * time.Second
+	claimed := approvedDecision("csr-a", 1, since)
+	claimed.IssuedTime = nil
+	facts := func(age time.Duration, history ...v1alpha1.CertificateDecision) *Facts {
+		f := awaited(1, minutes(1))
+		f.NodeBootstrap.Status.Certificates = history
+		f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, age, approved(age), withCertificate)}
+		return f
+	}
+	joining := facts(since, claimed)
+	joining.Node, joining.LeaseRenewed = nodeMade(time.Second), now
+	for name, tt := range map[string]struct {
+		f     *Facts
+		tells bool
+		again time.Duration
+	}{
+		"it waits":                           {facts(since, claimed), false, joinSoon - since},
+		"not for long":                       {facts(joinSoon, claimed), true, 0},
+		"nor when the node has joined":       {joining, true, 0},
+		"nor when somebody else approved it": {facts(since), true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := Decide(tt.f, now)
+			status := Report(tt.f, &p, &Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: Accepted}, now)
+			if tells := len(status.Certificates) == 1 && status.Certificates[0].IssuedTime != nil; tells != tt.tells {
+				t.Errorf("the status tells of it: %v", tells)
+			}
+			if tt.again > 0 && !p.Again.Equal(now.Add(tt.again)) {
+				t.Errorf("it is looked at again at %s", p.Again)
 			}
 		})
 	}

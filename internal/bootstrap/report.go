@@ -96,7 +96,7 @@ func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstra
 	r := report{f: f, p: p, o: o, old: &f.NodeBootstrap.Status, new: f.NodeBootstrap.Status.DeepCopy(), now: now}
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
 	r.new.Certificates = recordOvertaken(r.new.Certificates, f.Requests)
-	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, f.ownRequests()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
+	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, r.issuedToRecord()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
 	r.wait()
 	r.credential()
 	r.conditions()
@@ -127,6 +127,18 @@ type report struct {
 	o        *Outcome
 	old, new *v1alpha1.NodeBootstrapStatus
 	now      time.Time
+}
+
+// issuedToRecord are the node's requests but for those whose record waits.
+func (r *report) issuedToRecord() []*certificatesv1.CertificateSigningRequest {
+	own := r.f.ownRequests()
+	if r.p.Phase != Awaited {
+		return own
+	}
+	return slices.DeleteFunc(own, func(request *certificatesv1.CertificateSigningRequest) bool {
+		_, waits := r.f.recordWaits(request, r.now)
+		return waits
+	})
 }
 
 // wait notes since when the node is waited for, and a reissue once there is a token made for it.
