@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -72,16 +73,17 @@ func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*runni
 	if err != nil {
 		return nil, 0, err
 	}
-	began := time.Now()
+	used, began := usage(), time.Now()
 	m, err := s.start(ctx, build)
 	if err != nil {
 		return nil, 0, err
 	}
-	stop := b.profile(ctx, m, fmt.Sprintf("%smint-%d", build.name, n))
+	stop := b.profile(ctx, s, m, fmt.Sprintf("%smint-%d", build.name, n))
 	if err := s.untilAvailable(ctx, m, n); err != nil {
 		return nil, 0, err
 	}
 	took := time.Since(began)
+	b.addUsage(fmt.Sprintf("%smint_%d", build.name, n), n, used)
 	if err := b.countWrites(ctx, s, build, n, before); err != nil {
 		return nil, 0, err
 	}
@@ -91,14 +93,32 @@ func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*runni
 	return m, float64(n) / took.Seconds(), stop()
 }
 
-// untilAvailable waits until the manager says that so many nodes have got their credentials. It is asked ever more seldom
-// the more there are, since it goes through all of them for each answer.
+// untilAvailable waits until the manager says that so many nodes have got their credentials. It goes through all of them for
+// each answer, so that it is asked seldom, and more often towards the end.
 func (s *site) untilAvailable(ctx context.Context, m *running, n int) error {
-	every := 50*time.Millisecond + time.Duration(n)*10*time.Microsecond
-	return until(ctx, every, "the last credential", func() (bool, error) {
+	const often, seldom = 50 * time.Millisecond, time.Second
+	began := time.Now()
+	last, lastAsked := 0.0, began
+	for {
 		have, err := m.sum(ctx, "nodebootstrap_credential_duration_seconds", nil)
-		return have >= float64(n), err
-	})
+		if err != nil || have >= float64(n) {
+			return err
+		}
+		now, pause := time.Now(), often
+		if have > last {
+			left := (float64(n) - have) / (have - last) * float64(now.Sub(lastAsked))
+			pause = min(max(time.Duration(left/2), often), seldom)
+		}
+		last, lastAsked = have, now
+		if time.Since(began) > patience*time.Duration(1+n/1000) {
+			return fmt.Errorf("%.0f of %d nodes have a credential after %s", have, n, time.Since(began))
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // checkAvailable goes by the API server: what the manager says of itself proves nothing.
@@ -196,10 +216,12 @@ func (b *bench) rawMint(ctx context.Context, n int) (rate float64, err error) {
 				return err
 			}
 		}
-		began := time.Now()
+		stop := b.profile(ctx, s, nil, fmt.Sprintf("raw-mint-%d", n))
+		used, began := usage(), time.Now()
 		err = inParallel(n, func(i int) error { return s.store(ctx, all[i], credentials[i]) })
 		rate = float64(n) / time.Since(began).Seconds()
-		return err
+		b.addUsage(fmt.Sprintf("raw_mint_%d", n), n, used)
+		return errors.Join(err, stop())
 	})
 	return rate, err
 }

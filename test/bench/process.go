@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -25,25 +26,58 @@ func (m *running) peakMemory() (float64, error) {
 	return 0, fmt.Errorf("process %d has no VmHWM", m.PID())
 }
 
-// cpu is how much of a processor a process has had (utime and stime, proc_pid_stat(5)).
+// cpu is how much of a processor the manager has had.
 func (m *running) cpu() (time.Duration, error) {
-	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.PID()))
+	_, used, err := processTimes(m.PID())
+	return used, err
+}
+
+// processTimes are the parent of a process and how much of a processor it has had (utime and stime, proc_pid_stat(5)).
+func processTimes(pid int) (parent int, used time.Duration, err error) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	const utime, stime, perSecond = 11, 12, 100 // after the name in parentheses; USER_HZ
+	const ppid, utime, stime, perSecond = 1, 11, 12, 100 // after the name in parentheses; USER_HZ
 	_, after, _ := strings.Cut(string(content), ") ")
 	fields := strings.Fields(after)
 	if len(fields) <= stime {
-		return 0, fmt.Errorf("process %d: /proc/pid/stat is %q", m.PID(), content)
+		return 0, 0, fmt.Errorf("process %d: /proc/pid/stat is %q", pid, content)
 	}
-	total := 0
-	for _, i := range []int{utime, stime} {
-		ticks, err := strconv.Atoi(fields[i])
-		if err != nil {
-			return 0, err
+	var n [3]int
+	for i, field := range []int{ppid, utime, stime} {
+		if n[i], err = strconv.Atoi(fields[field]); err != nil {
+			return 0, 0, err
 		}
-		total += ticks
 	}
-	return time.Duration(total) * time.Second / perSecond, nil
+	return n[0], time.Duration(n[1]+n[2]) * time.Second / perSecond, nil
+}
+
+// usage is how much of a processor this program and each that it has started have had, by their names.
+func usage() map[string]time.Duration {
+	out := map[string]time.Duration{}
+	paths, _ := filepath.Glob("/proc/[0-9]*/exe") //nolint:errcheck // the pattern is a good one
+	for _, path := range paths {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			continue
+		}
+		parent, used, err := processTimes(pid)
+		if err != nil || parent != os.Getpid() && pid != os.Getpid() {
+			continue // it has ended, or is none of ours
+		}
+		if exe, err := os.Readlink(path); err == nil {
+			out[filepath.Base(exe)] += used
+		}
+	}
+	return out
+}
+
+// addUsage notes how much of a processor went into each of n things since before, by program.
+func (b *bench) addUsage(key string, n int, before map[string]time.Duration) {
+	for name, used := range usage() {
+		if used -= before[name]; used > 0 {
+			b.results.add(fmt.Sprintf("%s_cpu_ms_%s", key, name), milliseconds(used)/float64(n))
+		}
+	}
 }

@@ -17,6 +17,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -74,24 +75,33 @@ func (s *site) start(ctx context.Context, b build) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &running{m, "http://" + address(0) + "/metrics", "http://" + address(1) + "/debug/pprof/profile"}, nil
+	return &running{m, "http://" + address(0) + "/metrics", "http://" + address(1)}, nil
 }
 
-// profile takes a CPU profile of the manager until stop is called, if profiles are wanted.
-func (b *bench) profile(ctx context.Context, m *running, name string) (stop func() error) {
+// profile takes CPU profiles of the API server, and of the manager if there is one, until stop is called; if profiles are wanted.
+func (b *bench) profile(ctx context.Context, s *site, m *running, name string) (stop func() error) {
 	if b.profiles == "" {
 		return func() error { return nil }
 	}
-	const most = 20 // seconds
-	ended := make(chan error, 1)
-	go func() {
-		content, err := get(ctx, fmt.Sprintf("%s?seconds=%d", m.pprof, most))
-		if err == nil {
-			err = os.WriteFile(filepath.Join(b.profiles, name+".pprof"), content, 0o600)
+	var group errgroup.Group
+	const query = "/debug/pprof/profile?seconds=10"
+	store := func(who string, content []byte, err error) error {
+		if err != nil {
+			return err
 		}
-		ended <- err
-	}()
-	return func() error { return <-ended }
+		return os.WriteFile(filepath.Join(b.profiles, name+"-"+who+".pprof"), content, 0o600)
+	}
+	group.Go(func() error {
+		content, err := s.raw(ctx, query)
+		return store("kube-apiserver", content, err)
+	})
+	if m != nil {
+		group.Go(func() error {
+			content, err := get(ctx, m.pprof+query)
+			return store("manager", content, err)
+		})
+	}
+	return group.Wait
 }
 
 func get(ctx context.Context, url string) ([]byte, error) {
