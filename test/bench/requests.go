@@ -91,28 +91,39 @@ func (s *site) approved(ctx context.Context, n int) (wait func() error, err erro
 		return nil, err
 	}
 	return func() error {
-		defer w.Stop()
 		done := map[string]bool{}
 		timeout := time.After(10 * time.Minute)
 		for len(done) < n {
 			select {
 			case event, ok := <-w.ResultChan():
-				if !ok {
-					return fmt.Errorf("the watch ended with %d of %d requests approved", len(done), n)
-				}
-				r, ok := event.Object.(*certificatesv1.CertificateSigningRequest)
-				if ok && event.Type != watch.Deleted && len(r.Status.Conditions) > 0 {
-					if c := r.Status.Conditions[0]; c.Type != certificatesv1.CertificateApproved {
-						return fmt.Errorf("a request is %s: %s", c.Type, c.Message)
+				if !ok { // the API server ends a watch that is too slow; a new one begins with all that is there
+					if w, err = s.Client.Watch(ctx, &certificatesv1.CertificateSigningRequestList{}); err != nil {
+						return err
 					}
-					done[r.Name] = true
+					continue
+				}
+				if err := noteApproved(event, done); err != nil {
+					return err
 				}
 			case <-timeout:
 				return fmt.Errorf("%d of %d requests are approved after ten minutes", len(done), n)
 			}
 		}
+		w.Stop()
 		return nil
 	}, nil
+}
+
+func noteApproved(event watch.Event, done map[string]bool) error {
+	r, ok := event.Object.(*certificatesv1.CertificateSigningRequest)
+	if !ok || event.Type == watch.Deleted || len(r.Status.Conditions) == 0 {
+		return nil
+	}
+	if c := r.Status.Conditions[0]; c.Type != certificatesv1.CertificateApproved {
+		return fmt.Errorf("the request %s is %s: %s", r.Name, c.Type, c.Message)
+	}
+	done[r.Name] = true
+	return nil
 }
 
 // rate sends all requests at once and is how many were approved in a second, up to the last. What follows each is approve.
