@@ -16,6 +16,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
 
@@ -180,8 +181,8 @@ func (p *playground) playDeployment(ctx context.Context) error {
 		return nil
 	}
 	manager, err := operator.Start(ctx, p.Cluster, strings.Fields(arguments)...)
-	if apierrors.IsNotFound(err) {
-		return nil // it is being deleted, and the ServiceAccount was faster
+	if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil // it is being deleted, and the ServiceAccount was faster, or the namespace goes
 	}
 	if err != nil {
 		return fmt.Errorf("starting the manager with %s: %w", arguments, err)
