@@ -118,7 +118,7 @@ func (s *site) tokenClient(ctx context.Context, node string) (client.WithWatch, 
 			secret = *s
 		}
 		return secret.Name != ""
-	}, client.InNamespace(operator.Namespace))
+	}, client.InNamespace(operator.Namespace), client.MatchingFields{metav1.ObjectNameField: bootstrap.KubeconfigSecretName(node)})
 	if err != nil {
 		return nil, fmt.Errorf("waiting for the credential of %s: %w", node, err)
 	}

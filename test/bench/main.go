@@ -90,6 +90,7 @@ var measurements = []struct {
 	{"join", "what is written for one node", (*bench).join},
 	{"settled", "memory, restart and rest of a large cluster", (*bench).settled},
 	{"largest", "the largest cluster", (*bench).largest},
+	{"storm", "honest requests while all kubeconfigs are rendered anew, and how renewals spread", (*bench).storm},
 	{"flood", "honest requests in a flood", (*bench).flood},
 }
 

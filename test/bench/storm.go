@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	certutil "k8s.io/client-go/util/cert"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// storm measures what the operator could bring about by itself: the tokens of a large cluster, which were made together, are
+// renewed, and a changed CA concerns every kubeconfig.
+func (b *bench) storm(ctx context.Context) error {
+	for _, build := range b.builds {
+		if err := onSite(ctx, localcluster.Config{}, func(s *site) error { return b.stormOn(ctx, s, build) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) stormOn(ctx context.Context, s *site, build build) error {
+	m, _, err := b.mintOn(ctx, s, build, b.nodes)
+	if err != nil {
+		return err
+	}
+	if err := b.spread(ctx, s, build); err != nil {
+		return err
+	}
+	if _, err := m.untilQuiet(ctx); err != nil {
+		return err
+	}
+	alone, err := s.approvals(ctx, "alone")
+	if err != nil {
+		return err
+	}
+	if err := s.addCA(); err != nil {
+		return err
+	}
+	err = until(ctx, 50*time.Millisecond, "the first kubeconfigs with the new CA", func() (bool, error) {
+		have, _, err := b.renewedCAs(ctx, s)
+		return have > 0, err
+	})
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	during, err := s.approvals(ctx, "during")
+	if err != nil {
+		return err
+	}
+	if have, asked, err := b.renewedCAs(ctx, s); err != nil || have == asked {
+		return errors.Join(err, errors.New("all kubeconfigs were rendered anew before the nodes had asked: take more -nodes"))
+	}
+	err = until(ctx, time.Second/2, "the last kubeconfig with the new CA", func() (bool, error) {
+		have, asked, err := b.renewedCAs(ctx, s)
+		return have == asked, err
+	})
+	if err != nil {
+		return err
+	}
+	b.results.add(build.name+"ca_change_s", time.Since(began).Seconds())
+	for what, times := range map[string][]time.Duration{"alone": alone, "during": during} {
+		b.results.add(build.name+"ca_change_"+what+"_p50_ms", milliseconds(quantile(times, 0.5)))
+		b.results.add(build.name+"ca_change_"+what+"_max_ms", milliseconds(slices.Max(times)))
+	}
+	return m.Stop()
+}
+
+// spread notes the most renewals that are due within one minute, of tokens with the default ttl that were made together.
+func (b *bench) spread(ctx context.Context, s *site, build build) error {
+	var list v1alpha1.NodeBootstrapList
+	if err := s.Client.List(ctx, &list); err != nil {
+		return err
+	}
+	now, perMinute := time.Now(), map[int]int{}
+	for i := range list.Items {
+		nb := &list.Items[i]
+		token, _ := bootstrap.ParseToken(bootstrap.TokenSecret(nb, bootstrap.NextTokenID(nb.UID, ""), "0123456789abcdef", now.Add(nb.Spec.TokenTTL())))
+		f := &bootstrap.Facts{
+			Name: nb.Name, Namespace: operator.Namespace, NodeBootstrap: nb, TokenSecrets: []*corev1.Secret{token.Object},
+			Cluster: bootstrap.Cluster{Server: s.Server(), CA: s.ServerCA(), CAExpires: now.AddDate(10, 0, 0)}, Bypass: &bootstrap.Bypass{},
+		}
+		p := bootstrap.Decide(f, now)
+		perMinute[int(p.Again.Sub(now)/time.Minute)]++
+	}
+	most := 0
+	for _, n := range perMinute {
+		most = max(most, n)
+	}
+	b.results.add(fmt.Sprintf("%srenewals_most_per_minute_%d", build.name, len(list.Items)), float64(most))
+	return nil
+}
+
+// addCA has the API server's CA followed by another one in the file that the manager reads, as while a CA is rotated.
+func (s *site) addCA() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	another, err := certutil.NewSelfSignedCACert(certutil.Config{CommonName: "another"}, key)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(s.caFile, append(bytes.Clone(s.ServerCA()), pem.EncodeToMemory(&pem.Block{Type: certutil.CertificateBlockType, Bytes: another.Raw})...), 0o600)
+}
+
+// renewedCAs is how many of a hundred kubeconfigs, spread over all, have another CA than the API server's alone.
+func (b *bench) renewedCAs(ctx context.Context, s *site) (have, asked int, err error) {
+	for i := 0; i < b.nodes; i += max(1, b.nodes/100) {
+		var secret corev1.Secret
+		key := client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(nodeName(i))}
+		if err := s.Client.Get(ctx, key, &secret); err != nil {
+			return 0, 0, err
+		}
+		asked++
+		if !bytes.Equal(secret.Data[bootstrap.CAKey], s.ServerCA()) {
+			have++
+		}
+	}
+	return have, asked, nil
+}
