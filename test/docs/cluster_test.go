@@ -15,10 +15,8 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
@@ -159,14 +157,9 @@ func (p *playground) play(ctx context.Context) error {
 
 // playDeployment runs bin/manager with the arguments of the Deployment, while there is one.
 func (p *playground) playDeployment(ctx context.Context) error {
-	deployment, err := p.clients.AppsV1().Deployments(operator.Namespace).Get(ctx, operator.ServiceAccount, getOptions)
-	arguments := ""
-	switch {
-	case p.operatorIsDead, apierrors.IsNotFound(err):
-	case err != nil:
+	arguments, err := p.managerArguments(ctx)
+	if err != nil {
 		return err
-	default:
-		arguments = strings.Join(p.managerArguments(deployment), " ")
 	}
 	if arguments == p.deployed {
 		return nil
@@ -181,23 +174,35 @@ func (p *playground) playDeployment(ctx context.Context) error {
 		return nil
 	}
 	manager, err := operator.Start(ctx, p.Cluster, strings.Fields(arguments)...)
-	if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil // it is being deleted, and the ServiceAccount was faster, or the namespace goes
-	}
 	if err != nil {
+		if now, err := p.managerArguments(ctx); err == nil && now == "" {
+			return nil // it was being deleted, and its rights were faster
+		}
 		return fmt.Errorf("starting the manager with %s: %w", arguments, err)
 	}
 	p.manager, p.deployed = manager, arguments
 	return nil
 }
 
-// managerArguments are those of the Deployment. Only one manager on this machine can have the port for metrics.
-func (p *playground) managerArguments(d *appsv1.Deployment) []string {
+// managerArguments are those of the Deployment, none if there is none, or not for long. Only one manager on this machine can have
+// the port for metrics.
+func (p *playground) managerArguments(ctx context.Context) (string, error) {
+	if p.operatorIsDead {
+		return "", nil
+	}
+	namespace, err := p.clients.CoreV1().Namespaces().Get(ctx, operator.Namespace, getOptions)
+	if err != nil || namespace.DeletionTimestamp != nil {
+		return "", client.IgnoreNotFound(err)
+	}
+	deployment, err := p.clients.AppsV1().Deployments(operator.Namespace).Get(ctx, operator.ServiceAccount, getOptions)
+	if err != nil || deployment.DeletionTimestamp != nil {
+		return "", client.IgnoreNotFound(err)
+	}
 	address := "0"
 	if p.servesMetrics {
 		address = "127.0.0.1:8443"
 	}
-	return append(slices.Clone(d.Spec.Template.Spec.Containers[0].Args), "--metrics-bind-address="+address)
+	return strings.Join(append(slices.Clone(deployment.Spec.Template.Spec.Containers[0].Args), "--metrics-bind-address="+address), " "), nil
 }
 
 // playMachines starts a kubelet with each bootstrap kubeconfig that was brought to a machine.
