@@ -44,7 +44,7 @@ func carries(f *bootstrap.Facts, t *bootstrap.Token) bool {
 // so that it is there to be read: a pending request whose token is gone is deleted by whoever looks after the node that it
 // names. One that cannot be stored holds nothing up.
 func (r *NodeReconciler) revoke(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
-	denied := r.decide(ctx, f, p, csr.Deny)
+	denied := r.decide(ctx, f, p, o, csr.Deny)
 	withdrawn := r.withdraw(ctx, p)
 	o.Revoked = withdrawn == nil
 	return errors.Join(denied, withdrawn)

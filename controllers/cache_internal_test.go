@@ -68,12 +68,12 @@ func TestServingApprovalRestsOnWhatIsLive(t *testing.T) {
 		live := shown.DeepCopy()
 		tt.change(live)
 		r := &NodeReconciler{Live: fake.NewClientBuilder().WithScheme(scheme).WithObjects(live).Build()}
-		if got, err := r.stillHolds(t.Context(), &bootstrap.Facts{Name: "worker-1", NodeBootstrap: shown}, d); got != tt.want || err != nil {
+		if got, err := r.stillHolds(t.Context(), &bootstrap.Facts{Name: "worker-1", NodeBootstrap: shown}, false, d); got != tt.want || err != nil {
 			t.Errorf("%s: got %t, %v", what, got, err)
 		}
 	}
 	gone := &NodeReconciler{Live: fake.NewClientBuilder().WithScheme(scheme).Build()}
-	if got, err := gone.stillHolds(t.Context(), &bootstrap.Facts{Name: "worker-1", NodeBootstrap: shown}, d); got || err != nil {
+	if got, err := gone.stillHolds(t.Context(), &bootstrap.Facts{Name: "worker-1", NodeBootstrap: shown}, false, d); got || err != nil {
 		t.Errorf("gone: got %t, %v", got, err)
 	}
 }

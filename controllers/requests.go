@@ -15,7 +15,7 @@ import (
 )
 
 // claim writes down the verdicts and the evidence in the status.
-func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
 	if f.NodeBootstrap == nil {
 		return nil
 	}
@@ -23,22 +23,24 @@ func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *boots
 	if status == nil {
 		return nil
 	}
-	return r.storeStatus(ctx, f.NodeBootstrap, status)
+	err := r.storeStatus(ctx, f.NodeBootstrap, status)
+	o.Claimed = err == nil && !p.Revokes()
+	return err
 }
 
-func (r *NodeReconciler) approve(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
-	return r.decide(ctx, f, p, csr.Approve)
+func (r *NodeReconciler) approve(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	return r.decide(ctx, f, p, o, csr.Approve)
 }
 
 // decide carries out the decisions of one verdict; the others were only to be written down. The first error is returned: the
 // other requests do not wait for that one.
-func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, verdict csr.Verdict) error {
+func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, verdict csr.Verdict) error {
 	var first error
 	for _, d := range p.Decisions {
 		if d.Result.Verdict != verdict {
 			continue
 		}
-		if err := r.decideOne(ctx, f, p, d); err != nil && first == nil {
+		if err := r.decideOne(ctx, f, p, o, d); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -47,12 +49,13 @@ func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *boot
 
 // decideOne carries out a decision. An approval is final, so that what it rests on is read live before: the cache may not
 // know yet that some of it is gone.
-func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, d bootstrap.Decision) error {
+func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, d bootstrap.Decision) error {
 	if r.decided.has(d.Request) {
 		return nil
 	}
 	if d.Result.Verdict == csr.Approve {
-		holds, err := r.stillHolds(ctx, f, d)
+		holds, err := r.stillHolds(ctx, f, o.Claimed, d)
+		o.Claimed = false
 		if err != nil {
 			return err
 		}
@@ -65,11 +68,14 @@ func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *b
 	return r.carryOut(ctx, d)
 }
 
-// stillHolds reads live what an approval rests on.
-func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, d bootstrap.Decision) (bool, error) {
-	nb, err := r.nodeBootstrap(ctx, r.Live, f.Name)
-	if err != nil || nb == nil {
-		return false, err
+// stillHolds reads live what an approval rests on. A claim that was just stored has told of the NodeBootstrap.
+func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, claimed bool, d bootstrap.Decision) (bool, error) {
+	nb := f.NodeBootstrap
+	if !claimed {
+		var err error
+		if nb, err = r.nodeBootstrap(ctx, r.Live, f.Name); err != nil || nb == nil {
+			return false, err
+		}
 	}
 	if d.Request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
 		return bootstrap.SupportsServing(f.NodeBootstrap, nb), nil

@@ -92,6 +92,12 @@ func (p *Plan) LookAgain(at time.Time) {
 	}
 }
 
+// Revokes tells whether something is denied or deleted, but for what is replaced.
+func (p *Plan) Revokes() bool {
+	return len(p.DeleteTokens) > 0 || len(p.DeleteRequests) > 0 || p.DeleteKubeconfig != nil ||
+		slices.ContainsFunc(p.Decisions, func(d Decision) bool { return d.Result.Verdict == csr.Deny })
+}
+
 // Decide is the plan that brings the cluster from these facts to where the one rule holds.
 func Decide(f *Facts, now time.Time) Plan {
 	p := Plan{}

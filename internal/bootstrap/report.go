@@ -34,6 +34,9 @@ const (
 type Outcome struct {
 	// Token is the newest live token; nil when there is none.
 	Token *Token
+	// Claimed tells whether the NodeBootstrap among the facts is what the API server answered when the claim was stored, and
+	// nothing else was done since.
+	Claimed bool
 	// Revoked tells whether what the plan deletes is gone.
 	Revoked bool
 	// Published tells whether the kubeconfig Secret carries that token.

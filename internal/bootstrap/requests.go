@@ -71,6 +71,12 @@ func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningReq
 		return d.UID == r.UID && d.Reason != ReasonTooManyRequests
 	})
 	recorded := i >= 0
+	if recorded && approved && f.NodeBootstrap.Status.Certificates[i].Verdict == v1alpha1.VerdictApproved { // nothing is left to decide
+		if overdue := at.Add(issuanceDeadline); !issued(r) && overdue.After(now) {
+			p.LookAgain(overdue)
+		}
+		return
+	}
 	if !recorded && p.overspent(f, t, r, now) {
 		return
 	}
@@ -88,7 +94,7 @@ func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningReq
 		if overdue := at.Add(issuanceDeadline); !issued(r) && overdue.After(now) {
 			p.LookAgain(overdue)
 		}
-		told := recorded && f.NodeBootstrap.Status.Certificates[i].Verdict == v1alpha1.VerdictApproved || !recorded && !at.After(lastTheft(f, t.ID))
+		told := !recorded && !at.After(lastTheft(f, t.ID))
 		if !told && result.Verdict == csr.Deny && Misuse(result.Reason) {
 			p.record(f, v1alpha1.VerdictApproved, t, r, csr.Result{Verdict: csr.Leave, Reason: result.Reason, KeyFingerprint: result.KeyFingerprint,
 				Message: "somebody else approved it although " + result.Message}, now)

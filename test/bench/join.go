@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -83,7 +84,11 @@ func (b *bench) joinOn(ctx context.Context, s *site, build build, audit *env.Aud
 	b.results.add(build.name+"join_writes", float64(len(after)-len(before))/joining)
 	counts := map[string]int{}
 	for _, e := range after[len(before):] {
-		counts[strings.TrimSuffix(e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")]++
+		what := strings.TrimSuffix(e.Verb+" "+e.ObjectRef.Resource+"/"+e.ObjectRef.Subresource, "/")
+		if e.ResponseStatus.Code >= http.StatusBadRequest {
+			what += fmt.Sprintf(", refused with %d", e.ResponseStatus.Code)
+		}
+		counts[what]++
 	}
 	for _, what := range slices.Sorted(maps.Keys(counts)) {
 		fmt.Printf("    %s: %.1f\n", what, float64(counts[what])/joining)

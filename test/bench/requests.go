@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -127,12 +128,13 @@ func noteApproved(event watch.Event, done map[string]bool) error {
 }
 
 // rate sends all requests at once and is how many were approved in a second, up to the last. What follows each is approve.
-func (s *site) rate(ctx context.Context, c *http.Client, senders []sender, approve func(*certificatesv1.CertificateSigningRequest) error) (float64, error) {
+func (b *bench) rate(ctx context.Context, s *site, m *running, name string, c *http.Client, senders []sender, approve approver) (float64, error) {
 	wait, err := s.approved(ctx, len(senders))
 	if err != nil {
 		return 0, err
 	}
-	began := time.Now()
+	stop := b.profile(ctx, s, m, name)
+	used, began := usage(), time.Now()
 	sent := make(chan error, 1)
 	go func() {
 		sent <- inParallel(len(senders), func(i int) error {
@@ -146,13 +148,18 @@ func (s *site) rate(ctx context.Context, c *http.Client, senders []sender, appro
 	if err := wait(); err != nil {
 		return 0, err
 	}
-	return float64(len(senders)) / time.Since(began).Seconds(), <-sent
+	took := time.Since(began)
+	b.addUsage(name, len(senders), used)
+	return float64(len(senders)) / took.Seconds(), errors.Join(<-sent, stop())
 }
+
+// An approver is what follows the sending of a request.
+type approver func(*certificatesv1.CertificateSigningRequest) error
 
 func leaveIt(*certificatesv1.CertificateSigningRequest) error { return nil }
 
 // approve approves a request with no checks.
-func (s *site) approve(ctx context.Context) func(r *certificatesv1.CertificateSigningRequest) error {
+func (s *site) approve(ctx context.Context) approver {
 	return func(r *certificatesv1.CertificateSigningRequest) error {
 		r.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{
 			Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "Benchmark", Message: "approved with no checks",
@@ -193,7 +200,7 @@ func (b *bench) approvalsOf(ctx context.Context, build build) (rate float64, err
 		if err != nil {
 			return err
 		}
-		rate, err = s.rateWithTokens(ctx, leaveIt)
+		rate, err = b.rateWithTokens(ctx, s, m, build.name+"approve", leaveIt)
 		if err != nil {
 			return err
 		}
@@ -203,7 +210,7 @@ func (b *bench) approvalsOf(ctx context.Context, build build) (rate float64, err
 }
 
 // rateWithTokens has all tokens that are there send one request each.
-func (s *site) rateWithTokens(ctx context.Context, approve func(*certificatesv1.CertificateSigningRequest) error) (float64, error) {
+func (b *bench) rateWithTokens(ctx context.Context, s *site, m *running, name string, approve approver) (float64, error) {
 	tokens, err := s.tokens(ctx)
 	if err != nil {
 		return 0, err
@@ -216,7 +223,7 @@ func (s *site) rateWithTokens(ctx context.Context, approve func(*certificatesv1.
 	if err != nil {
 		return 0, err
 	}
-	return s.rate(ctx, c, senders, approve)
+	return b.rate(ctx, s, m, name, c, senders, approve)
 }
 
 // withoutOperator makes the tokens and the bindings that the operator would.
@@ -247,7 +254,7 @@ func (b *bench) rawApprovals(ctx context.Context) (rate float64, err error) {
 		if err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs}); err != nil {
 			return err
 		}
-		rate, err = s.rateWithTokens(ctx, s.approve(ctx))
+		rate, err = b.rateWithTokens(ctx, s, nil, "raw_approve", s.approve(ctx))
 		return err
 	})
 	return rate, err
@@ -262,7 +269,7 @@ func (b *bench) approvalsOfControllerManager(ctx context.Context) (rate float64,
 		if err := b.withoutOperator(ctx, s, bootstrap.BindingNames); err != nil {
 			return err
 		}
-		rate, err = s.rateWithTokens(ctx, leaveIt)
+		rate, err = b.rateWithTokens(ctx, s, nil, "kube_controller_manager_approve", leaveIt)
 		return err
 	})
 	return rate, err
@@ -294,16 +301,17 @@ func (b *bench) servingRate(ctx context.Context, build *build) (rate float64, er
 		if err := s.makeMembers(ctx, b.requests); err != nil {
 			return err
 		}
-		approve, stop := s.approve(ctx), func() error { return nil }
+		name, approve, stop := "raw_serving", s.approve(ctx), func() error { return nil }
+		var m *running
 		if build != nil {
-			m, err := s.start(ctx, *build)
-			if err != nil {
+			var err error
+			if m, err = s.start(ctx, *build); err != nil {
 				return err
 			}
 			if err := s.untilJoined(ctx, m, b.requests); err != nil {
 				return err
 			}
-			approve, stop = leaveIt, m.Stop
+			name, approve, stop = build.name+"serving", leaveIt, m.Stop
 		}
 		senders, err := s.nodes(b.requests)
 		if err != nil {
@@ -313,7 +321,7 @@ func (b *bench) servingRate(ctx context.Context, build *build) (rate float64, er
 		if err != nil {
 			return err
 		}
-		if rate, err = s.rate(ctx, c, senders, approve); err != nil {
+		if rate, err = b.rate(ctx, s, m, name, c, senders, approve); err != nil {
 			return err
 		}
 		return stop()

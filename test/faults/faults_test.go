@@ -145,7 +145,11 @@ func (w *world) call(c *call, run func() error) error {
 		if err := w.refusal(c); err != nil {
 			return err
 		}
-		return run()
+		err := run()
+		if c.class == writing { // it answers what it has stored
+			c.at = w.revision
+		}
+		return err
 	})
 	if c.class == fromCache {
 		op.shown[c.cache] = max(op.shown[c.cache], c.revision)
