@@ -86,14 +86,14 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 
 // approvals has some nodes ask for their certificates, one after the other, and returns how long each waited.
 func (s *site) approvals(ctx context.Context, prefix string) ([]time.Duration, error) {
-	var clients []client.WithWatch
-	for i := range honest {
-		c, err := s.tokenClient(ctx, fmt.Sprintf("%s-%d", prefix, i))
-		if err != nil {
-			return nil, err
-		}
-		clients = append(clients, c)
+	clients, err := s.tokenClients(ctx, prefix)
+	if err != nil {
+		return nil, err
 	}
+	return s.approvalsOf(ctx, prefix, clients)
+}
+
+func (s *site) approvalsOf(ctx context.Context, prefix string, clients []client.WithWatch) ([]time.Duration, error) {
 	var out []time.Duration
 	for i, c := range clients {
 		took, err := s.approval(ctx, c, fmt.Sprintf("%s-%d", prefix, i))
@@ -101,6 +101,19 @@ func (s *site) approvals(ctx context.Context, prefix string) ([]time.Duration, e
 			return nil, err
 		}
 		out = append(out, took)
+	}
+	return out, nil
+}
+
+// tokenClients makes some NodeBootstraps and waits for their credentials.
+func (s *site) tokenClients(ctx context.Context, prefix string) ([]client.WithWatch, error) {
+	var out []client.WithWatch
+	for i := range honest {
+		c, err := s.tokenClient(ctx, fmt.Sprintf("%s-%d", prefix, i))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
 	}
 	return out, nil
 }

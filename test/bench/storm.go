@@ -51,6 +51,10 @@ func (b *bench) stormOn(ctx context.Context, s *site, build build) error {
 	if err != nil {
 		return err
 	}
+	clients, err := s.tokenClients(ctx, "during")
+	if err != nil {
+		return err
+	}
 	if err := s.addCA(); err != nil {
 		return err
 	}
@@ -62,7 +66,7 @@ func (b *bench) stormOn(ctx context.Context, s *site, build build) error {
 		return err
 	}
 	began := time.Now()
-	during, err := s.approvals(ctx, "during")
+	during, err := s.approvalsOf(ctx, "during", clients)
 	if err != nil {
 		return err
 	}
