@@ -39,7 +39,7 @@ type options struct {
 
 func parse(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.IntVar(&o.rounds, "rounds", 3, "how often each measurement is repeated; the figures are medians")
+	fs.IntVar(&o.rounds, "rounds", 2, "how often each measurement is repeated; the figures are medians")
 	fs.IntVar(&o.nodes, "nodes", 5000, "how many NodeBootstraps there are in a large cluster")
 	fs.IntVar(&o.most, "most", 15000, "how many there are in the largest one")
 	fs.IntVar(&o.requests, "requests", 2000, "how many requests for certificates are sent at once")
