@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,7 +29,7 @@ func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *boots
 		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
-			o.Err = p.RedactError(bootstrap.RedactError(err, o.Token))
+			o.Err = bootstrap.RedactSecrets(bootstrap.RedactError(err, o.Token), append(slices.Clone(f.TokenSecrets), f.Kubeconfig)...)
 			break
 		}
 	}
@@ -179,7 +180,7 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have
 	default:
 		if restored := bootstrap.Restored(have, want); restored != nil {
 			if err := r.Client.Update(ctx, restored); err != nil {
-				return fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err)
+				return bootstrap.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
 			}
 		}
 	}
@@ -213,7 +214,8 @@ func (r *NodeReconciler) delete(ctx context.Context, o client.Object) error {
 
 func (r *NodeReconciler) deleteIf(ctx context.Context, o client.Object, still client.Preconditions) error {
 	if err := r.Client.Delete(ctx, o, still); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err)
+		secret, _ := o.(*corev1.Secret)
+		return bootstrap.RedactSecrets(fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err), secret)
 	}
 	return nil
 }

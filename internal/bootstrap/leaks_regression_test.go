@@ -56,3 +56,11 @@ func TestRedactKnowsBase64(t *testing.T) {
 		}
 	}
 }
+
+// A webhook that refuses a deletion is shown what is to be deleted, and its answer went into the log and the status.
+func TestSecretsAreRedactedFromTheRefusalOfADeletion(t *testing.T) {
+	for _, secret := range []*corev1.Secret{tokenSecret(1, 0), kubeconfigSecret(1)} {
+		refused := errors.New("a webhook refuses " + string(must(json.Marshal(secret))) + " with " + canary)
+		leaks(t, secret.Name, RedactSecrets(refused, nil, secret).Error())
+	}
+}

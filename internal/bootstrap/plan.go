@@ -292,11 +292,3 @@ func (p Plan) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, p.String())
 
 // MarshalText is String too: structured logs take it.
 func (p Plan) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
-
-// RedactError is an error without the secret parts of the plan's tokens in its text.
-func (p *Plan) RedactError(err error) error {
-	for i := range p.kept {
-		err = RedactError(err, &p.kept[i])
-	}
-	return err
-}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
@@ -78,6 +80,27 @@ func RedactError(err error, t *Token) error {
 		return err
 	}
 	return &redactedError{text: text, err: err}
+}
+
+// tokenInText is a bootstrap token in a kubeconfig (bootstrapapi.BootstrapTokenPattern), of which the last part is secret.
+var tokenInText = regexp.MustCompile(`\b[a-z0-9]{6}\.([a-z0-9]{16})\b`)
+
+// RedactSecrets is an error without the secret parts of tokens that some Secrets hold, be it in a kubeconfig, in its text: an
+// admission webhook is shown what is deleted or replaced, and may repeat it.
+func RedactSecrets(err error, secrets ...*corev1.Secret) error {
+	for _, s := range secrets {
+		if s == nil {
+			continue
+		}
+		parts := []string{string(s.Data[bootstrapapi.BootstrapTokenSecretKey])}
+		for _, m := range tokenInText.FindAllSubmatch(s.Data[KubeconfigKey], -1) {
+			parts = append(parts, string(m[1]))
+		}
+		for _, part := range parts {
+			err = RedactError(err, &Token{Secret: NewSecretPart(part)})
+		}
+	}
+	return err
 }
 
 type redactedError struct {

@@ -137,9 +137,19 @@ func (c apiClient) Delete(_ context.Context, o client.Object, opts ...client.Del
 
 func (c apiClient) write(verb string, k key, sent client.Object, run func() error) error {
 	q := &call{class: writing, what: verb + " " + k.String(), kind: k.kind, key: k}
+	had := c.w.latest(k) // which webhooks are shown, too
+	q.body = func() string {
+		var out string
+		if had != nil {
+			out = body(had.object)()
+		}
+		if sent != nil {
+			out += body(sent)()
+		}
+		return out
+	}
 	if sent != nil {
 		c.w.learnSecret(sent) // whether it is stored or not
-		q.body = func() string { return body(sent)() }
 	}
 	return c.w.call(q, run)
 }
