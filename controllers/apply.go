@@ -159,6 +159,9 @@ func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *boo
 		if have, err = find(ctx, r.Live, want.Namespace, want.Name, &corev1.Secret{}); err != nil {
 			return err
 		}
+		if have != nil {
+			have.Data = bootstrap.Digest(have.Data)
+		}
 	}
 	return r.updateKubeconfig(ctx, f.Name, have, want, o)
 }
@@ -178,7 +181,7 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have
 			return fmt.Errorf("creating the Secret %s/%s anew: %w", want.Namespace, want.Name, err)
 		}
 	default:
-		if restored := bootstrap.Restored(have, want); restored != nil {
+		if restored := bootstrap.RestoredKubeconfig(have, want); restored != nil {
 			if err := r.Client.Update(ctx, restored); err != nil {
 				return bootstrap.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
 			}

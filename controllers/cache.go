@@ -3,7 +3,6 @@
 package controllers
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -26,13 +26,13 @@ import (
 )
 
 const (
-	// indexNode finds what is for a node: token Secrets, and requests of our tokens that name it.
+	// indexNode finds what is for a node: Secrets but its kubeconfig's, and requests of our tokens that name it.
 	indexNode = "node"
 	// indexToken finds requests by the id of the token that sent them.
 	indexToken = "token"
 	// indexServing finds requests for serving certificates by the node that sent them.
 	indexServing = "serving"
-	// indexAddress finds NodeBootstraps by the addresses that they declare as their node's own.
+	// indexAddress finds NodeBootstraps by the addresses that they declare as their node's own, besides its name.
 	indexAddress = "address"
 	// indexUser finds ClusterRoleBindings by the bootstrap tokens' users that they name.
 	indexUser = "user"
@@ -40,10 +40,11 @@ const (
 
 // CacheOptions restricts what the operator holds in memory to what it decides on, which is also all that it may read.
 func CacheOptions(namespace string) cache.Options {
+	t := newTransforms()
 	managed := labels.SelectorFromSet(labels.Set{bootstrap.ManagedByLabel: bootstrap.ManagedBy})
-	secrets := map[string]cache.Config{bootstrap.TokenNamespace: {LabelSelector: managed, Transform: stripSecret}}
+	secrets := map[string]cache.Config{bootstrap.TokenNamespace: {LabelSelector: managed, Transform: t.secret}}
 	// Here also those of others, without their data: one may have a name that is needed.
-	secrets[namespace] = cache.Config{Transform: stripSecret}
+	secrets[namespace] = cache.Config{Transform: t.secret}
 	configMaps := map[string]cache.Config{
 		metav1.NamespacePublic: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, bootstrapapi.ConfigMapClusterInfo)},
 		namespace:              {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, rootCAConfigMap)},
@@ -53,8 +54,12 @@ func CacheOptions(namespace string) cache.Options {
 	}
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
-		DefaultTransform:            cache.TransformStripManagedFields(),
+		// Each pass reads a dozen objects and changes none.
+		DefaultUnsafeDisableDeepCopy: ptr.To(true),
+		DefaultTransform:             cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.NodeBootstrap{}:    {Transform: t.nodeBootstrap},
+			nodeMetadata():               {Transform: t.node},
 			&corev1.Secret{}:             {Namespaces: secrets},
 			&corev1.ConfigMap{}:          {Namespaces: configMaps},
 			&rbacv1.ClusterRoleBinding{}: {Transform: stripBinding},
@@ -66,46 +71,6 @@ func CacheOptions(namespace string) cache.Options {
 	}
 }
 
-// stripSecret keeps the content of other people's Secrets out of memory.
-func stripSecret(o any) (any, error) {
-	if s, ok := o.(*corev1.Secret); ok {
-		s.ManagedFields = nil
-		if bootstrap.NodeOfChild(s) == "" || !bootstrap.Ours(s, bootstrap.NodeOfChild(s)) {
-			s.Data = nil
-		}
-	}
-	return o, nil
-}
-
-// cutRequest keeps of other people's requests the name alone, and of ours just enough to see that one is too large:
-// Kubernetes sets no limit, and whoever may ask could fill the memory. On an approval the API server takes the stored
-// request, not this one.
-func cutRequest(o any) (any, error) {
-	if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
-		r.ManagedFields = nil
-		if !slices.Contains(r.Spec.Groups, bootstrap.Group) && servingNode(r) == "" {
-			r.Labels, r.Annotations = nil, nil
-			r.Spec, r.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
-		}
-		if len(r.Spec.Request) > csr.MaxRequestBytes {
-			r.Spec.Request = bytes.Clone(r.Spec.Request[:csr.MaxRequestBytes+1])
-		}
-	}
-	return o, nil
-}
-
-// stripBinding keeps of other people's bindings the name, and the users of bootstrap tokens that they name.
-func stripBinding(o any) (any, error) {
-	if b, ok := o.(*rbacv1.ClusterRoleBinding); ok {
-		b.ManagedFields = nil
-		if !slices.Contains(bootstrap.BindingNames, b.Name) {
-			b.Labels, b.Annotations = nil, nil
-			b.Subjects = slices.DeleteFunc(b.Subjects, func(s rbacv1.Subject) bool { return tokenUser(s) == "" })
-		}
-	}
-	return o, nil
-}
-
 // AddIndexes teaches a cache the indexes that the reconcilers read by.
 func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	for _, i := range []struct {
@@ -113,7 +78,13 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		name   string
 		values client.IndexerFunc
 	}{
-		{&corev1.Secret{}, indexNode, func(o client.Object) []string { return nonEmpty(bootstrap.NodeOfChild(o)) }},
+		{&corev1.Secret{}, indexNode, func(o client.Object) []string {
+			node := bootstrap.NodeOfChild(o)
+			if o.GetName() == bootstrap.KubeconfigSecretName(node) { // it is found by its name
+				return nil
+			}
+			return nonEmpty(node)
+		}},
 		{&certificatesv1.CertificateSigningRequest{}, indexToken, func(o client.Object) []string {
 			return nonEmpty(bootstrap.TokenIDOfUser(o.(*certificatesv1.CertificateSigningRequest).Spec.Username))
 		}},
@@ -124,7 +95,7 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			return nonEmpty(servingNode(o.(*certificatesv1.CertificateSigningRequest)))
 		}},
 		{&v1alpha1.NodeBootstrap{}, indexAddress, func(o client.Object) []string {
-			return csr.OwnAddresses(o.GetName(), o.(*v1alpha1.NodeBootstrap).Spec.ServingCertificate.Addresses)
+			return csr.DeclaredAddresses(o.(*v1alpha1.NodeBootstrap).Spec.ServingCertificate.Addresses)
 		}},
 		{&rbacv1.ClusterRoleBinding{}, indexUser, func(o client.Object) []string {
 			var users []string

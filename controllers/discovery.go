@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"reflect"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +17,7 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
@@ -38,6 +41,38 @@ type Discovery struct {
 	Server string
 	// CAFile is the flag --cluster-ca-file; empty when it is not given.
 	CAFile string
+
+	mu   sync.Mutex
+	last *resolved
+}
+
+// resolved is what was found for a spec, when there was no problem.
+type resolved struct {
+	spec    v1alpha1.ClusterSpec
+	sources bootstrap.ClusterSources
+	cluster bootstrap.Cluster
+}
+
+// Resolve finds endpoint and CA for a NodeBootstrap at a time. As a rule all of them and all passes ask for the same, whose
+// certificates are then parsed once.
+func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now time.Time) (bootstrap.Cluster, *bootstrap.Problem, error) {
+	sources, err := d.Sources(ctx)
+	if err != nil {
+		return bootstrap.Cluster{}, nil, err
+	}
+	d.mu.Lock()
+	last := d.last
+	d.mu.Unlock()
+	if last != nil && last.spec == spec && reflect.DeepEqual(last.sources, sources) && now.Before(last.cluster.CAExpires) {
+		return last.cluster, nil, nil
+	}
+	cluster, problem := bootstrap.ResolveCluster(spec, sources, now)
+	if problem == nil {
+		d.mu.Lock()
+		d.last = &resolved{spec, sources, cluster}
+		d.mu.Unlock()
+	}
+	return cluster, problem, nil
 }
 
 // Sources reads all places where endpoint and CA may be. A place that is not there is empty; one that cannot be read is an

@@ -43,11 +43,10 @@ func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Fa
 
 // gatherCluster adds what matters only for a node that is wanted.
 func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) error {
-	sources, err := r.Discovery.Sources(ctx)
-	if err != nil {
+	var err error
+	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, f.NodeBootstrap.Spec.Cluster, r.Clock.Now()); err != nil {
 		return err
 	}
-	f.Cluster, f.ClusterProblem = bootstrap.ResolveCluster(f.NodeBootstrap.Spec.Cluster, sources, r.Clock.Now())
 
 	bindings := map[string]*rbacv1.ClusterRoleBinding{}
 	for _, name := range bootstrap.BindingNames {
@@ -113,7 +112,7 @@ func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string, nb *v1al
 		if s.Name == named {
 			named = ""
 		}
-		if bootstrap.Ours(s, node) && s.Name != bootstrap.KubeconfigSecretName(node) {
+		if bootstrap.Ours(s, node) {
 			out = append(out, s)
 		}
 	}

@@ -137,7 +137,7 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
 	defer cancel()
 	var list v1alpha1.NodeBootstrapList
-	if err := s.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil { // only read here
+	if err := s.cache.List(ctx, &list); err != nil {
 		out <- prometheus.NewInvalidMetric(stateDesc, fmt.Errorf("listing NodeBootstraps: %w", err))
 		return
 	}

@@ -68,7 +68,8 @@ func (r *NodeReconciler) reservedAddresses(ctx context.Context, f *bootstrap.Fac
 	return out, nil
 }
 
-// declaredElsewhere are the addresses in a node's requests that other NodeBootstraps declare as their own.
+// declaredElsewhere are the addresses in a node's requests that other NodeBootstraps declare as their own. A node's name is its
+// own without being declared.
 func (r *NodeReconciler) declaredElsewhere(ctx context.Context, f *bootstrap.Facts) (map[string]string, error) {
 	out := map[string]string{}
 	for _, key := range bootstrap.AddressesToDecide(f.ServingRequests) {
@@ -80,6 +81,16 @@ func (r *NodeReconciler) declaredElsewhere(ctx context.Context, f *bootstrap.Fac
 			if other := &list.Items[i]; other.Name != f.Name {
 				out[key] = other.Name
 			}
+		}
+		if key == f.Name {
+			continue
+		}
+		named, err := find(ctx, r.Client, "", key, &v1alpha1.NodeBootstrap{})
+		if err != nil {
+			return nil, err
+		}
+		if named != nil {
+			out[key] = named.Name
 		}
 	}
 	return out, nil

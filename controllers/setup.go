@@ -7,11 +7,17 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
@@ -43,9 +49,26 @@ type Options struct {
 	Registry prometheus.Registerer
 }
 
+// startTogether has everything that is watched be listed side by side at the start. Otherwise controllers ask for one after the
+// other, and controller-runtime looks every 0.1 s whether one is there.
+func startTogether(ctx context.Context, c cache.Cache) error {
+	for _, o := range []client.Object{
+		&v1alpha1.NodeBootstrap{}, &corev1.Secret{}, &corev1.ConfigMap{}, &certificatesv1.CertificateSigningRequest{}, nodeMetadata(),
+		&rbacv1.ClusterRoleBinding{}, &corev1.Service{}, &discoveryv1.EndpointSlice{},
+	} {
+		if _, err := c.GetInformer(ctx, o, cache.BlockUntilSynced(false)); err != nil {
+			return fmt.Errorf("setting up the cache for %T: %w", o, err)
+		}
+	}
+	return nil
+}
+
 // Setup adds both reconcilers to a manager whose cache was made with CacheOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	if err := startTogether(ctx, mgr.GetCache()); err != nil {
 		return err
 	}
 	metrics, err := NewMetrics(o.Registry, mgr.GetClient())

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -37,7 +38,14 @@ const (
 	leaderElectionID = "nodebootstrap.nodebootstrap.io"
 )
 
+// gcPercent is how much of what is in use may be added as garbage before it is collected (GOGC, pkg.go.dev/runtime). Most of what
+// is in use is the cache. With Go's 100 the memory is a third more, and the processor time a few percent less.
+const gcPercent = 50
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	if err := run(signals.SetupSignalHandler(), os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "nodebootstrap: %v\n", err)
 		os.Exit(1)
@@ -163,6 +171,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 	}
 	serverClock := controllers.NewServerClock(clock.RealClock{})
 	cfg.Wrap(serverClock.Wrap)
+	cfg.DisableCompression = true // the API server is near; to compress what it lists takes longer than to send it
 	o.Clock = serverClock
 	scheme, err := controllers.NewScheme()
 	if err != nil {

@@ -26,6 +26,8 @@ type Cluster struct {
 	CA []byte
 	// CAExpires is when the last of the certificates runs out.
 	CAExpires time.Time
+
+	template *kubeconfigTemplate // nil when ResolveCluster did not make this
 }
 
 // Problem is why something cannot be done, and what to do about it.
@@ -93,6 +95,9 @@ func resolveCA(cluster Cluster, spec v1alpha1.ClusterSpec, sources ClusterSource
 	}
 	var problem *Problem
 	cluster.CA, cluster.CAExpires, problem = parseCA([]byte(ca), from, now)
+	if problem == nil {
+		cluster.template = newKubeconfigTemplate(cluster)
+	}
 	return cluster, problem
 }
 

@@ -32,7 +32,7 @@ type Facts struct {
 	BindingsProblem *Problem
 	// TokenSecrets are the Secrets in kube-system that are ours for this node.
 	TokenSecrets []*corev1.Secret
-	// Kubeconfig is the Secret of the kubeconfig's name, ours or not.
+	// Kubeconfig is the Secret of the kubeconfig's name, ours or not, with the Digest of its data.
 	Kubeconfig *corev1.Secret
 	// Node is the Node of the name.
 	Node *metav1.PartialObjectMetadata

@@ -4,8 +4,11 @@ package bootstrap
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"fmt"
 	"maps"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -24,18 +27,43 @@ const (
 
 // Kubeconfig renders the file that a kubelet takes as its --bootstrap-kubeconfig. The same input gives the same bytes.
 func Kubeconfig(cluster Cluster, token Token) ([]byte, error) {
-	const name, user = "kubernetes", "kubelet-bootstrap"
-	config := clientcmdapi.NewConfig()
-	config.Clusters[name] = &clientcmdapi.Cluster{Server: cluster.Server, CertificateAuthorityData: cluster.CA}
-	config.AuthInfos[user] = &clientcmdapi.AuthInfo{Token: token.bearer()}
-	config.Contexts[user] = &clientcmdapi.Context{Cluster: name, AuthInfo: user}
-	config.CurrentContext = user
-	out, err := clientcmd.Write(*config)
+	if t := cluster.template; t != nil && plainInYAML(token.bearer()) {
+		return slices.Concat(t.before, []byte(token.bearer()), t.after), nil
+	}
+	out, err := renderKubeconfig(cluster, token.bearer())
 	if err != nil {
 		return nil, fmt.Errorf("rendering the bootstrap kubeconfig with %s: %w", token, err)
 	}
 	return out, nil
 }
+
+func renderKubeconfig(cluster Cluster, bearer string) ([]byte, error) {
+	const name, user = "kubernetes", "kubelet-bootstrap"
+	config := clientcmdapi.NewConfig()
+	config.Clusters[name] = &clientcmdapi.Cluster{Server: cluster.Server, CertificateAuthorityData: cluster.CA}
+	config.AuthInfos[user] = &clientcmdapi.AuthInfo{Token: bearer}
+	config.Contexts[user] = &clientcmdapi.Context{Cluster: name, AuthInfo: user}
+	config.CurrentContext = user
+	return clientcmd.Write(*config)
+}
+
+// kubeconfigTemplate is a kubeconfig around the token, which is all that differs between the nodes of a cluster: clientcmd takes
+// as long for one as everything else that is decided about a node.
+type kubeconfigTemplate struct{ before, after []byte }
+
+// newKubeconfigTemplate is nil when there cannot be one, as when rendering fails.
+func newKubeconfigTemplate(cluster Cluster) *kubeconfigTemplate {
+	const anyToken = "aaaaaa.aaaaaaaaaaaaaaaa"
+	text, err := renderKubeconfig(cluster, anyToken)
+	at := bytes.LastIndex(text, []byte(anyToken)) // the token is written last; the server may be anything
+	if err != nil || at < 0 {
+		return nil
+	}
+	return &kubeconfigTemplate{before: text[:at], after: text[at+len(anyToken):]}
+}
+
+// plainInYAML tells whether a token is sure to be written without quotes: nothing but digits and an e may be a number.
+func plainInYAML(bearer string) bool { return strings.ContainsAny(bearer, "abcdfghijklmnopqrstuvwxyz") }
 
 // KubeconfigSecret is the Secret that publishes a node's bootstrap kubeconfig.
 func KubeconfigSecret(nb *v1alpha1.NodeBootstrap, namespace string, cluster Cluster, token Token) (*corev1.Secret, error) {
@@ -68,6 +96,42 @@ func Restored(have, want *corev1.Secret) *corev1.Secret {
 	}
 	if equality.Semantic.DeepEqual(have, out) {
 		return nil
+	}
+	return out
+}
+
+// digestKey is no key that the API server would take.
+const digestKey = "(digest)"
+
+// Digest is what is held in memory of the data of a kubeconfig Secret: a SHA-256 of it, and the tokens in the kubeconfig, by
+// which Carries and RedactSecrets go. The digest of a digest is that digest.
+func Digest(data map[string][]byte) map[string][]byte {
+	if _, is := data[digestKey]; is {
+		return data
+	}
+	sum := sha256.New()
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		fmt.Fprintf(sum, "%q=%q\n", key, data[key])
+	}
+	tokens := tokenInText.FindAll(data[KubeconfigKey], -1)
+	return map[string][]byte{digestKey: bytes.Join(append([][]byte{sum.Sum(nil)}, tokens...), []byte("\n"))}
+}
+
+// tokensIn is a text with the tokens in a kubeconfig Secret, be it whole or a digest.
+func tokensIn(s *corev1.Secret) []byte {
+	if digest, is := s.Data[digestKey]; is {
+		return digest
+	}
+	return s.Data[KubeconfigKey]
+}
+
+// RestoredKubeconfig is Restored for a Secret of which there are digests alone.
+func RestoredKubeconfig(have, want *corev1.Secret) *corev1.Secret {
+	digested := *want
+	digested.Data = Digest(want.Data)
+	out := Restored(have, &digested)
+	if out != nil {
+		out.Data = want.Data
 	}
 	return out
 }

@@ -53,7 +53,7 @@ type Outcome struct {
 
 // Carries tells whether a kubeconfig Secret carries a token.
 func Carries(s *corev1.Secret, t Token) bool {
-	return s != nil && bytes.Contains(s.Data[KubeconfigKey], []byte(t.bearer()))
+	return s != nil && bytes.Contains(tokensIn(s), []byte(t.bearer()))
 }
 
 // redact takes the secret part of a token out of a text, plain or in base64, in which the data of Secrets travels.
@@ -93,7 +93,7 @@ func RedactSecrets(err error, secrets ...*corev1.Secret) error {
 			continue
 		}
 		parts := []string{string(s.Data[bootstrapapi.BootstrapTokenSecretKey])}
-		for _, m := range tokenInText.FindAllSubmatch(s.Data[KubeconfigKey], -1) {
+		for _, m := range tokenInText.FindAllSubmatch(tokensIn(s), -1) {
 			parts = append(parts, string(m[1]))
 		}
 		for _, part := range parts {

@@ -70,10 +70,10 @@ func RequestedAddresses(r *certificatesv1.CertificateSigningRequest) []Address {
 	return addressesOf(parsed)
 }
 
-// OwnAddresses are the keys of the addresses that a NodeBootstrap declares as its node's own: its name, and each declared
-// DNS name and IP. A CIDR is not its own, since every node of a subnet may declare the same.
-func OwnAddresses(node string, declared []string) []string {
-	out := []string{dnsName(node).Key()}
+// DeclaredAddresses are the keys of the addresses that a NodeBootstrap declares as its node's own, besides its name: each
+// declared DNS name and IP. A CIDR is not its own, since every node of a subnet may declare the same.
+func DeclaredAddresses(declared []string) []string {
+	var out []string
 	for _, text := range declared {
 		switch p, ok := parsePrefix(text); {
 		case !ok:

@@ -89,7 +89,7 @@ func FuzzAddresses(f *testing.F) {
 		}
 		want := oracleServing(r)
 		r.Elsewhere = map[string]string{}
-		for _, key := range csr.OwnAddresses("another-node", valid) {
+		for _, key := range append(csr.DeclaredAddresses(valid), "another-node") {
 			r.Elsewhere[key] = "other"
 		}
 		if got := csr.EvaluateServing(r); want != nil && got.Verdict == csr.Approve || want == nil && got.Verdict != csr.Approve && namesOrIPs(r.Reserved) {
