@@ -51,7 +51,10 @@ func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 			request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
 			approved, reads := false, 0
 			c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, token, request).WithStatusSubresource(nb).WithInterceptorFuncs(interceptor.Funcs{
-				SubResourceUpdate: func(_ context.Context, _ client.Client, _ string, o client.Object, _ ...client.SubResourceUpdateOption) error {
+				SubResourceUpdate: func(ctx context.Context, c client.Client, subresource string, o client.Object, opts ...client.SubResourceUpdateOption) error {
+					if subresource != "approval" {
+						return c.SubResource(subresource).Update(ctx, o, opts...)
+					}
 					approved = approved || o.GetName() == request.Name
 					return nil
 				},

@@ -44,8 +44,8 @@ type NodeReconciler struct {
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
 
-	tokens  tokenAcceptance
-	decided decidedRequests
+	tokens   tokenAcceptance
+	replaced replacedVersions
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
@@ -54,6 +54,9 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	facts, err := r.gather(ctx, req.Name)
 	if err != nil {
 		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
+	}
+	if nb := facts.NodeBootstrap; nb != nil && r.replaced.has(nb, r.Clock.Now()) {
+		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
 	plan := bootstrap.Decide(facts, r.Clock.Now())
 	outcome := r.apply(ctx, facts, &plan)
@@ -98,21 +101,21 @@ func (r *NodeReconciler) reportForbidden(ctx context.Context, f *bootstrap.Facts
 }
 
 // storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and
-// tells people what changed by it.
+// tells people what changed by it. It is an update, for which the API server takes a fifth less time than for a patch.
 func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
 	if equality.Semantic.DeepEqual(&nb.Status, status) {
 		return nil
 	}
-	before := nb.DeepCopy()
+	before, replaced := nb.Status, versionOf(nb)
 	nb.Status = *status
-	patch := client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
-	if err := r.Client.Status().Patch(ctx, nb, patch); err != nil {
-		nb.Status = before.Status
+	if err := r.Client.Status().Update(ctx, nb); err != nil {
+		nb.Status = before
 		// A NodeBootstrap that is gone needs no status; its deletion is the next event.
 		return client.IgnoreNotFound(fmt.Errorf("storing the status: %w", err))
 	}
-	r.Metrics.observe(&before.Status, status, r.Clock.Now())
-	for _, e := range bootstrap.Events(&before.Status, status) {
+	r.replaced.add(replaced, r.Clock.Now())
+	r.Metrics.observe(&before, status, r.Clock.Now())
+	for _, e := range bootstrap.Events(&before, status) {
 		r.Recorder.Eventf(nb, nil, e.Type, e.Reason, eventAction(e), "%s", e.Note)
 	}
 	return nil

@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"maps"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/util/workqueue"
@@ -65,22 +66,33 @@ func (h leisurely) Generic(ctx context.Context, e event.GenericEvent, q queue) {
 }
 
 func (h leisurely) queueFor(old, new client.Object, q queue) queue {
-	if h.but != nil && h.but(old, new) {
+	switch {
+	case h.but == nil:
+		return atLeisure(q)
+	case h.but(old, new):
 		return q
+	default:
+		return leisure(q, echoes)
 	}
-	return atLeisure(q)
 }
 
+// echoes is for how long the operator waits when what nobody waits for has happened to one node. As a rule it has written that
+// itself, and one pass in a while looks at all of it, when all of it is in the cache.
+const echoes = time.Second
+
 // atLeisure is a queue with everything added behind everything else.
-func atLeisure(q queue) queue {
+func atLeisure(q queue) queue { return leisure(q, 0) }
+
+func leisure(q queue, after time.Duration) queue {
 	if pq, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
-		return leisurelyQueue{pq}
+		return leisurelyQueue{pq, after}
 	}
 	return q
 }
 
 type leisurelyQueue struct {
 	priorityqueue.PriorityQueue[reconcile.Request]
+	after time.Duration
 }
 
 // Add is of workqueue.TypedInterface.
@@ -88,6 +100,6 @@ func (q leisurelyQueue) Add(r reconcile.Request) { q.AddWithOpts(priorityqueue.A
 
 // AddWithOpts is of priorityqueue.PriorityQueue.
 func (q leisurelyQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.Request) {
-	o.Priority = new(handler.LowPriority)
+	o.Priority, o.After = new(handler.LowPriority), max(o.After, q.after)
 	q.PriorityQueue.AddWithOpts(o, all...)
 }

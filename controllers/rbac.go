@@ -6,7 +6,7 @@ package controllers
 //
 // Of a NodeBootstrap only the status is written.
 // +kubebuilder:rbac:groups=nodebootstrap.io,resources=nodebootstraps,verbs=get;list;watch
-// +kubebuilder:rbac:groups=nodebootstrap.io,resources=nodebootstraps/status,verbs=patch
+// +kubebuilder:rbac:groups=nodebootstrap.io,resources=nodebootstraps/status,verbs=update
 //
 // Tokens are Secrets in kube-system, kubeconfigs are Secrets in the operator's own namespace, and no others are read.
 // +kubebuilder:rbac:groups="",namespace=kube-system,resources=secrets,verbs=get;list;watch;create;update;delete

@@ -50,7 +50,7 @@ func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *boot
 // decideOne carries out a decision. An approval is final, so that what it rests on is read live before: the cache may not
 // know yet that some of it is gone.
 func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, d bootstrap.Decision) error {
-	if r.decided.has(d.Request) {
+	if r.replaced.has(d.Request, r.Clock.Now()) {
 		return nil
 	}
 	if d.Result.Verdict == csr.Approve {
@@ -101,6 +101,6 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) err
 	if err := r.Client.SubResource("approval").Update(ctx, request); err != nil {
 		return fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
 	}
-	r.decided.add(d.Request)
+	r.replaced.add(versionOf(d.Request), r.Clock.Now())
 	return nil
 }

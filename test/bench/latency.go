@@ -43,6 +43,9 @@ func (b *bench) latencyOn(ctx context.Context, s *site, build build) error {
 	if err != nil {
 		return err
 	}
+	if _, err := m.untilQuiet(ctx); err != nil { // it clears away what the raw limit has left
+		return err
+	}
 	took, err := s.latencies(ctx)
 	if err != nil {
 		return err

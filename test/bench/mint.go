@@ -234,7 +234,6 @@ func (s *site) store(ctx context.Context, nb *v1alpha1.NodeBootstrap, c *credent
 	if err := s.Client.Create(ctx, c.kubeconfig); err != nil {
 		return err
 	}
-	before := nb.DeepCopy()
 	nb.Status = c.status
-	return s.Client.Status().Patch(ctx, nb, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	return s.Client.Status().Update(ctx, nb)
 }

@@ -200,6 +200,9 @@ func (b *bench) approvalsOf(ctx context.Context, build build) (rate float64, err
 		if err != nil {
 			return err
 		}
+		if _, err := m.untilQuiet(ctx); err != nil {
+			return err
+		}
 		rate, err = b.rateWithTokens(ctx, s, m, build.name+"approve", leaveIt)
 		if err != nil {
 			return err

@@ -5,6 +5,7 @@ package faults
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,8 +26,9 @@ const namespace = "nodebootstrap-system"
 
 // cached is what a cache shows of a version: nothing, when its selectors leave the object out.
 type cached struct {
-	object client.Object
-	index  map[string][]string
+	object    client.Object
+	unchanged runtime.Object // a copy that nobody is given
+	index     map[string][]string
 }
 
 // caching is how the operator sets its cache up: the selectors, transforms and indexes that ship.
@@ -89,19 +92,36 @@ func shown(v *version) *cached {
 	if !ok || label != nil && !label.Matches(labels.Set(o.GetLabels())) || field != nil && !field.Matches(set) {
 		return v.cached
 	}
+	o = o.DeepCopyObject().(client.Object)
 	if transform != nil {
-		changed, err := transform(o.DeepCopyObject())
+		changed, err := transform(o)
 		if err != nil {
 			panic(err)
 		}
 		o = changed.(client.Object)
 	}
-	v.cached.object = o
+	v.cached.object, v.cached.unchanged = o, o.DeepCopyObject()
 	v.cached.index = map[string][]string{}
 	for name, values := range caching.indexes[kindOf(o)] {
 		v.cached.index[name] = values(o)
 	}
 	return v.cached
+}
+
+// hand gives out what is in a cache, as it is: the operator has its cache make no copies.
+func hand(into, from client.Object) {
+	reflect.ValueOf(into).Elem().Set(reflect.ValueOf(from).Elem())
+}
+
+// checkCaches finds what the operator has changed in its cache.
+func (w *world) checkCaches() {
+	for k, versions := range w.versions {
+		for _, v := range versions {
+			if c := v.cached; c != nil && c.object != nil && !reflect.DeepEqual(c.object, c.unchanged) {
+				w.violated("the cache is only read", "%s at revision %d was\n%s\nand is\n%s", k, v.revision, asJSON(c.unchanged), asJSON(c.object))
+			}
+		}
+	}
 }
 
 // selector is what a list asks for.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -21,23 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/controllers"
 )
-
-// kinds are the full names of all kinds, which a cache writes into what it returns.
-var kinds = func() map[string]schema.GroupVersionKind {
-	scheme, err := controllers.NewScheme()
-	if err != nil {
-		panic(err)
-	}
-	out := map[string]schema.GroupVersionKind{}
-	for gvk := range scheme.AllKnownTypes() {
-		if have, ok := out[gvk.Kind]; !ok || have.Version > gvk.Version {
-			out[gvk.Kind] = gvk
-		}
-	}
-	return out
-}()
 
 // liveReader reads from the API server.
 type liveReader struct {
@@ -74,7 +59,9 @@ func (c apiClient) List(_ context.Context, into client.ObjectList, opts ...clien
 		found := c.w.list(sel, q.revision)
 		items := make([]runtime.Object, len(found))
 		for i, o := range found {
-			items[i] = o.DeepCopyObject()
+			item := reflect.New(reflect.TypeOf(o).Elem()).Interface().(client.Object)
+			hand(item, o)
+			items[i] = item
 		}
 		return meta.SetList(into, items)
 	})
@@ -98,9 +85,10 @@ func (w *world) read(k key, revision int, fromCache bool, into client.Object) er
 		assign(m, p)
 		return nil
 	}
-	assign(into, o)
 	if fromCache {
-		into.GetObjectKind().SetGroupVersionKind(kinds[k.kind])
+		hand(into, o)
+	} else {
+		assign(into, o)
 	}
 	return nil
 }
@@ -180,26 +168,18 @@ type subresource struct {
 	name                     string
 }
 
-func (s subresource) Patch(_ context.Context, o client.Object, patch client.Patch, _ ...client.SubResourcePatchOption) error {
-	nb, ok := o.(*v1alpha1.NodeBootstrap)
-	if !ok || s.name != "status" {
-		return fmt.Errorf("patching the %s of %T is not known here", s.name, o)
-	}
-	data, err := patch.Data(o)
-	if err != nil {
-		return err
-	}
-	q := &call{class: writing, what: "patch status of " + keyOf(o).String(), kind: kindOf(o), key: keyOf(o), body: func() string { return string(data) }}
-	return s.w.call(q, func() error { return s.w.patchStatus(operatorAuthor, nb, data) })
-}
-
 func (s subresource) Update(_ context.Context, o client.Object, _ ...client.SubResourceUpdateOption) error {
-	r, ok := o.(*certificatesv1.CertificateSigningRequest)
-	if !ok || s.name != "approval" {
+	k := keyOf(o)
+	switch o := o.(type) {
+	case *v1alpha1.NodeBootstrap:
+		q := &call{class: writing, what: "update status of " + k.String(), kind: k.kind, key: k, body: body(o)}
+		return s.w.call(q, func() error { return s.w.updateStatus(operatorAuthor, o) })
+	case *certificatesv1.CertificateSigningRequest:
+		q := &call{class: writing, what: "decide on " + k.String(), kind: k.kind, key: k, body: body(o)}
+		return s.w.call(q, func() error { return s.w.approve(operatorAuthor, o) })
+	default:
 		return fmt.Errorf("updating the %s of %T is not known here", s.name, o)
 	}
-	q := &call{class: writing, what: "decide on " + keyOf(o).String(), kind: kindOf(o), key: keyOf(o), body: body(o)}
-	return s.w.call(q, func() error { return s.w.approve(operatorAuthor, r) })
 }
 
 // approve stores the conditions of a request alone, and stamps their times. A verdict cannot be taken back.

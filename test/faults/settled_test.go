@@ -97,6 +97,7 @@ func TestTenSettledDays(t *testing.T) {
 	}
 	w.checkNoMoreWrites()
 	w.checkLeaks()
+	w.checkCaches()
 	if len(w.violations) > 0 {
 		t.Errorf("%s\n%s", strings.Join(w.violations, "\n"), w.history())
 	}

@@ -257,65 +257,18 @@ func immutable(have, want client.Object) error {
 	return nil
 }
 
-// patchStatus merges a patch into the status, under the resourceVersion in the patch if there is one.
-func (s *store) patchStatus(author string, o *v1alpha1.NodeBootstrap, patch []byte) error {
-	k := keyOf(o)
-	v := s.latest(k)
-	if v == nil {
-		return apierrors.NewNotFound(resource(k), k.name)
+// updateStatus stores the status alone.
+func (s *store) updateStatus(author string, o *v1alpha1.NodeBootstrap) error {
+	have, err := s.current(o)
+	if err != nil {
+		return err
 	}
-	have := v.object.(*v1alpha1.NodeBootstrap)
-	var change struct {
-		Metadata struct{ ResourceVersion string }
-		Status   map[string]any
-	}
-	if err := json.Unmarshal(patch, &change); err != nil {
-		return apierrors.NewBadRequest(err.Error())
-	}
-	if rv := change.Metadata.ResourceVersion; rv != "" && rv != have.ResourceVersion {
-		return apierrors.NewConflict(resource(k), k.name, fmt.Errorf("the object has been modified"))
-	}
-	want := have.DeepCopy()
-	want.Status = merge(have.Status, change.Status)
+	want := have.DeepCopyObject().(*v1alpha1.NodeBootstrap)
+	want.Status = overTheWire(o).(*v1alpha1.NodeBootstrap).Status
 	if len(want.Status.Certificates) > 16 { // MaxItems in the CRD
-		return apierrors.NewInvalid(schema.GroupKind{Kind: k.kind}, k.name, nil)
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "NodeBootstrap"}, o.Name, nil)
 	}
 	return s.keep(author, o, have, want)
-}
-
-func merge(status v1alpha1.NodeBootstrapStatus, change map[string]any) v1alpha1.NodeBootstrapStatus {
-	data, err := json.Marshal(status)
-	if err != nil {
-		panic(err)
-	}
-	tree := map[string]any{}
-	if err := json.Unmarshal(data, &tree); err != nil {
-		panic(err)
-	}
-	mergeInto(tree, change)
-	if data, err = json.Marshal(tree); err != nil {
-		panic(err)
-	}
-	var out v1alpha1.NodeBootstrapStatus
-	if err := json.Unmarshal(data, &out); err != nil {
-		panic(err)
-	}
-	return out
-}
-
-// mergeInto is RFC 7386.
-func mergeInto(tree, change map[string]any) {
-	for k, v := range change {
-		sub, isMap := v.(map[string]any)
-		switch have, ok := tree[k].(map[string]any); {
-		case v == nil:
-			delete(tree, k)
-		case isMap && ok:
-			mergeInto(have, sub)
-		default:
-			tree[k] = v
-		}
-	}
 }
 
 // delete takes an object away, or only marks it when there are finalizers. Of preconditions only the UID is known.
