@@ -103,11 +103,14 @@ func nodeBootstrap(t *testing.T, name string, path []string, value any) *unstruc
 	return u
 }
 
-// As Flux and Argo CD do it: what was applied stays as it was applied, and applying it again changes nothing.
+// As Flux and Argo CD do it: what was applied stays as it was applied, in the pipeline's possession, and applying it again changes
+// nothing. Labels and annotations are not even in the operator's cache, out of which it updates the status.
 func TestServerSideApplyShowsNoDrift(t *testing.T) {
 	const name = "committed"
 	apply := func() *unstructured.Unstructured {
 		u := nodeBootstrap(t, name, []string{"cluster", "server"}, cluster.Server())
+		u.SetLabels(map[string]string{"team": "a"})
+		u.SetAnnotations(map[string]string{"commit": "1"})
 		if err := cluster.Client.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(u), client.FieldOwner("pipeline"), client.ForceOwnership); err != nil {
 			t.Fatal(err)
 		}
@@ -116,10 +119,21 @@ func TestServerSideApplyShowsNoDrift(t *testing.T) {
 	first := apply()
 	t.Cleanup(func() { cluster.DeleteAfter(t, nodeBootstrap(t, name, nil, nil)) })
 	settled, _ := cluster.WaitAwaited(t, name)
+	owned := ""
 	for _, fields := range settled.ManagedFields {
-		if fields.Manager != "pipeline" && fields.Subresource != "status" {
+		if fields.Manager == "pipeline" {
+			owned += fields.FieldsV1.String()
+		} else if fields.Subresource != "status" {
 			t.Errorf("%s owns %s", fields.Manager, fields.FieldsV1)
 		}
+	}
+	for _, field := range []string{"f:team", "f:commit", "f:server"} {
+		if !strings.Contains(owned, field) {
+			t.Errorf("the pipeline owns %s and not %s", owned, field)
+		}
+	}
+	if settled.Labels["team"] != "a" || settled.Annotations["commit"] != "1" {
+		t.Errorf("labels are %v, annotations %v", settled.Labels, settled.Annotations)
 	}
 	again := apply()
 	if again.GetResourceVersion() != settled.ResourceVersion || again.GetGeneration() != first.GetGeneration() {

@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -38,14 +37,7 @@ const (
 	leaderElectionID = "nodebootstrap.nodebootstrap.io"
 )
 
-// gcPercent is how much of what is in use may be added as garbage before it is collected (GOGC, pkg.go.dev/runtime). Most of what
-// is in use is the cache. With Go's 100 the memory is a third more, and the processor time a few percent less.
-const gcPercent = 50
-
 func main() {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	if err := run(signals.SetupSignalHandler(), os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "nodebootstrap: %v\n", err)
 		os.Exit(1)
@@ -76,7 +68,7 @@ func parse(args []string) (options, error) {
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Let only one of several replicas work, by a Lease in the namespace.")
 	o.metrics.bindFlags(fs)
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "The address for /healthz and /readyz; 0 for none.")
-	fs.StringVar(&o.pprofAddress, "pprof-bind-address", "", "The address for Go's profiles over HTTP, for whoever looks for what is slow; none by default.")
+	fs.StringVar(&o.pprofAddress, "pprof-bind-address", "", "The address for Go's profiles over HTTP, say 127.0.0.1:6060; none by default. Whoever reaches it may read them.")
 	fs.BoolVar(&o.version, "version", false, "Print the version and exit.")
 	o.zap.BindFlags(fs)
 	if err := fs.Parse(args); err != nil {

@@ -5,8 +5,10 @@ package bootstrap
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -44,6 +46,23 @@ func TestDigest(t *testing.T) {
 	if Carries(digested(other), token(1, 0)) {
 		t.Error("a token under another key counts")
 	}
+}
+
+// Looking for dots first finds what the expression alone does.
+func TestFindTokens(t *testing.T) {
+	text := rapid.SliceOfN(rapid.SampledFrom([]string{"abcdef", "0123456789abcdef", ".", ".", " ", "x", "-", "\n", nthID(1) + "." + canary}), 0, 12)
+	rapid.Check(t, func(t *rapid.T) {
+		s := strings.Join(text.Draw(t, "text"), "")
+		all := func(found [][][]byte) (out []string) {
+			for _, m := range found {
+				out = append(out, fmt.Sprintf("%s with %s", m[0], m[1]))
+			}
+			return out
+		}
+		if got, want := all(findTokens([]byte(s))), all(tokenInText.FindAllSubmatch([]byte(s), -1)); !slices.Equal(got, want) {
+			t.Fatalf("in %q it finds %q, want %q", s, got, want)
+		}
+	})
 }
 
 // Whatever is moved between keys and values, two contents have two digests.

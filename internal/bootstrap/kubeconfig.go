@@ -111,10 +111,14 @@ func Digest(data map[string][]byte) map[string][]byte {
 	}
 	sum := sha256.New()
 	for _, key := range slices.Sorted(maps.Keys(data)) {
-		fmt.Fprintf(sum, "%q=%q\n", key, data[key])
+		fmt.Fprintf(sum, "%q=%d:", key, len(data[key]))
+		sum.Write(data[key])
 	}
-	tokens := tokenInText.FindAll(data[KubeconfigKey], -1)
-	return map[string][]byte{digestKey: bytes.Join(append([][]byte{sum.Sum(nil)}, tokens...), []byte("\n"))}
+	digest := sum.Sum(nil)
+	for _, token := range findTokens(data[KubeconfigKey]) {
+		digest = append(append(digest, '\n'), token[0]...)
+	}
+	return map[string][]byte{digestKey: digest}
 }
 
 // tokensIn is a text with the tokens in a kubeconfig Secret, be it whole or a digest.

@@ -85,6 +85,18 @@ func RedactError(err error, t *Token) error {
 // tokenInText is a bootstrap token in a kubeconfig (bootstrapapi.BootstrapTokenPattern), of which the last part is secret.
 var tokenInText = regexp.MustCompile(`\b[a-z0-9]{6}\.([a-z0-9]{16})\b`)
 
+// findTokens are the tokens in a text, each with its secret part (tokenInText). Most of a kubeconfig is base64, for which the
+// expression takes long, and in which there is no dot.
+func findTokens(text []byte) (found [][][]byte) {
+	const before, after = bootstrapapi.BootstrapTokenIDBytes + 1, 1 + bootstrapapi.BootstrapTokenSecretBytes + 1
+	for i, c := range text {
+		if c == '.' {
+			found = append(found, tokenInText.FindAllSubmatch(text[max(0, i-before):min(len(text), i+after)], -1)...)
+		}
+	}
+	return found
+}
+
 // RedactSecrets is an error without the secret parts of tokens that some Secrets hold, be it in a kubeconfig, in its text: an
 // admission webhook is shown what is deleted or replaced, and may repeat it.
 func RedactSecrets(err error, secrets ...*corev1.Secret) error {
@@ -93,7 +105,7 @@ func RedactSecrets(err error, secrets ...*corev1.Secret) error {
 			continue
 		}
 		parts := []string{string(s.Data[bootstrapapi.BootstrapTokenSecretKey])}
-		for _, m := range tokenInText.FindAllSubmatch(tokensIn(s), -1) {
+		for _, m := range findTokens(tokensIn(s)) {
 			parts = append(parts, string(m[1]))
 		}
 		for _, part := range parts {

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
 // situations are those that the operator looks at most often, and the worst one that a single token can bring about.
@@ -45,22 +47,38 @@ func BenchmarkReport(b *testing.B) {
 }
 
 func BenchmarkKubeconfigSecret(b *testing.B) {
-	f, t := fresh(), token(1, 0)
-	f.Cluster.CA = goodCA()
+	spec := v1alpha1.ClusterSpec{Server: testServer, CABundle: string(goodCA())}
+	resolved, _ := ResolveCluster(spec, ClusterSources{}, now)
+	for name, cluster := range map[string]Cluster{"rendered": {Server: testServer, CA: goodCA()}, "from the template": resolved} {
+		b.Run(name, func(b *testing.B) {
+			nb, t := nodeBootstrap(), token(1, 0)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := KubeconfigSecret(nb, testNamespace, cluster, t); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkResolveCluster parses the CA, and renders the template.
+func BenchmarkResolveCluster(b *testing.B) {
+	spec := v1alpha1.ClusterSpec{Server: testServer, CABundle: string(goodCA())}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := KubeconfigSecret(f.NodeBootstrap, testNamespace, f.Cluster, t); err != nil {
-			b.Fatal(err)
+		if _, problem := ResolveCluster(spec, ClusterSources{}, now); problem != nil {
+			b.Fatal(problem)
 		}
 	}
 }
 
 // BenchmarkRestored compares a Secret that is as it should be, which each pass does.
 func BenchmarkRestored(b *testing.B) {
-	have, want := kubeconfigSecret(1), kubeconfigSecret(1)
+	have, want := digested(kubeconfigSecret(1)), kubeconfigSecret(1)
 	b.ReportAllocs()
 	for b.Loop() {
-		if Restored(have, want) != nil {
+		if RestoredKubeconfig(have, want) != nil {
 			b.Fatal("they differ")
 		}
 	}

@@ -3,12 +3,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -19,66 +16,11 @@ import (
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
-
-// A sender sends one request, as one client of the API server.
-type sender struct {
-	header http.Header
-	body   []byte
-}
-
-// send sends requests from many clients over the same connections, since 2,000 TLS handshakes are not what is measured.
-func (s *site) send(ctx context.Context, c *http.Client, from sender) (*certificatesv1.CertificateSigningRequest, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Server()+"/apis/certificates.k8s.io/v1/certificatesigningrequests", bytes.NewReader(from.body))
-	if err != nil {
-		return nil, err
-	}
-	request.Header = from.header.Clone()
-	request.Header.Set("Content-Type", "application/json")
-	response, err := c.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	content, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
-	if response.StatusCode != http.StatusCreated {
-		return nil, fmt.Errorf("sending a request: %s: %s", response.Status, content)
-	}
-	out := &certificatesv1.CertificateSigningRequest{}
-	return out, json.Unmarshal(content, out)
-}
-
-// anonymous is a client that says who it is in a header.
-func (s *site) anonymous() (*http.Client, error) {
-	cfg := &rest.Config{Host: s.Server(), TLSClientConfig: rest.TLSClientConfig{CAData: s.ServerCA()}}
-	return rest.HTTPClientFor(cfg)
-}
-
-// withTokens are senders that have the credentials of nodes.
-func withTokens(tokens []corev1.Secret) ([]sender, error) {
-	var out []sender
-	for i := range tokens {
-		token, ok := bootstrap.ParseToken(&tokens[i])
-		if !ok {
-			return nil, fmt.Errorf("the Secret %s is no token", tokens[i].Name)
-		}
-		request, err := kubeletRequest(bootstrap.NodeOfChild(&tokens[i]))
-		if err != nil {
-			return nil, err
-		}
-		body, err := json.Marshal(request)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, sender{http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, body})
-	}
-	return out, nil
-}
 
 func (s *site) tokens(ctx context.Context) ([]corev1.Secret, error) {
 	var list corev1.SecretList
@@ -168,8 +110,27 @@ func (s *site) approve(ctx context.Context) approver {
 	}
 }
 
-// approve measures requests that kubelets send with their tokens all at once: with the operator, with no checks, and with
-// kube-controller-manager's approver alone, without limits.
+// claim writes the verdict into the status before it is carried out: the least that the operator has to write.
+func (s *site) claim(ctx context.Context, all map[string]*v1alpha1.NodeBootstrap, then approver) approver {
+	return func(r *certificatesv1.CertificateSigningRequest) error {
+		nb := all[csr.RequestedNode(r)]
+		key, err := csr.Fingerprint(r)
+		if err != nil {
+			return err
+		}
+		nb.Status.Certificates = []v1alpha1.CertificateDecision{{
+			Name: r.Name, UID: r.UID, SignerName: r.Spec.SignerName, TokenID: nb.Status.Token.ID, KeyFingerprint: key,
+			Verdict: v1alpha1.VerdictApproved, Reason: csr.ReasonKubeletClient, Time: metav1.Now(),
+		}}
+		if err := s.Client.Status().Update(ctx, nb); err != nil {
+			return err
+		}
+		return then(r)
+	}
+}
+
+// approve measures requests that kubelets send with their tokens all at once: with the operator, with no checks, with no checks
+// but with a claim, and with kube-controller-manager's approver alone, without limits.
 func (b *bench) approve(ctx context.Context) error {
 	for range b.rounds {
 		limit, err := b.rawApprovals(ctx)
@@ -177,6 +138,12 @@ func (b *bench) approve(ctx context.Context) error {
 			return err
 		}
 		b.results.add("raw_approve_per_s", limit)
+		claimed, err := b.rawClaims(ctx)
+		if err != nil {
+			return err
+		}
+		b.results.add("raw_claim_per_s", claimed)
+		b.results.add("raw_claim_ratio", claimed/limit)
 		of, err := b.approvalsOfControllerManager(ctx)
 		if err != nil {
 			return err
@@ -229,18 +196,18 @@ func (b *bench) rateWithTokens(ctx context.Context, s *site, m *running, name st
 	return b.rate(ctx, s, m, name, c, senders, approve)
 }
 
-// withoutOperator makes the tokens and the bindings that the operator would.
-func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string) error {
+// withoutOperator makes the credentials and the bindings that the operator would.
+func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string) ([]*v1alpha1.NodeBootstrap, error) {
 	for _, name := range bindings {
 		if err := s.Client.Create(ctx, bootstrap.Binding(name)); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	all, err := s.makeNodeBootstraps(ctx, b.requests, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return inParallel(len(all), func(i int) error {
+	return all, inParallel(len(all), func(i int) error {
 		c, err := s.newCredential(all[i])
 		if err != nil {
 			return err
@@ -248,16 +215,32 @@ func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string)
 		if len(bindings) == len(bootstrap.BindingNames) {
 			c.token.Data["auth-extra-groups"] = []byte(bootstrap.Group + "," + bootstrap.ClusterWideGroup)
 		}
-		return s.Client.Create(ctx, c.token)
+		return s.store(ctx, all[i], c)
 	})
 }
 
 func (b *bench) rawApprovals(ctx context.Context) (rate float64, err error) {
 	err = onSite(ctx, quiet, func(s *site) error {
-		if err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs}); err != nil {
+		if _, err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs}); err != nil {
 			return err
 		}
 		rate, err = b.rateWithTokens(ctx, s, nil, "raw_approve", s.approve(ctx))
+		return err
+	})
+	return rate, err
+}
+
+func (b *bench) rawClaims(ctx context.Context) (rate float64, err error) {
+	err = onSite(ctx, quiet, func(s *site) error {
+		all, err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs})
+		if err != nil {
+			return err
+		}
+		byName := map[string]*v1alpha1.NodeBootstrap{}
+		for _, nb := range all {
+			byName[nb.Name] = nb
+		}
+		rate, err = b.rateWithTokens(ctx, s, nil, "raw_claim", s.claim(ctx, byName, s.approve(ctx)))
 		return err
 	})
 	return rate, err
@@ -269,7 +252,7 @@ func (b *bench) approvalsOfControllerManager(ctx context.Context) (rate float64,
 		"controllers": "certificatesigningrequest-approving-controller", "kube-api-qps": "10000", "kube-api-burst": "10000",
 	}}
 	err = onSite(ctx, cfg, func(s *site) error {
-		if err := b.withoutOperator(ctx, s, bootstrap.BindingNames); err != nil {
+		if _, err := b.withoutOperator(ctx, s, bootstrap.BindingNames); err != nil {
 			return err
 		}
 		rate, err = b.rateWithTokens(ctx, s, nil, "kube_controller_manager_approve", leaveIt)
@@ -330,39 +313,4 @@ func (b *bench) servingRate(ctx context.Context, build *build) (rate float64, er
 		return stop()
 	})
 	return rate, err
-}
-
-// nodes are senders that ask for serving certificates in the name of nodes. The administrator acts for them: 2,000
-// certificates of their own would be 2,000 connections.
-func (s *site) nodes(n int) ([]sender, error) {
-	var out []sender
-	for i := range n {
-		request, err := servingRequest(i)
-		if err != nil {
-			return nil, err
-		}
-		body, err := json.Marshal(request)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, sender{http.Header{
-			"Impersonate-User": {"system:node:" + nodeName(i)}, "Impersonate-Group": {"system:nodes", "system:authenticated"},
-		}, body})
-	}
-	return out, nil
-}
-
-func servingRequest(i int) (*certificatesv1.CertificateSigningRequest, error) {
-	pem, err := requestPEM(nodeName(i), []string{nodeName(i)})
-	if err != nil {
-		return nil, err
-	}
-	return &certificatesv1.CertificateSigningRequest{
-		TypeMeta:   metav1.TypeMeta{APIVersion: certificatesv1.SchemeGroupVersion.String(), Kind: "CertificateSigningRequest"},
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
-		Spec: certificatesv1.CertificateSigningRequestSpec{
-			Request: pem, SignerName: certificatesv1.KubeletServingSignerName,
-			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageServerAuth},
-		},
-	}, nil
 }

@@ -150,7 +150,29 @@ func (s *suite) wrong(ctx context.Context, ends map[*slot]fate) error {
 			return fmt.Errorf("the request %s, sent by %s, is left: %+v", r.Name, r.Spec.Username, r.Status)
 		}
 	}
+	if err := s.unrecorded(ctx, requests); err != nil {
+		return err
+	}
 	return s.strayTokens(ctx, ends)
+}
+
+// unrecorded sees that the status says of each approved request that has its certificate when that was, which may come a quarter
+// of a minute later.
+func (s *suite) unrecorded(ctx context.Context, requests []certificatesv1.CertificateSigningRequest) error {
+	var all v1alpha1.NodeBootstrapList
+	if err := s.env.Client.List(ctx, &all); err != nil {
+		return err
+	}
+	for _, nb := range all.Items {
+		for _, d := range nb.Status.Certificates {
+			if d.Verdict == v1alpha1.VerdictApproved && d.IssuedTime == nil && slices.ContainsFunc(requests, func(r certificatesv1.CertificateSigningRequest) bool {
+				return r.UID == d.UID && len(r.Status.Certificate) > 0 && r.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName
+			}) {
+				return fmt.Errorf("it is not recorded that the request %s of %s has its certificate", d.Name, nb.Name)
+			}
+		}
+	}
+	return nil
 }
 
 // strayTokens sees that no token is left of any node but those that are awaited.

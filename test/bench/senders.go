@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	certutil "k8s.io/client-go/util/cert"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// A sender sends one request, as one client of the API server.
+type sender struct {
+	header http.Header
+	body   []byte
+}
+
+// send sends requests from many clients over the same connections, since 2,000 TLS handshakes are not what is measured.
+func (s *site) send(ctx context.Context, c *http.Client, from sender) (*certificatesv1.CertificateSigningRequest, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Server()+"/apis/certificates.k8s.io/v1/certificatesigningrequests", bytes.NewReader(from.body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header = from.header.Clone()
+	request.Header.Set("Content-Type", "application/json")
+	response, err := c.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	content, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusCreated {
+		return nil, fmt.Errorf("sending a request: %s: %s", response.Status, content)
+	}
+	out := &certificatesv1.CertificateSigningRequest{}
+	return out, json.Unmarshal(content, out)
+}
+
+// anonymous is a client that says who it is in a header.
+func (s *site) anonymous() (*http.Client, error) {
+	cfg := &rest.Config{Host: s.Server(), TLSClientConfig: rest.TLSClientConfig{CAData: s.ServerCA()}}
+	return rest.HTTPClientFor(cfg)
+}
+
+// withTokens are senders that have the credentials of nodes.
+func withTokens(tokens []corev1.Secret) ([]sender, error) {
+	var out []sender
+	for i := range tokens {
+		token, ok := bootstrap.ParseToken(&tokens[i])
+		if !ok {
+			return nil, fmt.Errorf("the Secret %s is no token", tokens[i].Name)
+		}
+		request, err := kubeletRequest(bootstrap.NodeOfChild(&tokens[i]))
+		if err != nil {
+			return nil, err
+		}
+		body, err := json.Marshal(request)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sender{http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, body})
+	}
+	return out, nil
+}
+
+// nodes are senders that ask for serving certificates in the name of nodes. The administrator acts for them: 2,000
+// certificates of their own would be 2,000 connections.
+func (s *site) nodes(n int) ([]sender, error) {
+	var out []sender
+	for i := range n {
+		request, err := servingRequest(i)
+		if err != nil {
+			return nil, err
+		}
+		body, err := json.Marshal(request)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, sender{http.Header{
+			"Impersonate-User": {"system:node:" + nodeName(i)}, "Impersonate-Group": {"system:nodes", "system:authenticated"},
+		}, body})
+	}
+	return out, nil
+}
+
+// servingRequest is what the kubelet of a node asks for to serve by the node's name.
+func servingRequest(i int) (*certificatesv1.CertificateSigningRequest, error) {
+	return newRequest(nodeName(i), []string{nodeName(i)}, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth)
+}
+
+// kubeletRequest is what a kubelet asks for with its token.
+func kubeletRequest(node string) (*certificatesv1.CertificateSigningRequest, error) {
+	return newRequest(node, nil, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth)
+}
+
+func newRequest(node string, names []string, signer string, usage certificatesv1.KeyUsage) (*certificatesv1.CertificateSigningRequest, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	pem, err := certutil.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, names, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &certificatesv1.CertificateSigningRequest{
+		TypeMeta:   metav1.TypeMeta{APIVersion: certificatesv1.SchemeGroupVersion.String(), Kind: "CertificateSigningRequest"},
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: pem, SignerName: signer, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, usage},
+		},
+	}, nil
+}
