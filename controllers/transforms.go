@@ -62,10 +62,11 @@ func (t *transforms) shareCABundle(ca *string) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.caBundle != *ca {
+	if t.caBundle == *ca {
+		*ca = t.caBundle
+	} else {
 		t.caBundle = *ca
 	}
-	*ca = t.caBundle
 }
 
 // secret keeps the content of other people's Secrets out of memory, and that of kubeconfigs but for digests.

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"encoding/base64"
+	"regexp"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+)
+
+// redact takes the secret part of a token out of a text, plain or in base64, in which the data of Secrets travels.
+func redact(text string, t *Token) string {
+	if t == nil || t.Secret.Reveal() == "" {
+		return text
+	}
+	const hidden = "(secret)"
+	part := t.Secret.Reveal()
+	text = strings.ReplaceAll(text, part, hidden)
+	for offset := range 3 { // bytes in front of it shift the encoding; the characters at both ends depend on neighbours
+		encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", offset) + part))
+		first, last := (8*offset+5)/6, 8*(offset+len(part))/6
+		text = strings.ReplaceAll(text, encoded[first:last], hidden)
+	}
+	return text
+}
+
+// RedactError is an error without the secret part of a token in its text: what an API server or an admission webhook
+// answers may repeat what it was sent. It unwraps to the error.
+func RedactError(err error, t *Token) error {
+	text := redact(err.Error(), t)
+	if text == err.Error() {
+		return err
+	}
+	return &redactedError{text: text, err: err}
+}
+
+// tokenInText is a bootstrap token in a kubeconfig (bootstrapapi.BootstrapTokenPattern), of which the last part is secret.
+var tokenInText = regexp.MustCompile(`\b[a-z0-9]{6}\.([a-z0-9]{16})\b`)
+
+// findTokens are the tokens in a text, each with its secret part (tokenInText). Most of a kubeconfig is base64, for which the
+// expression takes long, and in which there is no dot.
+func findTokens(text []byte) (found [][][]byte) {
+	const before, after = bootstrapapi.BootstrapTokenIDBytes + 1, 1 + bootstrapapi.BootstrapTokenSecretBytes + 1
+	for i, c := range text {
+		if c == '.' {
+			found = append(found, tokenInText.FindAllSubmatch(text[max(0, i-before):min(len(text), i+after)], -1)...)
+		}
+	}
+	return found
+}
+
+// RedactSecrets is an error without the secret parts of tokens that some Secrets hold, be it in a kubeconfig, in its text: an
+// admission webhook is shown what is deleted or replaced, and may repeat it.
+func RedactSecrets(err error, secrets ...*corev1.Secret) error {
+	for _, s := range secrets {
+		if s == nil {
+			continue
+		}
+		parts := []string{string(s.Data[bootstrapapi.BootstrapTokenSecretKey])}
+		for _, m := range findTokens(tokensIn(s)) {
+			parts = append(parts, string(m[1]))
+		}
+		for _, part := range parts {
+			err = RedactError(err, &Token{Secret: NewSecretPart(part)})
+		}
+	}
+	return err
+}
+
+type redactedError struct {
+	text string
+	err  error
+}
+
+func (e *redactedError) Error() string { return e.text }
+func (e *redactedError) Unwrap() error { return e.err }
