@@ -39,7 +39,7 @@ func (r *replacedVersions) has(o client.Object, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	at, ok := r.at[versionOf(o)]
-	return ok && now.Sub(at) < replacedLag
+	return ok && now.Sub(at).Abs() < replacedLag // the clock may be set back: it is the API server's
 }
 
 func (r *replacedVersions) add(v objectVersion, now time.Time) {

@@ -31,6 +31,7 @@ func TestReplacedVersions(t *testing.T) {
 		"another's":             {request("b", "1"), 0, false},
 		"a moment later":        {request("a", "2"), time.Second, true},
 		"when the cache stands": {request("a", "2"), replacedLag, false},
+		"by a clock set back":   {request("a", "2"), -time.Hour, false},
 	} {
 		if got := r.has(tt.o, begin.Add(tt.after)); got != tt.want {
 			t.Errorf("%s: got %v", name, got)
