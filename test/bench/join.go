@@ -23,7 +23,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// joining is how many nodes join, one after the other.
+// joining is how many nodes join, so few that each has its events.
 const joining = 10
 
 // join counts the operator's writes from a kubelet's request to the end of its credential, in the API server's audit log.
@@ -47,7 +47,7 @@ func (b *bench) join(ctx context.Context) error {
 }
 
 func (b *bench) joinOn(ctx context.Context, s *site, build build, audit *env.Audit) error {
-	m, _, err := b.mintOn(ctx, s, build, joining)
+	m, err := b.mintOn(ctx, s, build, joining)
 	if err != nil {
 		return err
 	}
@@ -66,12 +66,11 @@ func (b *bench) joinOn(ctx context.Context, s *site, build build, audit *env.Aud
 	if err != nil {
 		return err
 	}
-	for i, from := range senders {
-		if err := s.joinAs(ctx, from, bootstrap.NodeOfChild(&tokens[i])); err != nil {
-			return err
-		}
+	err = inParallel(len(senders), func(i int) error { return s.joinAs(ctx, senders[i], bootstrap.NodeOfChild(&tokens[i])) })
+	if err != nil {
+		return err
 	}
-	if err := s.untilJoined(ctx, m, joining); err != nil {
+	if err := s.untilJoined(ctx, m.running, joining); err != nil {
 		return err
 	}
 	if _, err := m.untilQuiet(ctx); err != nil {
@@ -113,7 +112,7 @@ func (s *site) joinAs(ctx context.Context, from sender, node string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.makeNodes(ctx, 1, func(int) string { return node }); err != nil {
+	if err := s.makeNode(ctx, node); err != nil {
 		return err
 	}
 	// A Lease counts that is renewed in a later second than the approval.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,17 +25,19 @@ const latencies = 200
 // latency measures the time from sending a NodeBootstrap to an idle operator to seeing its kubeconfig, beside that of the three
 // writes of a credential one after the other on the same cluster.
 func (b *bench) latency(ctx context.Context) error {
-	for range b.rounds {
-		for _, build := range b.builds {
-			if err := onSite(ctx, quiet, func(s *site) error { return b.latencyOn(ctx, s, build) }); err != nil {
-				return err
+	return onSite(ctx, quiet, func(s *site) error {
+		for round := range b.rounds {
+			for _, build := range b.builds {
+				if err := b.latencyOn(ctx, s, build, round); err != nil {
+					return err
+				}
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-func (b *bench) latencyOn(ctx context.Context, s *site, build build) error {
+func (b *bench) latencyOn(ctx context.Context, s *site, build build, round int) error {
 	raw, err := s.rawLatencies(ctx)
 	if err != nil {
 		return err
@@ -46,7 +49,7 @@ func (b *bench) latencyOn(ctx context.Context, s *site, build build) error {
 	if _, err := m.untilQuiet(ctx); err != nil { // it clears away what the raw limit has left
 		return err
 	}
-	took, err := s.latencies(ctx)
+	took, err := s.latencies(ctx, fmt.Sprintf("%s%d", strings.ReplaceAll(build.name, "_", "-"), round))
 	if err != nil {
 		return err
 	}
@@ -88,7 +91,7 @@ func (s *site) rawLatencies(ctx context.Context) ([]time.Duration, error) {
 	return out, nil
 }
 
-func (s *site) latencies(ctx context.Context) ([]time.Duration, error) {
+func (s *site) latencies(ctx context.Context, prefix string) ([]time.Duration, error) {
 	w, err := s.Client.Watch(ctx, &corev1.SecretList{}, client.InNamespace(operator.Namespace))
 	if err != nil {
 		return nil, err
@@ -96,7 +99,7 @@ func (s *site) latencies(ctx context.Context) ([]time.Duration, error) {
 	defer w.Stop()
 	var out []time.Duration
 	for i := range latencies {
-		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}
+		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", prefix, i)}}
 		began := time.Now()
 		if err := s.Client.Create(ctx, nb); err != nil {
 			return nil, err

@@ -39,12 +39,12 @@ type options struct {
 
 func parse(args []string) (o options, err error) {
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
-	fs.IntVar(&o.rounds, "rounds", 2, "how often each measurement is repeated; the figures are medians")
+	fs.IntVar(&o.rounds, "rounds", 2, "how often each measurement is repeated, those of large clusters half as often; the figures are medians")
 	fs.IntVar(&o.nodes, "nodes", 5000, "how many NodeBootstraps there are in a large cluster")
 	fs.IntVar(&o.most, "most", 15000, "how many there are in the largest one")
 	fs.IntVar(&o.requests, "requests", 2000, "how many requests for certificates are sent at once")
 	fs.IntVar(&o.foreign, "foreign", 2000, "how many requests of others are pending in the flood")
-	fs.DurationVar(&o.idle, "idle", time.Minute, "for how long a settled cluster is watched")
+	fs.DurationVar(&o.idle, "idle", 30*time.Second, "for how long a settled cluster is watched")
 	only := fs.String("only", ".", "run only the measurements whose names match this regular expression")
 	fs.StringVar(&o.base, "base", "", "another build of the manager, a file, to measure in alternation")
 	fs.StringVar(&o.profiles, "profiles", "", "a directory for CPU profiles of the manager, for those measurements that take one; none by default")
@@ -84,13 +84,12 @@ var measurements = []struct {
 	run         func(*bench, context.Context) error
 }{
 	{"mint", "NodeBootstraps that are there at start, to the last with credentials", (*bench).mint},
+	{"large", "the same in a large cluster, and its memory, restart and rest", (*bench).large},
+	{"largest", "the largest cluster, and honest requests while all of its kubeconfigs are rendered anew", (*bench).largest},
 	{"approve", "requests of kubelets at once, to the last approved", (*bench).approve},
 	{"serving", "requests for serving certificates at once, to the last approved", (*bench).serving},
 	{"latency", "one NodeBootstrap, to its kubeconfig readable", (*bench).latency},
 	{"join", "what is written for one node", (*bench).join},
-	{"settled", "memory, restart and rest of a large cluster", (*bench).settled},
-	{"largest", "the largest cluster", (*bench).largest},
-	{"storm", "honest requests while all kubeconfigs are rendered anew, and how renewals spread", (*bench).storm},
 	{"flood", "honest requests in a flood", (*bench).flood},
 }
 
@@ -112,9 +111,11 @@ func run(ctx context.Context, args []string) error {
 			continue
 		}
 		fmt.Printf("\n%s: %s\n\n", m.name, m.about)
+		began := time.Now()
 		if err := m.run(b, ctx); err != nil {
 			return fmt.Errorf("measuring %s: %w", m.name, err)
 		}
+		fmt.Printf("\nThis took %s.\n", time.Since(began).Round(time.Second))
 	}
 	b.results.print(os.Stdout)
 	return b.results.store(o.out)

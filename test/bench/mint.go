@@ -18,36 +18,49 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
+// small is how many NodeBootstraps there are in a small cluster.
+const small = 1000
+
 // mint measures how many nodes get their credentials in a second, from the start of the process, beside how many the API
 // server takes when nobody thinks about them.
 func (b *bench) mint(ctx context.Context) error {
-	for _, n := range []int{1000, b.nodes} {
-		for range b.rounds {
-			limit, err := b.rawMint(ctx, n)
-			if err != nil {
-				return err
-			}
-			b.results.add(fmt.Sprintf("raw_mint_per_s_%d", n), limit)
-			for _, build := range b.builds {
-				err := onSite(ctx, quiet, func(s *site) error {
-					m, rate, err := b.mintOn(ctx, s, build, n)
-					if err != nil {
-						return err
-					}
-					b.results.add(fmt.Sprintf("%smint_per_s_%d", build.name, n), rate)
-					b.results.add(fmt.Sprintf("%smint_ratio_%d", build.name, n), rate/limit)
-					return m.Stop()
-				})
-				if err != nil {
-					return err
-				}
-			}
+	for range b.rounds {
+		if err := b.mintBeside(ctx, small, func(_ context.Context, _ *site, m *minted) error { return m.Stop() }); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// mintBeside is one round, beside the raw limit. What follows in each cluster also stops the manager.
+func (b *bench) mintBeside(ctx context.Context, n int, then func(context.Context, *site, *minted) error) error {
+	limit, err := b.rawMint(ctx, n)
+	if err != nil {
+		return err
+	}
+	b.results.add(fmt.Sprintf("raw_mint_per_s_%d", n), limit)
 	for _, build := range b.builds {
-		b.results.add(build.name+"mint_ratio", min(b.results.median(build.name+"mint_ratio_1000"), b.results.median(fmt.Sprintf("%smint_ratio_%d", build.name, b.nodes))))
+		err := b.mintThen(ctx, build, n, func(ctx context.Context, s *site, m *minted) error {
+			b.results.add(fmt.Sprintf("%smint_ratio_%d", build.name, n), m.perSecond/limit)
+			return then(ctx, s, m)
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// mintThen is one round in a cluster of its own.
+func (b *bench) mintThen(ctx context.Context, build build, n int, then func(context.Context, *site, *minted) error) error {
+	return onSite(ctx, quiet, func(s *site) error {
+		m, err := b.mintOn(ctx, s, build, n)
+		if err != nil {
+			return err
+		}
+		b.results.add(fmt.Sprintf("%smint_per_s_%d", build.name, n), m.perSecond)
+		return then(ctx, s, m)
+	})
 }
 
 func nodeName(i int) string { return fmt.Sprintf("worker-%d", i) }
@@ -64,33 +77,51 @@ func (s *site) makeNodeBootstraps(ctx context.Context, n int, edit func(int, *v1
 	})
 }
 
+// A minted cluster is one whose nodes all have their credentials.
+type minted struct {
+	*running
+	build build
+	// perSecond is how many got them in a second, from the start of the process.
+	perSecond float64
+	// cost is the manager's processor time for each, but for what its start takes.
+	cost time.Duration
+}
+
 // mintOn makes n NodeBootstraps, starts the manager and waits until all have their credentials.
-func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*running, float64, error) {
+func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*minted, error) {
 	if _, err := s.makeNodeBootstraps(ctx, n, nil); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	before, err := s.stored(ctx)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	used, began := usage(), time.Now()
 	m, err := s.start(ctx, build)
 	if err != nil {
-		return nil, 0, err
+		return nil, err
+	}
+	atStart, err := m.cpu()
+	if err != nil {
+		return nil, err
 	}
 	stop := b.profile(ctx, s, m, fmt.Sprintf("%smint-%d", build.name, n))
 	if err := s.untilAvailable(ctx, m, n); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	took := time.Since(began)
+	atEnd, err := m.cpu()
+	if err != nil {
+		return nil, err
+	}
 	b.addUsage(fmt.Sprintf("%smint_%d", build.name, n), n, used)
 	if err := b.countWrites(ctx, s, build, n, before); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	if err := s.checkAvailable(ctx, n); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	return m, float64(n) / took.Seconds(), stop()
+	return &minted{m, build, float64(n) / took.Seconds(), (atEnd - atStart) / time.Duration(n)}, stop()
 }
 
 // untilAvailable waits until the manager says that so many nodes have got their credentials. It goes through all of them for

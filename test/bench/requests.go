@@ -95,6 +95,36 @@ func (b *bench) rate(ctx context.Context, s *site, m *running, name string, c *h
 	return float64(len(senders)) / took.Seconds(), errors.Join(<-sent, stop())
 }
 
+// rates are those of several rounds, in which the same senders send the same again. The operator, if there is one, has come to
+// rest before each.
+func (b *bench) rates(ctx context.Context, s *site, m *running, name string, c *http.Client, senders []sender, approve approver) ([]float64, error) {
+	var out []float64
+	for range b.rounds {
+		if err := s.Client.DeleteAllOf(ctx, &certificatesv1.CertificateSigningRequest{}); err != nil {
+			return nil, err
+		}
+		if m != nil {
+			if _, err := m.untilQuiet(ctx); err != nil {
+				return nil, err
+			}
+		}
+		rate, err := b.rate(ctx, s, m, name, c, senders, approve)
+		if err != nil {
+			return nil, err
+		}
+		b.results.add(name+"_per_s", rate)
+		out = append(out, rate)
+	}
+	return out, nil
+}
+
+// addRatios notes what share of the limit each round has reached.
+func (b *bench) addRatios(key string, rates, limits []float64) {
+	for i := range rates {
+		b.results.add(key, rates[i]/limits[i])
+	}
+}
+
 // An approver is what follows the sending of a request.
 type approver func(*certificatesv1.CertificateSigningRequest) error
 
@@ -129,71 +159,51 @@ func (s *site) claim(ctx context.Context, all map[string]*v1alpha1.NodeBootstrap
 	}
 }
 
-// approve measures requests that kubelets send with their tokens all at once: with the operator, with no checks, with no checks
-// but with a claim, and with kube-controller-manager's approver alone, without limits.
+// approve measures requests that kubelets send with their tokens all at once: with no checks, with no checks but with a claim,
+// with kube-controller-manager's approver alone, without limits, and with the operator.
 func (b *bench) approve(ctx context.Context) error {
-	for range b.rounds {
-		limit, err := b.rawApprovals(ctx)
-		if err != nil {
-			return err
-		}
-		b.results.add("raw_approve_per_s", limit)
-		claimed, err := b.rawClaims(ctx)
-		if err != nil {
-			return err
-		}
-		b.results.add("raw_claim_per_s", claimed)
-		b.results.add("raw_claim_ratio", claimed/limit)
-		of, err := b.approvalsOfControllerManager(ctx)
-		if err != nil {
-			return err
-		}
-		b.results.add("kube_controller_manager_approve_per_s", of)
-		for _, build := range b.builds {
-			rate, err := b.approvalsOf(ctx, build)
+	limits, err := b.rawApprovals(ctx)
+	if err != nil {
+		return err
+	}
+	if err := b.approvalsOfControllerManager(ctx); err != nil {
+		return err
+	}
+	for _, build := range b.builds {
+		err := onSite(ctx, quiet, func(s *site) error {
+			m, err := b.mintOn(ctx, s, build, b.requests)
 			if err != nil {
 				return err
 			}
-			b.results.add(build.name+"approve_per_s", rate)
-			b.results.add(build.name+"approve_ratio", rate/limit)
+			rates, err := b.ratesWithTokens(ctx, s, m.running, build.name+"approve", leaveIt)
+			if err != nil {
+				return err
+			}
+			b.addRatios(build.name+"approve_ratio", rates, limits)
+			return m.Stop()
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (b *bench) approvalsOf(ctx context.Context, build build) (rate float64, err error) {
-	err = onSite(ctx, quiet, func(s *site) error {
-		m, _, err := b.mintOn(ctx, s, build, b.requests)
-		if err != nil {
-			return err
-		}
-		if _, err := m.untilQuiet(ctx); err != nil {
-			return err
-		}
-		rate, err = b.rateWithTokens(ctx, s, m, build.name+"approve", leaveIt)
-		if err != nil {
-			return err
-		}
-		return m.Stop()
-	})
-	return rate, err
-}
-
-// rateWithTokens has all tokens that are there send one request each.
-func (b *bench) rateWithTokens(ctx context.Context, s *site, m *running, name string, approve approver) (float64, error) {
+// ratesWithTokens has all tokens that are there send one request each.
+func (b *bench) ratesWithTokens(ctx context.Context, s *site, m *running, name string, approve approver) ([]float64, error) {
 	tokens, err := s.tokens(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	senders, err := withTokens(tokens)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	c, err := s.anonymous()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return b.rate(ctx, s, m, name, c, senders, approve)
+	return b.rates(ctx, s, m, name, c, senders, approve)
 }
 
 // withoutOperator makes the credentials and the bindings that the operator would.
@@ -219,98 +229,88 @@ func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string)
 	})
 }
 
-func (b *bench) rawApprovals(ctx context.Context) (rate float64, err error) {
-	err = onSite(ctx, quiet, func(s *site) error {
-		if _, err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs}); err != nil {
-			return err
-		}
-		rate, err = b.rateWithTokens(ctx, s, nil, "raw_approve", s.approve(ctx))
-		return err
-	})
-	return rate, err
-}
-
-func (b *bench) rawClaims(ctx context.Context) (rate float64, err error) {
+// rawApprovals are with no checks, then with no checks but with a claim.
+func (b *bench) rawApprovals(ctx context.Context) (limits []float64, err error) {
 	err = onSite(ctx, quiet, func(s *site) error {
 		all, err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs})
 		if err != nil {
+			return err
+		}
+		if limits, err = b.ratesWithTokens(ctx, s, nil, "raw_approve", s.approve(ctx)); err != nil {
 			return err
 		}
 		byName := map[string]*v1alpha1.NodeBootstrap{}
 		for _, nb := range all {
 			byName[nb.Name] = nb
 		}
-		rate, err = b.rateWithTokens(ctx, s, nil, "raw_claim", s.claim(ctx, byName, s.approve(ctx)))
+		claimed, err := b.ratesWithTokens(ctx, s, nil, "raw_claim", s.claim(ctx, byName, s.approve(ctx)))
+		b.addRatios("raw_claim_ratio", claimed, limits)
 		return err
 	})
-	return rate, err
+	return limits, err
 }
 
 // approvalsOfControllerManager has it run its approver and nothing else, with no limit on what it asks of the API server.
-func (b *bench) approvalsOfControllerManager(ctx context.Context) (rate float64, err error) {
+func (b *bench) approvalsOfControllerManager(ctx context.Context) error {
 	cfg := localcluster.Config{ControllerManagerArgs: map[string]string{
 		"controllers": "certificatesigningrequest-approving-controller", "kube-api-qps": "10000", "kube-api-burst": "10000",
 	}}
-	err = onSite(ctx, cfg, func(s *site) error {
+	return onSite(ctx, cfg, func(s *site) error {
 		if _, err := b.withoutOperator(ctx, s, bootstrap.BindingNames); err != nil {
 			return err
 		}
-		rate, err = b.rateWithTokens(ctx, s, nil, "kube_controller_manager_approve", leaveIt)
+		_, err := b.ratesWithTokens(ctx, s, nil, "kube_controller_manager_approve", leaveIt)
 		return err
 	})
-	return rate, err
 }
 
 // serving measures requests for serving certificates that the nodes themselves send all at once.
 func (b *bench) serving(ctx context.Context) error {
-	for range b.rounds {
-		limit, err := b.servingRate(ctx, nil)
-		if err != nil {
-			return err
-		}
-		b.results.add("raw_serving_per_s", limit)
-		for _, build := range b.builds {
-			rate, err := b.servingRate(ctx, &build)
-			if err != nil {
-				return err
-			}
-			b.results.add(build.name+"serving_per_s", rate)
-			b.results.add(build.name+"serving_ratio", rate/limit)
-		}
-	}
-	return nil
-}
-
-// servingRate is with a build of the manager, or with no checks.
-func (b *bench) servingRate(ctx context.Context, build *build) (rate float64, err error) {
-	err = onSite(ctx, quiet, func(s *site) error {
+	var limits []float64
+	err := onSite(ctx, quiet, func(s *site) (err error) {
 		if err := s.makeMembers(ctx, b.requests); err != nil {
 			return err
 		}
-		name, approve, stop := "raw_serving", s.approve(ctx), func() error { return nil }
-		var m *running
-		if build != nil {
-			var err error
-			if m, err = s.start(ctx, *build); err != nil {
+		limits, err = b.servingRates(ctx, s, nil, "raw_serving", s.approve(ctx))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, build := range b.builds {
+		err := onSite(ctx, quiet, func(s *site) error {
+			if err := s.makeMembers(ctx, b.requests); err != nil {
+				return err
+			}
+			m, err := s.start(ctx, build)
+			if err != nil {
 				return err
 			}
 			if err := s.untilJoined(ctx, m, b.requests); err != nil {
 				return err
 			}
-			name, approve, stop = build.name+"serving", leaveIt, m.Stop
-		}
-		senders, err := s.nodes(b.requests)
+			rates, err := b.servingRates(ctx, s, m, build.name+"serving", leaveIt)
+			if err != nil {
+				return err
+			}
+			b.addRatios(build.name+"serving_ratio", rates, limits)
+			return m.Stop()
+		})
 		if err != nil {
 			return err
 		}
-		c, err := rest.HTTPClientFor(s.AdminConfig())
-		if err != nil {
-			return err
-		}
-		if rate, err = b.rate(ctx, s, m, name, c, senders, approve); err != nil {
-			return err
-		}
-		return stop()
-	})
-	return rate, err
+	}
+	return nil
+}
+
+func (b *bench) servingRates(ctx context.Context, s *site, m *running, name string, approve approver) ([]float64, error) {
+	senders, err := s.nodes(b.requests)
+	if err != nil {
+		return nil, err
+	}
+	c, err := rest.HTTPClientFor(s.AdminConfig())
+	if err != nil {
+		return nil, err
+	}
+	return b.rates(ctx, s, m, name, c, senders, approve)
 }

@@ -21,7 +21,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
@@ -75,7 +74,8 @@ func (s *site) start(ctx context.Context, b build) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &running{m, "http://" + address(0) + "/metrics", "http://" + address(1)}, nil
+	r := &running{m, "http://" + address(0) + "/metrics", "http://" + address(1)}
+	return r, until(ctx, time.Millisecond, "the manager's metrics", func() (bool, error) { return localcluster.Answers(ctx, r.metrics), nil })
 }
 
 // profile takes CPU profiles of the API server, and of the manager if there is one, until stop is called; if profiles are wanted.
@@ -231,13 +231,12 @@ func until(ctx context.Context, every time.Duration, what string, is func() (boo
 
 // makeNodes makes Node objects as kubelets leave them that have joined.
 func (s *site) makeNodes(ctx context.Context, n int, name func(int) string) error {
-	return inParallel(n, func(i int) error {
-		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name(i)}}
-		if err := s.Client.Create(ctx, node); err != nil {
-			return err
-		}
-		before := node.DeepCopy()
-		node.Status.NodeInfo.KubeletVersion = "v1.37.0"
-		return s.Client.Status().Patch(ctx, node, client.MergeFrom(before))
-	})
+	return inParallel(n, func(i int) error { return s.makeNode(ctx, name(i)) })
+}
+
+// makeNode is how a kubelet registers its node, with its status.
+func (s *site) makeNode(ctx context.Context, name string) error {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	node.Status.NodeInfo.KubeletVersion = "v1.37.0"
+	return s.Client.Create(ctx, node)
 }

@@ -47,26 +47,56 @@ func (m *running) untilQuiet(ctx context.Context) (used time.Duration, err error
 	return used, err
 }
 
-// settled measures a large cluster in which half of the nodes have joined: the memory of the manager, what a start costs,
-// and what it does when nothing happens but heartbeats.
-func (b *bench) settled(ctx context.Context) error {
+// large measures a large cluster: all of its nodes get their credentials, and half of them join.
+func (b *bench) large(ctx context.Context) error {
+	for range (b.rounds + 1) / 2 {
+		if err := b.mintBeside(ctx, b.nodes, b.settle); err != nil {
+			return err
+		}
+	}
 	for _, build := range b.builds {
-		err := onSite(ctx, quiet, func(s *site) error {
-			m, err := b.grow(ctx, s, build, b.nodes)
-			if err != nil {
-				return err
-			}
-			if err := m.Stop(); err != nil {
-				return err
-			}
-			m, err = b.restart(ctx, s, build)
-			if err != nil {
-				return err
-			}
-			if err := b.rest(ctx, s, build, m); err != nil {
-				return err
-			}
+		if ratio := b.results.median(build.name + "mint_ratio_1000"); ratio > 0 { // it was measured, too
+			b.results.add(build.name+"mint_ratio", min(ratio, b.results.median(fmt.Sprintf("%smint_ratio_%d", build.name, b.nodes))))
+		}
+	}
+	return nil
+}
+
+// settle measures the memory of the manager, what a start costs, and what it does when nothing happens but heartbeats.
+func (b *bench) settle(ctx context.Context, s *site, m *minted) error {
+	if err := b.joinHalf(ctx, s, m, b.nodes); err != nil {
+		return err
+	}
+	if err := m.Stop(); err != nil {
+		return err
+	}
+	again, err := b.restart(ctx, s, m.build)
+	if err != nil {
+		return err
+	}
+	if err := b.rest(ctx, s, m.build, again); err != nil {
+		return err
+	}
+	return again.Stop()
+}
+
+// largest measures what a node costs in the largest cluster beside what it costs in a small one, the memory, and a storm.
+func (b *bench) largest(ctx context.Context) error {
+	for _, build := range b.builds {
+		var cost time.Duration
+		err := b.mintThen(ctx, build, small, func(_ context.Context, _ *site, m *minted) error {
+			cost = m.cost
 			return m.Stop()
+		})
+		if err != nil {
+			return err
+		}
+		err = b.mintThen(ctx, build, b.most, func(ctx context.Context, s *site, m *minted) error {
+			b.results.add(build.name+"mint_scale", float64(m.cost)/float64(cost))
+			if err := b.joinHalf(ctx, s, m, b.most); err != nil {
+				return err
+			}
+			return errors.Join(b.storm(ctx, s, m), m.Stop())
 		})
 		if err != nil {
 			return err
@@ -75,53 +105,20 @@ func (b *bench) settled(ctx context.Context) error {
 	return nil
 }
 
-// largest measures what a node costs in the largest cluster beside what it costs in a small one, and the memory.
-func (b *bench) largest(ctx context.Context) error {
-	limit, err := b.rawMint(ctx, b.most)
-	if err != nil {
+// joinHalf has half of the nodes join, and notes the most memory that the manager has had.
+func (b *bench) joinHalf(ctx context.Context, s *site, m *minted, n int) error {
+	if err := s.makeNodes(ctx, n/2, nodeName); err != nil {
 		return err
 	}
-	b.results.add(fmt.Sprintf("raw_mint_per_s_%d", b.most), limit)
-	for _, build := range b.builds {
-		if err := onSite(ctx, quiet, func(s *site) error { m, err := b.grow(ctx, s, build, b.most); return errors.Join(err, stopIt(m)) }); err != nil {
-			return err
-		}
-		small := b.results.median(build.name + "mint_ratio_1000")
-		if small == 0 {
-			continue // it was not measured
-		}
-		large := b.results.median(fmt.Sprintf("%smint_per_s_%d", build.name, b.most)) / limit
-		b.results.add(build.name+"mint_scale", small/large)
-	}
-	return nil
-}
-
-func stopIt(m *running) error {
-	if m == nil {
-		return nil
-	}
-	return m.Stop()
-}
-
-// grow has the manager make credentials for all, then half of the nodes join.
-func (b *bench) grow(ctx context.Context, s *site, build build, n int) (*running, error) {
-	m, rate, err := b.mintOn(ctx, s, build, n)
-	if err != nil {
-		return nil, err
-	}
-	b.results.add(fmt.Sprintf("%smint_per_s_%d", build.name, n), rate)
-	if err := s.makeNodes(ctx, n/2, nodeName); err != nil {
-		return nil, err
-	}
-	if err := s.untilJoined(ctx, m, n/2); err != nil {
-		return nil, err
+	if err := s.untilJoined(ctx, m.running, n/2); err != nil {
+		return err
 	}
 	if _, err := m.untilQuiet(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	mib, err := m.peakMemory()
-	b.results.add(fmt.Sprintf("%srss_mib_%d", build.name, n), mib)
-	return m, err
+	b.results.add(fmt.Sprintf("%srss_mib_%d", m.build.name, n), mib)
+	return err
 }
 
 // restart measures the processor time from the start of the process until it rests, and what it writes.
