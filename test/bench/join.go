@@ -62,7 +62,7 @@ func (b *bench) joinOn(ctx context.Context, s *site, build build, audit *env.Aud
 	if err != nil {
 		return err
 	}
-	senders, err := withTokens(tokens)
+	senders, err := tokenSenders(tokens)
 	if err != nil {
 		return err
 	}

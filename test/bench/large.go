@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -80,27 +79,29 @@ func (b *bench) settle(ctx context.Context, s *site, m *minted) error {
 	return again.Stop()
 }
 
-// largest measures what a node costs in the largest cluster beside what it costs in a small one, the memory, and a storm.
+// largest measures what a node costs in the largest cluster beside what it costs in a small one before and after that, the memory,
+// and a storm.
 func (b *bench) largest(ctx context.Context) error {
 	for _, build := range b.builds {
-		var cost time.Duration
-		err := b.mintThen(ctx, build, small, func(_ context.Context, _ *site, m *minted) error {
-			cost = m.cost
-			return m.Stop()
-		})
-		if err != nil {
-			return err
-		}
-		err = b.mintThen(ctx, build, b.most, func(ctx context.Context, s *site, m *minted) error {
-			b.results.add(build.name+"mint_scale", float64(m.cost)/float64(cost))
-			if err := b.joinHalf(ctx, s, m, b.most); err != nil {
+		var cost []float64
+		for _, n := range []int{small, b.most, small} {
+			err := b.mintThen(ctx, build, n, func(ctx context.Context, s *site, m *minted) error {
+				cost = append(cost, m.cost.Seconds())
+				if n == b.most {
+					if err := b.joinHalf(ctx, s, m, n); err != nil {
+						return err
+					}
+					if err := b.storm(ctx, s, m); err != nil {
+						return err
+					}
+				}
+				return m.Stop()
+			})
+			if err != nil {
 				return err
 			}
-			return errors.Join(b.storm(ctx, s, m), m.Stop())
-		})
-		if err != nil {
-			return err
 		}
+		b.results.add(build.name+"mint_scale", 2*cost[1]/(cost[0]+cost[2]))
 	}
 	return nil
 }

@@ -3,11 +3,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -30,6 +32,29 @@ func (m *running) peakMemory() (float64, error) {
 func (m *running) cpu() (time.Duration, error) {
 	_, used, err := processTimes(m.PID())
 	return used, err
+}
+
+// pause stops the process of the manager, which takes no processor time until it is resumed.
+func (m *running) pause() error { return m.signal(syscall.SIGSTOP) }
+
+func (m *running) resume() error { return m.signal(syscall.SIGCONT) }
+
+func (m *running) signal(s syscall.Signal) error {
+	if err := syscall.Kill(m.PID(), s); err != nil {
+		return fmt.Errorf("sending %s to the manager: %w", s, err)
+	}
+	return nil
+}
+
+// restAndPause waits until the manager, if there is one, is at rest.
+func (m *running) restAndPause(ctx context.Context) error {
+	if m == nil {
+		return nil
+	}
+	if _, err := m.untilQuiet(ctx); err != nil {
+		return err
+	}
+	return m.pause()
 }
 
 // processTimes are the parent of a process and how much of a processor it has had (utime and stime, proc_pid_stat(5)).

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -69,60 +70,92 @@ func noteApproved(event watch.Event, done map[string]bool) error {
 	return nil
 }
 
-// rate sends all requests at once and is how many were approved in a second, up to the last. What follows each is approve.
-func (b *bench) rate(ctx context.Context, s *site, m *running, name string, c *http.Client, senders []sender, approve approver) (float64, error) {
-	wait, err := s.approved(ctx, len(senders))
+// A rival has its requests approved in a cluster of its own.
+type rival struct {
+	name string
+	site *site
+	// manager is the operator, paused but for its own rounds; nil when there is none.
+	manager *running
+	client  *http.Client
+	// senders send the same again in each round.
+	senders []sender
+	// approve is what follows each request.
+	approve approver
+}
+
+// compete takes the rounds of all rivals in turn, since a machine is faster at one time than at another, and notes what share of
+// the first one's rate the others reach.
+func (b *bench) compete(ctx context.Context, rivals []*rival) error {
+	for range b.rounds {
+		limit := 0.0
+		for i, r := range rivals {
+			rate, err := b.round(ctx, r)
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.name, err)
+			}
+			b.results.add(r.name+"_per_s", rate)
+			if i == 0 {
+				limit = rate
+			} else {
+				b.results.add(r.name+"_ratio", rate/limit)
+			}
+		}
+	}
+	for _, r := range rivals {
+		if r.manager == nil {
+			continue
+		}
+		if err := errors.Join(r.manager.resume(), r.manager.Stop()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// round leaves the cluster as it was, with the manager at rest.
+func (b *bench) round(ctx context.Context, r *rival) (rate float64, err error) {
+	if r.manager != nil {
+		if err := r.manager.resume(); err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, r.manager.pause()) }()
+	}
+	if rate, err = b.rate(ctx, r); err != nil {
+		return 0, err
+	}
+	if err := r.site.Client.DeleteAllOf(ctx, &certificatesv1.CertificateSigningRequest{}); err != nil {
+		return 0, err
+	}
+	if r.manager != nil {
+		_, err = r.manager.untilQuiet(ctx)
+	}
+	return rate, err
+}
+
+// rate is how many requests were approved in a second, up to the last, when all are sent at once.
+func (b *bench) rate(ctx context.Context, r *rival) (float64, error) {
+	wait, err := r.site.approved(ctx, len(r.senders))
 	if err != nil {
 		return 0, err
 	}
-	stop := b.profile(ctx, s, m, name)
+	stop := b.profile(ctx, r.site, r.manager, r.name)
 	used, began := usage(), time.Now()
 	sent := make(chan error, 1)
 	go func() {
-		sent <- inParallel(len(senders), func(i int) error {
-			r, err := s.send(ctx, c, senders[i])
+		sent <- inParallel(len(r.senders), func(i int) error {
+			request, err := r.site.send(ctx, r.client, r.senders[i])
 			if err != nil {
 				return err
 			}
-			return approve(r)
+			return r.approve(request)
 		})
 	}()
 	if err := wait(); err != nil {
 		return 0, err
 	}
 	took := time.Since(began)
-	b.addUsage(name, len(senders), used)
-	return float64(len(senders)) / took.Seconds(), errors.Join(<-sent, stop())
-}
-
-// rates are those of several rounds, in which the same senders send the same again. The operator, if there is one, has come to
-// rest before each.
-func (b *bench) rates(ctx context.Context, s *site, m *running, name string, c *http.Client, senders []sender, approve approver) ([]float64, error) {
-	var out []float64
-	for range b.rounds {
-		if err := s.Client.DeleteAllOf(ctx, &certificatesv1.CertificateSigningRequest{}); err != nil {
-			return nil, err
-		}
-		if m != nil {
-			if _, err := m.untilQuiet(ctx); err != nil {
-				return nil, err
-			}
-		}
-		rate, err := b.rate(ctx, s, m, name, c, senders, approve)
-		if err != nil {
-			return nil, err
-		}
-		b.results.add(name+"_per_s", rate)
-		out = append(out, rate)
-	}
-	return out, nil
-}
-
-// addRatios notes what share of the limit each round has reached.
-func (b *bench) addRatios(key string, rates, limits []float64) {
-	for i := range rates {
-		b.results.add(key, rates[i]/limits[i])
-	}
+	b.addUsage(r.name, len(r.senders), used)
+	return float64(len(r.senders)) / took.Seconds(), errors.Join(<-sent, stop())
 }
 
 // An approver is what follows the sending of a request.
@@ -162,40 +195,49 @@ func (s *site) claim(ctx context.Context, all map[string]*v1alpha1.NodeBootstrap
 // approve measures requests that kubelets send with their tokens all at once: with no checks, with no checks but with a claim,
 // with kube-controller-manager's approver alone, without limits, and with the operator.
 func (b *bench) approve(ctx context.Context) error {
-	limits, err := b.rawApprovals(ctx)
-	if err != nil {
-		return err
+	approver := localcluster.Config{ControllerManagerArgs: map[string]string{
+		"controllers": "certificatesigningrequest-approving-controller", "kube-api-qps": "10000", "kube-api-burst": "10000",
+	}}
+	cfgs := []localcluster.Config{quiet, approver}
+	for range b.builds {
+		cfgs = append(cfgs, quiet)
 	}
-	if err := b.approvalsOfControllerManager(ctx); err != nil {
-		return err
-	}
-	for _, build := range b.builds {
-		err := onSite(ctx, quiet, func(s *site) error {
+	return onSites(ctx, cfgs, func(sites []*site) error {
+		rivals, err := b.rawApprovals(ctx, sites[0])
+		if err != nil {
+			return err
+		}
+		if _, err := b.withoutOperator(ctx, sites[1], bootstrap.BindingNames); err != nil {
+			return err
+		}
+		controllerManager, err := withTokens(ctx, sites[1], nil, "kube_controller_manager_approve", leaveIt)
+		if err != nil {
+			return err
+		}
+		rivals = append(rivals, controllerManager)
+		for i, build := range b.builds {
+			s := sites[2+i]
 			m, err := b.mintOn(ctx, s, build, b.requests)
 			if err != nil {
 				return err
 			}
-			rates, err := b.ratesWithTokens(ctx, s, m.running, build.name+"approve", leaveIt)
+			operator, err := withTokens(ctx, s, m.running, build.name+"approve", leaveIt)
 			if err != nil {
 				return err
 			}
-			b.addRatios(build.name+"approve_ratio", rates, limits)
-			return m.Stop()
-		})
-		if err != nil {
-			return err
+			rivals = append(rivals, operator)
 		}
-	}
-	return nil
+		return b.compete(ctx, rivals)
+	})
 }
 
-// ratesWithTokens has all tokens that are there send one request each.
-func (b *bench) ratesWithTokens(ctx context.Context, s *site, m *running, name string, approve approver) ([]float64, error) {
+// withTokens is a rival whose requests are sent with all tokens that are there, one with each.
+func withTokens(ctx context.Context, s *site, m *running, name string, approve approver) (*rival, error) {
 	tokens, err := s.tokens(ctx)
 	if err != nil {
 		return nil, err
 	}
-	senders, err := withTokens(tokens)
+	senders, err := tokenSenders(tokens)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +245,7 @@ func (b *bench) ratesWithTokens(ctx context.Context, s *site, m *running, name s
 	if err != nil {
 		return nil, err
 	}
-	return b.rates(ctx, s, m, name, c, senders, approve)
+	return &rival{name, s, m, c, senders, approve}, m.restAndPause(ctx)
 }
 
 // withoutOperator makes the credentials and the bindings that the operator would.
@@ -229,88 +271,57 @@ func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string)
 	})
 }
 
-// rawApprovals are with no checks, then with no checks but with a claim.
-func (b *bench) rawApprovals(ctx context.Context) (limits []float64, err error) {
-	err = onSite(ctx, quiet, func(s *site) error {
-		all, err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs})
-		if err != nil {
-			return err
-		}
-		if limits, err = b.ratesWithTokens(ctx, s, nil, "raw_approve", s.approve(ctx)); err != nil {
-			return err
-		}
-		byName := map[string]*v1alpha1.NodeBootstrap{}
-		for _, nb := range all {
-			byName[nb.Name] = nb
-		}
-		claimed, err := b.ratesWithTokens(ctx, s, nil, "raw_claim", s.claim(ctx, byName, s.approve(ctx)))
-		b.addRatios("raw_claim_ratio", claimed, limits)
-		return err
-	})
-	return limits, err
-}
-
-// approvalsOfControllerManager has it run its approver and nothing else, with no limit on what it asks of the API server.
-func (b *bench) approvalsOfControllerManager(ctx context.Context) error {
-	cfg := localcluster.Config{ControllerManagerArgs: map[string]string{
-		"controllers": "certificatesigningrequest-approving-controller", "kube-api-qps": "10000", "kube-api-burst": "10000",
-	}}
-	return onSite(ctx, cfg, func(s *site) error {
-		if _, err := b.withoutOperator(ctx, s, bootstrap.BindingNames); err != nil {
-			return err
-		}
-		_, err := b.ratesWithTokens(ctx, s, nil, "kube_controller_manager_approve", leaveIt)
-		return err
-	})
+// rawApprovals are rivals with no checks, and with no checks but with a claim.
+func (b *bench) rawApprovals(ctx context.Context, s *site) ([]*rival, error) {
+	all, err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := withTokens(ctx, s, nil, "raw_approve", s.approve(ctx))
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string]*v1alpha1.NodeBootstrap{}
+	for _, nb := range all {
+		byName[nb.Name] = nb
+	}
+	claim := *raw
+	claim.name, claim.approve = "raw_claim", s.claim(ctx, byName, s.approve(ctx))
+	return []*rival{raw, &claim}, nil
 }
 
 // serving measures requests for serving certificates that the nodes themselves send all at once.
 func (b *bench) serving(ctx context.Context) error {
-	var limits []float64
-	err := onSite(ctx, quiet, func(s *site) (err error) {
-		if err := s.makeMembers(ctx, b.requests); err != nil {
-			return err
-		}
-		limits, err = b.servingRates(ctx, s, nil, "raw_serving", s.approve(ctx))
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	for _, build := range b.builds {
-		err := onSite(ctx, quiet, func(s *site) error {
+	return onSites(ctx, slices.Repeat([]localcluster.Config{quiet}, 1+len(b.builds)), func(sites []*site) error {
+		var rivals []*rival
+		for i, s := range sites {
 			if err := s.makeMembers(ctx, b.requests); err != nil {
 				return err
 			}
-			m, err := s.start(ctx, build)
+			senders, err := s.nodes(b.requests)
 			if err != nil {
 				return err
 			}
-			if err := s.untilJoined(ctx, m, b.requests); err != nil {
-				return err
-			}
-			rates, err := b.servingRates(ctx, s, m, build.name+"serving", leaveIt)
+			c, err := rest.HTTPClientFor(s.AdminConfig())
 			if err != nil {
 				return err
 			}
-			b.addRatios(build.name+"serving_ratio", rates, limits)
-			return m.Stop()
-		})
-		if err != nil {
-			return err
+			r := &rival{"raw_serving", s, nil, c, senders, s.approve(ctx)}
+			if i > 0 {
+				build := b.builds[i-1]
+				r.name, r.approve = build.name+"serving", leaveIt
+				if r.manager, err = s.start(ctx, build); err != nil {
+					return err
+				}
+				if err := s.untilJoined(ctx, r.manager, b.requests); err != nil {
+					return err
+				}
+			}
+			if err := r.manager.restAndPause(ctx); err != nil {
+				return err
+			}
+			rivals = append(rivals, r)
 		}
-	}
-	return nil
-}
-
-func (b *bench) servingRates(ctx context.Context, s *site, m *running, name string, approve approver) ([]float64, error) {
-	senders, err := s.nodes(b.requests)
-	if err != nil {
-		return nil, err
-	}
-	c, err := rest.HTTPClientFor(s.AdminConfig())
-	if err != nil {
-		return nil, err
-	}
-	return b.rates(ctx, s, m, name, c, senders, approve)
+		return b.compete(ctx, rivals)
+	})
 }

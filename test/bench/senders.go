@@ -59,8 +59,8 @@ func (s *site) anonymous() (*http.Client, error) {
 	return rest.HTTPClientFor(cfg)
 }
 
-// withTokens are senders that have the credentials of nodes.
-func withTokens(tokens []corev1.Secret) ([]sender, error) {
+// tokenSenders are senders that have the credentials of nodes.
+func tokenSenders(tokens []corev1.Secret) ([]sender, error) {
 	var out []sender
 	for i := range tokens {
 		token, ok := bootstrap.ParseToken(&tokens[i])

@@ -50,6 +50,16 @@ func onSite(ctx context.Context, cfg localcluster.Config, run func(*site) error)
 	return errors.Join(err, e.Stop())
 }
 
+// onSites runs a measurement with several fresh clusters side by side.
+func onSites(ctx context.Context, cfgs []localcluster.Config, run func([]*site) error) error {
+	if len(cfgs) == 0 {
+		return run(nil)
+	}
+	return onSite(ctx, cfgs[0], func(first *site) error {
+		return onSites(ctx, cfgs[1:], func(others []*site) error { return run(append([]*site{first}, others...)) })
+	})
+}
+
 // quiet is a cluster without controllers.
 var quiet = localcluster.Config{NoControllerManager: true}
 
