@@ -77,6 +77,21 @@ func TestDigestTellsContentsApart(t *testing.T) {
 	})
 }
 
+// A value that is written as what the digest is made of is not taken for the entries that it imitates.
+func TestDigestIsNotImitated(t *testing.T) {
+	text := rapid.StringMatching(`[ab]{0,3}`)
+	rapid.Check(t, func(t *rapid.T) {
+		first, second := text.Draw(t, "the value of a"), text.Draw(t, "the value of b")
+		separator := rapid.SampledFrom([]string{"", "\n"}).Draw(t, "between entries")
+		sign := rapid.SampledFrom([]string{"=", ":", fmt.Sprintf("=%d:", len(second))}).Draw(t, "between key and value")
+		two := map[string][]byte{"a": []byte(first), "b": []byte(second)}
+		one := map[string][]byte{"a": []byte(first + separator + `"b"` + sign + second)}
+		if bytes.Equal(Digest(one)[digestKey], Digest(two)[digestKey]) {
+			t.Fatalf("%q and %q have the same digest", one, two)
+		}
+	})
+}
+
 // What the operator compares with a digest, it writes whole.
 func TestRestoredKubeconfig(t *testing.T) {
 	want := kubeconfigSecret(1)
