@@ -42,66 +42,75 @@ func servingWithoutAddress() []Case {
 func servingExtensions() []Case {
 	return slices.Concat(
 		all(deny, unexpectedAttributes, servingNames()),
-		all(deny, unexpectedAttributes, []Case{
-			{Name: "serving-san-critical", Why: "A critical SAN hides the subject from those that go by RFC 6125.", Spoil: extensions(func(san []byte) []byte {
-				return extensionRequest(critical(oidSAN, san))
-			})},
-			{Name: "serving-san-critical-false", Why: "A default value that is spelled out is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
-				return extensionRequest(sequence(der(oidSAN), der(false), octetString(san)))
-			})},
-			{Name: "serving-san-tail", Why: "crypto/x509 passes over what follows the list of names.", Spoil: extensions(func(san []byte) []byte {
-				return extensionRequest(extension(oidSAN, slices.Concat(san, sequence(dnsName("api.example.com")))))
-			})},
-			{Name: "serving-ext-ca", Why: "A certificate that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidBasicConstraints, sequence(der(true))))},
-			{Name: "serving-ext-ca-in-front", Why: "What is unexpected counts wherever it stands, also in front of what is expected.", Spoil: extensions(func(san []byte) []byte {
-				return extensionRequest(critical(oidBasicConstraints, sequence(der(true))), extension(oidSAN, san))
-			})},
-			{Name: "serving-ext-key-usage", Why: "A key that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidKeyUsage, keyUsage(5)))},
-			{Name: "serving-ext-usage-client", Why: "A certificate for clients would make the server a user.", Spoil: besidesSAN(extension(oidExtKeyUsage,
-				sequence(der(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 2}))))},
-			{Name: "serving-ext-unknown-critical", Why: "An extension that is not known cannot be judged.", Spoil: besidesSAN(critical(oidUnknown, null()))},
-			{Name: "serving-ext-tail", Why: "encoding/asn1 passes over what follows an extension's value.", Spoil: extensions(func(san []byte) []byte {
-				return extensionRequest(inside(extension(oidSAN, san), null()))
-			})},
-			{Name: "serving-second-value", Why: "crypto/x509 reads the first list of extensions alone.", Spoil: extensions(func(san []byte) []byte {
-				return requestAttribute(oidExtensionRequest, sequence(extension(oidSAN, san)), sequence(extension(oidSAN, sequence(dnsName("api.example.com")))))
-			})},
-			{Name: "serving-second-request", Why: "Two attributes with extensions: readers differ on which one counts.", Spoil: extensions(func(san []byte) []byte {
-				return slices.Concat(sanRequestOf(san), extensionRequest(extension(oidUnknown, null())))
-			})},
-			{Name: "serving-request-for-microsoft", Why: "crypto/x509 passes over Microsoft's name for the extension request.", Spoil: extensions(func(san []byte) []byte {
-				return slices.Concat(sanRequestOf(san), requestAttribute(oidMicrosoftRequest, sequence(extension(oidSAN, sequence(dnsName("api.example.com"))))))
-			})},
-			{Name: "serving-challenge-password", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
-				return slices.Concat(sanRequestOf(san), requestAttribute(oidChallengePassword, text(asn1.TagUTF8String, "secret")))
-			})},
-			{Name: "serving-attribute-in-front", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
-				return slices.Concat(requestAttribute(oidUnknown, null()), sanRequestOf(san))
-			})},
-			{Name: "serving-no-attribute-behind", Why: "crypto/x509 passes over what is no attribute.", Spoil: extensions(func(san []byte) []byte {
-				return slices.Concat(sanRequestOf(san), null())
-			})},
-			{Name: "serving-attribute-tail", Why: "encoding/asn1 passes over what follows an attribute's values.", Spoil: extensions(func(san []byte) []byte {
-				return inside(sanRequestOf(san), null())
-			})},
-		}),
-		all(deny, malformed, []Case{
-			{Name: "serving-san-twice", Why: "Readers differ on which of two SANs counts.", Spoil: extensions(func(san []byte) []byte {
-				return extensionRequest(extension(oidSAN, san), extension(oidSAN, sequence(dnsName("api.example.com"))))
-			})},
-			{Name: "serving-san-twice-in-two-requests", Why: "Readers differ on which of two SANs counts.", Spoil: extensions(func(san []byte) []byte {
-				return slices.Concat(sanRequestOf(san), sanRequest(dnsName("api.example.com")))
-			})},
-			{Name: "serving-san-long-length", Why: "A length with zeros in front is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
-				return extensionRequest(extension(oidSAN, longLength(san)))
-			})},
-			{Name: "serving-ip-with-mask", Why: "An address with its mask is a constraint, not an address.", Spoil: alsoNamed(choice(7, []byte{192, 0, 2, 7, 255, 255, 255, 0}))},
-			{Name: "serving-ip-empty", Why: "An IP address has four bytes or sixteen.", Spoil: alsoNamed(choice(7, nil))},
-			{Name: "serving-ip-as-text", Why: "An IP address in a certificate is not text.", Spoil: alsoNamed(choice(7, []byte("192.0.2.7")))},
-			{Name: "serving-dns-not-ascii", Why: "A DNS name in a certificate is ASCII.", Spoil: alsoNamed(choice(2, []byte("w\xd0\xberker")))},
-			{Name: "serving-email-not-ascii", Why: "A mail address in a certificate is ASCII.", Spoil: alsoNamed(choice(1, []byte("r\xc3\xb6\xc3\xb6t@example.com")))},
-		}),
+		all(deny, unexpectedAttributes, besidesTheAddresses()),
+		all(deny, malformed, badServingNames()),
 	)
+}
+
+// besidesTheAddresses can be read, and ask for more or in another way.
+func besidesTheAddresses() []Case {
+	return []Case{
+		{Name: "serving-san-critical", Why: "A critical SAN hides the subject from those that go by RFC 6125.", Spoil: extensions(func(san []byte) []byte {
+			return extensionRequest(critical(oidSAN, san))
+		})},
+		{Name: "serving-san-critical-false", Why: "A default value that is spelled out is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
+			return extensionRequest(sequence(der(oidSAN), der(false), octetString(san)))
+		})},
+		{Name: "serving-san-tail", Why: "crypto/x509 passes over what follows the list of names.", Spoil: extensions(func(san []byte) []byte {
+			return extensionRequest(extension(oidSAN, slices.Concat(san, sequence(dnsName("api.example.com")))))
+		})},
+		{Name: "serving-ext-ca", Why: "A certificate that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidBasicConstraints, sequence(der(true))))},
+		{Name: "serving-ext-ca-in-front", Why: "What is unexpected counts wherever it stands, also in front of what is expected.", Spoil: extensions(func(san []byte) []byte {
+			return extensionRequest(critical(oidBasicConstraints, sequence(der(true))), extension(oidSAN, san))
+		})},
+		{Name: "serving-ext-key-usage", Why: "A key that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidKeyUsage, keyUsage(5)))},
+		{Name: "serving-ext-usage-client", Why: "A certificate for clients would make the server a user.", Spoil: besidesSAN(extension(oidExtKeyUsage,
+			sequence(der(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 2}))))},
+		{Name: "serving-ext-unknown-critical", Why: "An extension that is not known cannot be judged.", Spoil: besidesSAN(critical(oidUnknown, null()))},
+		{Name: "serving-ext-tail", Why: "encoding/asn1 passes over what follows an extension's value.", Spoil: extensions(func(san []byte) []byte {
+			return extensionRequest(inside(extension(oidSAN, san), null()))
+		})},
+		{Name: "serving-second-value", Why: "crypto/x509 reads the first list of extensions alone.", Spoil: extensions(func(san []byte) []byte {
+			return requestAttribute(oidExtensionRequest, sequence(extension(oidSAN, san)), sequence(extension(oidSAN, sequence(dnsName("api.example.com")))))
+		})},
+		{Name: "serving-second-request", Why: "Two attributes with extensions: readers differ on which one counts.", Spoil: extensions(func(san []byte) []byte {
+			return slices.Concat(sanRequestOf(san), extensionRequest(extension(oidUnknown, null())))
+		})},
+		{Name: "serving-request-for-microsoft", Why: "crypto/x509 passes over Microsoft's name for the extension request.", Spoil: extensions(func(san []byte) []byte {
+			return slices.Concat(sanRequestOf(san), requestAttribute(oidMicrosoftRequest, sequence(extension(oidSAN, sequence(dnsName("api.example.com"))))))
+		})},
+		{Name: "serving-challenge-password", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
+			return slices.Concat(sanRequestOf(san), requestAttribute(oidChallengePassword, text(asn1.TagUTF8String, "secret")))
+		})},
+		{Name: "serving-attribute-in-front", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
+			return slices.Concat(requestAttribute(oidUnknown, null()), sanRequestOf(san))
+		})},
+		{Name: "serving-no-attribute-behind", Why: "crypto/x509 passes over what is no attribute.", Spoil: extensions(func(san []byte) []byte {
+			return slices.Concat(sanRequestOf(san), null())
+		})},
+		{Name: "serving-attribute-tail", Why: "encoding/asn1 passes over what follows an attribute's values.", Spoil: extensions(func(san []byte) []byte {
+			return inside(sanRequestOf(san), null())
+		})},
+	}
+}
+
+func badServingNames() []Case {
+	return []Case{
+		{Name: "serving-san-twice", Why: "Readers differ on which of two SANs counts.", Spoil: extensions(func(san []byte) []byte {
+			return extensionRequest(extension(oidSAN, san), extension(oidSAN, sequence(dnsName("api.example.com"))))
+		})},
+		{Name: "serving-san-twice-in-two-requests", Why: "Readers differ on which of two SANs counts.", Spoil: extensions(func(san []byte) []byte {
+			return slices.Concat(sanRequestOf(san), sanRequest(dnsName("api.example.com")))
+		})},
+		{Name: "serving-san-long-length", Why: "A length with zeros in front is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
+			return extensionRequest(extension(oidSAN, longLength(san)))
+		})},
+		{Name: "serving-ip-with-mask", Why: "An address with its mask is a constraint, not an address.", Spoil: alsoNamed(choice(7, []byte{192, 0, 2, 7, 255, 255, 255, 0}))},
+		{Name: "serving-ip-empty", Why: "An IP address has four bytes or sixteen.", Spoil: alsoNamed(choice(7, nil))},
+		{Name: "serving-ip-as-text", Why: "An IP address in a certificate is not text.", Spoil: alsoNamed(choice(7, []byte("192.0.2.7")))},
+		{Name: "serving-dns-not-ascii", Why: "A DNS name in a certificate is ASCII.", Spoil: alsoNamed(choice(2, []byte("w\xd0\xberker")))},
+		{Name: "serving-email-not-ascii", Why: "A mail address in a certificate is ASCII.", Spoil: alsoNamed(choice(1, []byte("r\xc3\xb6\xc3\xb6t@example.com")))},
+	}
 }
 
 // servingNames have names of other kinds, or in another order, besides the good ones.

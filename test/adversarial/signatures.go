@@ -13,67 +13,80 @@ import (
 func signatures() []Case {
 	return slices.Concat(
 		all(deny, badSignature, badSignatures()),
-		all(deny, badSignature, []Case{
-			{Name: "signed-ecdsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: rebuildWith(p256, func(p *parts) {
-				p.algorithm, p.hash = algorithm(oidECDSAWithSHA1), crypto.SHA1
-			})},
-			{Name: "signed-ecdsa-sha224", Why: "SHA-224 is not on the list.", Spoil: rebuildWith(p256, func(p *parts) {
-				p.algorithm, p.hash = algorithm(oidECDSAWithSHA224), crypto.SHA224
-			})},
-			{Name: "signed-rsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-				p.algorithm, p.hash = algorithm(oidSHA1WithRSA, null()), crypto.SHA1
-			})},
-			{Name: "signed-rsa-md5", Why: "Anybody makes two requests with the same MD5.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-				p.algorithm, p.hash = algorithm(oidMD5WithRSA, null()), crypto.MD5
-			})},
-			{Name: "signed-rsa-pss", Why: "crypto/x509 accepts RSA-PSS, which no kubelet uses, with parameters of the sender's choice.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-				p.algorithm = algorithm(oidRSAPSS, pssParameters())
-				p.options = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256}
-			})},
-			{Name: "signed-unknown-algorithm", Why: "An algorithm without a name that is known cannot be verified.", Spoil: rebuild(func(p *parts, _ string) {
-				p.algorithm = algorithm(oidUnknown)
-			})},
-			{Name: "signed-rsa-named-ecdsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-				p.algorithm = algorithm(oidECDSAWithSHA256)
-			})},
-			{Name: "signed-ecdsa-named-rsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: rebuildWith(p256, func(p *parts) {
-				p.algorithm = algorithm(oidSHA256WithRSA, null())
-			})},
-			{Name: "signed-sha256-named-sha384", Why: "The digest is not the one that is named.", Spoil: rebuildWith(p256, func(p *parts) {
-				p.algorithm = algorithm(oidECDSAWithSHA384)
-			})},
-		}),
-		all(deny, malformed, []Case{
-			{Name: "signature-without-octets", Why: "A BIT STRING has to say how many bits are unused.", Spoil: signatureBits(func([]byte) []byte {
-				return element(asn1.ClassUniversal, asn1.TagBitString, false)
-			})},
-			{Name: "signature-constructed", Why: "A BIT STRING in pieces is BER, not DER: two encodings of one request.", Spoil: signatureBits(func(s []byte) []byte {
-				return element(asn1.ClassUniversal, asn1.TagBitString, true, bitString(s))
-			})},
-			{Name: "signature-eight-unused-bits", Why: "A BIT STRING cannot leave out more than seven bits.", Spoil: signatureBits(func(s []byte) []byte {
-				return element(asn1.ClassUniversal, asn1.TagBitString, false, []byte{8}, s)
-			})},
-			{Name: "signature-octet-string", Why: "An OCTET STRING is not a BIT STRING.", Spoil: signatureBits(octetString)},
-			{Name: "signature-missing", Why: "A request without a signature proves nothing.", Spoil: signatureBits(func([]byte) []byte { return nil })},
-		}),
-		all(deny, unexpectedAttributes, []Case{
-			{Name: "signature-unused-bits", Why: "A shifted BIT STRING is aligned again when it is read: two encodings of one request.", Spoil: rebuildWith(p256, func(p *parts) {
-				p.bitsOf = func(s []byte) []byte { return shiftedBitString(s, 2) }
-			})},
-			{Name: "signed-ecdsa-with-null", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: rebuildWith(p256, func(p *parts) {
-				p.algorithm = algorithm(oidECDSAWithSHA256, null())
-			})},
-			{Name: "signed-rsa-without-null", Why: "The parameters of the algorithm are not signed: two encodings of one request.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-				p.algorithm = algorithm(oidSHA256WithRSA)
-			})},
-			{Name: "signed-with-parameters", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: rebuildWith(p256, func(p *parts) {
-				p.algorithm = algorithm(oidECDSAWithSHA256, text(asn1.TagUTF8String, "see below"))
-			})},
-			{Name: "signed-algorithm-tail", Why: "What follows the algorithm's parameters is not signed and passed over.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-				p.algorithm = algorithm(oidSHA256WithRSA, null(), text(asn1.TagUTF8String, "see below"))
-			})},
-		}),
+		all(deny, badSignature, badAlgorithms()),
+		all(deny, malformed, badSignatureBits()),
+		all(deny, unexpectedAttributes, otherSignatureEncodings()),
 	)
+}
+
+func badAlgorithms() []Case {
+	return []Case{
+		{Name: "signed-ecdsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: rebuildWith(p256, func(p *parts) {
+			p.algorithm, p.hash = algorithm(oidECDSAWithSHA1), crypto.SHA1
+		})},
+		{Name: "signed-ecdsa-sha224", Why: "SHA-224 is not on the list.", Spoil: rebuildWith(p256, func(p *parts) {
+			p.algorithm, p.hash = algorithm(oidECDSAWithSHA224), crypto.SHA224
+		})},
+		{Name: "signed-rsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			p.algorithm, p.hash = algorithm(oidSHA1WithRSA, null()), crypto.SHA1
+		})},
+		{Name: "signed-rsa-md5", Why: "Anybody makes two requests with the same MD5.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			p.algorithm, p.hash = algorithm(oidMD5WithRSA, null()), crypto.MD5
+		})},
+		{Name: "signed-rsa-pss", Why: "crypto/x509 accepts RSA-PSS, which no kubelet uses, with parameters of the sender's choice.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			p.algorithm = algorithm(oidRSAPSS, pssParameters())
+			p.options = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256}
+		})},
+		{Name: "signed-unknown-algorithm", Why: "An algorithm without a name that is known cannot be verified.", Spoil: rebuild(func(p *parts, _ string) {
+			p.algorithm = algorithm(oidUnknown)
+		})},
+		{Name: "signed-rsa-named-ecdsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			p.algorithm = algorithm(oidECDSAWithSHA256)
+		})},
+		{Name: "signed-ecdsa-named-rsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: rebuildWith(p256, func(p *parts) {
+			p.algorithm = algorithm(oidSHA256WithRSA, null())
+		})},
+		{Name: "signed-sha256-named-sha384", Why: "The digest is not the one that is named.", Spoil: rebuildWith(p256, func(p *parts) {
+			p.algorithm = algorithm(oidECDSAWithSHA384)
+		})},
+	}
+}
+
+func badSignatureBits() []Case {
+	return []Case{
+		{Name: "signature-without-octets", Why: "A BIT STRING has to say how many bits are unused.", Spoil: signatureBits(func([]byte) []byte {
+			return element(asn1.ClassUniversal, asn1.TagBitString, false)
+		})},
+		{Name: "signature-constructed", Why: "A BIT STRING in pieces is BER, not DER: two encodings of one request.", Spoil: signatureBits(func(s []byte) []byte {
+			return element(asn1.ClassUniversal, asn1.TagBitString, true, bitString(s))
+		})},
+		{Name: "signature-eight-unused-bits", Why: "A BIT STRING cannot leave out more than seven bits.", Spoil: signatureBits(func(s []byte) []byte {
+			return element(asn1.ClassUniversal, asn1.TagBitString, false, []byte{8}, s)
+		})},
+		{Name: "signature-octet-string", Why: "An OCTET STRING is not a BIT STRING.", Spoil: signatureBits(octetString)},
+		{Name: "signature-missing", Why: "A request without a signature proves nothing.", Spoil: signatureBits(func([]byte) []byte { return nil })},
+	}
+}
+
+// otherSignatureEncodings verify, and are not what a kubelet sends.
+func otherSignatureEncodings() []Case {
+	return []Case{
+		{Name: "signature-unused-bits", Why: "A shifted BIT STRING is aligned again when it is read: two encodings of one request.", Spoil: rebuildWith(p256, func(p *parts) {
+			p.bitsOf = func(s []byte) []byte { return shiftedBitString(s, 2) }
+		})},
+		{Name: "signed-ecdsa-with-null", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: rebuildWith(p256, func(p *parts) {
+			p.algorithm = algorithm(oidECDSAWithSHA256, null())
+		})},
+		{Name: "signed-rsa-without-null", Why: "The parameters of the algorithm are not signed: two encodings of one request.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			p.algorithm = algorithm(oidSHA256WithRSA)
+		})},
+		{Name: "signed-with-parameters", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: rebuildWith(p256, func(p *parts) {
+			p.algorithm = algorithm(oidECDSAWithSHA256, text(asn1.TagUTF8String, "see below"))
+		})},
+		{Name: "signed-algorithm-tail", Why: "What follows the algorithm's parameters is not signed and passed over.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			p.algorithm = algorithm(oidSHA256WithRSA, null(), text(asn1.TagUTF8String, "see below"))
+		})},
+	}
 }
 
 func badSignatures() []Case {

@@ -29,6 +29,13 @@ type sender struct {
 	body   []byte
 }
 
+// newSender is one that says in a header who it is.
+func newSender(who http.Header, request *certificatesv1.CertificateSigningRequest) (sender, error) {
+	body, err := json.Marshal(request)
+	who.Set("Content-Type", "application/json")
+	return sender{who, body}, err
+}
+
 // send sends requests from many clients over the same connections, since 2,000 TLS handshakes are not what is measured.
 func (s *site) send(ctx context.Context, c *http.Client, from sender) (*certificatesv1.CertificateSigningRequest, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Server()+"/apis/certificates.k8s.io/v1/certificatesigningrequests", bytes.NewReader(from.body))
@@ -36,7 +43,6 @@ func (s *site) send(ctx context.Context, c *http.Client, from sender) (*certific
 		return nil, err
 	}
 	request.Header = from.header.Clone()
-	request.Header.Set("Content-Type", "application/json")
 	response, err := c.Do(request)
 	if err != nil {
 		return nil, err
@@ -71,11 +77,11 @@ func tokenSenders(tokens []corev1.Secret) ([]sender, error) {
 		if err != nil {
 			return nil, err
 		}
-		body, err := json.Marshal(request)
+		from, err := newSender(http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, request)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, sender{http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, body})
+		out = append(out, from)
 	}
 	return out, nil
 }
@@ -89,13 +95,13 @@ func (s *site) nodes(n int) ([]sender, error) {
 		if err != nil {
 			return nil, err
 		}
-		body, err := json.Marshal(request)
+		from, err := newSender(http.Header{
+			"Impersonate-User": {"system:node:" + nodeName(i)}, "Impersonate-Group": {"system:nodes", "system:authenticated"},
+		}, request)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, sender{http.Header{
-			"Impersonate-User": {"system:node:" + nodeName(i)}, "Impersonate-Group": {"system:nodes", "system:authenticated"},
-		}, body})
+		out = append(out, from)
 	}
 	return out, nil
 }
