@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -44,6 +45,7 @@ type Approvers struct {
 	client  client.Client
 	clock   clock.PassiveClock
 	changed chan event.GenericEvent
+	asking  singleflight.Group // many nodes want to know at once when the process starts
 
 	mu       sync.Mutex
 	known    *bootstrap.Bypass
@@ -121,7 +123,7 @@ func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*bo
 	if known != nil && user == anyTokenUser {
 		return known, nil
 	}
-	answer, err := a.ask(ctx, user)
+	answer, err, _ := a.asking.Do(user, func() (any, error) { return a.ask(ctx, user) })
 	if err != nil { // the credential does not wait for it
 		log.FromContext(ctx).Error(err, "asking what else approves requests")
 		a.mu.Lock()
@@ -129,12 +131,13 @@ func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*bo
 		a.failed = true
 		return nil, nil
 	}
+	bypass := answer.(*bootstrap.Bypass)
 	if user == anyTokenUser {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.known = answer
+		a.known = bypass
 	}
-	return answer, nil
+	return bypass, nil
 }
 
 // ask asks for a user in the groups of all tokens of ours; when the answer is yes, also for each of them alone, since an

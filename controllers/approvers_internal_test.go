@@ -5,7 +5,9 @@ package controllers
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	clocktesting "k8s.io/utils/clock/testing"
@@ -51,4 +53,31 @@ func TestApproversTellWhatWasUnknown(t *testing.T) {
 	if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || bypass.Open || err != nil {
 		t.Errorf("now it is %v, %v", bypass, err)
 	}
+}
+
+// When the process starts every node wants to know, and nobody has asked yet.
+func TestApproversAskOnceForAllNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+				asked++
+				<-time.After(time.Second)
+				return nil
+			},
+		}).Build()
+		a := NewApprovers(c, clocktesting.NewFakePassiveClock(time.Now()))
+		var nodes sync.WaitGroup
+		for range 10 {
+			nodes.Go(func() {
+				if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || err != nil {
+					t.Errorf("got %v, %v", bypass, err)
+				}
+			})
+		}
+		nodes.Wait()
+		if asked != 1 {
+			t.Errorf("the API server was asked %d times", asked)
+		}
+	})
 }

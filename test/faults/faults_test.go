@@ -112,6 +112,18 @@ type pointless struct{}
 // endless is what a call panics with when there were far too many.
 type endless struct{}
 
+func (crashed) Error() string   { return "the process ends" }
+func (pointless) Error() string { return "there is nothing to do" }
+func (endless) Error() string   { return "there are too many calls" }
+
+// thrown is what a call panicked with: singleflight passes it on in an error of its own.
+func thrown(recovered any) any {
+	if err, ok := recovered.(error); ok && errors.Unwrap(err) != nil {
+		return errors.Unwrap(err)
+	}
+	return recovered
+}
+
 // call lets a call of the operator go right or wrong, and records it.
 func (w *world) call(c *call, run func() error) error {
 	if w.checking {

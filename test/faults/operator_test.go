@@ -241,7 +241,7 @@ func (o *operator) work() bool {
 
 func (o *operator) reconcile(i item) (result reconcile.Result, err error) {
 	defer func() {
-		switch r := recover(); r {
+		switch r := thrown(recover()); r {
 		case nil:
 		case crashed{}:
 			if o.w.op == o {

@@ -97,15 +97,16 @@ func (e encounters) String() string {
 
 // explain adds the history to a failure.
 func (h *historian) explain() {
-	switch r := recover().(type) {
+	r := recover()
+	switch cause := thrown(r).(type) {
 	case nil:
 	case endless:
 		h.t.Fatalf("7 requests are bounded: there are more than %d in a minute\n%s", manyInAMinute, h.history())
 	case error:
-		if !strings.HasPrefix(r.Error(), "in the story") { // rapid's own
+		if !strings.HasPrefix(cause.Error(), "in the story") { // rapid's own
 			panic(r)
 		}
-		h.t.Fatalf("%v\n%s", r, h.history())
+		h.t.Fatalf("%v\n%s", cause, h.history())
 	default:
 		panic(r)
 	}

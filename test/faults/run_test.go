@@ -65,7 +65,7 @@ func runStory(s story, plan []at, limit int, want map[int][]string) *world {
 // caught does something and turns what it panics with into what it means.
 func (w *world) caught(do func()) {
 	defer func() {
-		switch r := recover(); r {
+		switch r := thrown(recover()); r {
 		case nil:
 		case pointless{}:
 			w.pointless = true
