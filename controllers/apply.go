@@ -112,13 +112,18 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 }
 
 // upToDate is a conflict when the NodeBootstrap that the plan rests on is not what is there now: a cache that is behind shows
-// one that was deleted since, or one from before an alarm, and neither may get a token.
+// one that was deleted since, or one from before an alarm, and neither may get a token. It reads live, unless the cache is
+// known not to be behind.
 func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts) error {
-	live, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	reader := r.Live
+	if r.freshness.await(ctx, f.Name) {
+		reader = r.Client
+	}
+	now, err := r.nodeBootstrap(ctx, reader, f.Name)
 	if err != nil {
 		return err
 	}
-	if live == nil || live.UID != f.NodeBootstrap.UID || live.ResourceVersion != f.NodeBootstrap.ResourceVersion {
+	if now == nil || now.UID != f.NodeBootstrap.UID || now.ResourceVersion != f.NodeBootstrap.ResourceVersion {
 		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name, errors.New("the cache is behind"))
 	}
 	return nil

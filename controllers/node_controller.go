@@ -44,13 +44,15 @@ type NodeReconciler struct {
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
 
-	tokens   tokenAcceptance
-	replaced replacedVersions
+	tokens    tokenAcceptance
+	replaced  replacedVersions
+	freshness freshness
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
 // plan says that time alone will change something.
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	defer r.freshness.ended(req.Name)
 	facts, err := r.gather(ctx, req.Name)
 	if err != nil {
 		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
@@ -108,7 +110,10 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 	}
 	before, replaced := nb.Status, versionOf(nb)
 	nb.Status = *status
-	if err := r.Client.Status().Update(ctx, nb); err != nil {
+	sent := r.freshness.sends()
+	err := r.Client.Status().Update(ctx, nb)
+	r.freshness.answered(sent, replaced.resourceVersion, nb.ResourceVersion)
+	if err != nil {
 		nb.Status = before
 		// A NodeBootstrap that is gone needs no status; its deletion is the next event.
 		return client.IgnoreNotFound(fmt.Errorf("storing the status: %w", err))
