@@ -33,13 +33,20 @@ type freshness struct {
 	known int
 	// shown is the newest resourceVersion that the cache has shown.
 	shown string
-	// away are writes that the cache has not shown, by the moment at which they were sent: the resourceVersion that the API
-	// server has answered with, empty until it has.
-	away map[int]string
+	// away are writes that the cache has not shown, by the moment at which they were sent.
+	away map[int]ownWrite
 	// writing are the nodes whose passes have asked and will write.
 	writing sets.Set[string]
 	// news is closed when somebody who waits should look again.
 	news chan struct{}
+}
+
+// ownWrite is a write of this process.
+type ownWrite struct {
+	// shown is the newest resourceVersion that the cache had shown when it was sent.
+	shown string
+	// stored is the resourceVersion that the API server has answered with; empty until it has.
+	stored string
 }
 
 // await tells whether the cache shows all that was stored before the call. It waits as long as a write that tells is on its way
@@ -113,10 +120,10 @@ func (f *freshness) sends() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.away == nil || len(f.away) >= maxAway {
-		f.away = map[int]string{}
+		f.away = map[int]ownWrite{}
 	}
 	sent := f.tick()
-	f.away[sent] = ""
+	f.away[sent] = ownWrite{shown: f.shown}
 	return sent
 }
 
@@ -125,13 +132,19 @@ func (f *freshness) sends() int {
 func (f *freshness) answered(sent int, replaced, stored string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch _, remembered := f.away[sent]; {
+	write, remembered := f.away[sent]
+	switch {
 	case !remembered:
 	case replaced == stored:
 		delete(f.away, sent)
 		f.tell()
+	case notOlder(write.shown, stored): // versions have gone back, as when etcd was restored from a backup
+		clear(f.away)
+		f.shown = ""
+		f.tell()
 	default:
-		f.away[sent] = stored
+		write.stored = stored
+		f.away[sent] = write
 		f.learn()
 	}
 }
@@ -149,8 +162,8 @@ func (f *freshness) shows(version string) {
 // learn finds the writes that have come back.
 func (f *freshness) learn() {
 	was := f.known
-	for sent, stored := range f.away {
-		if stored != "" && notOlder(f.shown, stored) {
+	for sent, write := range f.away {
+		if write.stored != "" && notOlder(f.shown, write.stored) {
 			f.known = max(f.known, sent)
 			delete(f.away, sent)
 		}

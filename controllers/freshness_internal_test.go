@@ -218,3 +218,30 @@ func TestFreshnessForgetsWhatNeverComesBack(t *testing.T) {
 		t.Error("a forgotten write tells something")
 	}
 }
+
+// When etcd was restored from a backup, new versions are older than what the cache has shown. They tell nothing until the cache
+// shows them, too.
+func TestFreshnessWhenVersionsGoBack(t *testing.T) {
+	var f freshness
+	f.shows("1000")
+	asked := f.tick()
+	other := f.sends()
+	f.answered(f.sends(), "400", "500")
+	f.answered(other, "401", "501")
+	if f.known != 0 {
+		t.Error("a write from after the backup tells something before it has come back")
+	}
+	f.shows("502")
+	if f.known != 0 {
+		t.Error("a forgotten write tells something")
+	}
+	sent := f.sends()
+	f.answered(sent, "500", "503")
+	if f.known != 0 {
+		t.Error("it has not come back yet")
+	}
+	f.shows("503")
+	if f.known != sent || f.known < asked {
+		t.Errorf("it has come back, and all is known up to %d, not %d", f.known, sent)
+	}
+}
