@@ -187,13 +187,22 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have
 		}
 	default:
 		if restored := bootstrap.RestoredKubeconfig(have, want); restored != nil {
-			if err := r.Client.Update(ctx, restored); err != nil {
+			if err := r.updateAtLeisure(ctx, restored); err != nil {
 				return bootstrap.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
 			}
 		}
 	}
 	o.Published = true
 	return nil
+}
+
+// updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig.
+func (r *NodeReconciler) updateAtLeisure(ctx context.Context, o client.Object) error {
+	if err := r.leisureSlots.take(ctx); err != nil {
+		return err
+	}
+	defer r.leisureSlots.giveBack()
+	return r.Client.Update(ctx, o)
 }
 
 // verify asks the API server whether it accepts a token that it was not asked about yet.

@@ -44,9 +44,10 @@ type NodeReconciler struct {
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
 
-	tokens    tokenAcceptance
-	replaced  replacedVersions
-	freshness freshness
+	tokens       tokenAcceptance
+	replaced     replacedVersions
+	freshness    freshness
+	leisureSlots slots
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the

@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"maps"
+	"sync"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -103,3 +104,26 @@ func (q leisurelyQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.Re
 	o.Priority, o.After = new(handler.LowPriority), max(o.After, q.after)
 	q.PriorityQueue.AddWithOpts(o, all...)
 }
+
+// leisurelyWrites is how many writes that nobody waits for are under way at a time. The API server works on all that it is sent
+// at once, and a machine that is joining takes three requests one after the other.
+const leisurelyWrites = 8
+
+// slots lets so many go on at a time; the others wait. The zero value is ready.
+type slots struct {
+	once sync.Once
+	free chan struct{}
+}
+
+// take waits for a slot. An error is the context's, and no slot was taken.
+func (s *slots) take(ctx context.Context) error {
+	s.once.Do(func() { s.free = make(chan struct{}, leisurelyWrites) })
+	select {
+	case s.free <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *slots) giveBack() { <-s.free }

@@ -4,6 +4,8 @@ package controllers
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +14,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -102,4 +106,45 @@ func TestLeisurely(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What nobody waits for does not crowd the API server.
+func TestFewUpdatesAtLeisureAreUnderWayAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const updates = 3 * leisurelyWrites
+		underWay, most := 0, 0
+		c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+			Update: func(context.Context, client.WithWatch, client.Object, ...client.UpdateOption) error {
+				underWay++
+				most = max(most, underWay)
+				<-time.After(time.Millisecond)
+				underWay--
+				return nil
+			},
+		}).Build()
+		r := &NodeReconciler{Client: c}
+		began := time.Now()
+		var all sync.WaitGroup
+		for range updates {
+			all.Go(func() {
+				if err := r.updateAtLeisure(t.Context(), &corev1.Secret{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(began); most != leisurelyWrites || took != updates/leisurelyWrites*time.Millisecond {
+			t.Errorf("%d at a time, all in %s", most, took)
+		}
+		for range leisurelyWrites {
+			if err := r.leisureSlots.take(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := r.updateAtLeisure(ended, &corev1.Secret{}); !errors.Is(err, context.Canceled) {
+			t.Errorf("with all slots taken, when the process ends: %v", err)
+		}
+	})
 }
