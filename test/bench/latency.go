@@ -20,7 +20,7 @@ import (
 )
 
 // latencies is how many NodeBootstraps are applied one after the other in a round.
-const latencies = 200
+const latencies = 150
 
 // latency measures the time from sending a NodeBootstrap to an idle operator to seeing its kubeconfig, beside that of the three
 // writes of a credential one after the other on the same cluster.

@@ -44,7 +44,7 @@ func parse(args []string) (o options, err error) {
 	fs.IntVar(&o.most, "most", 15000, "how many there are in the largest one")
 	fs.IntVar(&o.requests, "requests", 2000, "how many requests for certificates are sent at once")
 	fs.IntVar(&o.foreign, "foreign", 2000, "how many requests of others are pending in the flood")
-	fs.DurationVar(&o.idle, "idle", 30*time.Second, "for how long a settled cluster is watched")
+	fs.DurationVar(&o.idle, "idle", 15*time.Second, "for how long a settled cluster is watched")
 	only := fs.String("only", ".", "run only the measurements whose names match this regular expression")
 	fs.StringVar(&o.base, "base", "", "another build of the manager, a file, to measure in alternation")
 	fs.StringVar(&o.profiles, "profiles", "", "a directory for CPU profiles of the manager, for those measurements that take one; none by default")
