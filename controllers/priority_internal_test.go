@@ -112,13 +112,19 @@ func TestLeisurely(t *testing.T) {
 func TestFewUpdatesAtLeisureAreUnderWayAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const updates = 3 * leisurelyWrites
+		var mu sync.Mutex
 		underWay, most := 0, 0
+		count := func(n int) {
+			mu.Lock()
+			defer mu.Unlock()
+			underWay += n
+			most = max(most, underWay)
+		}
 		c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
 			Update: func(context.Context, client.WithWatch, client.Object, ...client.UpdateOption) error {
-				underWay++
-				most = max(most, underWay)
+				count(1)
 				<-time.After(time.Millisecond)
-				underWay--
+				count(-1)
 				return nil
 			},
 		}).Build()
