@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache/informertest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -199,5 +200,29 @@ func TestNoTokenForWhatChangesDuringTheWait(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// Without it nothing would ever come back, and each pass of many would wait in vain before it reads live.
+func TestFreshnessIsToldOfWhatTheCacheShows(t *testing.T) {
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	informers := &informertest.FakeInformers{Scheme: scheme}
+	r := &NodeReconciler{}
+	if err := r.watchFreshness(t.Context(), informers); err != nil {
+		t.Fatal(err)
+	}
+	informer, err := informers.FakeInformerFor(t.Context(), &v1alpha1.NodeBootstrap{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := func(v string) *v1alpha1.NodeBootstrap {
+		return &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", ResourceVersion: v}}
+	}
+	informer.Update(version("6"), version("7"))
+	if r.freshness.shown != "7" {
+		t.Errorf("the cache shows version 7, and %q is known", r.freshness.shown)
 	}
 }
