@@ -196,7 +196,8 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have
 	return nil
 }
 
-// updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig.
+// updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
+// kubeconfig of a reissue may be among them, and waits its turn.
 func (r *NodeReconciler) updateAtLeisure(ctx context.Context, o client.Object) error {
 	if err := r.leisureSlots.take(ctx); err != nil {
 		return err

@@ -62,18 +62,18 @@ var aims = map[string]struct {
 // aimOf is the aim of a figure, and whether it is missed; empty when there is none.
 func aimOf(key string, value float64) string {
 	aim, ok := aims[key]
-	switch {
-	case !ok:
+	if !ok {
 		return ""
-	case aim.atLeast && value >= aim.value:
-		return "≥ " + figure(aim.value)
-	case aim.atLeast:
-		return "≥ " + figure(aim.value) + " missed"
-	case value <= aim.value:
-		return "≤ " + figure(aim.value)
-	default:
-		return "≤ " + figure(aim.value) + " missed"
 	}
+	text, met := "≤ ", value <= aim.value
+	if aim.atLeast {
+		text, met = "≥ ", value >= aim.value
+	}
+	text += figure(aim.value)
+	if !met {
+		text += " missed"
+	}
+	return text
 }
 
 // print shows a table for people.
