@@ -16,6 +16,12 @@ const (
 	// ConditionTokenMisused is True, and present, when a token of the node was used for something else than this node: evidence
 	// that somebody has it who should not. It stays until a reissue.
 	ConditionTokenMisused = "TokenMisused"
+	// ConditionKeyConflict is True, and present, when CertificateSigningRequests with different keys were sent with one token:
+	// the kubelet was restarted before it had its certificate, or two machines have the token. It stays until a reissue.
+	ConditionKeyConflict = "KeyConflict"
+	// ConditionCertificateNotRevoked is True, and present, while a client certificate is valid whose token was revoked before
+	// the node joined with it. Kubernetes cannot revoke a certificate.
+	ConditionCertificateNotRevoked = "CertificateNotRevoked"
 	// ConditionServingCertificateApproved is True when the node's last request for a serving certificate was approved. It is
 	// there while spec.servingCertificate.addresses declares any.
 	ConditionServingCertificateApproved = "ServingCertificateApproved"
@@ -47,6 +53,12 @@ const (
 	ReasonCAInvalid = "CAInvalid"
 	// ReasonCAExpired surfaces when all of the CA certificates found have run out.
 	ReasonCAExpired = "CAExpired"
+	// ReasonCADoesNotVerify surfaces when the operator cannot verify the API server that it talks to with the CA that was
+	// discovered. A CA that is set explicitly is not checked.
+	ReasonCADoesNotVerify = "CADoesNotVerify"
+	// ReasonClusterWideNotAllowed surfaces when spec.clientCertificate.approval is ClusterWide and the manager runs without
+	// --allow-cluster-wide-approval.
+	ReasonClusterWideNotAllowed = "ClusterWideNotAllowed"
 	// ReasonObjectNotOurs surfaces when an object of a name that the operator needs belongs to somebody else.
 	ReasonObjectNotOurs = "ObjectNotOurs"
 	// ReasonTokensNotAccepted surfaces when the API server does not authenticate a token that was just made.
@@ -92,8 +104,21 @@ const (
 	ReasonReissued = "Reissued"
 )
 
+// The reasons of the conditions KeyConflict, CertificateNotRevoked and Joined that are about a second machine.
+const (
+	// ReasonSeveralKeys is the reason of KeyConflict.
+	ReasonSeveralKeys = "SeveralKeys"
+	// ReasonIssuedBeforeRevocation is the reason of CertificateNotRevoked.
+	ReasonIssuedBeforeRevocation = "IssuedBeforeRevocation"
+	// ReasonNodeAlive is the reason of Joined when a kubelet worked as the node between the reissue and the approval of the new
+	// certificate, so that the Lease does not prove that the new certificate is used.
+	ReasonNodeAlive = "NodeAlive"
+)
+
 // The reasons of events that no condition carries.
 const (
+	// ReasonKubeconfigChanged is the warning when the server or the CA changes in a kubeconfig whose token is live.
+	ReasonKubeconfigChanged = "KubeconfigChanged"
 	// ReasonCertificateApproved is the event when the operator has decided to approve the node's request.
 	ReasonCertificateApproved = "CertificateApproved"
 	// ReasonCertificateDenied is the warning when the operator has denied a request sent with the node's token.

@@ -133,6 +133,15 @@ type ClientCertificateSpec struct {
 	// Manual: a person, with kubectl certificate approve. Defaults to Node.
 	// +optional
 	Approval Approval `json:"approval,omitempty"`
+
+	// approvalDelay is how long the operator holds a CertificateSigningRequest before it approves it, from 0s to 10m. It
+	// approves only if all requests that were sent with the token until then have the same key; otherwise it approves none of
+	// them, and the condition KeyConflict reports the keys. It applies to approval Node. Defaults to 0s: no delay.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,2}m)?([0-9]{1,3}s)?$') && self != '' && duration(self) <= duration('10m')",message="must be a duration in minutes and seconds from 0s to 10m: write for example 30s or 1m30s. A kubelet waits 15 minutes for its certificate"
+	ApprovalDelay *metav1.Duration `json:"approvalDelay,omitempty"`
 }
 
 // ServingCertificateSpec is about the certificate with which the kubelet serves its own API on port 10250.
@@ -155,7 +164,9 @@ type NodeBootstrapStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// conditions: Ready, CredentialsAvailable, Joined; ApprovalEnforced while there is a token; TokenMisused after a theft;
-	// ServingCertificateApproved while addresses are declared; and per kstatus Reconciling and Stalled while they hold.
+	// KeyConflict after several keys were sent with one token; CertificateNotRevoked while a certificate is valid that was to
+	// be prevented; ServingCertificateApproved while addresses are declared; and per kstatus Reconciling and Stalled while
+	// they hold.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -177,6 +188,17 @@ type NodeBootstrapStatus struct {
 	// +optional
 	Server string `json:"server,omitempty"`
 
+	// caFingerprint is SHA256:<hex> of the CA certificates in the published kubeconfig.
+	// +optional
+	CAFingerprint string `json:"caFingerprint,omitempty"`
+
+	// apiServerHosts are the hosts of all API server URLs in kubeconfigs that were published for this node, the newest last.
+	// The node may still reach the API server there, so no node gets a serving certificate that names one of them.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	APIServerHosts []string `json:"apiServerHosts,omitempty"`
+
 	// certificates holds the last decisions on the node's CertificateSigningRequests, the newest last. Kubernetes deletes
 	// those requests an hour after the decision; this record stays.
 	// +optional
@@ -193,7 +215,13 @@ type NodeBootstrapStatus struct {
 	// +optional
 	NodeUID types.UID `json:"nodeUID,omitempty"`
 
-	// lastHandledReissueAt is the value of the annotation nodebootstrap.io/reissue-requested-at that was last handled.
+	// nodeAliveTime is when a kubelet last renewed the node's Lease after the last reissue and before a certificate was approved
+	// for it: a machine works as the node with an earlier certificate. Absent when none did.
+	// +optional
+	NodeAliveTime *metav1.Time `json:"nodeAliveTime,omitempty"`
+
+	// lastHandledReissueAt is the value of the annotation nodebootstrap.io/reissue-requested-at that was last handled; of a
+	// value of more than 128 bytes it is SHA256:<hex> of the value.
 	// +optional
 	LastHandledReissueAt string `json:"lastHandledReissueAt,omitempty"`
 }
@@ -253,6 +281,10 @@ type CertificateDecision struct {
 	// tells that the node has joined.
 	// +optional
 	IssuedTime *metav1.Time `json:"issuedTime,omitempty"`
+	// expirationTime is when the issued certificate expires, if it was issued before its token was revoked and the node had not
+	// joined with it. Kubernetes cannot revoke a certificate: until then it authenticates.
+	// +optional
+	ExpirationTime *metav1.Time `json:"expirationTime,omitempty"`
 }
 
 // TokenTTL is the life of one token: spec.token.ttl or its default.
