@@ -47,6 +47,17 @@ func deny(reason, format string, args ...any) *Result {
 	return objection(Deny, reason, format, args...)
 }
 
+// hasPlainMetadata: a kubelet sends neither finalizers nor owner references. A request with a finalizer outlives its deletion, and
+// kube-controller-manager signs it nevertheless (pkg/controller/certificates/signer), so that it could not be revoked; one with an
+// owner is deleted when its sender wants it. Labels and annotations may come from admission, and do no harm.
+func hasPlainMetadata(e *evaluation) *Result {
+	if len(e.csr.Finalizers) == 0 && len(e.csr.OwnerReferences) == 0 {
+		return nil
+	}
+	return deny(ReasonUnexpectedAttributes, "the request has finalizers or owner references, which no kubelet sends: with a finalizer it "+
+		"could not be revoked by deleting it. If an admission policy adds them, exempt CertificateSigningRequests from it")
+}
+
 func livesAYearAtMost(e *evaluation) *Result {
 	if s := e.csr.Spec.ExpirationSeconds; s != nil && *s > maxDurationSeconds {
 		return deny(ReasonWrongDuration, "a certificate for %d seconds was asked for; %d are the most", *s, maxDurationSeconds)

@@ -25,6 +25,9 @@ const (
 	ReasonWrongSigner = "WrongSigner"
 	// ReasonSecondKey surfaces when another key was approved with the same token before this one asked.
 	ReasonSecondKey = "SecondKey"
+	// ReasonKeyOfAnotherNode is the reason to deny a request whose key is claimed for another node: one node, one key, in both
+	// directions. Machines that were cloned from one disk send the same key.
+	ReasonKeyOfAnotherNode = "KeyOfAnotherNode"
 	// ReasonSuperseded surfaces when another key was approved with the same token while this request was waiting: a kubelet
 	// that is restarted, or tired of waiting, asks anew with another key.
 	ReasonSuperseded = "Superseded"
@@ -47,6 +50,8 @@ type Request struct {
 	// ClaimedKey is the fingerprint of the key that was approved with the token before, and ClaimedAt is when; empty for none.
 	ClaimedKey string
 	ClaimedAt  time.Time
+	// OtherNode is another node that the key of the request is claimed for; empty for none.
+	OtherNode string
 	// Now is the time of the verdict.
 	Now time.Time
 }
@@ -65,11 +70,13 @@ var clientChecks = []check{
 	isOfModestSize,
 	isOnePEMBlock,
 	hasTokensSubject,
+	hasPlainMetadata,
 	isSigned,
 	hasSoundKey,
 	livesAYearAtMost,
 	hasClientUsages,
 	asksForNothingElse,
+	hasKeyOfNoOtherNode,
 	hasClaimedKey,
 }
 
@@ -151,6 +158,16 @@ func asksForNothingElse(e *evaluation) *Result {
 		return nil
 	}
 	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it")
+}
+
+func hasKeyOfNoOtherNode(e *evaluation) *Result {
+	other := e.client.OtherNode
+	if other == "" {
+		return nil
+	}
+	return deny(ReasonKeyOfAnotherNode, "the key %s was approved for the node %s, and this request is for the node %s: each node needs a key "+
+		"of its own. If this machine was cloned from the other one, stop its kubelet, delete its files in /var/lib/kubelet/pki and start it again. "+
+		"If the node was renamed, delete the NodeBootstrap %[2]s first", fingerprint(e.parsed), other, e.node)
 }
 
 func hasClaimedKey(e *evaluation) *Result {

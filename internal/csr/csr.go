@@ -15,6 +15,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 )
@@ -109,6 +110,28 @@ func Fingerprint(r *certificatesv1.CertificateSigningRequest) (string, error) {
 	}
 	return fingerprint(parsed), nil
 }
+
+// Expires is when the certificate that was issued to a request expires. It fails on what is not a certificate in PEM.
+func Expires(r *certificatesv1.CertificateSigningRequest) (time.Time, error) {
+	block, _ := pem.Decode(r.Status.Certificate)
+	if block == nil {
+		return time.Time{}, fmt.Errorf("the certificate of the request %s is not PEM", r.Name)
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("parsing the certificate of the request %s: %w", r.Name, err)
+	}
+	return certificate.NotAfter, nil
+}
+
+// MayDecide reports whether the operator may approve and deny requests for a signer: those of kubelets' certificates
+// (controllers/rbac.go).
+func MayDecide(signer string) bool {
+	return signer == certificatesv1.KubeAPIServerClientKubeletSignerName || signer == certificatesv1.KubeletServingSignerName
+}
+
+// MaxLife is how long a certificate lives at most that this package approves.
+const MaxLife = maxDurationSeconds * time.Second
 
 // RequestedNode is the node that a request names in its subject, right or wrong; empty when it names none. It says who may
 // want to know of the request, and nothing about whether it is justified.

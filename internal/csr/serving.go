@@ -48,6 +48,7 @@ const credentialID = "authentication.kubernetes.io/credential-id"
 var servingChecks = []check{
 	sentByNode,
 	addressesAreDeclared,
+	hasPlainMetadata,
 	livesAYearAtMost,
 	isOfModestSize,
 	isOnePEMBlock,
