@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	bootstraputil "k8s.io/cluster-bootstrap/token/util"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
@@ -46,26 +47,39 @@ func carries(f *bootstrap.Facts, t *bootstrap.Token) bool {
 // names. One that cannot be stored holds nothing up.
 func (r *NodeReconciler) revoke(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
 	denied := r.decide(ctx, f, p, o, csr.Deny)
-	withdrawn := r.withdraw(ctx, p)
+	withdrawn := r.withdraw(ctx, f, p)
 	o.Revoked = withdrawn == nil
 	return errors.Join(denied, withdrawn)
 }
 
-func (r *NodeReconciler) withdraw(ctx context.Context, p *bootstrap.Plan) error {
+// withdraw deletes what must not live on. Whatever fails holds up nothing else.
+func (r *NodeReconciler) withdraw(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) error {
+	r.reportOutliving(ctx, f, p)
+	var errs []error
 	for _, s := range p.DeleteTokens {
-		if err := r.delete(ctx, s); err != nil {
-			return err
-		}
+		errs = append(errs, r.delete(ctx, s))
 	}
-	for _, request := range p.DeleteRequests { // one that has got its certificate since is history, and stays
-		if err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion}); err != nil {
-			return err
-		}
+	for _, request := range p.DeleteRequests {
+		errs = append(errs, r.deleteRequest(ctx, p, request))
 	}
 	if p.DeleteKubeconfig != nil {
-		return r.delete(ctx, p.DeleteKubeconfig)
+		errs = append(errs, r.delete(ctx, p.DeleteKubeconfig))
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// reportOutliving reports the certificates that outlive a NodeBootstrap that is gone, whose status would report them.
+func (r *NodeReconciler) reportOutliving(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) {
+	if f.NodeBootstrap != nil {
+		return
+	}
+	for _, request := range p.Outliving {
+		log.FromContext(ctx).Info("a certificate outlives its NodeBootstrap and cannot be revoked", "node", f.Name, "csr", request.Name,
+			"tokenID", bootstrap.TokenIDOfUser(request.Spec.Username))
+		r.Metrics.outlives()
+		r.Recorder.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.ReasonIssuedBeforeRevocation, "Reported",
+			"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires", f.Name)
+	}
 }
 
 // mint makes a token, or adopts the one of the same id that an earlier pass made whose end it did not see.

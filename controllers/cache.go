@@ -32,6 +32,8 @@ const (
 	indexToken = "token"
 	// indexServing finds requests for serving certificates by the node that sent them.
 	indexServing = "serving"
+	// indexKey finds NodeBootstraps by the keys that client certificates were approved for in their node's name.
+	indexKey = "key"
 	// indexAddress finds NodeBootstraps by the addresses that they declare as their node's own, besides its name.
 	indexAddress = "address"
 	// indexUser finds ClusterRoleBindings by the bootstrap tokens' users that they name.
@@ -96,6 +98,9 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}},
 		{&v1alpha1.NodeBootstrap{}, indexAddress, func(o client.Object) []string {
 			return csr.DeclaredAddresses(o.(*v1alpha1.NodeBootstrap).Spec.ServingCertificate.Addresses)
+		}},
+		{&v1alpha1.NodeBootstrap{}, indexKey, func(o client.Object) []string {
+			return bootstrap.ClaimedKeys(o.(*v1alpha1.NodeBootstrap))
 		}},
 		{&rbacv1.ClusterRoleBinding{}, indexUser, func(o client.Object) []string {
 			var users []string

@@ -38,6 +38,9 @@ func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Fa
 	if f.NodeBootstrap == nil {
 		return f, nil
 	}
+	if f.KeysElsewhere, err = r.keysElsewhere(ctx, f.Name, bootstrap.KeysToDecide(f.Requests)); err != nil {
+		return f, err
+	}
 	return f, r.gatherCluster(ctx, f)
 }
 

@@ -24,6 +24,8 @@ type Metrics struct {
 	decisions    *prometheus.CounterVec
 	alarms       *prometheus.CounterVec
 	renewals     prometheus.Counter
+	conflicts    prometheus.Counter
+	outliving    prometheus.Counter
 	toCredential prometheus.Histogram
 	toJoined     prometheus.Histogram
 }
@@ -42,6 +44,14 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 		renewals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_token_renewals_total",
 			Help: "Tokens that took the place of one that was about to run out.",
+		}),
+		conflicts: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nodebootstrap_key_conflicts_total",
+			Help: "NodeBootstraps with one of whose tokens several keys were sent: each time that the condition KeyConflict became True.",
+		}),
+		outliving: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "nodebootstrap_certificates_not_revoked_total",
+			Help: "Client certificates that were issued although their request or token was revoked. They are valid until they expire.",
 		}),
 		toCredential: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "nodebootstrap_credential_duration_seconds",
@@ -63,7 +73,7 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 		ConstLabels: prometheus.Labels{"version": version.Name(), "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.toCredential, m.toJoined, build, &states{cache}} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.conflicts, m.outliving, m.toCredential, m.toJoined, build, &states{cache}} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
@@ -85,12 +95,23 @@ func (m *Metrics) observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 	if bootstrap.Renewed(old, new) {
 		m.renewals.Inc()
 	}
+	if becameTrue(old, new, v1alpha1.ConditionKeyConflict) {
+		m.conflicts.Inc()
+	}
+	m.outliving.Add(float64(bootstrap.NewlyOutliving(old, new)))
 	if becameTrue(old, new, v1alpha1.ConditionCredentialsAvailable) && new.AwaitingSince != nil {
 		m.toCredential.Observe(max(0, now.Sub(new.AwaitingSince.Time).Seconds()))
 	}
 	available := meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionCredentialsAvailable)
 	if becameTrue(old, new, v1alpha1.ConditionJoined) && available != nil && available.Status == metav1.ConditionTrue {
 		m.toJoined.Observe(max(0, now.Sub(available.LastTransitionTime.Time).Seconds()))
+	}
+}
+
+// outlives counts a certificate that outlives a NodeBootstrap that is gone. Without metrics it does nothing.
+func (m *Metrics) outlives() {
+	if m != nil {
+		m.outliving.Inc()
 	}
 }
 
@@ -116,6 +137,10 @@ var (
 		"NodeBootstraps by the reason of their condition Ready, and by its status.", []string{"ready", "state"}, nil)
 	misusedDesc = prometheus.NewDesc("nodebootstrap_alarms",
 		"NodeBootstraps whose token was misused: those with the condition TokenMisused.", nil, nil)
+	conflictDesc = prometheus.NewDesc("nodebootstrap_key_conflicts",
+		"NodeBootstraps with one of whose tokens several keys were sent: those with the condition KeyConflict.", nil, nil)
+	outlivingDesc = prometheus.NewDesc("nodebootstrap_certificates_not_revoked",
+		"NodeBootstraps with a valid certificate that was to be prevented: those with the condition CertificateNotRevoked.", nil, nil)
 	bypassedDesc = prometheus.NewDesc("nodebootstrap_approvals_not_enforced",
 		"NodeBootstraps whose token's requests are approved by others too: those with the condition ApprovalEnforced False, but for those with approval ClusterWide.", nil, nil)
 	expiryDesc = prometheus.NewDesc("nodebootstrap_soonest_token_expiry_timestamp_seconds",
@@ -124,7 +149,7 @@ var (
 
 // Describe is of prometheus.Collector.
 func (*states) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{stateDesc, misusedDesc, bypassedDesc, expiryDesc} {
+	for _, d := range []*prometheus.Desc{stateDesc, misusedDesc, conflictDesc, outlivingDesc, bypassedDesc, expiryDesc} {
 		out <- d
 	}
 }
@@ -143,7 +168,7 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	}
 	type state struct{ ready, reason string }
 	count := map[state]int{}
-	misused, bypassed := 0, 0
+	misused, conflicts, outliving, bypassed := 0, 0, 0, 0
 	var soonest time.Time
 	for i := range list.Items {
 		status := &list.Items[i].Status
@@ -154,6 +179,12 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 		count[at]++
 		if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionTokenMisused) {
 			misused++
+		}
+		if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionKeyConflict) {
+			conflicts++
+		}
+		if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCertificateNotRevoked) {
+			outliving++
 		}
 		if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionApprovalEnforced); c != nil && c.Reason == v1alpha1.ReasonApprovedByOthers {
 			bypassed++
@@ -166,6 +197,8 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 		out <- prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, float64(n), at.ready, at.reason)
 	}
 	out <- prometheus.MustNewConstMetric(misusedDesc, prometheus.GaugeValue, float64(misused))
+	out <- prometheus.MustNewConstMetric(conflictDesc, prometheus.GaugeValue, float64(conflicts))
+	out <- prometheus.MustNewConstMetric(outlivingDesc, prometheus.GaugeValue, float64(outliving))
 	out <- prometheus.MustNewConstMetric(bypassedDesc, prometheus.GaugeValue, float64(bypassed))
 	if !soonest.IsZero() {
 		out <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(soonest.Unix()))

@@ -47,6 +47,7 @@ type NodeReconciler struct {
 	tokens       tokenAcceptance
 	replaced     replacedVersions
 	freshness    freshness
+	keys         heldKeys
 	leisureSlots slots
 }
 
@@ -86,12 +87,12 @@ func (r *NodeReconciler) again(plan *bootstrap.Plan) ctrl.Result {
 	return ctrl.Result{RequeueAfter: max(plan.Again.Sub(r.Clock.Now()), time.Second)}
 }
 
-// report stores the status, also after an error.
+// report stores the status, also after an error. A NodeBootstrap that is gone needs none; its deletion is the next event.
 func (r *NodeReconciler) report(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
 	if f.NodeBootstrap == nil {
 		return nil
 	}
-	return r.storeStatus(ctx, f.NodeBootstrap, bootstrap.Report(f, p, o, r.Clock.Now()))
+	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, bootstrap.Report(f, p, o, r.Clock.Now())))
 }
 
 // reportForbidden says in the status that a read was refused: it will not mend itself. Of other failures to read nothing is
@@ -100,7 +101,7 @@ func (r *NodeReconciler) reportForbidden(ctx context.Context, f *bootstrap.Facts
 	if f.NodeBootstrap == nil || !apierrors.IsForbidden(err) {
 		return nil
 	}
-	return r.storeStatus(ctx, f.NodeBootstrap, bootstrap.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now()))
+	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, bootstrap.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now())))
 }
 
 // storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and
@@ -116,8 +117,7 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 	r.freshness.answered(sent, replaced.resourceVersion, nb.ResourceVersion)
 	if err != nil {
 		nb.Status = before
-		// A NodeBootstrap that is gone needs no status; its deletion is the next event.
-		return client.IgnoreNotFound(fmt.Errorf("storing the status: %w", err))
+		return fmt.Errorf("storing the status: %w", err)
 	}
 	r.replaced.add(replaced, r.Clock.Now())
 	r.Metrics.observe(&before, status, r.Clock.Now())

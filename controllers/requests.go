@@ -4,12 +4,17 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
@@ -19,11 +24,19 @@ func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *boots
 	if f.NodeBootstrap == nil {
 		return nil
 	}
+	stored, err := r.claimKeys(f, p)
+	if err != nil {
+		return err
+	}
+	defer stored()
 	status := p.Claimed(f.NodeBootstrap, r.Clock.Now())
 	if status == nil {
 		return nil
 	}
-	err := r.storeStatus(ctx, f.NodeBootstrap, status)
+	err = r.storeStatus(ctx, f.NodeBootstrap, status)
+	if apierrors.IsNotFound(err) { // only what is stored is a claim
+		err = apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name, err)
+	}
 	o.Claimed = err == nil && !p.Revokes()
 	return err
 }
@@ -65,7 +78,8 @@ func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *b
 			return nil
 		}
 	}
-	return r.carryOut(ctx, d)
+	_, err := r.carryOut(ctx, d)
+	return err
 }
 
 // stillHolds reads live what an approval rests on. A claim that was just stored has told of the NodeBootstrap.
@@ -87,9 +101,9 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, cla
 	return bootstrap.Supports(f.NodeBootstrap, nb, token, d, r.Clock.Now()), nil
 }
 
-// carryOut sends a verdict under the resourceVersion that the request was read at. The times of the condition are left to
-// the API server, whose clock everything else about the request is stamped by.
-func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) error {
+// carryOut sends a verdict under the resourceVersion that the request was read at, and returns the request as it is stored. The
+// times of the condition are left to the API server, whose clock everything else about the request is stamped by.
+func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) (*certificatesv1.CertificateSigningRequest, error) {
 	condition := certificatesv1.CertificateDenied
 	if d.Result.Verdict == csr.Approve {
 		condition = certificatesv1.CertificateApproved
@@ -99,8 +113,41 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) err
 		Type: condition, Status: corev1.ConditionTrue, Reason: d.Result.Reason, Message: d.Result.Message,
 	})
 	if err := r.Client.SubResource("approval").Update(ctx, request); err != nil {
-		return fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
+		return nil, fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
 	}
 	r.replaced.add(versionOf(d.Request), r.Clock.Now())
-	return nil
+	return request, nil
+}
+
+// deleteRequest deletes a request whose token is no more. One that waits for a verdict is denied before, and finalizers are removed:
+// a request that is being deleted can still be approved and signed until its last finalizer is gone. One that has got its
+// certificate since it was read is history, and stays.
+func (r *NodeReconciler) deleteRequest(ctx context.Context, p *bootstrap.Plan, request *certificatesv1.CertificateSigningRequest) error {
+	var denial error
+	if d := p.DenyBeforeDeletion(request); d != nil {
+		denied, err := r.carryOut(ctx, *d)
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case apierrors.IsConflict(err):
+			return err
+		case err != nil: // the deletion does not wait for it
+			denial = err
+		default:
+			request = denied
+		}
+	}
+	if len(request.Finalizers) > 0 {
+		stripped := request.DeepCopy()
+		patch := fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"finalizers":null}}`, request.UID, request.ResourceVersion)
+		if err := r.Client.Patch(ctx, stripped, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
+			if !apierrors.IsNotFound(err) {
+				err = fmt.Errorf("removing the finalizers of the request %s: %w", request.Name, err)
+			}
+			return errors.Join(denial, client.IgnoreNotFound(err))
+		}
+		request = stripped
+	}
+	err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion})
+	return errors.Join(denial, err)
 }

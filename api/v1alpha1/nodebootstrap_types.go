@@ -206,6 +206,12 @@ type NodeBootstrapStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Certificates []CertificateDecision `json:"certificates,omitempty"`
 
+	// keys are the keys that were sent with one token, if there were several: the oldest first, at most 8. They stay until a reissue.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=8
+	Keys []SentKey `json:"keys,omitempty"`
+
 	// awaitingSince is since when the node is waited for: the creation of the NodeBootstrap, the last reissue, or the
 	// moment a joined node was found gone. Absent while the node is joined.
 	// +optional
@@ -285,6 +291,18 @@ type CertificateDecision struct {
 	// joined with it. Kubernetes cannot revoke a certificate: until then it authenticates.
 	// +optional
 	ExpirationTime *metav1.Time `json:"expirationTime,omitempty"`
+}
+
+// SentKey is a key that a CertificateSigningRequest was sent with.
+type SentKey struct {
+	// tokenID is the id of the bootstrap token that the request was sent with.
+	TokenID string `json:"tokenID"`
+	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>.
+	KeyFingerprint string `json:"keyFingerprint"`
+	// name of the first CertificateSigningRequest with this key.
+	Name string `json:"name"`
+	// time at which that request was created, or decided if it no longer exists.
+	Time metav1.Time `json:"time"`
 }
 
 // TokenTTL is the life of one token: spec.token.ttl or its default.

@@ -75,6 +75,8 @@ const (
 	waits, isWithdrawn, hasJoined = "True AwaitingNode", "False TokenMisused", "True Joined"
 	denies                        = "CertificateDenied TokenMisused"
 	approves                      = "CertificateApproved TokenMisused" // somebody else does
+	conflict                      = " SeveralKeys"
+	outlives                      = " IssuedBeforeRevocation"
 )
 
 func TestTheftIsAnsweredByAReissue(t *testing.T) {
@@ -87,7 +89,7 @@ func TestTheftIsAnsweredByAReissue(t *testing.T) {
 		moment{askReissue, Awaited, "", "False ServerUnknown", "WrongSubject", "ServerUnknown"},
 		moment{func(f *Facts) { f.Cluster, f.ClusterProblem = fresh().Cluster, nil }, Awaited, "#2", waits, "", ""},
 		moment{further(request("csr-c", 2, 0)), Awaited, "#2", waits, "", ""},
-		moment{further(request("csr-d", 2, 0, anotherSigner)), Awaited, "#2", waits, "WrongSigner", denies},
+		moment{further(request("csr-d", 2, 0, anotherSigner)), Awaited, "#2", waits, "WrongSigner", denies + conflict},
 		moment{func(f *Facts) {
 			withCertificate(f.find("csr-c"))
 			f.Node, f.NodeReported = nodeMade(-time.Second), true
@@ -110,7 +112,7 @@ func (f *Facts) find(name string) *certificatesv1.CertificateSigningRequest {
 func TestNodeThatWasApprovedJoinsInSpiteOfAnAlarm(t *testing.T) {
 	tell(t, awaited(1, young),
 		moment{further(request("csr-a", 1, minutes(1))), Awaited, "#1", waits, "", ""},
-		moment{further(request("csr-b", 1, -time.Second)), Awaited, "#1", waits, "SecondKey", denies},
+		moment{further(request("csr-b", 1, -time.Second)), Awaited, "#1", waits, "SecondKey", denies + conflict},
 		moment{further(request("csr-c", 1, -2*time.Second, forNode("worker-2"))), Awaited, "#1", waits, "SecondKey", "CertificateDenied"},
 		moment{func(f *Facts) { withCertificate(f.find("csr-a")); f.Node, f.NodeReported = nodeMade(0), true }, Joined, "", hasJoined, "SecondKey", ""},
 		moment{func(f *Facts) { f.Requests, f.Node, f.NodeReported = nil, nodeMade(-time.Minute), false }, Withdrawn, "", isWithdrawn, "SecondKey", ""},
@@ -124,7 +126,7 @@ func TestAlarmWithApprovalClusterWideWithdrawsWithApprovalNode(t *testing.T) {
 	stolen := further(request("csr-a", 1, minutes(1), forNode("worker-2"), approved(0), withCertificate))
 	tell(t, awaited(1, young),
 		moment{wide, Awaited, "#1", waits, "", "ApprovalClusterWide"},
-		moment{stolen, Awaited, "#1", waits, "WrongSubject", approves},
+		moment{stolen, Awaited, "#1", waits, "WrongSubject", approves + outlives},
 		moment{node, Withdrawn, "", isWithdrawn, "WrongSubject", ""},
 		moment{wide, Awaited, "#2", waits, "WrongSubject", "ApprovalClusterWide"},
 		moment{askReissue, Awaited, "#3", waits, "", ""},
@@ -132,7 +134,7 @@ func TestAlarmWithApprovalClusterWideWithdrawsWithApprovalNode(t *testing.T) {
 	)
 	tell(t, awaited(1, young), // the node's own key was approved too
 		moment{edits(wide, stolen, further(request("csr-b", 1, minutes(1), approved(0), withCertificate))), Awaited, "#1", waits, "WrongSubject",
-			approves + " ApprovalClusterWide"},
+			approves + conflict + outlives + " ApprovalClusterWide"},
 		moment{node, Awaited, "#1", waits, "WrongSubject", ""},
 	)
 }
@@ -145,8 +147,8 @@ func TestPersonWhoApprovesASecondKeyIsTold(t *testing.T) {
 	tell(t, awaited(1, young),
 		moment{edits(approval(v1alpha1.ApprovalManual), further(request("csr-a", 1, minutes(2)))), Awaited, "#1", asked, "", ""},
 		moment{approve("csr-a"), Awaited, "#1", waits, "", ""},
-		moment{further(request("csr-b", 1, -time.Second, approved(-2*time.Second))), Awaited, "#1", waits, "SecondKey", approves},
-		moment{approve("csr-b"), Awaited, "#1", waits, "SecondKey", ""},
+		moment{further(request("csr-b", 1, -time.Second, approved(-2*time.Second))), Awaited, "#1", waits, "SecondKey", approves + conflict},
+		moment{approve("csr-b"), Awaited, "#1", waits, "SecondKey", "IssuedBeforeRevocation"},
 		moment{further(request("csr-c", 1, -3*time.Second)), Awaited, "#1", waits, "SecondKey", "CertificateDenied"},
 		moment{noRequests, Awaited, "#1", waits, "SecondKey", ""},
 		moment{further(request("csr-a/2", 1, -3*time.Second)), Awaited, "#1", waits, "SecondKey", ""},

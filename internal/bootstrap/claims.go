@@ -28,11 +28,16 @@ func (p *Plan) Claimed(nb *v1alpha1.NodeBootstrap, now time.Time) *v1alpha1.Node
 		}
 	}
 	status.Certificates = appendDecisions(status.Certificates, claims...)
+	var outliving bool
+	status.Certificates, outliving = p.recordOutliving(status.Certificates)
 	alarmed := p.raise(status, nb.Generation, now)
 	if p.untold != "" && p.untold != status.LastTokenID {
 		status.LastTokenID, changed = p.untold, true
 	}
-	if len(claims) == 0 && !changed && !alarmed {
+	if p.recordKeys(status) && p.Revokes() { // the requests may be deleted; otherwise the report is early enough
+		changed = true
+	}
+	if len(claims) == 0 && !changed && !alarmed && !outliving {
 		return nil
 	}
 	return status

@@ -45,6 +45,8 @@ type Facts struct {
 	Requests []*certificatesv1.CertificateSigningRequest
 	// FormerTokenIDs are those of tokens that are known no more and that requests which name the node were sent with.
 	FormerTokenIDs []string
+	// KeysElsewhere are those of the keys in undecided Requests that are claimed for other nodes, by fingerprint, with the node.
+	KeysElsewhere map[string]string
 	// ServingRequests are those for serving certificates that the node itself has sent; read only when the NodeBootstrap
 	// declares addresses.
 	ServingRequests []*certificatesv1.CertificateSigningRequest

@@ -85,16 +85,19 @@ func bounded(history []v1alpha1.CertificateDecision, kind func(v1alpha1.Certific
 // nor the record of who got the present certificate.
 func expendable(history []v1alpha1.CertificateDecision) int {
 	older, newest := history[:len(history)-1], history[len(history)-1].TokenID
+	// An entry of a certificate that was not revoked is the state of a condition.
 	denied := func(_ int, d v1alpha1.CertificateDecision) bool { return d.Verdict != v1alpha1.VerdictApproved }
+	reported := func(d v1alpha1.CertificateDecision) bool { return d.ExpirationTime != nil }
 	for _, goes := range []func(int, v1alpha1.CertificateDecision) bool{
 		func(i int, d v1alpha1.CertificateDecision) bool { return denied(i, d) && d.TokenID != newest },
 		func(i int, d v1alpha1.CertificateDecision) bool {
 			return !denied(i, d) && approvedAgain(d, history[i+1:])
 		},
 		denied,
+		func(int, v1alpha1.CertificateDecision) bool { return true },
 	} {
 		for i, d := range older {
-			if goes(i, d) {
+			if goes(i, d) && !reported(d) {
 				return i
 			}
 		}

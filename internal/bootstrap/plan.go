@@ -68,10 +68,13 @@ type Plan struct {
 	Serving *csr.Result
 	// DeleteRequests are requests without a certificate whose token is no more.
 	DeleteRequests []*certificatesv1.CertificateSigningRequest
+	// Outliving are requests that have a certificate although the plan revokes their token.
+	Outliving []*certificatesv1.CertificateSigningRequest
 
 	untold  string             // the id of the last token to be deleted, if the status does not tell of it
 	kept    []Token            // the live tokens, the newest last: Token and its predecessor
 	budgets map[string]*budget // by token id
+	keys    []v1alpha1.SentKey // sent with one token, if several
 
 	// Again is when to look again even if nothing happens; zero for never.
 	Again time.Time
@@ -111,6 +114,8 @@ func Decide(f *Facts, now time.Time) Plan {
 	}
 	p.decideServing(f, now)
 	p.noteUntold(f)
+	p.noteOutliving(f, now)
+	p.noteKeys(f)
 	return p
 }
 

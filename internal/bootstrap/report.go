@@ -65,6 +65,7 @@ func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstra
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
 	r.new.Certificates = recordOvertaken(r.new.Certificates, f.Requests)
 	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, r.issuedToRecord()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
+	r.recordLate()
 	r.wait()
 	r.credential()
 	r.conditions()
@@ -112,6 +113,10 @@ func (r *report) issuedToRecord() []*certificatesv1.CertificateSigningRequest {
 // wait notes since when the node is waited for, and a reissue once there is a token made for it.
 func (r *report) wait() {
 	handled := r.p.Reissue && (r.o.Token != nil || r.p.Phase == Withdrawn && r.o.Err == nil)
+	if handled {
+		r.new.Keys = nil
+		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionKeyConflict)
+	}
 	if handled && !r.f.reissuedMisused() {
 		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionTokenMisused)
 	}
@@ -180,6 +185,8 @@ func stalled(p *Problem) finding {
 
 func (r *report) conditions() {
 	r.alarm() // Ready tells of it
+	r.keyConflict()
+	r.notRevoked()
 	credentials := r.credentials()
 	ready := r.ready(credentials)
 	if ready.status == metav1.ConditionTrue && r.o.Err != nil { // what works goes on working, and people are told
@@ -279,6 +286,13 @@ func (r *report) waitingFor() finding {
 	}
 	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
 		return yes(v1alpha1.ReasonAwaitingNode, "the node is waited for, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
+	}
+	if held := r.heldFor(); held != nil {
+		return stalled(held)
+	}
+	if awaitsPerson(r.f) && meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) {
+		return yes(v1alpha1.ReasonAwaitingApproval, "several keys were sent with the token: see the condition %s, and approve only the request "+
+			"with the key of the machine", v1alpha1.ConditionKeyConflict)
 	}
 	if awaitsPerson(r.f) {
 		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")

@@ -108,6 +108,12 @@ func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningReq
 	case result.Verdict == csr.Deny:
 		p.record(f, v1alpha1.VerdictDenied, t, r, result, now)
 	case mode == v1alpha1.ApprovalNode:
+		if until, held := p.held(f, t, r, now); held && !recorded {
+			if !until.IsZero() {
+				p.LookAgain(until)
+			}
+			return
+		}
 		p.record(f, v1alpha1.VerdictApproved, t, r, result, now)
 	}
 }
@@ -123,6 +129,11 @@ func (p *Plan) evaluate(f *Facts, t *Token, r *certificatesv1.CertificateSigning
 	}
 	if f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide {
 		request.ClaimedKey, request.ClaimedAt = p.claim(f, t.ID)
+	}
+	if len(f.KeysElsewhere) > 0 {
+		if key, err := csr.Fingerprint(r); err == nil {
+			request.OtherNode = f.KeysElsewhere[key]
+		}
 	}
 	return csr.Evaluate(request)
 }

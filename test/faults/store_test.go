@@ -291,6 +291,22 @@ func (s *store) delete(author string, k key, still *metav1.Preconditions) error 
 	return nil
 }
 
+// removeFinalizers updates an object to have none, which ends a deletion.
+func (s *store) removeFinalizers(author string, o client.Object) error {
+	have, err := s.current(o)
+	if err != nil {
+		return err
+	}
+	want := have.DeepCopyObject().(client.Object)
+	want.SetFinalizers(nil)
+	if have.GetDeletionTimestamp() != nil {
+		s.put(author, keyOf(have), nil)
+		assign(o, want)
+		return nil
+	}
+	return s.keep(author, o, have, want)
+}
+
 // edit changes an object in any way, as its owner in the cluster may; it does nothing when there is none.
 func edit[T client.Object](s *store, author, namespace, name string, how func(T)) bool {
 	have := get[T](s, namespace, name)
