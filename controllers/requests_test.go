@@ -3,6 +3,7 @@
 package controllers_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -19,6 +20,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -62,6 +64,13 @@ func kubeletSpec(t *testing.T, node string, key crypto.Signer) certificatesv1.Ce
 // send sends a request with a kubeconfig.
 func send(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSigningRequestSpec) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
+	return sendEdited(t, kubeconfig, spec, func(*certificatesv1.CertificateSigningRequest) {})
+}
+
+// sendEdited sends a request whose metadata was edited.
+func sendEdited(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSigningRequestSpec,
+	edit func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
 	if err != nil {
 		t.Fatal(err)
@@ -71,6 +80,7 @@ func send(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSignin
 		t.Fatal(err)
 	}
 	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"}, Spec: spec}
+	edit(request)
 	// The right to send requests comes with a binding that the API server's authorizer may hear of a moment later.
 	env.Eventually(t, "sending a request", func() error {
 		sent, err := cs.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
@@ -79,7 +89,13 @@ func send(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSignin
 		}
 		return err
 	})
-	t.Cleanup(func() { cluster.DeleteAfter(t, request) })
+	t.Cleanup(func() {
+		cluster.DeleteAfter(t, request)
+		free := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+		if err := cluster.Client.Patch(context.Background(), request, free); client.IgnoreNotFound(err) != nil {
+			t.Error(err)
+		}
+	})
 	return request
 }
 
