@@ -28,6 +28,8 @@ type rules struct {
 	secrets map[string]bool
 	// keys are those that the operator has approved with a token.
 	keys map[string][]string
+	// nodesOf are the nodes for which the operator has approved a key.
+	nodesOf map[string][]string
 	// foreign is what is not the operator's.
 	foreign map[key]bool
 	pass    pass // the present one
@@ -40,7 +42,7 @@ type rules struct {
 type pass struct{ number, firstCall, firstRevision, firstFault int }
 
 func newRules() rules {
-	return rules{nodeOf: map[string]string{}, ownerOf: map[string]types.UID{}, secrets: map[string]bool{}, keys: map[string][]string{}, foreign: map[key]bool{}}
+	return rules{nodeOf: map[string]string{}, ownerOf: map[string]types.UID{}, secrets: map[string]bool{}, keys: map[string][]string{}, nodesOf: map[string][]string{}, foreign: map[key]bool{}}
 }
 
 // violated notes that an invariant does not hold.
@@ -174,6 +176,15 @@ func (w *world) checkApproval(c change) {
 	w.must(err)
 	if !slices.Contains(w.keys[id], fingerprint) {
 		w.keys[id] = append(w.keys[id], fingerprint)
+	}
+	if !slices.Contains(w.nodesOf[fingerprint], node) {
+		w.nodesOf[fingerprint] = append(w.nodesOf[fingerprint], node)
+	}
+	if len(w.nodesOf[fingerprint]) > 1 { // no story frees a key by deleting the NodeBootstrap that claims it
+		w.violated(rule, "one key is approved for %q", w.nodesOf[fingerprint])
+	}
+	if len(r.Finalizers) > 0 || len(r.OwnerReferences) > 0 {
+		w.violated(rule, "%s is approved, which could not be revoked", c.key)
 	}
 	if len(w.keys[id]) > 1 {
 		w.violated(rule, "a second key is approved with the token %s", id)

@@ -30,6 +30,10 @@ type machine struct {
 	node string
 	// disk is how often it was installed: each time there is a new key.
 	disk int
+	// image is what the machine was cloned from: clones have one key. Empty for none.
+	image string
+	// finalizers are what it puts on its requests.
+	finalizers []string
 	// bearer is the token in the kubeconfig that it was given.
 	bearer string
 	// request is the name of the one that it waits for.
@@ -91,11 +95,15 @@ func (m *machine) askAs(name, signer string) bool {
 	if ok, _ := m.w.bound(roleNodeBootstrapper, user, groups); !ok {
 		return false
 	}
-	content := clientRequest(m.String(), name)
-	sum := sha256.Sum256([]byte(m.String() + name + signer))
+	key := m.String()
+	if m.image != "" {
+		key = m.image
+	}
+	content := clientRequest(key, name)
+	sum := sha256.Sum256([]byte(key + name + signer))
 	m.request = "node-csr-" + hex.EncodeToString(sum[:6])
 	err := m.w.create(m.String(), &certificatesv1.CertificateSigningRequest{
-		ObjectMeta: metav1.ObjectMeta{Name: m.request},
+		ObjectMeta: metav1.ObjectMeta{Name: m.request, Finalizers: m.finalizers},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request: content, SignerName: signer, Username: user, Groups: groups,
 			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},

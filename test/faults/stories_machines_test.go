@@ -56,6 +56,44 @@ var secondKeyStory = story{name: "a thief asks with a second key", tell: func(w 
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
+var cloneStory = story{name: "two machines were cloned from one disk", tell: func(w *world) []*step {
+	first, clone, reinstalled := w.machine(worker), w.machine(neighbour), w.machine(neighbour)
+	first.image, clone.image, reinstalled.disk = "an image", "an image", 3 // whose request has the later name: it may be sent within the same second
+	steps := []*step{
+		w.wantsIt(),
+		{name: "somebody wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
+	}
+	steps = append(steps, first.joins(always)...)
+	steps = append(steps, &step{name: "the clone asks with the same key", do: func() bool { return clone.give() && clone.ask() }, wait: 2 * time.Second})
+	steps = append(steps, reinstalled.joins(func() bool { return w.denied(clone.request) })...)
+	return append(steps, w.leaves(worker, w.joined(worker)), w.leaves(neighbour, w.joined(neighbour)))
+}}
+
+// denied reports whether a request was denied, or is gone.
+func (w *world) denied(name string) bool {
+	r := get[*certificatesv1.CertificateSigningRequest](w.store, "", name)
+	return r == nil || condition(r, certificatesv1.CertificateDenied) != nil
+}
+
+var finalizerStory = story{name: "a thief's requests have finalizers", tell: func(w *world) []*step {
+	thief, another := w.machine(worker), w.machine(worker)
+	thief.disk, thief.finalizers = 66, []string{"example.com/stay"}
+	another.disk, another.finalizers = 67, thief.finalizers
+	steps := []*step{
+		w.wantsIt(),
+		thief.steals("a thief asks in the node's name", thief.ask),
+		another.steals("and for another name", func() bool {
+			return w.denied(thief.request) && another.askAs(neighbour, certificatesv1.KubeAPIServerClientKubeletSignerName)
+		}),
+		{name: "somebody sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+		{name: "a thief has another signer asked", do: func() bool {
+			another.bearer, another.disk = "", 68
+			return another.give() && another.askAs(worker, certificatesv1.KubeAPIServerClientSignerName)
+		}, wait: 2 * time.Second},
+	}
+	return append(steps, w.leaves(worker, w.alarmed))
+}}
+
 // approved tells whether what the machine asked for was approved.
 func (m *machine) approved() bool {
 	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
@@ -243,7 +281,7 @@ var reissuePendingStory = story{name: "a reissue while a request waits for the s
 }}
 
 var machineStories = []story{
-	theftStory, secondKeyStory, signerStory, restartStory, manualStory, clusterWideStory, backStory, memberStory, preparedStory, preparedLateStory, lateSignerStory,
+	theftStory, secondKeyStory, cloneStory, finalizerStory, signerStory, restartStory, manualStory, clusterWideStory, backStory, memberStory, preparedStory, preparedLateStory, lateSignerStory,
 	servingStory,
 	pendingStory("deleted while a request waits for a person", v1alpha1.ApprovalManual),
 	pendingStory("deleted while a request waits for the signer", v1alpha1.ApprovalNode),
