@@ -109,9 +109,12 @@ func TestTwoKeysOfOneTokenAreReported(t *testing.T) {
 					}
 				}
 			}
-			if got := metric(t, "nodebootstrap_key_conflicts_total") - before; got != 1 {
-				t.Errorf("%v conflicts are counted, want 1", got)
-			}
+			env.Eventually(t, "the metric", func() error { // it is counted after the status is stored
+				if got := metric(t, "nodebootstrap_key_conflicts_total") - before; got != 1 {
+					return fmt.Errorf("%v conflicts are counted, want 1", got)
+				}
+				return nil
+			})
 			env.Eventually(t, "the event", func() error {
 				if got := eventsOf(t, name); !slices.Contains(got, v1alpha1.ReasonSeveralKeys) {
 					return fmt.Errorf("the events are %v", got)
