@@ -65,7 +65,7 @@ func TestKeyOfAnotherNodeMessageIsWhole(t *testing.T) {
 	r := goodRequest()
 	r.NodeName, r.OtherNode = strings.Repeat("n", 232), strings.Repeat("m", 232)
 	r.CSR.Spec.Request = kubeletPEM(p256(), r.NodeName)
-	if got := Evaluate(r); got.Reason != ReasonKeyOfAnotherNode || !strings.HasSuffix(got.Message, "delete the other NodeBootstrap first") {
+	if got := Evaluate(r); got.Reason != ReasonKeyOfAnotherNode || !strings.HasSuffix(got.Message, "and start the kubelet again") {
 		t.Errorf("got %s with %d bytes: %s", got.Reason, len(got.Message), got.Message)
 	}
 }

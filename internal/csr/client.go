@@ -181,7 +181,7 @@ func hasKeyOfNoOtherNode(e *evaluation) *Result {
 	}
 	return deny(ReasonKeyOfAnotherNode, "the key %s was approved for the node %s, and this request is for the node %s: each node needs a key "+
 		"of its own. If this machine was cloned from the other one, stop its kubelet, delete its files in /var/lib/kubelet/pki and start it again. "+
-		"If the node was renamed, delete the other NodeBootstrap first", fingerprint(e.parsed), other, e.node)
+		"If the node was renamed, delete the other NodeBootstrap and this request, and start the kubelet again", fingerprint(e.parsed), other, e.node)
 }
 
 func reissueCommand(node string) string {

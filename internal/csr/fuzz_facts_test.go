@@ -162,7 +162,7 @@ var spoilMetadata = []func(*metav1.ObjectMeta){
 	func(m *metav1.ObjectMeta) { m.GenerateName = "csr-" },
 	func(m *metav1.ObjectMeta) { m.DeletionTimestamp = new(metav1.NewTime(now)) },
 	func(m *metav1.ObjectMeta) { m.Name, m.UID, m.ResourceVersion, m.Generation = "node-csr-1", "1", "1", 7 },
-	func(m *metav1.ObjectMeta) { m.Namespace, m.SelfLink = "kube-system", "/" },
+	func(m *metav1.ObjectMeta) { m.Namespace = "kube-system" },
 	func(m *metav1.ObjectMeta) {
 		m.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "f:metadata f:finalizers", Operation: metav1.ManagedFieldsOperationApply}}
 	},
