@@ -132,7 +132,8 @@ func TestAdversarialClientRequests(t *testing.T) {
 	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
 	var attacks []attack
 	for _, c := range cases {
-		if a := (attack{Case: c, node: c.Name}); submitClient(t, &a, key) {
+		a := attack{Case: c, node: c.Name}
+		if submitClient(t, &a, key) {
 			attacks = append(attacks, a)
 		}
 	}
