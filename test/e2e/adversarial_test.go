@@ -153,7 +153,7 @@ func TestHarmlessMetadata(t *testing.T) {
 		for _, c := range adversarial.Harmless() {
 			nb := cluster.NodeBootstrap(prefix + c.Name)
 			if prefix != "" {
-				nb.Spec.ServingCertificate.Addresses = []string{nb.Name, nb.Name + ".example.com", "192.0.2.0/24", "2001:db8::/32"}
+				nb.Spec.ServingCertificate.Addresses = []string{nb.Name, nb.Name + ".example.com", "192.0.2.0/28", "2001:db8::/120"}
 			}
 			cluster.Create(t, nb)
 		}
