@@ -3,12 +3,14 @@
 package csr_test
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -39,10 +41,9 @@ func adversarialKeys(t *testing.T) map[string]crypto.Signer {
 	return map[string]crypto.Signer{"ECDSA": small, "RSA": large}
 }
 
-func evaluateClient(spec certificatesv1.CertificateSigningRequestSpec) csr.Result {
+func evaluateClient(r *certificatesv1.CertificateSigningRequest) csr.Result {
 	return csr.Evaluate(csr.Request{
-		CSR: &certificatesv1.CertificateSigningRequest{
-			ObjectMeta: metav1.ObjectMeta{Name: "csr-1", CreationTimestamp: metav1.NewTime(adversarialTime)}, Spec: spec},
+		CSR:      r,
 		NodeName: adversarialNode,
 		TokenID:  adversarialToken, TokenCreated: adversarialTime.Add(-time.Hour), TokenExpires: adversarialTime.Add(time.Hour),
 		TokenGroup: "system:bootstrappers:nodebootstrap",
@@ -51,9 +52,9 @@ func evaluateClient(spec certificatesv1.CertificateSigningRequestSpec) csr.Resul
 	})
 }
 
-func evaluateServing(spec certificatesv1.CertificateSigningRequestSpec) csr.Result {
+func evaluateServing(r *certificatesv1.CertificateSigningRequest) csr.Result {
 	return csr.EvaluateServing(csr.ServingRequest{
-		CSR:       &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-1"}, Spec: spec},
+		CSR:       r,
 		NodeName:  adversarialNode,
 		Declared:  []string{adversarialNode, adversarialNode + ".example.com", "192.0.2.7", "2001:db8::7", "198.51.100.0/24"},
 		Reserved:  []string{"10.0.0.1", "api.example.com"},
@@ -67,31 +68,39 @@ func adversarialServing(key crypto.Signer) certificatesv1.CertificateSigningRequ
 }
 
 // Each request with one defect gets the verdict that the rules demand, for the reason that they demand, and the request
-// without it is approved.
+// without it is approved, also with metadata that is none.
 func TestAdversarialRequests(t *testing.T) {
 	verdicts := map[csr.Verdict]string{csr.Leave: "Leave", csr.Deny: "Deny", csr.Wait: "Wait", csr.Approve: "Approve"}
 	for algorithm, key := range adversarialKeys(t) {
 		for kind, of := range map[string]struct {
 			good     func() certificatesv1.CertificateSigningRequestSpec
-			evaluate func(certificatesv1.CertificateSigningRequestSpec) csr.Result
+			evaluate func(*certificatesv1.CertificateSigningRequest) csr.Result
 			cases    []adversarial.Case
+			approved string
 		}{
 			"client": {
 				func() certificatesv1.CertificateSigningRequestSpec {
 					return adversarial.GoodClient(adversarialNode, adversarialToken, key)
 				},
-				evaluateClient, adversarial.Client(),
+				evaluateClient, adversarial.Client(), csr.ReasonKubeletClient,
 			},
-			"serving": {func() certificatesv1.CertificateSigningRequestSpec { return adversarialServing(key) }, evaluateServing, adversarial.Serving()},
+			"serving": {
+				func() certificatesv1.CertificateSigningRequestSpec { return adversarialServing(key) },
+				evaluateServing, adversarial.Serving(), csr.ReasonKubeletServing,
+			},
 		} {
-			if got := of.evaluate(of.good()); got.Verdict != csr.Approve {
+			request := func() *certificatesv1.CertificateSigningRequest {
+				return &certificatesv1.CertificateSigningRequest{
+					ObjectMeta: metav1.ObjectMeta{Name: "csr-1", CreationTimestamp: metav1.NewTime(adversarialTime)}, Spec: of.good()}
+			}
+			if got := of.evaluate(request()); got.Verdict != csr.Approve {
 				t.Errorf("%s, %s: the good request: %+v", algorithm, kind, got)
 			}
-			for _, c := range of.cases {
-				spec := of.good()
-				c.Spoil(&spec, adversarialNode, key)
-				if got := of.evaluate(spec); verdicts[got.Verdict] != c.Verdict || got.Reason != c.Reason {
-					t.Errorf("%s, %s (%s): got %s %s (%s), want %s %s", algorithm, c.Name, c.Why, verdicts[got.Verdict], got.Reason, got.Message, c.Verdict, c.Reason)
+			for _, c := range slices.Concat(of.cases, adversarial.Harmless()) {
+				r, want := request(), cmp.Or(c.Reason, of.approved)
+				c.Apply(r, adversarialNode, key)
+				if got := of.evaluate(r); verdicts[got.Verdict] != c.Verdict || got.Reason != want {
+					t.Errorf("%s, %s (%s): got %s %s (%s), want %s %s", algorithm, c.Name, c.Why, verdicts[got.Verdict], got.Reason, got.Message, c.Verdict, want)
 				}
 			}
 		}

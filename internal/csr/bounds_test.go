@@ -38,6 +38,12 @@ func TestMessagesAreBounded(t *testing.T) {
 			r.CSR.Spec.Request = kubeletPEM(otherKey(), r.NodeName)
 			r.ClaimedKey = must(Fingerprint(goodRequest().CSR))
 		},
+		"the longest node names, one key": func(r *Request) {
+			r.NodeName, r.OtherNode = strings.Repeat("n", 232), strings.Repeat("m", 232)
+			r.CSR.Spec.Request = kubeletPEM(p256(), r.NodeName)
+		},
+		"another node of a name that is too long": func(r *Request) { r.OtherNode = strings.Repeat("\u20ac", 1000) },
+		"long finalizers":                         func(r *Request) { r.CSR.Finalizers = []string{strings.Repeat("f", 1<<20)} },
 	}
 	for name, spoil := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -51,6 +57,16 @@ func TestMessagesAreBounded(t *testing.T) {
 				t.Errorf("got verdict %d and %d bytes: %.200s", got.Verdict, len(got.Message), got.Message)
 			}
 		})
+	}
+}
+
+// Whatever the names of two nodes with one key: what to do about it is not cut off.
+func TestKeyOfAnotherNodeMessageIsWhole(t *testing.T) {
+	r := goodRequest()
+	r.NodeName, r.OtherNode = strings.Repeat("n", 232), strings.Repeat("m", 232)
+	r.CSR.Spec.Request = kubeletPEM(p256(), r.NodeName)
+	if got := Evaluate(r); got.Reason != ReasonKeyOfAnotherNode || !strings.HasSuffix(got.Message, "and start the kubelet again") {
+		t.Errorf("got %s with %d bytes: %s", got.Reason, len(got.Message), got.Message)
 	}
 }
 

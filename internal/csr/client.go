@@ -76,8 +76,8 @@ var clientChecks = []check{
 	livesAYearAtMost,
 	hasClientUsages,
 	asksForNothingElse,
-	hasKeyOfNoOtherNode,
 	hasClaimedKey,
+	hasKeyOfNoOtherNode,
 }
 
 // Evaluate is the verdict on a request that may have been sent with a bootstrap token.
@@ -160,16 +160,6 @@ func asksForNothingElse(e *evaluation) *Result {
 	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it")
 }
 
-func hasKeyOfNoOtherNode(e *evaluation) *Result {
-	other := e.client.OtherNode
-	if other == "" {
-		return nil
-	}
-	return deny(ReasonKeyOfAnotherNode, "the key %s was approved for the node %s, and this request is for the node %s: each node needs a key "+
-		"of its own. If this machine was cloned from the other one, stop its kubelet, delete its files in /var/lib/kubelet/pki and start it again. "+
-		"If the node was renamed, delete the NodeBootstrap %[2]s first", fingerprint(e.parsed), other, e.node)
-}
-
 func hasClaimedKey(e *evaluation) *Result {
 	claimed := e.client.ClaimedKey
 	switch {
@@ -181,6 +171,17 @@ func hasClaimedKey(e *evaluation) *Result {
 		return deny(ReasonSecondKey, "another key (%s) was approved with this token before; a kubelet that lost its key needs a reissue: %s",
 			claimed, reissueCommand(e.node))
 	}
+}
+
+// hasKeyOfNoOtherNode comes after hasClaimedKey: a second key for one token is evidence of theft, whoever else has that key.
+func hasKeyOfNoOtherNode(e *evaluation) *Result {
+	other := e.client.OtherNode
+	if other == "" {
+		return nil
+	}
+	return deny(ReasonKeyOfAnotherNode, "the key %s was approved for the node %s, and this request is for the node %s: each node needs a key "+
+		"of its own. If this machine was cloned from the other one, stop its kubelet, delete its files in /var/lib/kubelet/pki and start it again. "+
+		"If the node was renamed, delete the other NodeBootstrap and this request, and start the kubelet again", fingerprint(e.parsed), other, e.node)
 }
 
 func reissueCommand(node string) string {

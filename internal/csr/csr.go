@@ -52,7 +52,8 @@ const (
 	ReasonWrongKey = "WrongKey"
 	// ReasonWrongSubject surfaces when the subject is not the node's: as a rule another node's name.
 	ReasonWrongSubject = "WrongSubject"
-	// ReasonUnexpectedAttributes surfaces when the request asks for what a kubelet does not ask for.
+	// ReasonUnexpectedAttributes surfaces when the request asks for what a kubelet does not ask for, or has finalizers or owner
+	// references.
 	ReasonUnexpectedAttributes = "UnexpectedAttributes"
 )
 
@@ -130,7 +131,8 @@ func MayDecide(signer string) bool {
 	return signer == certificatesv1.KubeAPIServerClientKubeletSignerName || signer == certificatesv1.KubeletServingSignerName
 }
 
-// MaxLife is how long a certificate lives at most that this package approves.
+// MaxLife is the longest life of a certificate that a request may ask for. To one that asks for none, kube-controller-manager
+// gives its own --cluster-signing-duration, which is a year by default.
 const MaxLife = maxDurationSeconds * time.Second
 
 // RequestedNode is the node that a request names in its subject, right or wrong; empty when it names none. It says who may

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 )
@@ -154,6 +155,31 @@ func TestEvaluateLooksAtTheSpec(t *testing.T) {
 			r.ClaimedKey = must(Fingerprint(r.CSR))
 			useRSA(r, rsa2048())
 		}, Deny, ReasonSecondKey},
+		"a key that another node has": {func(r *Request) { r.OtherNode = "worker-2" }, Deny, ReasonKeyOfAnotherNode},
+		"the claimed key, which another node has too": {func(r *Request) {
+			r.ClaimedKey, r.OtherNode = must(Fingerprint(r.CSR)), "worker-2"
+		}, Deny, ReasonKeyOfAnotherNode},
+	})
+}
+
+// A thief who has a node of his own may ask with its key: that is a second key for the token, and the alarm must be raised.
+func TestKeyOfAnotherNodeHidesNoEvidence(t *testing.T) {
+	with := func(spoil func(*Request)) func(*Request) {
+		return func(r *Request) {
+			r.OtherNode = "worker-2"
+			spoil(r)
+		}
+	}
+	second := func(r *Request) { r.ClaimedKey = must(Fingerprint(requestWith(otherKey()).CSR)) }
+	testFindings(t, map[string]finding{
+		"another token":  {with(func(r *Request) { r.CSR.Spec.Username = "system:bootstrap:zzz999" }), Leave, ReasonNotOurs},
+		"another signer": {with(func(r *Request) { r.CSR.Spec.SignerName = certificatesv1.KubeletServingSignerName }), Deny, ReasonWrongSigner},
+		"another node":   {with(func(r *Request) { r.CSR.Spec.Request = kubeletPEM(p256(), "worker-2") }), Deny, ReasonWrongSubject},
+		"a second key":   {with(second), Deny, ReasonSecondKey},
+		"a second key that was asked for before": {with(func(r *Request) {
+			second(r)
+			r.ClaimedAt = testTime.Add(time.Second)
+		}), Deny, ReasonSuperseded},
 	})
 }
 
@@ -188,6 +214,21 @@ func TestSecondKeyMessageHelps(t *testing.T) {
 	r.ClaimedKey = must(Fingerprint(requestWith(otherKey()).CSR))
 	got := Evaluate(r)
 	for _, want := range []string{strings.TrimPrefix(r.ClaimedKey, "SHA256:"), "kubectl annotate nodebootstrap " + testNode, "nodebootstrap.io/reissue-requested-at"} {
+		if !strings.Contains(got.Message, want) {
+			t.Errorf("%q is not in the message: %s", want, got.Message)
+		}
+	}
+	if got.KeyFingerprint != must(Fingerprint(r.CSR)) {
+		t.Errorf("the key of the denied request is %q", got.KeyFingerprint)
+	}
+}
+
+// What a message says of another node's key tells the two nodes and the key, and what to do on the machine.
+func TestKeyOfAnotherNodeMessageHelps(t *testing.T) {
+	r := goodRequest()
+	r.OtherNode = "worker-2"
+	got := Evaluate(r)
+	for _, want := range []string{got.KeyFingerprint, "the node worker-2,", "the node worker-1:", "/var/lib/kubelet/pki"} {
 		if !strings.Contains(got.Message, want) {
 			t.Errorf("%q is not in the message: %s", want, got.Message)
 		}

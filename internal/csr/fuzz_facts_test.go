@@ -24,6 +24,10 @@ type facts struct {
 	groups, claimed uint8
 	// spoil is a set of the functions in spoilClient or spoilServing.
 	spoil uint16
+	// metadata is a set of the functions in spoilMetadata. spoil has no room for them, and the targets that have it keep their corpora.
+	metadata uint16
+	// other chooses one of otherNodes.
+	other uint8
 }
 
 var someUsages = []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment, certificatesv1.UsageClientAuth,
@@ -137,6 +141,40 @@ var spoilServing = []func(*csr.ServingRequest){
 	func(r *csr.ServingRequest) { r.Declared = []string{"0.0.0.0/0", "::/0", "10.0.0.1", "*.example.org"} },
 }
 
+// spoilMetadata are changes of the metadata of a request of either kind. The first half is what no kubelet sends, the rest is harmless.
+var spoilMetadata = []func(*metav1.ObjectMeta){
+	func(m *metav1.ObjectMeta) { m.Finalizers = append(m.Finalizers, "example.org/protect") },
+	func(m *metav1.ObjectMeta) { m.Finalizers = append(m.Finalizers, "kubernetes.io/pv-protection") },
+	func(m *metav1.ObjectMeta) { m.Finalizers = append(m.Finalizers, metav1.FinalizerDeleteDependents) },
+	func(m *metav1.ObjectMeta) { m.Finalizers = append(m.Finalizers, "") },
+	func(m *metav1.ObjectMeta) { m.Finalizers = append(m.Finalizers, make([]string, 1000)...) },
+	func(m *metav1.ObjectMeta) {
+		m.OwnerReferences = append(m.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: testNode, UID: "1"})
+	},
+	func(m *metav1.ObjectMeta) {
+		m.OwnerReferences = append(m.OwnerReferences, metav1.OwnerReference{Controller: new(true), BlockOwnerDeletion: new(true)})
+	},
+	func(m *metav1.ObjectMeta) { m.OwnerReferences = append(m.OwnerReferences, metav1.OwnerReference{}) },
+	func(m *metav1.ObjectMeta) {
+		m.Labels = map[string]string{"finalizers": "example.org/protect", "nodebootstrap.io/node": "worker-2.example.org"}
+	},
+	func(m *metav1.ObjectMeta) { m.Annotations = map[string]string{"": strings.Repeat("x", 2000)} },
+	func(m *metav1.ObjectMeta) { m.GenerateName = "csr-" },
+	func(m *metav1.ObjectMeta) { m.DeletionTimestamp = new(metav1.NewTime(now)) },
+	func(m *metav1.ObjectMeta) { m.Name, m.UID, m.ResourceVersion, m.Generation = "node-csr-1", "1", "1", 7 },
+	func(m *metav1.ObjectMeta) { m.Namespace = "kube-system" },
+	func(m *metav1.ObjectMeta) {
+		m.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "f:metadata f:finalizers", Operation: metav1.ManagedFieldsOperationApply}}
+	},
+	func(m *metav1.ObjectMeta) { m.DeletionGracePeriodSeconds = new(int64(1 << 40)) },
+}
+
+// harmful are the functions in spoilMetadata after which a request is denied.
+const harmful = 1<<8 - 1
+
+// otherNodes are those that the key of a request may be claimed for; the first one is none.
+var otherNodes = []string{"", "worker-2.example.org", testNode, " ", strings.Repeat("a", 2000), "\x00"}
+
 // glance reads a request without a judgement of its key and its signature, so that the usages that come with a bad RSA key are not
 // what it is denied for.
 func glance(text []byte) (content certificationRequest, isRSA bool) {
@@ -157,6 +195,7 @@ func (f facts) client(text []byte, node string) csr.Request {
 	f.apply(r.CSR, clientGroups)
 	fingerprint := oracleFingerprint(content.spki)
 	r.ClaimedKey = pick([]string{"", fingerprint, "SHA256:", strings.ToUpper(fingerprint), strings.TrimPrefix(fingerprint, "SHA256:"), fingerprint + "0"}, f.claimed)
+	r.OtherNode = pick(otherNodes, f.other)
 	for i, change := range spoilClient {
 		if f.spoil&(1<<i) != 0 {
 			change(&r)
@@ -186,5 +225,14 @@ func (f facts) apply(r *certificatesv1.CertificateSigningRequest, groups [][]str
 	}
 	if f.usages != 0 {
 		r.Spec.Usages = usagesOf(f.usages)
+	}
+	f.changeMetadata(&r.ObjectMeta)
+}
+
+func (f facts) changeMetadata(m *metav1.ObjectMeta) {
+	for i, change := range spoilMetadata {
+		if f.metadata&(1<<i) != 0 {
+			change(m)
+		}
 	}
 }

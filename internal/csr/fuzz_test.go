@@ -95,7 +95,7 @@ func FuzzClient(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, text []byte, node string, usages uint8, expiration int32, groups, claimed uint8, spoil uint16) {
-		bothSides(t, facts{usages, expiration, groups, claimed, spoil}, text, node)
+		bothSides(t, facts{usages: usages, expiration: expiration, groups: groups, claimed: claimed, spoil: spoil}, text, node)
 	})
 }
 

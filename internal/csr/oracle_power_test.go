@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -138,6 +139,13 @@ func TestTheOracleDeniesWrongFacts(t *testing.T) {
 	for i, want := range []error{nil, nil, errClaimed, errClaimed, errClaimed, errClaimed} {
 		wantError(t, "a claim", oracleClient(facts{claimed: uint8(i)}.client(text, testNode)), want)
 	}
+	for i := range otherNodes {
+		want := errOtherNode
+		if i == 0 {
+			want = nil
+		}
+		wantError(t, "another node", oracleClient(facts{other: uint8(i)}.client(text, testNode)), want)
+	}
 	wantError(t, "usages", oracleClient(facts{usages: 7}.client(text, testNode)), errUsages)
 	wantError(t, "no usages", oracleClient(facts{usages: 4}.client(text, testNode)), errUsages)
 	wantError(t, "a usage twice", oracleClient(facts{usages: 0x45}.client(text, testNode)), errUsages)
@@ -156,6 +164,21 @@ func TestTheOracleDeniesWrongFacts(t *testing.T) {
 			want = nil
 		}
 		wantError(t, "the groups "+strings.Join(groups, ", "), oracleServing(facts{groups: uint8(i)}.serving(text, testNode)), want)
+	}
+}
+
+func TestTheOracleDeniesStrangeMetadata(t *testing.T) {
+	client, serving := writePEM(goodClient(t, "p256")), writePEM(goodServing(t, "p256"))
+	for i := range spoilMetadata {
+		var want error
+		if 1<<i&harmful != 0 {
+			want = errMetadata
+		}
+		f := facts{metadata: 1 << i}
+		wantError(t, fmt.Sprintf("a client's metadata %d", i), oracleClient(f.client(client, testNode)), want)
+		wantError(t, fmt.Sprintf("serving metadata %d", i), oracleServing(f.serving(serving, testNode)), want)
+		compareMetadata(t, facts{}, f.changeMetadata, client, testNode)
+		compareMetadata(t, facts{}, f.changeMetadata, serving, testNode)
 	}
 }
 

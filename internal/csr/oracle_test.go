@@ -14,6 +14,7 @@ import (
 	"unicode/utf8"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
@@ -42,6 +43,8 @@ var (
 	errSignature  = errors.New("the signature is not valid")
 	errUsages     = errors.New("the usages are others")
 	errClaimed    = errors.New("another key was approved before")
+	errOtherNode  = errors.New("the key is another node's")
+	errMetadata   = errors.New("the metadata is more than a kubelet sends")
 	errUndeclared = errors.New("no addresses are declared")
 	errNoAddress  = errors.New("no address is asked for")
 	errReserved   = errors.New("an address is reserved")
@@ -61,12 +64,14 @@ func oracleClient(r csr.Request) error {
 		func() error { return oracleNoUID(spec) },
 		func() error { return oracleNoExtra(spec) },
 		func() error { return oracleSigner(spec, "kubernetes.io/kube-apiserver-client-kubelet") },
+		func() error { return oracleMetadata(r.CSR.ObjectMeta) },
 		func() error { return oracleDuration(spec) },
 		func() error { return contentErr },
 		func() error { return oracleSubject(content.subject, r.NodeName) },
 		func() error { return oracleNoAttributes(content.attributes) },
 		func() error { return oracleUsages(spec.Usages, "client auth", content.isRSA) },
 		func() error { return oracleClaimed(content.spki, r.ClaimedKey) },
+		func() error { return oracleOtherNode(r.OtherNode) },
 	)
 }
 
@@ -82,6 +87,7 @@ func oracleServing(r csr.ServingRequest) error {
 		func() error { return oracleOnlyCredentialID(spec) },
 		func() error { return oracleSigner(spec, "kubernetes.io/kubelet-serving") },
 		func() error { return oracleSomeDeclared(r.Declared) },
+		func() error { return oracleMetadata(r.CSR.ObjectMeta) },
 		func() error { return oracleDuration(spec) },
 		func() error { return contentErr },
 		func() error { return oracleSubject(content.subject, r.NodeName) },
@@ -216,6 +222,25 @@ func oracleUsages(usages []certificatesv1.KeyUsage, purpose string, isRSA bool) 
 func oracleClaimed(spki []byte, claimed string) error {
 	if claimed != "" && claimed != oracleFingerprint(spki) {
 		return errClaimed
+	}
+	return nil
+}
+
+// Rule: the key is claimed for no other node.
+func oracleOtherNode(other string) error {
+	if other != "" {
+		return errOtherNode
+	}
+	return nil
+}
+
+// Rule: nothing holds the request back when it is deleted, and nobody owns it. The other metadata may be any.
+func oracleMetadata(metadata metav1.ObjectMeta) error {
+	for _, finalizer := range metadata.Finalizers {
+		return fmt.Errorf("%w: the finalizer %q", errMetadata, finalizer)
+	}
+	for _, owner := range metadata.OwnerReferences {
+		return fmt.Errorf("%w: the owner %q", errMetadata, owner.Name)
 	}
 	return nil
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package adversarial is a table of certificate requests with one defect each: what somebody who holds a node's bootstrap
-// token, or a node's certificate, may send to get more than the certificate of that node.
+// token, or a node's certificate, may send to get more than the certificate of that node. A further table has requests with metadata
+// that is no defect.
 //
 // The table is data. It says what a verdict must be by the rules that are written down for the operator, and knows nothing
 // of the code that gives the verdict. The node may have any name but other-node that has a lower-case letter in it, and the
@@ -19,6 +20,7 @@ import (
 	"slices"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	certutil "k8s.io/client-go/util/cert"
 )
 
@@ -28,18 +30,31 @@ type Case struct {
 	Name string
 	// Why says in a sentence what an attacker would gain, or which mistake it is.
 	Why string
-	// Verdict and Reason are what is expected ("Deny", "Wait", "Leave").
+	// Verdict and Reason are what is expected ("Deny", "Wait", "Leave", and "Approve" for what is harmless).
 	Verdict, Reason string
-	// Spoil changes a good request for a node into the bad one. key is the key of the good request.
-	Spoil func(spec *certificatesv1.CertificateSigningRequestSpec, node string, key crypto.Signer)
+	// Spoil changes a good request for a node into the bad one. key is the key of the good request. SpoilMeta does the same with its
+	// metadata. A case has one of the two; Apply does what the case does.
+	Spoil     func(spec *certificatesv1.CertificateSigningRequestSpec, node string, key crypto.Signer)
+	SpoilMeta func(meta *metav1.ObjectMeta, node string)
 	// Requester says that the defect is in what the API server writes itself (username, groups, uid, extra), so that it cannot be sent.
 	Requester bool
 }
 
+// Apply changes a good request for a node into the one of the case. key is the key of the good request.
+func (c Case) Apply(r *certificatesv1.CertificateSigningRequest, node string, key crypto.Signer) {
+	if c.Spoil != nil {
+		c.Spoil(&r.Spec, node, key)
+	}
+	if c.SpoilMeta != nil {
+		c.SpoilMeta(&r.ObjectMeta, node)
+	}
+}
+
 const (
-	deny  = "Deny"
-	wait  = "Wait"
-	leave = "Leave"
+	approve = "Approve"
+	deny    = "Deny"
+	wait    = "Wait"
+	leave   = "Leave"
 )
 
 // The reasons of a verdict, in the order of the checks.
@@ -129,6 +144,7 @@ func Client() []Case {
 	return slices.Concat(
 		clientRequesters(),
 		clientMeta(),
+		objectMeta(""),
 		clientUsages(),
 		encodings(),
 		structures(),
@@ -150,6 +166,7 @@ func Serving() []Case {
 	return slices.Concat(
 		servingRequesters(),
 		servingMeta(),
+		objectMeta("serving-"),
 		servingLikeClient(),
 		servingWithoutAddress(),
 		servingExtensions(),

@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const testNode = "worker-1"
@@ -52,7 +53,7 @@ func TestThereAreEnoughCases(t *testing.T) {
 func TestNames(t *testing.T) {
 	kebab := regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 	seen := map[string]bool{}
-	for _, c := range slices.Concat(Client(), Serving()) {
+	for _, c := range slices.Concat(Client(), Serving(), Harmless()) {
 		if !kebab.MatchString(c.Name) || len(c.Name) > 40 {
 			t.Errorf("the name %q is not in kebab-case or has %d characters", c.Name, len(c.Name))
 		}
@@ -60,13 +61,18 @@ func TestNames(t *testing.T) {
 			t.Errorf("there are two cases %s", c.Name)
 		}
 		seen[c.Name] = true
-		if c.Why == "" || c.Spoil == nil {
-			t.Errorf("%s says nothing or does nothing", c.Name)
+		if c.Why == "" || (c.Spoil == nil) == (c.SpoilMeta == nil) {
+			t.Errorf("%s says nothing, or does nothing, or more than one thing", c.Name)
 		}
 	}
 }
 
 func TestExpectations(t *testing.T) {
+	for _, c := range Harmless() {
+		if c.Verdict != approve || c.Reason != "" || c.SpoilMeta == nil || c.Requester {
+			t.Errorf("%s: %s with the reason %q is no verdict on what is harmless", c.Name, c.Verdict, c.Reason)
+		}
+	}
 	denials := []string{wrongDuration, tooLarge, malformed, badSignature, wrongKey, wrongUsages, wrongSubject, unexpectedAttributes}
 	allowed := map[string]map[string][]string{
 		"client":  {leave: {notOurs}, deny: append([]string{wrongRequester, wrongSigner}, denials...)},
@@ -141,20 +147,43 @@ func parse(t *testing.T, request []byte) *x509.CertificateRequest {
 
 // Each case differs from the good request, where it says so, and leaves the good one as it was.
 func TestEachCaseHasADefect(t *testing.T) {
-	eachCase(t, func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequestSpec) {
+	eachCase(t, func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequest) {
 		if reflect.DeepEqual(good, bad) {
 			t.Error("it is the good request")
 		}
-		content, requester := *bad, *bad
-		content.Username, content.Groups, content.UID, content.Extra = good.Username, good.Groups, good.UID, good.Extra
-		requester.Request, requester.SignerName, requester.Usages, requester.ExpirationSeconds = good.Request, good.SignerName, good.Usages, good.ExpirationSeconds
-		if c.Requester && !reflect.DeepEqual(bad, &requester) {
+		if c.SpoilMeta == nil && !reflect.DeepEqual(good.ObjectMeta, bad.ObjectMeta) {
+			t.Error("the metadata differs")
+		}
+		if c.Spoil == nil && !reflect.DeepEqual(good.Spec, bad.Spec) {
+			t.Error("more than the metadata differs")
+		}
+		content, requester := bad.Spec, bad.Spec
+		content.Username, content.Groups, content.UID, content.Extra = good.Spec.Username, good.Spec.Groups, good.Spec.UID, good.Spec.Extra
+		requester.Request, requester.SignerName = good.Spec.Request, good.Spec.SignerName
+		requester.Usages, requester.ExpirationSeconds = good.Spec.Usages, good.Spec.ExpirationSeconds
+		if c.Requester && !reflect.DeepEqual(bad.Spec, requester) {
 			t.Error("more than the requester differs")
 		}
-		if !c.Requester && !reflect.DeepEqual(bad, &content) {
+		if !c.Requester && !reflect.DeepEqual(bad.Spec, content) {
 			t.Error("the requester differs")
 		}
 	})
+}
+
+// What is harmless has neither finalizers nor owners, and differs.
+func TestHarmlessCasesAreHarmless(t *testing.T) {
+	for _, c := range Harmless() {
+		good := certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-1"}}
+		changed := good.DeepCopy()
+		c.Apply(changed, testNode, anotherKey())
+		if reflect.DeepEqual(&good, changed) || len(changed.Finalizers)+len(changed.OwnerReferences) > 0 {
+			t.Errorf("%s: the metadata is %+v", c.Name, changed.ObjectMeta)
+		}
+		changed.ObjectMeta = good.ObjectMeta
+		if !reflect.DeepEqual(&good, changed) {
+			t.Errorf("%s: more than the metadata differs", c.Name)
+		}
+	}
 }
 
 // A rule is about what is sent. Those on the requester are too simple to be told twice.
@@ -166,6 +195,7 @@ type rule struct {
 // sent is a request, with the good one that it was.
 type sent struct {
 	good, bad *certificatesv1.CertificateSigningRequestSpec
+	metadata  metav1.ObjectMeta
 	serving   bool
 	// parsed is nil when the request is malformed.
 	parsed *x509.CertificateRequest
@@ -175,6 +205,7 @@ type sent struct {
 var rules = []rule{
 	{wrongSigner, func(r *sent) bool { return !r.serving && r.bad.SignerName != r.good.SignerName }},
 	{notOurs, func(r *sent) bool { return r.serving && r.bad.SignerName != r.good.SignerName }},
+	{unexpectedAttributes, func(r *sent) bool { return len(r.metadata.Finalizers)+len(r.metadata.OwnerReferences) > 0 }},
 	{wrongDuration, func(r *sent) bool { s := r.bad.ExpirationSeconds; return s != nil && *s > 31622400 }},
 	{tooLarge, func(r *sent) bool { return len(r.bad.Request) > 8192 }},
 	{malformed, func(r *sent) bool { return r.parsed == nil }},
@@ -211,12 +242,12 @@ func meaning(parsed *x509.CertificateRequest) string {
 
 // A case breaks the rule that it says, and none before it. If it breaks none it asks for one address too many.
 func TestEachCaseHasTheDefectItSays(t *testing.T) {
-	eachCase(t, func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequestSpec) {
+	eachCase(t, func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequest) {
 		if c.Requester {
 			return
 		}
-		serving := good.SignerName == certificatesv1.KubeletServingSignerName
-		request := &sent{good: good, bad: bad, serving: serving, parsed: parseExact(bad.Request)}
+		serving := good.Spec.SignerName == certificatesv1.KubeletServingSignerName
+		request := &sent{good: &good.Spec, bad: &bad.Spec, metadata: bad.ObjectMeta, serving: serving, parsed: parseExact(bad.Spec.Request)}
 		for _, rule := range rules {
 			if rule.broken(request) {
 				if rule.reason != c.Reason {
@@ -284,15 +315,15 @@ func (r replay) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
 	return r.parsed.Signature, nil
 }
 
-func eachCase(t *testing.T, check func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequestSpec)) {
+func eachCase(t *testing.T, check func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequest)) {
 	t.Helper()
 	for _, k := range kinds {
 		for algorithm, key := range testKeys {
-			good := k.good(key())
+			good := certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-1"}, Spec: k.good(key())}
 			for _, c := range k.cases {
 				t.Run(c.Name+"/"+algorithm, func(t *testing.T) {
 					before, bad := good.DeepCopy(), good
-					c.Spoil(&bad, testNode, key())
+					c.Apply(&bad, testNode, key())
 					if !reflect.DeepEqual(before, &good) {
 						t.Error("the good request was written into")
 					}

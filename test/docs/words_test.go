@@ -27,11 +27,20 @@ func read(t *testing.T, name string) string {
 
 var constant = regexp.MustCompile(`(?m)^\s*(Condition|Reason)\w+\s+= "(\w+)"$`)
 
-// Who meets a condition, or a reason of one, finds it in docs/troubleshooting.md.
+// Who meets a condition, a reason of one, or one of a verdict finds it in docs/troubleshooting.md. docs/security.md has all reasons of
+// verdicts.
 func TestEachReasonIsExplained(t *testing.T) {
-	troubleshooting := read(t, "docs/troubleshooting.md")
+	troubleshooting, security := read(t, "docs/troubleshooting.md"), read(t, "docs/security.md")
 	found := constant.FindAllStringSubmatch(read(t, "api/v1alpha1/conditions.go"), -1)
-	found = append(found, constant.FindAllStringSubmatch(read(t, "internal/csr/csr.go"), -1)...)
+	for _, file := range []string{"csr.go", "client.go", "serving.go"} {
+		verdicts := constant.FindAllStringSubmatch(read(t, "internal/csr/"+file), -1)
+		found = append(found, verdicts...)
+		for _, m := range verdicts {
+			if !strings.Contains(security, "\n| `"+m[2]+"` |") {
+				t.Errorf("the table in docs/security.md does not have %s", m[2])
+			}
+		}
+	}
 	if len(found) < 40 {
 		t.Fatalf("only %d conditions and reasons are found", len(found))
 	}

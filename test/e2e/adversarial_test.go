@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -33,8 +34,8 @@ type attack struct {
 	request *certificatesv1.CertificateSigningRequest
 }
 
-// submit sends a case's request as a user, and tells whether the API server let it in.
-func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.CertificateSigningRequestSpec) bool {
+// submit makes a case's request of a good one, sends it as a user, and reports whether the API server let it in.
+func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.CertificateSigningRequestSpec, key crypto.Signer) bool {
 	t.Helper()
 	cfg.QPS = -1
 	c, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
@@ -42,6 +43,8 @@ func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.Certi
 		t.Fatal(err)
 	}
 	a.request = &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "adversarial-"}, Spec: spec}
+	a.Apply(a.request, a.node, key)
+	giveOwners(t, a.request)
 	err = c.Create(t.Context(), a.request)
 	if err != nil && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsBadRequest(err) {
 		t.Fatalf("%s: %v", a.Name, err)
@@ -50,6 +53,25 @@ func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.Certi
 		t.Cleanup(func() { cluster.DeleteAfter(t, a.request) })
 	}
 	return err == nil
+}
+
+// giveOwners gives the owners of a request the uids of objects that are there. The garbage collector deletes at once what only has
+// owners that are not. A ConfigMap cannot own it, so the garbage collector leaves it alone.
+func giveOwners(t *testing.T, r *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
+	for i := range r.OwnerReferences {
+		owner := &r.OwnerReferences[i]
+		switch owner.Kind {
+		case "NodeBootstrap":
+			var nb v1alpha1.NodeBootstrap
+			cluster.Get(t, "", owner.Name, &nb)
+			owner.UID = nb.UID
+		case "Node":
+			var node corev1.Node
+			cluster.Get(t, "", owner.Name, &node)
+			owner.UID = node.UID
+		}
+	}
 }
 
 // outcome is nil when a request has come to the end that its case demands.
@@ -107,16 +129,11 @@ func TestAdversarialClientRequests(t *testing.T) {
 			cluster.Create(t, cluster.NodeBootstrap(c.Name))
 		}
 	}
+	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
 	var attacks []attack
 	for _, c := range cases {
-		nb, kubeconfig := cluster.WaitAwaited(t, c.Name)
-		cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-		if err != nil {
-			t.Fatal(err)
-		}
-		spec := adversarial.GoodClient(c.Name, nb.Status.Token.ID, key)
-		c.Spoil(&spec, c.Name, key)
-		if a := (attack{Case: c, node: c.Name}); submit(t, cfg, &a, spec) {
+		a := attack{Case: c, node: c.Name}
+		if submitClient(t, &a, key) {
 			attacks = append(attacks, a)
 		}
 	}
@@ -130,7 +147,55 @@ func TestAdversarialClientRequests(t *testing.T) {
 	withoutCertificate(t, attacks)
 }
 
-// The same for serving certificates. What may yet be approved waits: each such request alone, so that the condition is its own.
+// What admission may add to a request stops no node, and neither does the name of a request.
+func TestHarmlessMetadata(t *testing.T) {
+	for _, prefix := range []string{"", "serving-"} {
+		for _, c := range adversarial.Harmless() {
+			nb := cluster.NodeBootstrap(prefix + c.Name)
+			if prefix != "" {
+				nb.Spec.ServingCertificate.Addresses = []string{nb.Name, nb.Name + ".example.com", "192.0.2.0/28", "2001:db8::/120"}
+			}
+			cluster.Create(t, nb)
+		}
+	}
+	var sent []attack
+	for prefix, send := range map[string]func(*testing.T, *attack, crypto.Signer) bool{"": submitClient, "serving-": submitServing} {
+		for _, c := range adversarial.Harmless() {
+			cluster.WaitAwaited(t, prefix+c.Name)
+			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // one key is good for one node
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := attack{Case: c, node: prefix + c.Name}
+			if !send(t, &a, key) {
+				t.Fatalf("the API server does not let in %s", a.node)
+			}
+			sent = append(sent, a)
+		}
+	}
+	for _, a := range sent {
+		env.Eventually(t, a.node, func() error {
+			cluster.Get(t, "", a.request.Name, a.request)
+			if len(a.request.Status.Certificate) == 0 {
+				return fmt.Errorf("there is no certificate: %+v", a.request.Status)
+			}
+			return nil
+		})
+	}
+}
+
+// submitClient sends a case's request with the token of its node.
+func submitClient(t *testing.T, a *attack, key crypto.Signer) bool {
+	t.Helper()
+	nb, kubeconfig := cluster.WaitAwaited(t, a.node)
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return submit(t, cfg, a, adversarial.GoodClient(a.node, nb.Status.Token.ID, key), key)
+}
+
+// The adversarial requests for serving certificates. What may yet be approved waits: each such request alone, so that the condition is its own.
 func TestAdversarialServingRequests(t *testing.T) {
 	const waiting = "adversary"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -147,6 +212,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	declare("other-node", "other-node", "other-node.example.com", "192.0.2.8")
 	cluster.WaitAwaited(t, waiting)
 	cluster.WaitAwaited(t, "other-node")
+	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
 	var denials, all []attack
 	sent := 0
 	for _, c := range adversarial.Serving() {
@@ -179,7 +245,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	}
 	withoutCertificate(t, denials)
 	// The same node with the good request is approved: it was not for another reason that the others waited.
-	good := attack{Case: adversarial.Case{Name: "good", Spoil: func(*certificatesv1.CertificateSigningRequestSpec, string, crypto.Signer) {}}, node: waiting}
+	good := attack{Case: adversarial.Case{Name: "good"}, node: waiting}
 	if !submitServing(t, &good, key) {
 		t.Fatal("the API server does not let in the good request")
 	}
@@ -192,15 +258,15 @@ func TestAdversarialServingRequests(t *testing.T) {
 	})
 }
 
-func submitServing(t *testing.T, a *attack, key *ecdsa.PrivateKey) bool {
+// submitServing sends a case's request with a certificate of its node.
+func submitServing(t *testing.T, a *attack, key crypto.Signer) bool {
 	t.Helper()
 	cfg, err := cluster.ConfigFor("system:node:"+a.node, "system:nodes")
 	if err != nil {
 		t.Fatal(err)
 	}
 	spec := adversarial.GoodServing(a.node, key, []string{a.node, a.node + ".example.com"}, []net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")})
-	a.Spoil(&spec, a.node, key)
-	return submit(t, cfg, a, spec)
+	return submit(t, cfg, a, spec, key)
 }
 
 // waits waits until the condition tells why a request is not approved, sees that it is undecided, and takes it away.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -124,9 +125,17 @@ func (e *Env) Delete(t testing.TB, o client.Object) {
 	}
 }
 
-// DeleteAfter deletes an object, if it is there, in a cleanup.
+// noFinalizers is a patch that takes finalizers away.
+var noFinalizers = client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
+
+// DeleteAfter deletes an object, if it is there, in a cleanup. One that was sent with finalizers does not stay because of them.
 func (e *Env) DeleteAfter(t testing.TB, o client.Object) {
 	t.Helper()
+	if len(o.GetFinalizers()) > 0 {
+		if err := e.Client.Patch(context.Background(), o, noFinalizers); client.IgnoreNotFound(err) != nil {
+			t.Errorf("taking the finalizers of %T %s away: %v", o, o.GetName(), err)
+		}
+	}
 	if err := e.Client.Delete(context.Background(), o); client.IgnoreNotFound(err) != nil {
 		t.Errorf("deleting %T %s: %v", o, o.GetName(), err)
 	}

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package csr_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// aSeed is a request of either kind that the fuzz targets begin with: facts, and its text.
+type aSeed struct {
+	facts facts
+	text  []byte
+}
+
+// spoiltSeeds are requests with one defect each. With a good text come all facts, with good facts the texts.
+func spoiltSeeds(t *testing.T, good []byte, attributes []byte) (seeds []aSeed) {
+	t.Helper()
+	fact := func(f facts) { seeds = append(seeds, aSeed{f, writePEM(good)}) }
+	text := func(text []byte) { seeds = append(seeds, aSeed{facts{}, text}) }
+	for _, f := range someFacts {
+		fact(f)
+	}
+	for i := range spoilMetadata {
+		fact(facts{metadata: 1 << i})
+	}
+	for i := range otherNodes {
+		fact(facts{other: uint8(i)})
+	}
+	signer := testKey(t, "p256")
+	info := requestInfo(t, signer, testNode, attributes)
+	for _, s := range slices.Concat(infoSpoils, attributeSpoils) {
+		text(writePEM(signed(t, signer, mutate(info, []byte(s.ops)), 0)))
+	}
+	for i := range schemesECDSA {
+		text(writePEM(signed(t, signer, info, uint8(i))))
+	}
+	for _, bad := range badDERs(good) {
+		text(writePEM(bad))
+	}
+	for _, bad := range badPEMs(writePEM(good)) {
+		text(bad)
+	}
+	for _, name := range badKeys {
+		key := testKey(t, name)
+		text(writePEM(signed(t, key, requestInfo(t, key, testNode, attributes), 0)))
+	}
+	for _, list := range someNames {
+		text(writePEM(signed(t, signer, requestInfo(t, signer, testNode, alternativeNames(names([]byte(list))...)), 0)))
+	}
+	return append(seeds, aSeed{facts{}, writePEM(signed(t, signer, requestInfo(t, signer, "worker-2", attributes), 0))})
+}
+
+// notAlone are checks without which nothing is approved that should not be: nothing else about a large request for a client certificate
+// can be right, and where nothing is declared, no address is. Without them a request is denied or waits for another reason.
+var notAlone = []string{"isOfModestSize", "addressesAreDeclared"}
+
+// Each check is needed: without it, something that the oracle denies is approved, or cannot be judged at all. So whoever loses a check
+// hears of it from the seeds of the fuzz targets alone.
+func TestEachRemovedCheckIsNoticed(t *testing.T) {
+	seeds := spoiltSeeds(t, goodClient(t, "p256"), nil)
+	for i, name := range csr.ClientCheckNames() {
+		if !slices.ContainsFunc(seeds, func(s aSeed) bool {
+			r := s.facts.client(s.text, testNode)
+			return oracleClient(r) != nil && noticed(name, csr.Evaluate(r), func() csr.Result { return csr.EvaluateWithout(i, r) })
+		}) {
+			t.Errorf("nobody notices that the check %s of a client's request is not there", name)
+		}
+	}
+	seeds = spoiltSeeds(t, goodServing(t, "p256"), alternativeNames(goodNames()...))
+	for i, name := range csr.ServingCheckNames() {
+		if !slices.ContainsFunc(seeds, func(s aSeed) bool {
+			r := s.facts.serving(s.text, testNode)
+			return oracleServing(r) != nil && noticed(name, csr.EvaluateServing(r), func() csr.Result { return csr.EvaluateServingWithout(i, r) })
+		}) {
+			t.Errorf("nobody notices that the check %s of a serving request is not there", name)
+		}
+	}
+}
+
+// noticed reports whether a result without a check is one that a fuzz target fails with.
+func noticed(check string, with csr.Result, without func() csr.Result) (yes bool) {
+	defer func() { yes = yes || recover() != nil }()
+	got := without()
+	return got.Verdict == csr.Approve || slices.Contains(notAlone, check) && got.Reason != with.Reason
+}
