@@ -24,9 +24,16 @@ type Metrics struct {
 	decisions    *prometheus.CounterVec
 	alarms       *prometheus.CounterVec
 	renewals     prometheus.Counter
+	changes      *prometheus.CounterVec
 	toCredential prometheus.Histogram
 	toJoined     prometheus.Histogram
 }
+
+// What may change in a published kubeconfig.
+const (
+	changedServer = "server"
+	changedCA     = "ca"
+)
 
 // NewMetrics registers all metrics of the operator. The gauges are read from a cache whenever they are asked for.
 func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) {
@@ -43,6 +50,10 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 			Name: "nodebootstrap_token_renewals_total",
 			Help: "Tokens that took the place of one that was about to run out.",
 		}),
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nodebootstrap_kubeconfig_changes_total",
+			Help: "Published kubeconfigs with a live token that got another server or CA, by what changed.",
+		}, []string{"what"}),
 		toCredential: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "nodebootstrap_credential_duration_seconds",
 			Help:    "Time from when a node is waited for to when its credential is available. The beginning is known to the second.",
@@ -57,13 +68,16 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 	for _, reason := range bootstrap.MisuseReasons { // a counter that is not there cannot be seen to rise
 		m.alarms.WithLabelValues(reason)
 	}
+	for _, what := range []string{changedServer, changedCA} {
+		m.changes.WithLabelValues(what)
+	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "nodebootstrap_build_info",
 		Help:        "Always 1; the labels say what is running.",
 		ConstLabels: prometheus.Labels{"version": version.Name(), "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.toCredential, m.toJoined, build, &states{cache}} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.changes, m.toCredential, m.toJoined, build, &states{cache}} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
@@ -84,6 +98,13 @@ func (m *Metrics) observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 	}
 	if bootstrap.Renewed(old, new) {
 		m.renewals.Inc()
+	}
+	change := bootstrap.KubeconfigChanged(old, new)
+	if change.Server {
+		m.changes.WithLabelValues(changedServer).Inc()
+	}
+	if change.CA {
+		m.changes.WithLabelValues(changedCA).Inc()
 	}
 	if becameTrue(old, new, v1alpha1.ConditionCredentialsAvailable) && new.AwaitingSince != nil {
 		m.toCredential.Observe(max(0, now.Sub(new.AwaitingSince.Time).Seconds()))
