@@ -3,6 +3,7 @@
 package controllers_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -18,7 +19,9 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +37,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/controllers"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -141,7 +145,7 @@ func TestNoNodeServesAsTheServiceOfTheAPIServer(t *testing.T) {
 // The example of the review: the host of the flag was only reserved for NodeBootstraps that follow it. And a load balancer that
 // ends TLS has names in its certificate that nothing else mentions.
 func TestNoNodeServesAsTheHostOfTheFlagOrOfTheCertificate(t *testing.T) {
-	behindLoadBalancer(t, controllers.Options{ClusterServer: "https://api.prod.example:6443"})
+	lb := behindLoadBalancer(t, controllers.Options{ClusterServer: "https://api.prod.example:6443"})
 	const name = "res-b"
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	nb.Spec.Cluster.Server = "https://elsewhere.example:6443"
@@ -158,11 +162,28 @@ func TestNoNodeServesAsTheHostOfTheFlagOrOfTheCertificate(t *testing.T) {
 		t.Run(address, func(t *testing.T) { cluster.Delete(t, refused(t, name, by, name, address)) })
 	}
 	waitCondition(t, askServing(t, name, name, "of.any.wild.example"), certificatesv1.CertificateApproved)
+	t.Run("another CA", func(t *testing.T) { lb.movesToAnotherCA(t, name) })
+}
+
+// movesToAnotherCA has the ConfigMap be ahead of the certificate: nodes are looked at as soon as the API server presents the new one.
+func (lb *balancer) movesToAnotherCA(t *testing.T, node string) {
+	info := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: "kube-root-ca.crt"}}
+	env.Change(t, cluster, info, func(cm *corev1.ConfigMap) { cm.Data["ca.crt"] = string(lb.nextCA) })
+	cluster.WaitReady(t, node, metav1.ConditionFalse, v1alpha1.ReasonCADoesNotVerify)
+	lb.presented.Store(&lb.next)
+	lb.CloseClientConnections()
+	cluster.WaitReady(t, node, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
+	env.Eventually(t, "the new CA", func() error {
+		if s := kubeconfigSecret(t, node); !bytes.Equal(s.Data[bootstrap.CAKey], lb.nextCA) {
+			return fmt.Errorf("it is %s", s.Data[bootstrap.CAKey])
+		}
+		return nil
+	})
 }
 
 // behindLoadBalancer has the test use another cluster, whose API server the operator reaches through a load balancer that ends TLS
 // with a certificate of its own, of a CA that kube-root-ca.crt has.
-func behindLoadBalancer(t *testing.T, o controllers.Options) {
+func behindLoadBalancer(t *testing.T, o controllers.Options) *balancer {
 	t.Helper()
 	e, err := env.Start(t.Context(), localcluster.Config{NoControllerManager: true})
 	if err != nil {
@@ -180,9 +201,10 @@ func behindLoadBalancer(t *testing.T, o controllers.Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lb, ca := loadBalancer(t, cfg, "lb.certificate.example", "*.wild.example")
+	lb := loadBalancer(t, cfg, "lb.certificate.example", "*.wild.example")
 	through := rest.AnonymousClientConfig(cfg)
-	through.Host, through.CAData, through.BearerToken, through.QPS = lb, ca, cfg.BearerToken, cfg.QPS
+	through.Host, through.CAData = lb.URL, slices.Concat(lb.ca, lb.nextCA)
+	through.BearerToken, through.QPS = cfg.BearerToken, cfg.QPS
 	o.Clock, o.Registry = controllers.NewServerClock(clock.RealClock{}), prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(t.Context())
 	mgr, err := newManagerWith(ctx, through, o)
@@ -200,12 +222,21 @@ func behindLoadBalancer(t *testing.T, o controllers.Options) {
 	})
 	cluster.Create(t, &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: "kube-root-ca.crt"},
-		Data:       map[string]string{"ca.crt": string(ca)},
+		Data:       map[string]string{"ca.crt": string(lb.ca)},
 	})
+	return lb
 }
 
-// loadBalancer passes on to the API server what reaches it on loopback. It returns its URL and its CA.
-func loadBalancer(t *testing.T, to *rest.Config, names ...string) (string, []byte) {
+// balancer is a load balancer that ends TLS, with two certificates of two CAs, of which it presents the first until told otherwise.
+type balancer struct {
+	*httptest.Server
+	presented  atomic.Pointer[tls.Certificate]
+	next       tls.Certificate
+	ca, nextCA []byte
+}
+
+// loadBalancer passes on to the API server what reaches it on loopback.
+func loadBalancer(t *testing.T, to *rest.Config, names ...string) *balancer {
 	t.Helper()
 	backend, err := url.Parse(to.Host)
 	if err != nil {
@@ -215,22 +246,32 @@ func loadBalancer(t *testing.T, to *rest.Config, names ...string) (string, []byt
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, ca := servingCertificate(t, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(192, 0, 2, 66)}, names...)
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv4(192, 0, 2, 66)}
+	lb := &balancer{}
+	var first tls.Certificate
+	first, lb.ca = servingCertificate(t, ips, names...)
+	lb.next, lb.nextCA = servingCertificate(t, ips)
+	lb.presented.Store(&first)
 	quiet := log.New(io.Discard, "", 0)
-	server := httptest.NewUnstartedServer(&httputil.ReverseProxy{
+	lb.Server = httptest.NewUnstartedServer(&httputil.ReverseProxy{
 		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(backend) },
 		Transport:     &http.Transport{TLSClientConfig: tlsConfig},
 		FlushInterval: -1, // watches
 		ErrorLog:      quiet,
 	})
-	server.Config.ErrorLog = quiet
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-	server.StartTLS()
+	lb.Config.ErrorLog = quiet
+	lb.TLS = &tls.Config{
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			return &tls.Config{Certificates: []tls.Certificate{*lb.presented.Load()}, MinVersion: tls.VersionTLS12}, nil
+		},
+		MinVersion: tls.VersionTLS12,
+	}
+	lb.StartTLS()
 	t.Cleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
+		lb.CloseClientConnections()
+		lb.Close()
 	})
-	return server.URL, ca
+	return lb
 }
 
 // servingCertificate is one of a CA of its own, which it returns in PEM.
