@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -68,13 +69,20 @@ func (r *NodeReconciler) reservedAddresses(ctx context.Context, f *bootstrap.Fac
 		return nil, err
 	}
 	out = append(out, reservedByService(service, slice)...)
+	known := sets.New[string]()
+	for _, one := range out {
+		known.Insert(csr.HostKey(one.Host))
+	}
 	for _, key := range bootstrap.AddressesToDecide(f.ServingRequests) {
+		if known.Has(key) { // as a rule most NodeBootstraps have the same server
+			continue
+		}
 		names, err := r.namesBy(ctx, indexServer, key)
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range names {
-			out = append(out, bootstrap.ReservedByNodeBootstrap(key, name))
+		if len(names) > 0 {
+			out = append(out, bootstrap.ReservedByNodeBootstrap(key, names[0]))
 		}
 	}
 	return out, nil
