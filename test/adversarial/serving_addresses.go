@@ -37,7 +37,6 @@ func servingReserved() []Case {
 		{Name: "serving-ip-other-rack", Why: "The nodes of another rack would take it for the API server.", Spoil: alsoIP("2001:db8:a::1")},
 		{Name: "serving-dns-other-rack-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("2001:DB8:A:0::1")},
 		{Name: "serving-dns-wildcard", Why: "A wildcard is the name of all other nodes, and of the API server.", Spoil: alsoDNS("*.example.com")},
-		{Name: "serving-dns-wildcard-of-rack", Why: "A wildcard is the name of the load balancer, too.", Spoil: alsoDNS("*.Rack-A.example.com")},
 		{Name: "serving-dns-loopback-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("127.0.0.1")},
 		{Name: "serving-dns-service-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("10.0.0.1")},
 		{Name: "serving-dns-reserved-alone", Why: "A reserved name is no better without the good ones.", Spoil: rebuild(func(p *parts, _ string) {
