@@ -36,6 +36,8 @@ const (
 	indexKey = "key"
 	// indexAddress finds NodeBootstraps by the addresses that they declare as their node's own, besides its name.
 	indexAddress = "address"
+	// indexServer finds NodeBootstraps by the hosts at which their nodes reach the API server.
+	indexServer = "server"
 	// indexUser finds ClusterRoleBindings by the bootstrap tokens' users that they name.
 	indexUser = "user"
 )
@@ -101,6 +103,9 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}},
 		{&v1alpha1.NodeBootstrap{}, indexKey, func(o client.Object) []string {
 			return bootstrap.ClaimedKeys(o.(*v1alpha1.NodeBootstrap))
+		}},
+		{&v1alpha1.NodeBootstrap{}, indexServer, func(o client.Object) []string {
+			return bootstrap.ServerHosts(o.(*v1alpha1.NodeBootstrap))
 		}},
 		{&rbacv1.ClusterRoleBinding{}, indexUser, func(o client.Object) []string {
 			var users []string

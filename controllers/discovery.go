@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 const (
@@ -41,6 +42,8 @@ type Discovery struct {
 	Server string
 	// CAFile is the flag --cluster-ca-file; empty when it is not given.
 	CAFile string
+	// Certificates are those that the API server presents; nil when that is not known.
+	Certificates *ServerCertificates
 
 	mu   sync.Mutex
 	last *resolved
@@ -54,7 +57,7 @@ type resolved struct {
 }
 
 // Resolve finds endpoint and CA for a NodeBootstrap at a time. As a rule all of them and all passes ask for the same, whose
-// certificates are then parsed once.
+// certificates are then parsed once. (DeepEqual takes the same pointer for equal: it does not look into certificates.)
 func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now time.Time) (bootstrap.Cluster, *bootstrap.Problem, error) {
 	sources, err := d.Sources(ctx)
 	if err != nil {
@@ -78,7 +81,7 @@ func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now 
 // Sources reads all places where endpoint and CA may be. A place that is not there is empty; one that cannot be read is an
 // error, except for the file, which somebody has to mend.
 func (d *Discovery) Sources(ctx context.Context) (bootstrap.ClusterSources, error) {
-	s := bootstrap.ClusterSources{FlagServer: d.Server}
+	s := bootstrap.ClusterSources{FlagServer: d.Server, Presented: d.Certificates.Recent()}
 	if d.CAFile != "" {
 		s.FlagCA, s.FlagCAError = os.ReadFile(d.CAFile)
 	}
@@ -89,6 +92,19 @@ func (d *Discovery) Sources(ctx context.Context) (bootstrap.ClusterSources, erro
 	}
 	s.RootCA, err = d.read(ctx, d.Namespace, rootCAConfigMap, rootCAKey)
 	return s, err
+}
+
+// Reserved are the hosts of the API server that the sources name, be they used or not, and those in its certificates.
+func (d *Discovery) Reserved(ctx context.Context) ([]csr.Reservation, error) {
+	sources, err := d.Sources(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := bootstrap.ReservedBySources(sources)
+	for _, c := range d.Certificates.Leaves() {
+		out = append(out, bootstrap.ReservedByCertificate(c)...)
+	}
+	return out, nil
 }
 
 func (d *Discovery) read(ctx context.Context, namespace, name, key string) (string, error) {

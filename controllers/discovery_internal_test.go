@@ -3,19 +3,27 @@
 package controllers
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/pem"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/cert"
+	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
 func newCA(t *testing.T) []byte {
@@ -79,3 +87,89 @@ func TestResolveForgetsWhatHasChanged(t *testing.T) {
 		}
 	}
 }
+
+// A CA that was good is found again only while the API server presents what it verifies. Certificates are compared as pointers.
+func TestResolveLooksAtTheCertificate(t *testing.T) {
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign := func(name string) (*x509.Certificate, string) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ca, err := cert.NewSelfSignedCACert(cert.Config{CommonName: name}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ca, string(pem.EncodeToMemory(&pem.Block{Type: cert.CertificateBlockType, Bytes: ca.Raw}))
+	}
+	mine, text := sign("mine")
+	theirs, _ := sign("theirs")
+	k := clocktesting.NewFakePassiveClock(time.Now())
+	d := &Discovery{
+		Reader: fake.NewClientBuilder().WithScheme(scheme).WithObjects(&corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: rootCAConfigMap}, Data: map[string]string{rootCAKey: text}}).Build(),
+		Namespace: "ns", Server: "https://api.example.com", Certificates: NewServerCertificates(k),
+	}
+	for _, step := range []struct {
+		what   string
+		change func()
+		want   string
+	}{
+		{"unknown", func() {}, ""},
+		{"theirs", func() { d.Certificates.observe([]*x509.Certificate{theirs}) }, v1alpha1.ReasonCADoesNotVerify},
+		{"mine, too", func() { d.Certificates.observe([]*x509.Certificate{mine}) }, ""},
+		{"again", func() {}, ""},
+		{"theirs alone by now", func() {
+			k.SetTime(k.Now().Add(2 * time.Hour))
+			d.Certificates.observe([]*x509.Certificate{theirs})
+		}, v1alpha1.ReasonCADoesNotVerify},
+	} {
+		step.change()
+		_, problem, err := d.Resolve(t.Context(), v1alpha1.ClusterSpec{}, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ptr.Deref(problem, bootstrap.Problem{}).Reason; got != step.want {
+			t.Errorf("%s: got %q, want %q", step.what, got, step.want)
+		}
+	}
+}
+
+func BenchmarkResolve(b *testing.B) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	ca, err := cert.NewSelfSignedCACert(cert.Config{CommonName: "ca"}, key)
+	if err != nil {
+		b.Fatal(err)
+	}
+	text := string(pem.EncodeToMemory(&pem.Block{Type: cert.CertificateBlockType, Bytes: ca.Raw}))
+	for what, certificates := range map[string]*ServerCertificates{"unknown": nil, "known": NewServerCertificates(clocktesting.NewFakePassiveClock(time.Now()))} {
+		if certificates != nil {
+			certificates.observe([]*x509.Certificate{ca})
+		}
+		d := &Discovery{Reader: oneConfigMap{text}, Namespace: "ns", Server: "https://api.example.com", Certificates: certificates}
+		b.Run(what, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, problem, err := d.Resolve(b.Context(), v1alpha1.ClusterSpec{}, time.Now()); err != nil || problem != nil {
+					b.Fatal(problem, err)
+				}
+			}
+		})
+	}
+}
+
+// oneConfigMap is a reader to which every ConfigMap has the same CA.
+type oneConfigMap struct{ ca string }
+
+func (o oneConfigMap) Get(_ context.Context, _ client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+	into.(*corev1.ConfigMap).Data = map[string]string{rootCAKey: o.ca}
+	return nil
+}
+
+func (oneConfigMap) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }

@@ -26,9 +26,16 @@ type Metrics struct {
 	renewals     prometheus.Counter
 	conflicts    prometheus.Counter
 	outliving    prometheus.Counter
+	changes      *prometheus.CounterVec
 	toCredential prometheus.Histogram
 	toJoined     prometheus.Histogram
 }
+
+// What may change in a published kubeconfig.
+const (
+	changedServer = "server"
+	changedCA     = "ca"
+)
 
 // NewMetrics registers all metrics of the operator. The gauges are read from a cache whenever they are asked for.
 func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) {
@@ -53,6 +60,10 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 			Name: "nodebootstrap_certificates_not_revoked_total",
 			Help: "Client certificates that were issued although their request or token was revoked. They are valid until they expire.",
 		}),
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "nodebootstrap_kubeconfig_changes_total",
+			Help: "Published kubeconfigs with a live token that got another server or CA, by what changed.",
+		}, []string{"what"}),
 		toCredential: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "nodebootstrap_credential_duration_seconds",
 			Help:    "Time from when a node is waited for to when its credential is available. The beginning is known to the second.",
@@ -67,13 +78,16 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 	for _, reason := range bootstrap.MisuseReasons { // a counter that is not there cannot be seen to rise
 		m.alarms.WithLabelValues(reason)
 	}
+	for _, what := range []string{changedServer, changedCA} {
+		m.changes.WithLabelValues(what)
+	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "nodebootstrap_build_info",
 		Help:        "Always 1; the labels say what is running.",
 		ConstLabels: prometheus.Labels{"version": version.Name(), "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.conflicts, m.outliving, m.toCredential, m.toJoined, build, &states{cache}} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.conflicts, m.outliving, m.changes, m.toCredential, m.toJoined, build, &states{cache}} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
@@ -99,6 +113,13 @@ func (m *Metrics) observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 		m.conflicts.Inc()
 	}
 	m.outliving.Add(float64(bootstrap.NewlyOutliving(old, new)))
+	change := bootstrap.KubeconfigChanged(old, new)
+	if change.Server {
+		m.changes.WithLabelValues(changedServer).Inc()
+	}
+	if change.CA {
+		m.changes.WithLabelValues(changedCA).Inc()
+	}
 	if becameTrue(old, new, v1alpha1.ConditionCredentialsAvailable) && new.AwaitingSince != nil {
 		m.toCredential.Observe(max(0, now.Sub(new.AwaitingSince.Time).Seconds()))
 	}

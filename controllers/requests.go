@@ -92,7 +92,7 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, cla
 		}
 	}
 	if d.Request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
-		return bootstrap.SupportsServing(f.NodeBootstrap, nb), nil
+		return r.servingHolds(ctx, f.NodeBootstrap, nb, d.Request)
 	}
 	token, err := find(ctx, r.Live, bootstrap.TokenNamespace, bootstrap.TokenSecretName(d.Record.TokenID), &corev1.Secret{})
 	if err != nil || token == nil {

@@ -5,16 +5,18 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"net/url"
+	"slices"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // apiServerService is the Service of the API server, and its EndpointSlice, in the namespace default.
@@ -35,6 +37,11 @@ func (r *NodeReconciler) gatherServing(ctx context.Context, f *bootstrap.Facts) 
 	if bootstrap.AllDecided(f.ServingRequests) {
 		return nil
 	}
+	return r.gatherAddresses(ctx, f)
+}
+
+// gatherAddresses adds who reserves or declares the addresses in the requests that may be decided on.
+func (r *NodeReconciler) gatherAddresses(ctx context.Context, f *bootstrap.Facts) error {
 	var err error
 	if f.ReservedAddresses, err = r.reservedAddresses(ctx, f); err != nil {
 		return err
@@ -43,28 +50,80 @@ func (r *NodeReconciler) gatherServing(ctx context.Context, f *bootstrap.Facts) 
 	return err
 }
 
-// reservedAddresses are those at which the API server is reached.
-func (r *NodeReconciler) reservedAddresses(ctx context.Context, f *bootstrap.Facts) ([]string, error) {
-	var out []string
-	for _, server := range []string{f.Cluster.Server, f.NodeBootstrap.Spec.Cluster.Server, f.NodeBootstrap.Status.Server} {
-		if u, err := url.Parse(server); err == nil && u.Hostname() != "" {
-			out = append(out, u.Hostname())
-		}
+// reservedAddresses are those at which anybody reaches the API server.
+func (r *NodeReconciler) reservedAddresses(ctx context.Context, f *bootstrap.Facts) ([]csr.Reservation, error) {
+	out, err := r.Discovery.Reserved(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The node's own NodeBootstrap may have been read live, while the cache shows an older one.
+	for _, host := range bootstrap.ServerHosts(f.NodeBootstrap) {
+		out = append(out, bootstrap.ReservedByNodeBootstrap(host, f.Name))
 	}
 	service, err := find(ctx, r.Client, metav1.NamespaceDefault, apiServerService, &corev1.Service{})
 	if err != nil {
 		return nil, err
 	}
-	if service != nil {
-		out = append(out, service.Spec.ClusterIPs...)
-	}
 	slice, err := find(ctx, r.Client, metav1.NamespaceDefault, apiServerService, &discoveryv1.EndpointSlice{})
-	if err != nil || slice == nil {
-		return out, err
+	if err != nil {
+		return nil, err
 	}
-	for _, e := range slice.Endpoints {
-		out = append(out, e.Addresses...)
+	out = append(out, reservedByService(service, slice)...)
+	known := sets.New[string]()
+	for _, one := range out {
+		known.Insert(csr.HostKey(one.Host))
 	}
+	for _, key := range bootstrap.AddressesToDecide(f.ServingRequests) {
+		if known.Has(key) { // as a rule most NodeBootstraps have the same server
+			continue
+		}
+		names, err := r.namesBy(ctx, indexServer, key)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) > 0 {
+			out = append(out, bootstrap.ReservedByNodeBootstrap(key, names[0]))
+		}
+	}
+	return out, nil
+}
+
+// reservedByService are the addresses of the API server's Service and of what is behind it; either may be nil.
+func reservedByService(service *corev1.Service, slice *discoveryv1.EndpointSlice) []csr.Reservation {
+	var out []csr.Reservation
+	add := func(by string, hosts ...string) {
+		for _, host := range hosts {
+			out = append(out, csr.Reservation{Host: host, By: by + " in the namespace default"})
+		}
+	}
+	if service != nil {
+		const by = "the Service " + apiServerService
+		add(by, service.Spec.ClusterIP, service.Spec.LoadBalancerIP, service.Spec.ExternalName)
+		add(by, service.Spec.ClusterIPs...)
+		add(by, service.Spec.ExternalIPs...)
+		for _, ingress := range service.Status.LoadBalancer.Ingress {
+			add(by, ingress.IP, ingress.Hostname)
+		}
+	}
+	if slice != nil {
+		for _, e := range slice.Endpoints {
+			add("the EndpointSlice "+apiServerService, e.Addresses...)
+		}
+	}
+	return out
+}
+
+// namesBy are the names of the NodeBootstraps that an index has for a value, in order: a cache has none.
+func (r *NodeReconciler) namesBy(ctx context.Context, index, value string) ([]string, error) {
+	var list v1alpha1.NodeBootstrapList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+		return nil, fmt.Errorf("listing the NodeBootstraps with the %s %q: %w", index, value, err)
+	}
+	var out []string
+	for i := range list.Items {
+		out = append(out, list.Items[i].Name)
+	}
+	slices.Sort(out)
 	return out, nil
 }
 
@@ -73,13 +132,13 @@ func (r *NodeReconciler) reservedAddresses(ctx context.Context, f *bootstrap.Fac
 func (r *NodeReconciler) declaredElsewhere(ctx context.Context, f *bootstrap.Facts) (map[string]string, error) {
 	out := map[string]string{}
 	for _, key := range bootstrap.AddressesToDecide(f.ServingRequests) {
-		var list v1alpha1.NodeBootstrapList
-		if err := r.Client.List(ctx, &list, client.MatchingFields{indexAddress: key}); err != nil {
-			return nil, fmt.Errorf("listing the NodeBootstraps that declare %q: %w", key, err)
+		names, err := r.namesBy(ctx, indexAddress, key)
+		if err != nil {
+			return nil, err
 		}
-		for i := range list.Items {
-			if other := &list.Items[i]; other.Name != f.Name {
-				out[key] = other.Name
+		for _, name := range names {
+			if name != f.Name {
+				out[key] = name
 			}
 		}
 		if key == f.Name {
@@ -94,4 +153,22 @@ func (r *NodeReconciler) declaredElsewhere(ctx context.Context, f *bootstrap.Fac
 		}
 	}
 	return out, nil
+}
+
+// servingHolds gathers anew what an approval of a serving certificate rests on, and reports whether it would be decided again. The
+// node's own NodeBootstrap was read live: whoever may change it can have changed server and addresses since the decision. What
+// others reserve comes from the cache, as for the decision: an approval a moment before they did would stand as well.
+func (r *NodeReconciler) servingHolds(ctx context.Context, decided, live *v1alpha1.NodeBootstrap, request *certificatesv1.CertificateSigningRequest) (bool, error) {
+	f := &bootstrap.Facts{
+		Name: live.Name, Namespace: r.Namespace, NodeBootstrap: live,
+		ServingRequests: []*certificatesv1.CertificateSigningRequest{request},
+	}
+	var err error
+	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, live.Spec.Cluster, r.Clock.Now()); err != nil {
+		return false, err
+	}
+	if err := r.gatherAddresses(ctx, f); err != nil {
+		return false, err
+	}
+	return bootstrap.SupportsServing(decided, f, request), nil
 }

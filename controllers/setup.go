@@ -46,6 +46,8 @@ type Options struct {
 	ClusterCAFile string
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
+	// Certificates are those that the API server presents; nil when that is not known.
+	Certificates *ServerCertificates
 	// Registry takes the metrics.
 	Registry prometheus.Registerer
 }
@@ -96,7 +98,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Client:    mgr.GetClient(),
 		Live:      mgr.GetAPIReader(),
 		Namespace: o.Namespace,
-		Discovery: &Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile},
+		Discovery: &Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile, Certificates: o.Certificates},
 		Approvers: approvers,
 		Metrics:   metrics,
 		Recorder:  newCalmRecorder(mgr.GetEventRecorder("nodebootstrap")),

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	clocktesting "k8s.io/utils/clock/testing"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -75,9 +76,17 @@ func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry 
 	if err != nil {
 		return nil, err
 	}
-	if server, ok := k.(*controllers.ServerClock); ok {
+	return newManagerWith(ctx, cfg, controllers.Options{Clock: k, Registry: registry})
+}
+
+// newManagerWith is a manager with an access of its own, and with options that flags would set.
+func newManagerWith(ctx context.Context, cfg *rest.Config, o controllers.Options) (ctrl.Manager, error) {
+	o.Namespace = operator.Namespace
+	if server, ok := o.Clock.(*controllers.ServerClock); ok {
 		cfg.Wrap(server.Wrap)
 	}
+	o.Certificates = controllers.NewServerCertificates(o.Clock)
+	cfg.Wrap(o.Certificates.Wrap)
 	scheme, err := controllers.NewScheme()
 	if err != nil {
 		return nil, err
@@ -92,5 +101,5 @@ func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry 
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
-	return mgr, controllers.Setup(ctx, mgr, controllers.Options{Namespace: operator.Namespace, Clock: k, Registry: registry})
+	return mgr, controllers.Setup(ctx, mgr, o)
 }

@@ -104,7 +104,10 @@ func (t *transforms) nodeBootstrap(o any) (any, error) {
 		return o, nil
 	}
 	nb.ManagedFields, nb.Labels, nb.Annotations = nil, nil, only(nb.Annotations, v1alpha1.ReissueRequestedAtAnnotation)
-	t.share(&nb.Kind, &nb.APIVersion, &nb.Spec.Cluster.Server, &nb.Status.Server)
+	t.share(&nb.Kind, &nb.APIVersion, &nb.Spec.Cluster.Server, &nb.Status.Server, &nb.Status.CAFingerprint)
+	for i := range nb.Status.APIServerHosts {
+		t.share(&nb.Status.APIServerHosts[i])
+	}
 	t.shareCABundle(&nb.Spec.Cluster.CABundle)
 	if ref := nb.Status.KubeconfigSecretRef; ref != nil {
 		t.share(&ref.Namespace)

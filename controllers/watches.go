@@ -35,7 +35,7 @@ const nodeConcurrency = 48
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	all := leisurely{EventHandler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })}
 	none := handler.Funcs{} // read from the cache when a request asks for it
-	return ctrl.NewControllerManagedBy(mgr).
+	b := ctrl.NewControllerManagedBy(mgr).
 		Named("node").
 		Watches(&v1alpha1.NodeBootstrap{}, leisurely{&handler.EnqueueRequestForObject{}, isWanted}).
 		Watches(&corev1.Secret{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isGone}).
@@ -54,8 +54,11 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 			return nil
 		})).
 		WatchesRawSource(source.Channel(r.Approvers.Changed(), all)).
-		WithOptions(controller.Options{MaxConcurrentReconciles: nodeConcurrency}).
-		Complete(r)
+		WithOptions(controller.Options{MaxConcurrentReconciles: nodeConcurrency})
+	if certificates := r.Discovery.Certificates; certificates != nil {
+		b.WatchesRawSource(source.Channel(certificates.Changed(), all))
+	}
+	return b.Complete(r)
 }
 
 // comesOrGoes leaves out the updates of an object: each heartbeat of a node is one.

@@ -172,6 +172,8 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 	cfg.Wrap(serverClock.Wrap)
 	cfg.DisableCompression = true // the API server is near; to compress what it lists takes longer than to send it
 	o.Clock = serverClock
+	o.Certificates = controllers.NewServerCertificates(serverClock)
+	cfg.Wrap(o.Certificates.Wrap)
 	scheme, err := controllers.NewScheme()
 	if err != nil {
 		return nil, err

@@ -26,6 +26,8 @@ type Cluster struct {
 	CA []byte
 	// CAExpires is when the last of the certificates runs out.
 	CAExpires time.Time
+	// CAFingerprint is SHA256:<hex> of CA.
+	CAFingerprint string
 
 	template *kubeconfigTemplate // nil when ResolveCluster did not make this
 }
@@ -49,6 +51,9 @@ type ClusterSources struct {
 	ClusterInfo string
 	// RootCA is the certificate in the ConfigMap kube-root-ca.crt, which kube-controller-manager publishes.
 	RootCA string
+	// Presented are the certificate chains, each with the leaf first, that API servers lately presented to the operator; none
+	// when that is not known. A CA from a ConfigMap has to verify one of them.
+	Presented [][]*x509.Certificate
 }
 
 const (
@@ -95,10 +100,15 @@ func resolveCA(cluster Cluster, spec v1alpha1.ClusterSpec, sources ClusterSource
 	}
 	var problem *Problem
 	cluster.CA, cluster.CAExpires, problem = parseCA([]byte(ca), from, now)
-	if problem == nil {
-		cluster.template = newKubeconfigTemplate(cluster)
+	if problem == nil && (from == fromClusterInfo || from == fromRootCA) {
+		problem = doesNotVerify(cluster.CA, from, sources.Presented, now)
 	}
-	return cluster, problem
+	if problem != nil {
+		return Cluster{Server: cluster.Server}, problem
+	}
+	cluster.CAFingerprint = caFingerprint(cluster.CA)
+	cluster.template = newKubeconfigTemplate(cluster)
+	return cluster, nil
 }
 
 type source struct{ name, value string }
@@ -112,7 +122,11 @@ func firstOf(sources ...source) (value, name string) {
 	return "", ""
 }
 
-type clusterInfo struct{ server, ca string }
+// clusterInfo is what nodes take from the ConfigMap: the first cluster; servers are those of all.
+type clusterInfo struct {
+	server, ca string
+	servers    []string
+}
 
 func parseClusterInfo(kubeconfig string) (clusterInfo, *Problem) {
 	if kubeconfig == "" {
@@ -128,8 +142,16 @@ func parseClusterInfo(kubeconfig string) (clusterInfo, *Problem) {
 		return clusterInfo{}, nil
 	}
 	cluster := config.Clusters[names[0]]
-	return clusterInfo{server: cluster.Server, ca: string(cluster.CertificateAuthorityData)}, nil
+	info := clusterInfo{server: cluster.Server, ca: string(cluster.CertificateAuthorityData)}
+	for _, name := range names {
+		info.servers = append(info.servers, config.Clusters[name].Server)
+	}
+	return info, nil
 }
+
+// maxServerBytes is what the CustomResourceDefinition sets for spec.cluster.server; other sources have no limit of their own, and
+// the status repeats the URL.
+const maxServerBytes = 2048
 
 // ValidateServer tells why a URL is none at which a node can reach the API server, and what to write instead. The URL
 // itself is not in the error, since it may carry a password.
@@ -145,6 +167,8 @@ func ValidateServer(server string) error {
 		return fmt.Errorf("the API server's URL has no host: %s", example)
 	case u.User != nil:
 		return fmt.Errorf("the API server's URL must not carry credentials: %s", example)
+	case len(server) > maxServerBytes:
+		return fmt.Errorf("the API server's URL has more than %d bytes: %s", maxServerBytes, example)
 	case u.RawQuery != "" || u.ForceQuery || strings.Contains(server, "#"):
 		return fmt.Errorf("the API server's URL must have no query and no fragment: %s", example)
 	}

@@ -65,6 +65,9 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 		add(corev1.EventTypeNormal, v1alpha1.ReasonPublished, "the Secret %s/%s holds a kubeconfig with the new token %s",
 			new.KubeconfigSecretRef.Namespace, new.KubeconfigSecretRef.Name, tokenID(new))
 	}
+	if note := kubeconfigChangeNote(old, new); note != "" {
+		add(corev1.EventTypeWarning, v1alpha1.ReasonKubeconfigChanged, "%s", note)
+	}
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
 		add(corev1.EventTypeNormal, v1alpha1.ReasonJoined, "the node has joined")
 	}

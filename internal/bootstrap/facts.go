@@ -50,9 +50,10 @@ type Facts struct {
 	// ServingRequests are those for serving certificates that the node itself has sent; read only when the NodeBootstrap
 	// declares addresses.
 	ServingRequests []*certificatesv1.CertificateSigningRequest
-	// ReservedAddresses are the control plane's, and DeclaredElsewhere those of the addresses in ServingRequests that other
-	// NodeBootstraps declare, by csr.Address.Key, with the name of one of them; read only with ServingRequests.
-	ReservedAddresses []string
+	// ReservedAddresses are the hosts at which the API server is reached; of those that only NodeBootstraps name, the ones in
+	// ServingRequests. DeclaredElsewhere are those of the addresses in ServingRequests that other NodeBootstraps declare, by
+	// csr.Address.Key, with the name of one of them. Both are read only with ServingRequests.
+	ReservedAddresses []csr.Reservation
 	DeclaredElsewhere map[string]string
 	// Bypass is what else in the cluster approves requests of this node's token; nil when that is not known.
 	Bypass *Bypass

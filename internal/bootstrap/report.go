@@ -67,6 +67,7 @@ func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstra
 	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, r.issuedToRecord()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
 	r.recordLate()
 	r.wait()
+	r.hosts()
 	r.credential()
 	r.conditions()
 	return r.new
@@ -134,13 +135,23 @@ func (r *report) wait() {
 	}
 }
 
+// hosts keeps every host at which the node may reach the API server: also that of a kubeconfig which may have been stored although
+// the answer was an error, and that of a status from before there was this list.
+func (r *report) hosts() {
+	servers := []string{r.old.Server}
+	if r.o.Token != nil && r.problem() == nil {
+		servers = append(servers, r.f.Cluster.Server)
+	}
+	r.new.APIServerHosts = addHosts(r.new.APIServerHosts, servers...)
+}
+
 // credential names the token and the kubeconfig that are there.
 func (r *report) credential() {
 	if r.o.Err != nil && (r.p.Phase == Joined || r.p.Phase == Withdrawn || !r.o.Revoked && r.deletesNamed()) {
 		return // it may still be there
 	}
 	r.new.LastTokenID = r.f.lastTokenID()
-	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server = nil, nil, ""
+	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server, r.new.CAFingerprint = nil, nil, "", ""
 	if r.o.Token == nil {
 		return
 	}
@@ -150,8 +161,9 @@ func (r *report) credential() {
 	r.new.Token = &v1alpha1.TokenStatus{ID: r.o.Token.ID, ExpirationTime: metav1.NewTime(r.o.Token.Expires)}
 	if r.o.Published {
 		r.new.KubeconfigSecretRef = &v1alpha1.SecretReference{Namespace: r.f.Namespace, Name: KubeconfigSecretName(r.f.Name)}
-		if r.new.Server = r.f.Cluster.Server; r.problem() != nil || r.o.Err != nil { // the Secret may be as it was
-			r.new.Server = r.old.Server
+		r.new.Server, r.new.CAFingerprint = r.f.Cluster.Server, r.f.Cluster.CAFingerprint
+		if r.problem() != nil || r.o.Err != nil { // the Secret may be as it was
+			r.new.Server, r.new.CAFingerprint = r.old.Server, r.old.CAFingerprint
 		}
 	}
 }

@@ -116,12 +116,11 @@ func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.
 	})
 }
 
-// SupportsServing tells whether an approval of a serving certificate that was decided on for a NodeBootstrap still rests on
-// what is there: the same NodeBootstrap, which declares the same, and no alarm.
-func SupportsServing(decided, live *v1alpha1.NodeBootstrap) bool {
-	f := Facts{NodeBootstrap: live}
-	return live.UID == decided.UID && !f.misused() && live.Spec.Cluster.Server == decided.Spec.Cluster.Server &&
-		slices.Equal(live.Spec.ServingCertificate.Addresses, decided.Spec.ServingCertificate.Addresses)
+// SupportsServing reports whether an approval of a request for a serving certificate that was decided on for a NodeBootstrap still
+// rests on what is there, by facts that were gathered anew: it would be decided in the same way.
+func SupportsServing(decided *v1alpha1.NodeBootstrap, f *Facts, r *certificatesv1.CertificateSigningRequest) bool {
+	var none Plan // of this reconcile: what it found of misuse is in the status by now
+	return f.NodeBootstrap.UID == decided.UID && none.servingVerdict(f, r).Verdict == csr.Approve
 }
 
 // recordServing notes the requests for serving certificates that were decided on, by whomever, once each: those since the

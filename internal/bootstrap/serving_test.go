@@ -8,7 +8,6 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -47,8 +46,8 @@ func TestDecideOnServingCertificates(t *testing.T) {
 		"another is declared":       {joinedBefore(), asks(a(undeclared)), joined("", waits)},
 		"bad":                       {joinedBefore(), asks(a(noAddress)), joined("serving-a: Deny", denies)},
 		"not the kubelet's":         {joinedBefore(), asks(a(foreign)), joined("", "")},
-		"reserved":                  {joinedBefore(), edits(asks(a()), func(f *Facts) { f.ReservedAddresses = []string{testAddress} }), joined("", "Wait AddressReserved")},
-		"another is reserved":       {joinedBefore(), edits(asks(a()), func(f *Facts) { f.ReservedAddresses = []string{"192.0.2.9"} }), joined("serving-a: Approve", approves)},
+		"reserved":                  {joinedBefore(), edits(asks(a()), func(f *Facts) { f.ReservedAddresses = []csr.Reservation{{Host: testAddress}} }), joined("", "Wait AddressReserved")},
+		"another is reserved":       {joinedBefore(), edits(asks(a()), func(f *Facts) { f.ReservedAddresses = []csr.Reservation{{Host: "192.0.2.9"}} }), joined("serving-a: Approve", approves)},
 		"declared elsewhere":        {joinedBefore(), edits(asks(a()), func(f *Facts) { f.DeclaredElsewhere = map[string]string{testAddress: "worker-2"} }), joined("", "Wait AddressDeclaredElsewhere")},
 		"another declared there":    {joinedBefore(), edits(asks(a()), func(f *Facts) { f.DeclaredElsewhere = map[string]string{"192.0.2.9": "worker-2"} }), joined("serving-a: Approve", approves)},
 		"approved":                  {joinedBefore(), asks(a(approved(0))), joined("", "")},
@@ -203,38 +202,47 @@ func TestAllDecided(t *testing.T) {
 
 func TestSupportsServing(t *testing.T) {
 	tests := map[string]struct {
-		edit func(*v1alpha1.NodeBootstrap)
+		edit func(*Facts)
 		want bool
 	}{
-		"all is as it was": {func(*v1alpha1.NodeBootstrap) {}, true},
-		"another field":    {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual }, true},
-		"another status":   {func(nb *v1alpha1.NodeBootstrap) { nb.Status = statusOf(1, young) }, true},
-		"a reissue is due": {func(nb *v1alpha1.NodeBootstrap) { nb.Annotations = reissueAnnotation() }, true},
-		"an alarm since": {func(nb *v1alpha1.NodeBootstrap) {
-			nb.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue}}
+		"all is as it was": {func(*Facts) {}, true},
+		"another field":    {approval(v1alpha1.ApprovalManual), true},
+		"another status":   {func(f *Facts) { f.NodeBootstrap.Status = statusOf(1, young) }, true},
+		"a reissue is due": {askReissue, true},
+		"one address more": {declaring(testNode, testAddress, "x"), true},
+		"a larger network": {declaring(testNode, "192.0.2.0/24"), true},
+		"another server":   {func(f *Facts) { f.NodeBootstrap.Spec.Cluster.Server = testServer }, true},
+		"an alarm since":   {raised("SecondKey"), false},
+		"another NodeBootstrap": {func(f *Facts) {
+			f.NodeBootstrap.UID = formerUID
 		}, false},
-		"another NodeBootstrap": {func(nb *v1alpha1.NodeBootstrap) { nb.UID = formerUID }, false},
-		"one address less":      {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = []string{testNode} }, false},
-		"one address more": {func(nb *v1alpha1.NodeBootstrap) {
-			nb.Spec.ServingCertificate.Addresses = []string{testNode, testAddress, "x"}
+		"one address less": {declaring(testNode), false},
+		"another address":  {declaring(testNode, "192.0.2.8"), false},
+		"none":             {declaring(), false},
+		"one is reserved":  {func(f *Facts) { f.ReservedAddresses = []csr.Reservation{{Host: testAddress}} }, false},
+		"one is another's": {func(f *Facts) { f.DeclaredElsewhere = map[string]string{testAddress: "worker-2"} }, false},
+		"no server is known": {func(f *Facts) {
+			f.Cluster, f.ClusterProblem = Cluster{}, &Problem{Reason: v1alpha1.ReasonServerUnknown}
 		}, false},
-		"another address": {func(nb *v1alpha1.NodeBootstrap) {
-			nb.Spec.ServingCertificate.Addresses = []string{testNode, "192.0.2.8"}
-		}, false},
-		"none":           {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = nil }, false},
-		"another server": {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.Server = testServer }, false},
+		"only the CA is wrong": {func(f *Facts) {
+			f.Cluster, f.ClusterProblem = Cluster{Server: testServer}, &Problem{Reason: v1alpha1.ReasonCADoesNotVerify}
+		}, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			f := fresh()
 			declares()(f)
-			live := f.NodeBootstrap.DeepCopy()
-			tt.edit(live)
-			if got := SupportsServing(f.NodeBootstrap, live); got != tt.want {
+			decided := f.NodeBootstrap.DeepCopy()
+			tt.edit(f)
+			if got := SupportsServing(decided, f, servingRequest("serving-a", 0)); got != tt.want {
 				t.Errorf("got %v", got)
 			}
 		})
 	}
+}
+
+func declaring(addresses ...string) func(*Facts) {
+	return func(f *Facts) { f.NodeBootstrap.Spec.ServingCertificate.Addresses = addresses }
 }
 
 // The hour for which requests are kept after they were decided on bounds how many there are.

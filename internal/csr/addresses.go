@@ -21,7 +21,24 @@ type Address struct {
 }
 
 // Key is what two spellings of one address have in common. A DNS name that looks like an IP has that IP's.
-func (a Address) Key() string { return strings.TrimSuffix(a.text, ".") }
+func (a Address) Key() string {
+	if ip := a.asIP(); ip.IsValid() {
+		return ip.String()
+	}
+	return strings.TrimSuffix(a.text, ".")
+}
+
+// asIP is the IP, also of a DNS name that looks like one: old clients take it for the IP. It is not valid for any other name.
+func (a Address) asIP() netip.Addr {
+	if a.ip.IsValid() {
+		return a.ip
+	}
+	ip, err := netip.ParseAddr(strings.TrimSuffix(a.text, "."))
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ip.Unmap().WithZone("")
+}
 
 func dnsName(name string) Address { return Address{text: lower(name)} }
 
@@ -33,14 +50,6 @@ func lower(name string) string {
 		}
 		return r
 	}, name)
-}
-
-// parseAddress reads an IP in any spelling, else a DNS name.
-func parseAddress(text string) Address {
-	if ip, err := netip.ParseAddr(text); err == nil {
-		return ipAddress(ip)
-	}
-	return dnsName(text)
 }
 
 // ipAddress takes the IPv4 address out of an IPv6 one that is mapped to it: the two are one to whoever connects.
@@ -134,8 +143,8 @@ var apiServerNames = []string{"kubernetes", "kubernetes.default", "kubernetes.de
 // reservedEverywhere tells whether an address belongs to no node in any cluster: it leads to the API server, to the very
 // machine that connects, or to many.
 func (a Address) reservedEverywhere() bool {
-	if a.ip.IsValid() {
-		return a.ip.IsLoopback() || a.ip.IsUnspecified() || a.ip.IsMulticast()
+	if ip := a.asIP(); ip.IsValid() {
+		return ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast()
 	}
 	name := a.Key()
 	return name == "localhost" || slices.Contains(apiServerNames, name) || strings.HasPrefix(name, apiServerNames[2]+".")

@@ -57,7 +57,7 @@ func evaluateServing(r *certificatesv1.CertificateSigningRequest) csr.Result {
 		CSR:       r,
 		NodeName:  adversarialNode,
 		Declared:  []string{adversarialNode, adversarialNode + ".example.com", "192.0.2.7", "2001:db8::7", "198.51.100.0/24"},
-		Reserved:  []string{"10.0.0.1", "api.example.com"},
+		Reserved:  reserve("10.0.0.1", "api.example.com", "lb.rack-a.example.com", "lb.räck-b.example.com", "2001:db8:a::1"),
 		Elsewhere: map[string]string{"other-node": "other-node", "other-node.example.com": "other-node", "192.0.2.8": "other-node"},
 	})
 }

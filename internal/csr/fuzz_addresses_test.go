@@ -60,6 +60,16 @@ func FuzzAddresses(f *testing.F) {
 		{"example.org", "", "", testNode},
 		{testNode, "", "", "example.org"},
 		{"kube", "\u212aube", "", "kube"},
+		{"api.wild.example", "*.wild.example", "", "api.wild.example"},
+		{"of.api.wild.example\nwild.example", "*.wild.example", "", "of.api.wild.example\nwild.example"},
+		{"api.wild.example", "api.wild.example", "", "*.wild.example"},
+		{"10.0.0.0/8", "*.0.0.1", "", "10.0.0.1"},
+		{"10.0.0.0/8", "10.0.0.1", "", "dns:10.0.0.1."},
+		{"10.0.0.0/8", "10.0.0.1.", "", "10.0.0.1"},
+		{"fe80::/10", "fe80::2%eth0", "", "dns:fe80::2%eth1"},
+		{"fe80::/10", "", "fe80::2", "dns:FE80::2"},
+		{"api.b\u00fccher.example", "api.b\u00fccher.example", "", "api.xn--bcher-kva.example"},
+		{"api.xn--bcher-kva.example", "api.b\u00fccher.example", "", "api.xn--bcher-kva.example"},
 		{"", "", "", testNode},
 		{" 10.0.0.1", " 10.0.0.1", "", "10.0.0.1"},
 		{strings.Repeat("a", 64), "", "", strings.Repeat("a", 64)},
@@ -73,7 +83,7 @@ func FuzzAddresses(f *testing.F) {
 			return
 		}
 		r := servingRequest(text, false)
-		r.Declared, r.Reserved, r.Elsewhere = lines(declared), lines(reserved), map[string]string{}
+		r.Declared, r.Reserved, r.Elsewhere = lines(declared), reserve(lines(reserved)...), map[string]string{}
 		for _, line := range lines(elsewhere) {
 			r.Elsewhere[oracleKey(line)] = "other"
 		}

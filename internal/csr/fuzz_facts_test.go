@@ -133,7 +133,7 @@ var spoilServing = []func(*csr.ServingRequest){
 		r.Elsewhere = map[string]string{"192.0.2.10": "b", "2001:db8::7": "b", testNode: "b"}
 	},
 	func(r *csr.ServingRequest) {
-		r.Reserved = []string{"::ffff:192.0.2.10", "2001:DB8:0::7", strings.ToUpper(testNode) + "."}
+		r.Reserved = reserve("::ffff:192.0.2.10", "2001:DB8:0::7", strings.ToUpper(testNode)+".")
 	},
 	func(r *csr.ServingRequest) {
 		r.Declared = []string{"::ffff:192.0.2.10", "::ffff:10.0.0.0/104", "fe80::1%eth0", strings.ToUpper(testNode), "10.1.0.1."}

@@ -16,6 +16,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -193,7 +194,7 @@ func clientRequest(text []byte, isRSA bool) csr.Request {
 func servingRequest(text []byte, isRSA bool) csr.ServingRequest {
 	r := csr.ServingRequest{CSR: &certificatesv1.CertificateSigningRequest{}, NodeName: testNode,
 		Declared: []string{testNode, "192.0.2.10", "2001:db8::/64", "10.1.0.0/16", "localhost", "10.96.0.1", "other.example.org", "::/0"},
-		Reserved: []string{"10.96.0.1", "api.example.org", "2001:db8::1"}, Elsewhere: map[string]string{"other.example.org": "other", "10.1.0.9": "other"}}
+		Reserved: reserve("10.96.0.1", "api.example.org", "2001:db8::1"), Elsewhere: map[string]string{"other.example.org": "other", "10.1.0.9": "other"}}
 	r.CSR.Spec = certificatesv1.CertificateSigningRequestSpec{Request: text, SignerName: certificatesv1.KubeletServingSignerName,
 		Usages: kubeletUsages(isRSA, certificatesv1.UsageServerAuth), Username: "system:node:" + testNode,
 		Groups: []string{"system:nodes", "system:authenticated"},
@@ -244,11 +245,20 @@ func compareServing(t testing.TB, r csr.ServingRequest) bool {
 
 // namesOrIPs tells whether a list of reserved addresses is what the rules speak of. Of anything else, such as a CIDR, they do not
 // say what it reserves, so that a verdict may be stricter than the oracle's.
-func namesOrIPs(reserved []string) bool {
-	return !slices.ContainsFunc(reserved, func(text string) bool {
-		_, isIP := parseNumber(text)
-		return !isIP && !isName(text)
+func namesOrIPs(reserved []csr.Reservation) bool {
+	return !slices.ContainsFunc(reserved, func(r csr.Reservation) bool {
+		_, isIP := lookalike(r.Host)
+		return !isIP && !isName(strings.TrimPrefix(r.Host, "*."))
 	})
+}
+
+// reserve is who reserves some hosts.
+func reserve(hosts ...string) []csr.Reservation {
+	var out []csr.Reservation
+	for _, host := range hosts {
+		out = append(out, csr.Reservation{Host: host, By: "a test"})
+	}
+	return out
 }
 
 // isName tells whether a text is a DNS name in any case, with a dot at the end or without, and not an IP with a dot.

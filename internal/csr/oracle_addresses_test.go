@@ -87,6 +87,9 @@ func oracleAddresses(names []generalName, r csr.ServingRequest) error {
 
 // oracleName applies the rules to a DNS name.
 func oracleName(name string, r csr.ServingRequest) error {
+	if ip, ok := lookalike(name); ok {
+		return oracleLookalike(ip, r)
+	}
 	key := plainName(name)
 	if isReservedName(key, r.Reserved) {
 		return fmt.Errorf("%w: %q", errReserved, name)
@@ -102,6 +105,21 @@ func oracleName(name string, r csr.ServingRequest) error {
 		}
 	}
 	return fmt.Errorf("%w: %q", errAddress, name)
+}
+
+// Rule: a DNS name that looks like an IP is nobody's, and may be what that IP is.
+func oracleLookalike(ip number, r csr.ServingRequest) error {
+	r.Declared = nil
+	return oracleIP(ip, r)
+}
+
+// lookalike reads an IP out of a name, with a dot at the end or without, and whatever its zone.
+func lookalike(name string) (number, bool) {
+	address, err := netip.ParseAddr(strings.TrimSuffix(name, "."))
+	if err != nil {
+		return number{}, false
+	}
+	return numberOf(address.WithZone("").Unmap().AsSlice()), true
 }
 
 // oracleIP applies the rules to an IP.
@@ -126,9 +144,16 @@ func oracleIP(ip number, r csr.ServingRequest) error {
 }
 
 // Rule: the names of the API server and of the machine itself are nobody's, in whatever case, with a dot at the end or without.
-func isReservedName(key string, reserved []string) bool {
-	for _, name := range append([]string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"}, reserved...) {
-		if plainName(name) == key {
+// A star in a certificate stands for any one label, be it the API server's or the one that is asked for.
+func isReservedName(key string, reserved []csr.Reservation) bool {
+	first, rest, _ := strings.Cut(key, ".")
+	for _, r := range append(reserve("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"), reserved...) {
+		name := plainName(r.Host)
+		start, end, dotted := strings.Cut(name, ".")
+		if _, isIP := lookalike(name); isIP {
+			continue
+		}
+		if name == key || dotted && strings.Contains(key, ".") && end == rest && (start == "*" || first == "*") {
 			return true
 		}
 	}
@@ -136,9 +161,9 @@ func isReservedName(key string, reserved []string) bool {
 }
 
 // Rule: neither are the IPs of the control plane, nor those that every machine has.
-func isReservedIP(ip number, reserved []string) bool {
-	for _, text := range reserved {
-		if same, ok := parseNumber(text); ok && same.equal(ip) {
+func isReservedIP(ip number, reserved []csr.Reservation) bool {
+	for _, r := range reserved {
+		if same, ok := lookalike(r.Host); ok && same.equal(ip) {
 			return true
 		}
 	}

@@ -185,10 +185,13 @@ func TestTheOracleDeniesStrangeMetadata(t *testing.T) {
 func TestTheOracleDeniesWrongAddresses(t *testing.T) {
 	for asked, want := range map[string]error{
 		"worker.example": nil, "WORKER.example": nil, "10.0.0.1": nil, "10.0.255.255": nil, "2001:db8::1": nil, "192.0.2.1": nil, "192.0.2.129": nil,
-		"worker.example.": errAddress, "10.1.0.0": errAddress, "dns:10.0.0.1": errAddress, "*.example": errAddress, "a_b": errAddress, "2001:db9::1": errAddress,
+		"worker.example.": errAddress, "10.1.0.0": errAddress, "dns:10.0.0.1": errAddress, "*.x.example": errAddress, "*.example": errReserved, "a_b": errAddress, "2001:db9::1": errAddress,
 		"192.0.2.3": errAddress, "192.0.2.128": errAddress, "fe80::1": errAddress,
 		"localhost": errReserved, "Kubernetes.default": errReserved, "kubernetes.default.svc.x": errReserved, "127.0.0.1": errReserved, "::1": errReserved,
 		"224.0.0.1": errReserved, "ff02::1": errReserved, "0.0.0.0": errReserved, "api.example": errReserved, "10.0.0.10": errReserved,
+		"dns:10.0.0.10": errReserved, "dns:10.0.0.10.": errReserved, "dns:::ffff:10.0.0.10": errReserved, "dns:127.1.1.1": errReserved, "fe80::9": errReserved,
+		"dns:fe80::9%x": errReserved, "a.wild.example": errReserved, "*.wild.example": errReserved, "wild.example": errAddress, "b.a.wild.example": errAddress,
+		"dns:10.0.0.20": errElsewhere, "dns:2001:DB8::20": errElsewhere,
 		"other.example": errElsewhere, "10.0.0.20": errElsewhere, "2001:db8::20": errElsewhere,
 	} {
 		text, ok := standardRequest(t, []string{asked})
@@ -198,7 +201,7 @@ func TestTheOracleDeniesWrongAddresses(t *testing.T) {
 		r := servingRequest(text, false)
 		r.Declared = []string{"worker.EXAMPLE", "10.0.1.1/16", "2001:db8::/32", "::ffff:192.0.2.1", "::ffff:192.0.2.129/128", "fe80::1%eth0", "api.example", "other.example", "*.example",
 			"a_b", "localhost", "127.0.0.0/8", "kubernetes.default"}
-		r.Reserved = []string{"API.example.", "::ffff:10.0.0.10"}
+		r.Reserved = reserve("API.example.", "::ffff:10.0.0.10", "*.Wild.example.", "fe80::9%eth0")
 		r.Elsewhere = map[string]string{"other.example": "b", "10.0.0.20": "b", "2001:db8::20": "b"}
 		wantError(t, asked, oracleServing(r), want)
 		compareServing(t, r)

@@ -33,8 +33,8 @@ type ServingRequest struct {
 	NodeName string
 	// Declared are the DNS names, IPs and CIDRs that its NodeBootstrap declares.
 	Declared []string
-	// Reserved are the DNS names and IPs of the control plane, besides those that are the same in every cluster.
-	Reserved []string
+	// Reserved are the hosts at which the API server is reached, besides those that are the same in every cluster.
+	Reserved []Reservation
 	// Elsewhere are addresses that other NodeBootstraps declare as their own, by Address.Key, with the name of one of them.
 	Elsewhere map[string]string
 }
@@ -133,14 +133,16 @@ func asksForAddressesAlone(e *evaluation) *Result {
 }
 
 func namesNothingReserved(e *evaluation) *Result {
-	var reserved []string
-	for _, text := range e.serving.Reserved {
-		reserved = append(reserved, parseAddress(text).Key())
-	}
+	const advice = "no node may serve as it. If it is right, approve by hand: kubectl certificate approve "
+	reserved := newReservations(e.serving.Reserved)
 	for _, a := range addressesOf(e.parsed) {
-		if a.reservedEverywhere() || slices.Contains(reserved, a.Key()) {
+		if a.reservedEverywhere() {
 			return objection(Wait, ReasonAddressReserved, "the request names %.300q, an address of the control plane or of every machine: "+
-				"no node may serve as it. If it is right, approve by hand: kubectl certificate approve %s", a.text, e.csr.Name)
+				"%s%s", a.text, advice, e.csr.Name)
+		}
+		if by, ok := reserved.holder(a); ok {
+			return objection(Wait, ReasonAddressReserved, "the request names %.300q, at which the API server is reached according to %.300s: "+
+				"%s%s", a.text, by, advice, e.csr.Name)
 		}
 	}
 	return nil

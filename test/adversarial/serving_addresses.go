@@ -8,7 +8,8 @@ import (
 	"strings"
 )
 
-// servingReserved ask for an address that no node may serve under, besides the good ones.
+// servingReserved ask for an address that no node may serve under, besides the good ones. The API server is reached at
+// api.example.com, and by the nodes of other racks at lb.rack-a.example.com, lb.räck-b.example.com and 2001:db8:a::1.
 func servingReserved() []Case {
 	return all(wait, addressReserved, []Case{
 		{Name: "serving-dns-kubernetes", Why: "Pods in the namespace default reach the API server under this name.", Spoil: alsoDNS("kubernetes")},
@@ -29,6 +30,15 @@ func servingReserved() []Case {
 		{Name: "serving-dns-reserved-upper-case", Why: "DNS does not tell names apart by case, so it is the API server's name all the same.", Spoil: alsoDNS("Kubernetes.Default.SVC")},
 		{Name: "serving-dns-reserved-final-dot", Why: "For DNS a final dot changes nothing, so it is the API server's name all the same.", Spoil: alsoDNS("kubernetes.default.")},
 		{Name: "serving-dns-localhost-final-dot", Why: "For DNS a final dot changes nothing, so it is localhost all the same.", Spoil: alsoDNS("localhost.")},
+		{Name: "serving-dns-other-rack", Why: "The nodes of another rack would take it for the API server.", Spoil: alsoDNS("lb.rack-a.example.com")},
+		{Name: "serving-dns-other-rack-upper-case", Why: "DNS does not tell names apart by case, so it is the load balancer's name all the same.", Spoil: alsoDNS("LB.Rack-A.example.com")},
+		{Name: "serving-dns-other-rack-final-dot", Why: "For DNS a final dot changes nothing, so it is the load balancer's name all the same.", Spoil: alsoDNS("lb.rack-a.example.com.")},
+		{Name: "serving-dns-other-rack-punycode", Why: "This is the name that is looked up for the load balancer's Unicode one.", Spoil: alsoDNS("lb.xn--rck-b-gra.example.com")},
+		{Name: "serving-ip-other-rack", Why: "The nodes of another rack would take it for the API server.", Spoil: alsoIP("2001:db8:a::1")},
+		{Name: "serving-dns-other-rack-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("2001:DB8:A:0::1")},
+		{Name: "serving-dns-wildcard", Why: "A wildcard is the name of all other nodes, and of the API server.", Spoil: alsoDNS("*.example.com")},
+		{Name: "serving-dns-loopback-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("127.0.0.1")},
+		{Name: "serving-dns-service-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("10.0.0.1")},
 		{Name: "serving-dns-reserved-alone", Why: "A reserved name is no better without the good ones.", Spoil: rebuild(func(p *parts, _ string) {
 			p.useSAN(dnsName("kubernetes.default.svc"))
 		})},
@@ -67,7 +77,6 @@ func servingUndeclaredNames() []Case {
 		{Name: "serving-dns-two-dots", Why: "An empty label is no name.", Spoil: alsoDNS("<node>..example.com")},
 		{Name: "serving-dns-dot", Why: "The root of DNS is above all names.", Spoil: alsoDNS(".")},
 		{Name: "serving-dns-empty", Why: "An empty name is a beginning and an ending of all names.", Spoil: alsoDNS("")},
-		{Name: "serving-dns-wildcard", Why: "A wildcard is the name of all other nodes.", Spoil: alsoDNS("*.example.com")},
 		{Name: "serving-dns-wildcard-all", Why: "A star alone is every name to some.", Spoil: alsoDNS("*")},
 		{Name: "serving-dns-wildcard-in-label", Why: "A star within a label matches other nodes.", Spoil: alsoDNS("<nod>*.example.com")},
 		{Name: "serving-dns-wildcard-own", Why: "Who may use a name may not use all below it.", Spoil: alsoDNS("*.<node>.example.com")},
@@ -90,8 +99,6 @@ func servingUndeclaredNames() []Case {
 		{Name: "serving-dns-declared-ip-v6", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("2001:db8::7")},
 		{Name: "serving-dns-declared-range", Why: "The text of a declared range is not a name.", Spoil: alsoDNS("198.51.100.0/24")},
 		{Name: "serving-dns-ip-in-range", Why: "A DNS name that looks like an address of the declared range is none.", Spoil: alsoDNS("198.51.100.9")},
-		{Name: "serving-dns-loopback-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("127.0.0.1")},
-		{Name: "serving-dns-service-ip", Reason: addressReserved, Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("10.0.0.1")},
 		{Name: "serving-dns-ip-padded", Why: "Zeros in front make octal numbers of it for some readers.", Spoil: alsoDNS("192.000.002.007")},
 		{Name: "serving-dns-ip-as-number", Why: "Some readers take a single number for an address.", Spoil: alsoDNS("3221225991")},
 		{Name: "serving-dns-ip-hexadecimal", Why: "Some readers take a hexadecimal number for an address.", Spoil: alsoDNS("0xc0000207")},

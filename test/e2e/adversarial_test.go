@@ -213,6 +213,12 @@ func TestAdversarialServingRequests(t *testing.T) {
 	cluster.WaitAwaited(t, waiting)
 	cluster.WaitAwaited(t, "other-node")
 	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
+	for name, server := range map[string]string{"rack-a": "https://lb.rack-a.example.com:6443", "rack-a-v6": "https://[2001:db8:a::1]:6443", "rack-b": "https://lb.räck-b.example.com"} {
+		nb := cluster.NodeBootstrap(name)
+		nb.Spec.Cluster.Server = server
+		cluster.Create(t, nb)
+		cluster.WaitAwaited(t, name)
+	}
 	var denials, all []attack
 	sent := 0
 	for _, c := range adversarial.Serving() {
