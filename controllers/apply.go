@@ -104,7 +104,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 			return nil
 		}
 	}
-	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system are not watched
+	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}
