@@ -53,7 +53,7 @@ func (r *NodeReconciler) revoke(ctx context.Context, f *bootstrap.Facts, p *boot
 
 func (r *NodeReconciler) withdraw(ctx context.Context, p *bootstrap.Plan) error {
 	for _, s := range p.DeleteTokens {
-		if err := r.delete(ctx, s); err != nil {
+		if err := withoutAnswer(s, r.delete(ctx, s)); err != nil {
 			return err
 		}
 	}

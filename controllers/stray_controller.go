@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -83,11 +84,21 @@ func (r *StrayTokensReconciler) deleteStray(ctx context.Context, s *corev1.Secre
 		return reconcile.Result{RequeueAfter: conflictRetry}, nil
 	}
 	if client.IgnoreNotFound(err) != nil {
-		return reconcile.Result{}, fmt.Errorf("deleting the Secret %s/%s, a token that no NodeBootstrap owns: %w", s.Namespace, s.Name, err)
+		return reconcile.Result{}, withoutAnswer(s, err)
 	}
 	log.FromContext(ctx).Info("deleted a token with the operator's label that no NodeBootstrap owns",
 		"secret", s.Name, "token", bootstrap.TokenIDOfSecret(s.Name))
 	return reconcile.Result{}, nil
+}
+
+// withoutAnswer is an error of a deletion without what the API server has answered, if the Secret is a stray token: an admission
+// webhook is shown what is deleted, and may repeat a secret part that is not kept in the cache.
+func withoutAnswer(s *corev1.Secret, err error) error {
+	if err == nil || !bootstrap.Stray(s) {
+		return err
+	}
+	return bootstrap.HideText(err, fmt.Sprintf("deleting the Secret %s/%s, a token that says of no NodeBootstrap that it is its own: %s",
+		s.Namespace, s.Name, cmp.Or(string(apierrors.ReasonForError(err)), "there was no answer")))
 }
 
 func (r *StrayTokensReconciler) reportOnce(ctx context.Context, s *corev1.Secret) {

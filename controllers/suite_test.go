@@ -71,11 +71,15 @@ func startOperator(ctx context.Context, cfg localcluster.Config, k clock.Passive
 }
 
 func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry *prometheus.Registry) (ctrl.Manager, error) {
+	return newManagerWith(ctx, e, controllers.Options{Clock: k, Registry: registry, AllowClusterWide: true})
+}
+
+func newManagerWith(ctx context.Context, e *env.Env, o controllers.Options) (ctrl.Manager, error) {
 	cfg, err := operator.Config(ctx, e.Cluster)
 	if err != nil {
 		return nil, err
 	}
-	if server, ok := k.(*controllers.ServerClock); ok {
+	if server, ok := o.Clock.(*controllers.ServerClock); ok {
 		cfg.Wrap(server.Wrap)
 	}
 	scheme, err := controllers.NewScheme()
@@ -92,5 +96,6 @@ func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry 
 	if err != nil {
 		return nil, fmt.Errorf("making the manager: %w", err)
 	}
-	return mgr, controllers.Setup(ctx, mgr, controllers.Options{Namespace: operator.Namespace, Clock: k, Registry: registry})
+	o.Namespace = operator.Namespace
+	return mgr, controllers.Setup(ctx, mgr, o)
 }

@@ -79,7 +79,9 @@ func strayToken(id string, edit func(*corev1.Secret)) *corev1.Secret {
 	return s
 }
 
-func labelled(s *corev1.Secret) { s.Labels = map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy} }
+func labelled(s *corev1.Secret) {
+	s.Labels = map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}
+}
 
 // A token with the operator's label and in its group, such as a compromised operator makes, stayed for as long as it liked
 // when it named no node.
