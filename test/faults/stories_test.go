@@ -234,7 +234,7 @@ func (m *machine) joins(when func() bool) []*step {
 		{name: "the machine gets the kubeconfig and asks", do: func() bool { return when() && m.give() && m.ask() }, wait: 2 * time.Second},
 		{name: "it collects its certificate", do: m.collect, wait: time.Second},
 		{name: "it registers", do: m.register, wait: time.Second},
-		{name: "it renews its Lease", do: m.beat, wait: 2 * time.Second},
+		{name: "it renews its Lease", do: m.beat, wait: 3 * time.Second}, // longer than a cache is behind
 	}
 }
 
