@@ -57,7 +57,7 @@ func (r *NodeReconciler) withdraw(ctx context.Context, f *bootstrap.Facts, p *bo
 	r.reportOutliving(ctx, f, p)
 	var errs []error
 	for _, s := range p.DeleteTokens {
-		errs = append(errs, r.delete(ctx, s))
+		errs = append(errs, withoutAnswer(s, r.delete(ctx, s)))
 	}
 	for _, request := range p.DeleteRequests {
 		errs = append(errs, r.deleteRequest(ctx, p, request))
@@ -118,7 +118,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 			return nil
 		}
 	}
-	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system are not watched
+	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}

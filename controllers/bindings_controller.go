@@ -28,6 +28,8 @@ type BindingsReconciler struct {
 	Client client.Client
 	// Live reads from the API server.
 	Live client.Reader
+	// AllowClusterWide lets there be the binding that has kube-controller-manager approve what tokens ask for.
+	AllowClusterWide bool
 }
 
 // allBindings is always equal to itself, so that the workqueue makes one of all events.
@@ -56,7 +58,8 @@ func (r *BindingsReconciler) Reconcile(ctx context.Context, _ allBindings) (reco
 	}
 	var first error
 	for _, name := range bootstrap.BindingNames {
-		if err := r.reconcile(ctx, name, bootstrap.BindingNeeded(name, all.Items)); err != nil && first == nil {
+		needed := bootstrap.BindingNeeded(name, all.Items) && (r.AllowClusterWide || name != bootstrap.BindingApproveClusterWide)
+		if err := r.reconcile(ctx, name, needed); err != nil && first == nil {
 			first = err
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/labels"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -28,6 +27,9 @@ import (
 const (
 	// indexNode finds what is for a node: Secrets but its kubeconfig's, and requests of our tokens that name it.
 	indexNode = "node"
+	// strayTokens is the value of indexNode of tokens in the operator's groups that say of no NodeBootstrap that they are its own.
+	// It is the name of no node.
+	strayTokens = "/"
 	// indexToken finds requests by the id of the token that sent them.
 	indexToken = "token"
 	// indexServing finds requests for serving certificates by the node that sent them.
@@ -45,8 +47,9 @@ const (
 // CacheOptions restricts what the operator holds in memory to what it decides on, which is also all that it may read.
 func CacheOptions(namespace string) cache.Options {
 	t := newTransforms()
-	managed := labels.SelectorFromSet(labels.Set{bootstrap.ManagedByLabel: bootstrap.ManagedBy})
-	secrets := map[string]cache.Config{bootstrap.TokenNamespace: {LabelSelector: managed, Transform: t.secret}}
+	// By the type, which cannot be changed: somebody may take the label off a token.
+	tokens := fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken))
+	secrets := map[string]cache.Config{bootstrap.TokenNamespace: {FieldSelector: tokens, Transform: t.secret}}
 	// Here also those of others, without their data: one may have a name that is needed.
 	secrets[namespace] = cache.Config{Transform: t.secret}
 	configMaps := map[string]cache.Config{
@@ -83,6 +86,9 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		values client.IndexerFunc
 	}{
 		{&corev1.Secret{}, indexNode, func(o client.Object) []string {
+			if bootstrap.Stray(o.(*corev1.Secret)) {
+				return []string{strayTokens}
+			}
 			node := bootstrap.NodeOfChild(o)
 			if o.GetName() == bootstrap.KubeconfigSecretName(node) { // it is found by its name
 				return nil

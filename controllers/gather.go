@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -21,7 +22,7 @@ import (
 
 // gather reads all that is known about a node. Absent is a value; only a read that fails is an error, with the facts up to it.
 func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Facts, error) {
-	f := &bootstrap.Facts{Name: name, Namespace: r.Namespace}
+	f := &bootstrap.Facts{Name: name, Namespace: r.Namespace, ClusterWideForbidden: !r.AllowClusterWide}
 	var err error
 	if f.NodeBootstrap, err = r.nodeBootstrap(ctx, r.Client, name); err != nil {
 		return f, err
@@ -90,6 +91,10 @@ func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) err
 
 // nodeBootstrap is nil when there is none or when it is being deleted.
 func (r *NodeReconciler) nodeBootstrap(ctx context.Context, reader client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
+	return findNodeBootstrap(ctx, reader, name)
+}
+
+func findNodeBootstrap(ctx context.Context, reader client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
 	nb, err := find(ctx, reader, "", name, &v1alpha1.NodeBootstrap{})
 	if err != nil || nb == nil || nb.DeletionTimestamp != nil {
 		return nil, err
@@ -97,36 +102,47 @@ func (r *NodeReconciler) nodeBootstrap(ctx context.Context, reader client.Reader
 	return nb, nil
 }
 
-// tokenSecrets are those in the cache, and the one that the status names: somebody may have taken the label off it that
-// the cache goes by, and a live token must not be forgotten.
+// tokenSecrets are those in the cache, and the one that the status names: the cache may be behind, and a live token must not be
+// forgotten.
 func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
-	var list corev1.SecretList
-	err := r.Client.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace), client.MatchingFields{indexNode: node})
-	if err != nil {
-		return nil, fmt.Errorf("listing the token Secrets of %s: %w", node, err)
+	cached, err := r.cachedTokens(ctx, node, nb)
+	if err != nil || nb == nil || nb.Status.Token == nil {
+		return cached, err
 	}
-	named := ""
-	if nb != nil && nb.Status.Token != nil {
-		named = bootstrap.TokenSecretName(nb.Status.Token.ID)
-	}
-	var out []*corev1.Secret
-	for i := range list.Items {
-		s := &list.Items[i]
-		if s.Name == named {
-			named = ""
-		}
-		if bootstrap.Ours(s, node) {
-			out = append(out, s)
-		}
-	}
-	if named == "" {
-		return out, nil
+	named := bootstrap.TokenSecretName(nb.Status.Token.ID)
+	if slices.ContainsFunc(cached, func(s *corev1.Secret) bool { return s.Name == named }) {
+		return cached, nil
 	}
 	s, err := find(ctx, r.Live, bootstrap.TokenNamespace, named, &corev1.Secret{})
-	if s != nil && bootstrap.Ours(s, node) {
-		out = append(out, s)
+	if s != nil && (bootstrap.Ours(s, node) || bootstrap.Stray(s) && bootstrap.Gave(nb, nb.Status.Token.ID)) {
+		cached = append(cached, s)
 	}
-	return out, err
+	return cached, err
+}
+
+// cachedTokens are the Secrets that say that they are the node's, and those that say nothing and have the id of a token of its
+// NodeBootstrap: somebody has taken away what they said. These are deleted.
+func (r *NodeReconciler) cachedTokens(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
+	list := func(value string, is func(*corev1.Secret) bool) ([]*corev1.Secret, error) {
+		var list corev1.SecretList
+		err := r.Client.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace), client.MatchingFields{indexNode: value})
+		if err != nil {
+			return nil, fmt.Errorf("listing the token Secrets of %s: %w", value, err)
+		}
+		var out []*corev1.Secret
+		for i := range list.Items {
+			if s := &list.Items[i]; is(s) {
+				out = append(out, s)
+			}
+		}
+		return out, nil
+	}
+	own, err := list(node, func(s *corev1.Secret) bool { return bootstrap.Ours(s, node) })
+	if err != nil || nb == nil {
+		return own, err
+	}
+	stray, err := list(strayTokens, func(s *corev1.Secret) bool { return bootstrap.Gave(nb, bootstrap.TokenIDOfSecret(s.Name)) })
+	return append(own, stray...), err
 }
 
 // requests are those sent with tokens that the node has or had, and those of unknown tokens of ours that name the node.
@@ -184,9 +200,7 @@ func (r *NodeReconciler) tokenGone(ctx context.Context, id string) (bool, error)
 func knownTokenIDs(f *bootstrap.Facts) sets.Set[string] {
 	ids := sets.New[string]()
 	for _, s := range f.TokenSecrets {
-		if t, ok := bootstrap.ParseToken(s); ok {
-			ids.Insert(t.ID)
-		}
+		ids.Insert(bootstrap.TokenIDOfSecret(s.Name))
 	}
 	if f.NodeBootstrap != nil {
 		if t := f.NodeBootstrap.Status.Token; t != nil {
@@ -195,8 +209,8 @@ func knownTokenIDs(f *bootstrap.Facts) sets.Set[string] {
 		for _, d := range f.NodeBootstrap.Status.Certificates {
 			ids.Insert(d.TokenID)
 		}
-		ids.Delete("") // of serving certificates
 	}
+	ids.Delete("") // of serving certificates, and of Secrets that can hold no token
 	return ids
 }
 

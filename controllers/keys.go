@@ -42,7 +42,7 @@ func (r *NodeReconciler) nodeOfKey(ctx context.Context, node, key string) (strin
 		return "", fmt.Errorf("listing the NodeBootstraps with the key %s: %w", key, err)
 	}
 	for i := range list.Items {
-		if nb := &list.Items[i]; nb.Name != node && bootstrap.Claims(nb, key, r.Clock.Now()) {
+		if nb := &list.Items[i]; nb.Name != node && bootstrap.Claims(nb, key) {
 			return nb.Name, nil
 		}
 	}
@@ -54,7 +54,7 @@ func (r *NodeReconciler) nodeOfKey(ctx context.Context, node, key string) (strin
 	switch {
 	case err != nil:
 		return "", err
-	case nb != nil && bootstrap.Claims(nb, key, r.Clock.Now()):
+	case nb != nil && bootstrap.Claims(nb, key):
 		return holder, nil
 	default: // its claim could not be stored, or it is gone
 		r.keys.release(key, holder)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -164,13 +165,15 @@ var (
 		"NodeBootstraps with a valid certificate that was to be prevented: those with the condition CertificateNotRevoked.", nil, nil)
 	bypassedDesc = prometheus.NewDesc("nodebootstrap_approvals_not_enforced",
 		"NodeBootstraps whose token's requests are approved by others too: those with the condition ApprovalEnforced False, but for those with approval ClusterWide.", nil, nil)
+	foreignDesc = prometheus.NewDesc("nodebootstrap_foreign_tokens",
+		"Bootstrap tokens in the operator's groups that no NodeBootstrap owns and that have not the operator's label.", nil, nil)
 	expiryDesc = prometheus.NewDesc("nodebootstrap_soonest_token_expiry_timestamp_seconds",
 		"When the first of the tokens runs out whose node is still waited for, in seconds since 1970. Absent when there is none.", nil, nil)
 )
 
 // Describe is of prometheus.Collector.
 func (*states) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{stateDesc, misusedDesc, conflictDesc, outlivingDesc, bypassedDesc, expiryDesc} {
+	for _, d := range []*prometheus.Desc{stateDesc, misusedDesc, conflictDesc, outlivingDesc, bypassedDesc, foreignDesc, expiryDesc} {
 		out <- d
 	}
 }
@@ -186,6 +189,11 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	if err := s.cache.List(ctx, &list); err != nil {
 		out <- prometheus.NewInvalidMetric(stateDesc, fmt.Errorf("listing NodeBootstraps: %w", err))
 		return
+	}
+	if foreign, err := s.foreignTokens(ctx); err != nil {
+		out <- prometheus.NewInvalidMetric(foreignDesc, err)
+	} else {
+		out <- prometheus.MustNewConstMetric(foreignDesc, prometheus.GaugeValue, float64(foreign))
 	}
 	type state struct{ ready, reason string }
 	count := map[state]int{}
@@ -224,4 +232,19 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	if !soonest.IsZero() {
 		out <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(soonest.Unix()))
 	}
+}
+
+// foreignTokens counts the tokens in the operator's groups that are somebody else's.
+func (s *states) foreignTokens(ctx context.Context) (int, error) {
+	var list corev1.SecretList
+	if err := s.cache.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace)); err != nil {
+		return 0, fmt.Errorf("listing token Secrets: %w", err)
+	}
+	n := 0
+	for i := range list.Items {
+		if bootstrap.Stray(&list.Items[i]) && !bootstrap.Labelled(&list.Items[i]) {
+			n++
+		}
+	}
+	return n, nil
 }

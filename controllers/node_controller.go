@@ -33,6 +33,8 @@ type NodeReconciler struct {
 	Live client.Reader
 	// Namespace is the operator's, where kubeconfig Secrets are.
 	Namespace string
+	// AllowClusterWide lets NodeBootstraps with approval ClusterWide have credentials.
+	AllowClusterWide bool
 	// Discovery finds the endpoint and CA of the cluster.
 	Discovery *Discovery
 	// Approvers knows what else approves requests of bootstrap tokens.

@@ -193,7 +193,8 @@ func TestDeletedNodeIsAwaitedAgain(t *testing.T) {
 	if err := cluster.Client.Status().Update(t.Context(), node); err != nil {
 		t.Fatal(err)
 	}
-	poke(t, name) // the status of a Node is not watched
+	renews(t, name, node.CreationTimestamp.Time)
+	poke(t, name) // neither the status of a Node nor its Lease is watched
 	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonJoined)
 	if err := cluster.NothingLeft(t.Context(), name); err != nil {
 		t.Error(err)

@@ -44,6 +44,8 @@ type Options struct {
 	// ClusterServer and ClusterCAFile override discovery; empty for none.
 	ClusterServer string
 	ClusterCAFile string
+	// AllowClusterWide lets NodeBootstraps with approval ClusterWide have credentials.
+	AllowClusterWide bool
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
 	// Certificates are those that the API server presents; nil when that is not known.
@@ -81,7 +83,7 @@ func (r *NodeReconciler) watchFreshness(ctx context.Context, c cache.Cache) erro
 	return nil
 }
 
-// Setup adds both reconcilers to a manager whose cache was made with CacheOptions.
+// Setup adds all reconcilers to a manager whose cache was made with CacheOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
@@ -99,6 +101,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Live:      mgr.GetAPIReader(),
 		Namespace: o.Namespace,
 		Discovery: &Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile, Certificates: o.Certificates},
+
+		AllowClusterWide: o.AllowClusterWide,
+
 		Approvers: approvers,
 		Metrics:   metrics,
 		Recorder:  newCalmRecorder(mgr.GetEventRecorder("nodebootstrap")),
@@ -110,9 +115,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := node.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the node controller: %w", err)
 	}
-	bindings := &BindingsReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}
+	bindings := &BindingsReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), AllowClusterWide: o.AllowClusterWide}
 	if err := bindings.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the bindings controller: %w", err)
+	}
+	stray := &StrayTokensReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}
+	if err := stray.SetupWithManager(mgr); err != nil {
+		return fmt.Errorf("setting up the controller of stray tokens: %w", err)
 	}
 	if err := approvers.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the approvers controller: %w", err)

@@ -76,7 +76,7 @@ func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry 
 	if err != nil {
 		return nil, err
 	}
-	return newManagerWith(ctx, cfg, controllers.Options{Clock: k, Registry: registry})
+	return newManagerWith(ctx, cfg, controllers.Options{Clock: k, Registry: registry, AllowClusterWide: true})
 }
 
 // newManagerWith is a manager with an access of its own, and with options that flags would set.

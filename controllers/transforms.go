@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
@@ -78,7 +80,7 @@ func (t *transforms) secret(o any) (any, error) {
 	s.ManagedFields = nil
 	node := bootstrap.NodeOfChild(s)
 	if node == "" || !bootstrap.Ours(s, node) {
-		s.Data, s.Labels, s.Annotations = nil, nil, only(s.Annotations, bootstrap.NodeNameAnnotation)
+		s.Data, s.Labels, s.Annotations = ourGroups(s), only(s.Labels, bootstrap.ManagedByLabel), only(s.Annotations, bootstrap.NodeNameAnnotation)
 		return o, nil
 	}
 	if s.Name == bootstrap.KubeconfigSecretName(node) {
@@ -95,6 +97,15 @@ func (t *transforms) secret(o any) (any, error) {
 		t.share(&s.OwnerReferences[i].APIVersion, &s.OwnerReferences[i].Kind)
 	}
 	return o, nil
+}
+
+// ourGroups is what matters of the data of a token that is not ours: whether it is in our groups.
+func ourGroups(s *corev1.Secret) map[string][]byte {
+	groups := bootstrap.GroupsOfOurs(s)
+	if len(groups) == 0 {
+		return nil
+	}
+	return map[string][]byte{bootstrapapi.BootstrapTokenExtraGroupsKey: []byte(strings.Join(groups, ","))}
 }
 
 // nodeBootstrap leaves out what GitOps tools and people write for themselves.

@@ -107,10 +107,10 @@ func (r *NodeReconciler) requestsOfCSR(ctx context.Context, o client.Object) []r
 	if err != nil {
 		log.FromContext(ctx).Error(err, "finding the node of a request by its token", "request", request.Name)
 	}
-	if token == nil {
-		return requestsFor(requestedNode(request))
+	if token != nil && bootstrap.NodeOfChild(token) != "" {
+		return requestsFor(bootstrap.NodeOfChild(token))
 	}
-	return requestsFor(bootstrap.NodeOfChild(token))
+	return requestsFor(requestedNode(request))
 }
 
 // requestsOfServing leaves out nodes that nobody declares addresses for.

@@ -129,8 +129,8 @@ const (
 // ClientCertificateSpec is about the certificate with which the kubelet authenticates to the API server.
 type ClientCertificateSpec struct {
 	// approval says who approves the CertificateSigningRequest that the kubelet sends with its bootstrap token.
-	// Node: this operator, for this node's name alone. ClusterWide: kube-controller-manager, whatever the name.
-	// Manual: a person, with kubectl certificate approve. Defaults to Node.
+	// Node: this operator, for this node's name alone. ClusterWide: kube-controller-manager, whatever the name, which takes the
+	// manager's flag --allow-cluster-wide-approval. Manual: a person, with kubectl certificate approve. Defaults to Node.
 	// +optional
 	Approval Approval `json:"approval,omitempty"`
 
@@ -221,8 +221,8 @@ type NodeBootstrapStatus struct {
 	// +optional
 	NodeUID types.UID `json:"nodeUID,omitempty"`
 
-	// nodeAliveTime is when a kubelet last renewed the node's Lease after the last reissue and before a certificate was approved
-	// for it: a machine works as the node with an earlier certificate. Absent when none did.
+	// nodeAliveTime is when a kubelet was first seen to have renewed the node's Lease after the last reissue and before a
+	// certificate was approved for it: a machine works as the node with an earlier certificate. Absent when none did.
 	// +optional
 	NodeAliveTime *metav1.Time `json:"nodeAliveTime,omitempty"`
 

@@ -72,6 +72,8 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.ClusterCAFile, "cluster-ca-file", "",
 		"A file with the PEM certificates of the CA of the API server, where a NodeBootstrap does not give them. It is read again when it changes. "+
 			"Defaults to those in the ConfigMap kube-public/cluster-info, else in kube-root-ca.crt in the namespace.")
+	fs.BoolVar(&o.AllowClusterWide, "allow-cluster-wide-approval", false,
+		"Give NodeBootstraps with approval ClusterWide a credential. Whoever has such a token can become any node.")
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Let only one of several replicas work, by a Lease in the namespace.")
 	o.metrics.bindFlags(fs)
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "The address for /healthz and /readyz; 0 for none.")

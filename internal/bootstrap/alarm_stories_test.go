@@ -92,7 +92,7 @@ func TestTheftIsAnsweredByAReissue(t *testing.T) {
 		moment{further(request("csr-d", 2, 0, anotherSigner)), Awaited, "#2", waits, "WrongSigner", denies + conflict},
 		moment{func(f *Facts) {
 			withCertificate(f.find("csr-c"))
-			f.Node, f.NodeReported = nodeMade(-time.Second), true
+			worksSince(-time.Second)(f)
 		}, Joined, "", hasJoined, "WrongSigner", ""},
 		moment{func(f *Facts) { f.Node = nil }, Withdrawn, "", isWithdrawn, "WrongSigner", ""},
 		moment{func(f *Facts) { f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = "again" }, Awaited, "#3", waits, "", ""},
@@ -114,8 +114,10 @@ func TestNodeThatWasApprovedJoinsInSpiteOfAnAlarm(t *testing.T) {
 		moment{further(request("csr-a", 1, minutes(1))), Awaited, "#1", waits, "", ""},
 		moment{further(request("csr-b", 1, -time.Second)), Awaited, "#1", waits, "SecondKey", denies + conflict},
 		moment{further(request("csr-c", 1, -2*time.Second, forNode("worker-2"))), Awaited, "#1", waits, "SecondKey", "CertificateDenied"},
-		moment{func(f *Facts) { withCertificate(f.find("csr-a")); f.Node, f.NodeReported = nodeMade(0), true }, Joined, "", hasJoined, "SecondKey", ""},
-		moment{func(f *Facts) { f.Requests, f.Node, f.NodeReported = nil, nodeMade(-time.Minute), false }, Withdrawn, "", isWithdrawn, "SecondKey", ""},
+		moment{func(f *Facts) { withCertificate(f.find("csr-a")); worksSince(0)(f) }, Joined, "", hasJoined, "SecondKey", ""},
+		moment{func(f *Facts) {
+			f.Requests, f.Node, f.NodeReported, f.LeaseRenewed = nil, nodeMade(-time.Minute), false, time.Time{}
+		}, Withdrawn, "", isWithdrawn, "SecondKey", ""},
 		moment{askReissue, Awaited, "#2", waits, "", ""},
 	)
 }

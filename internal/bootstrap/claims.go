@@ -3,12 +3,14 @@
 package bootstrap
 
 import (
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // Claimed is the status of a NodeBootstrap with the decisions and the evidence of a plan that it does not tell of yet; nil
@@ -30,6 +32,9 @@ func (p *Plan) Claimed(nb *v1alpha1.NodeBootstrap, now time.Time) *v1alpha1.Node
 	status.Certificates = appendDecisions(status.Certificates, claims...)
 	var outliving bool
 	status.Certificates, outliving = p.recordOutliving(status.Certificates)
+	if p.Alive != nil && status.NodeAliveTime == nil && p.approves() { // the next pass reads a Lease that may be the new kubelet's
+		status.NodeAliveTime, changed = p.Alive, true
+	}
 	alarmed := p.raise(status, nb.Generation, now)
 	if p.untold != "" && p.untold != status.LastTokenID {
 		status.LastTokenID, changed = p.untold, true
@@ -41,6 +46,11 @@ func (p *Plan) Claimed(nb *v1alpha1.NodeBootstrap, now time.Time) *v1alpha1.Node
 		return nil
 	}
 	return status
+}
+
+// approves reports whether the plan approves a client certificate.
+func (p *Plan) approves() bool {
+	return slices.ContainsFunc(p.Decisions, func(d Decision) bool { return d.Result.Verdict == csr.Approve && d.Record.UID != "" })
 }
 
 // raise sets the condition of the alarm, and tells whether it was not set before: the first evidence stays.

@@ -75,6 +75,7 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 		before, now := meta.FindStatusCondition(old.Conditions, w.condition), meta.FindStatusCondition(new.Conditions, w.condition)
 		switch {
 		case now == nil || now.Status != w.status || before != nil && before.Status == w.status && before.Reason == now.Reason:
+		case w.condition == v1alpha1.ConditionJoined && now.Reason != v1alpha1.ReasonNodeAlive: // a node that has not joined is no cause
 		case w.condition == v1alpha1.ConditionTokenMisused: // its own reason is that of the denial, which has an event too
 			add(corev1.EventTypeWarning, v1alpha1.ReasonTokenMisused, "%s", now.Message)
 		case now.Reason != v1alpha1.ReasonTokenMisused:
@@ -95,6 +96,7 @@ var warnings = []struct {
 	{v1alpha1.ConditionStalled, metav1.ConditionTrue},
 	{v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse},
 	{v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse},
+	{v1alpha1.ConditionJoined, metav1.ConditionFalse},
 }
 
 // Renewed tells whether a token took the place of one that was about to run out, from one status to the next.

@@ -32,6 +32,8 @@ type Facts struct {
 	BindingsProblem *Problem
 	// TokenSecrets are the Secrets in kube-system that are ours for this node.
 	TokenSecrets []*corev1.Secret
+	// ClusterWideForbidden says that the manager's flag --allow-cluster-wide-approval is not set.
+	ClusterWideForbidden bool
 	// Kubeconfig is the Secret of the kubeconfig's name, ours or not, with the Digest of its data.
 	Kubeconfig *corev1.Secret
 	// Node is the Node of the name.

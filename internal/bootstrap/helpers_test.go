@@ -146,6 +146,11 @@ func nodeMade(age time.Duration) *metav1.PartialObjectMetadata {
 	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: testNode, UID: types.UID("made " + age.String() + " ago"), CreationTimestamp: ago(age)}}
 }
 
+// worksSince has a kubelet work as the node, whose Node was created a while ago and whose Lease was last renewed then.
+func worksSince(age time.Duration) func(*Facts) {
+	return func(f *Facts) { f.Node, f.NodeReported, f.LeaseRenewed = nodeMade(age), true, now.Add(-age) }
+}
+
 // approvedDecision is the record of a request that was approved and issued a while ago.
 func approvedDecision(name string, n int, age time.Duration) v1alpha1.CertificateDecision {
 	return v1alpha1.CertificateDecision{

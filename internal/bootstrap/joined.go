@@ -11,18 +11,21 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// certificateUsed tells whether the node has used a certificate that was issued to it in its present wait: its Lease was
+// certificateUsed reports whether the node has used a certificate that was issued to it in its present wait: its Lease was
 // renewed after the approval. A Node of that time proves nothing: an administrator may have created it while the request
 // was waiting. What happened in the same second may have happened before: times of conditions are whole seconds.
 func (f *Facts) certificateUsed() bool {
-	used := func(approved time.Time) bool { return !f.LeaseRenewed.Before(approved.Add(time.Second)) }
+	used := func(approved time.Time, request types.UID) bool {
+		return !f.LeaseRenewed.Before(approved.Add(f.proofDelay(request)))
+	}
 	for _, r := range f.Requests {
 		at, approved := approvedAt(r)
-		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(at.Time) {
+		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(at.Time, r.UID) {
 			return true
 		}
 	}
@@ -30,7 +33,7 @@ func (f *Facts) certificateUsed() bool {
 		if !ofThisNode(d) {
 			continue
 		}
-		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.IssuedTime.Time) {
+		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.IssuedTime.Time, d.UID) {
 			return true
 		}
 		if f.issuedUnseen(d) && f.LeaseRenewed.After(d.Time.Add(approvedRequestLife)) {
@@ -71,9 +74,9 @@ func (f *Facts) NeedsLive() bool {
 	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore()
 }
 
-// joined tells whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an
-// administrator may have created it ahead, and on a reinstall it is still the old one. One that a kubelet has reported in
-// was a member already, or has joined in another way.
+// joined reports whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an
+// administrator may have created it ahead, and on a reinstall it is still the old one. One that a kubelet works as was a
+// member already, or has joined in another way.
 func (f *Facts) joined() bool {
 	switch {
 	case f.Node == nil || f.reissueDue():
@@ -81,8 +84,14 @@ func (f *Facts) joined() bool {
 	case f.joinedBefore() || f.certificateUsed():
 		return true
 	default:
-		return f.NodeReported && (!f.awaitingReissue() || f.Node.UID != f.NodeBootstrap.Status.NodeUID)
+		return f.kubeletWorks() && (!f.awaitingReissue() || f.Node.UID != f.NodeBootstrap.Status.NodeUID)
 	}
+}
+
+// kubeletWorks reports whether a kubelet has reported in the Node's status and has renewed its Lease since the Node was made.
+// Whoever may create Nodes can fill in the status, and the Lease of a deleted Node stays for a moment.
+func (f *Facts) kubeletWorks() bool {
+	return f.NodeReported && !f.LeaseRenewed.IsZero() && !f.LeaseRenewed.Before(f.Node.CreationTimestamp.Time)
 }
 
 // lastIssued is when a certificate was last issued to the node; zero for never.

@@ -20,7 +20,10 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 	f.Node = nodeMade(0)
 	f.Node.CreationTimestamp.Time = made
 	for pass := range 3 {
-		f.NodeReported = pass == 0 // read only until it is known
+		f.NodeReported, f.LeaseRenewed = pass == 0, time.Time{} // read only until it is known
+		if pass == 0 {
+			f.LeaseRenewed = made
+		}
 		p := Decide(f, behind)
 		if p.Phase != Joined {
 			t.Fatalf("pass %d: %+v", pass, outlineOf(&p))

@@ -27,12 +27,9 @@ func ClaimedKeys(nb *v1alpha1.NodeBootstrap) []string {
 	return out
 }
 
-// Claims reports whether a certificate of a key may be valid, at a time, that was approved for a node.
-func Claims(nb *v1alpha1.NodeBootstrap, key string, now time.Time) bool {
-	return slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
-		return claimsKey(d) && d.KeyFingerprint == key && now.Before(d.Time.Add(csr.MaxLife))
-	})
-}
+// Claims reports whether a client certificate of a key was approved for a node, by the record. How long the certificate is valid
+// is for the signer to say, so the claim lasts as long as the record.
+func Claims(nb *v1alpha1.NodeBootstrap, key string) bool { return slices.Contains(ClaimedKeys(nb), key) }
 
 func claimsKey(d v1alpha1.CertificateDecision) bool {
 	return d.KeyFingerprint != "" && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName

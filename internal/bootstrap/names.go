@@ -41,9 +41,12 @@ func KubeconfigSecretName(node string) string { return kubeconfigSecretPrefix + 
 // TokenSecretName is the name of the Secret of the token with an id.
 func TokenSecretName(id string) string { return bootstraputil.BootstrapTokenSecretName(id) }
 
-// NodeOfChild is the node that a Secret is for, by its annotation, or by the name that a kubeconfig Secret would have;
-// empty when it is for none.
+// NodeOfChild is the node that a Secret is for, by the NodeBootstrap that owns it, by its annotation, or by the name that a
+// kubeconfig Secret would have; empty when it is for none.
 func NodeOfChild(o metav1.Object) string {
+	if owner := metav1.GetControllerOfNoCopy(o); owner != nil && ofNodeBootstrap(owner) {
+		return owner.Name
+	}
 	if node := o.GetAnnotations()[NodeNameAnnotation]; node != "" {
 		return node
 	}
@@ -76,12 +79,15 @@ func ownedBy(o metav1.Object, nb *v1alpha1.NodeBootstrap) bool {
 
 // Ours tells whether a Secret was made by the operator for a node, under this NodeBootstrap or a former one of its name.
 func Ours(s *corev1.Secret, node string) bool {
-	if owner := metav1.GetControllerOf(s); owner != nil {
-		return owner.Kind == "NodeBootstrap" && owner.Name == node &&
-			strings.HasPrefix(owner.APIVersion, v1alpha1.GroupVersion.Group+"/")
+	if owner := metav1.GetControllerOfNoCopy(s); owner != nil {
+		return ofNodeBootstrap(owner) && owner.Name == node
 	}
 	// An orphan, left behind by "kubectl delete --cascade=orphan".
 	return s.Labels[ManagedByLabel] == ManagedBy && s.Annotations[NodeNameAnnotation] == node
+}
+
+func ofNodeBootstrap(owner *metav1.OwnerReference) bool {
+	return owner.Kind == "NodeBootstrap" && strings.HasPrefix(owner.APIVersion, v1alpha1.GroupVersion.Group+"/")
 }
 
 // childMeta is the metadata of a child of a NodeBootstrap. The owner reference does not block the owner's deletion: that

@@ -10,6 +10,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -48,6 +49,8 @@ type Plan struct {
 	Reissue bool
 	// Since is since when the node is waited for; zero when it is not.
 	Since time.Time
+	// Alive is when a kubelet was seen to work as the node after the reissue that the node waits for; nil when none was.
+	Alive *metav1.Time
 
 	// Token is the token that the kubeconfig carries, or shall carry unless another is minted.
 	Token *Token
@@ -152,8 +155,11 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	p.Phase = Awaited
 	p.Reissue = f.reissueDue()
 	p.Since = awaitingSince(f, now)
+	p.Alive = f.alive(now)
 	p.Problem = blocked(f)
-	p.kept = f.keep(now)
+	if !f.clusterWideRefused() {
+		p.kept = f.keep(now)
+	}
 	deadline := joinDeadline(f.NodeBootstrap, p.Since)
 	inTime := deadline.IsZero() || now.Before(deadline)
 	mint := p.Problem == nil && inTime && p.renewalDue(f, now)
@@ -242,11 +248,14 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 		}
 		p.LookAgain(now.Add(min(max(age/10, leasePollMin), leasePollMax)))
 	}
+	p.lookForOldKubelet(f, now)
 }
 
 // blocked is why no new credential can be made now.
 func blocked(f *Facts) *Problem {
 	switch {
+	case f.clusterWideRefused():
+		return clusterWideProblem()
 	case f.ClusterProblem != nil:
 		return f.ClusterProblem
 	case f.BindingsProblem != nil && f.BindingsProblem.Reason != v1alpha1.ReasonBindingsPending:

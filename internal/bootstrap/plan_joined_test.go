@@ -38,6 +38,7 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 	lease := func(ago time.Duration) func(*Facts) { return func(f *Facts) { f.LeaseRenewed = now.Add(-ago) } }
 	node := func(ago time.Duration) func(*Facts) { return func(f *Facts) { f.Node = nodeMade(ago) } }
 	reported := func(f *Facts) { f.NodeReported = true }
+	works := func(f *Facts) { f.NodeReported, f.LeaseRenewed = true, f.Node.CreationTimestamp.Time }
 	used := func(f *Facts) { f.Node, f.LeaseRenewed = nodeMade(old), now.Add(-minutes(18)) }
 	both := func(edits ...func(*Facts)) func(*Facts) {
 		return func(f *Facts) {
@@ -51,17 +52,19 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 	reissuedClean := outline{phase: Joined, deleteToken: "#2", dropConfig: true}
 	reissuedWaits := outline{phase: Awaited, token: "#2"}
 	testPlans(t, map[string]planned{
-		"a member already":             {fresh(), both(node(old), reported), outline{phase: Joined}},
+		"a member already":             {fresh(), both(node(old), works), outline{phase: Joined}},
+		"a member without a Lease":     {fresh(), both(node(old), reported), outline{phase: Awaited, mint: "#1"}}, // made by somebody who may create nodes
+		"a Lease of a former Node":     {fresh(), both(node(old), reported, lease(old+time.Second)), outline{phase: Awaited, mint: "#1"}},
 		"a member, but no kubelet's":   {fresh(), node(old), outline{phase: Awaited, mint: "#1"}},
 		"a Lease alone":                {fresh(), both(node(old), lease(time.Second)), outline{phase: Awaited, mint: "#1"}},
 		"a report without a Node":      {fresh(), reported, outline{phase: Awaited, mint: "#1"}},
 		"a member, wanted anew":        {fresh(), both(node(old), reported, lease(time.Second), askReissue), outline{phase: Awaited, reissue: true, mint: "#1"}},
 		"waited for, no Node":          {awaited(1, young), nil, waits},
 		"waited for, Node made ahead":  {awaited(1, young), node(minutes(5)), waits},
-		"joined in another way":        {awaited(1, young), both(node(minutes(5)), reported), clean},
+		"joined in another way":        {awaited(1, young), both(node(minutes(5)), works), clean},
 		"issued, no Node":              {asked(), nil, waits},
 		"issued, Node made after":      {asked(), node(minutes(18)), waits}, // by an administrator
-		"issued, and it has reported":  {asked(), both(node(minutes(18)), reported), clean},
+		"issued, and it has reported":  {asked(), both(node(minutes(18)), reported), waits},
 		"issued, Lease of that second": {asked(), both(node(old), lease(minutes(19)-999*time.Millisecond)), waits},
 		"issued, Lease of the next":    {asked(), both(node(old), lease(minutes(19)-time.Second)), clean},
 		"issued, Node made before":     {asked(), node(minutes(21)), waits},
@@ -83,7 +86,7 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 			f.NodeBootstrap.Status.AwaitingSince = new(ago(minutes(19)))
 			f.Requests[0].Spec.Username = "system:bootstrap:" + nthID(7)
 		}), waits},
-		"a known Node that was missed": {awaited(1, young), both(node(old), reported, func(f *Facts) { f.NodeBootstrap.Status.NodeUID = f.Node.UID }), clean},
+		"a known Node that was missed": {awaited(1, young), both(node(old), works, func(f *Facts) { f.NodeBootstrap.Status.NodeUID = f.Node.UID }), clean},
 
 		"joined before":                    {joinedBefore(), nil, outline{phase: Joined}},
 		"joined before, a token is left":   {joinedBefore(), func(f *Facts) { f.addToken(1, young); f.Kubeconfig = kubeconfigSecret(1) }, clean},
@@ -92,11 +95,11 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 		"joined before, past the deadline": {joinedBefore(), deadlineAfter(time.Minute), outline{phase: Joined}},
 		"gone after it joined":             {joinedBefore(), func(f *Facts) { f.Node = nil }, outline{phase: Awaited, mint: "#2"}},
 		"another Node after it joined":     {joinedBefore(), node(minutes(5)), outline{phase: Awaited, mint: "#2"}},
-		"the same, and it has reported":    {joinedBefore(), both(node(minutes(5)), reported), outline{phase: Joined}},
+		"the same, and it has reported":    {joinedBefore(), both(node(minutes(5)), works), outline{phase: Joined}},
 
 		"reissued, the old Node reports":  {reissued(), nil, reissuedWaits},
 		"reissued, the Lease is renewed":  {reissued(), lease(time.Second), reissuedWaits},
-		"reissued, a new Node":            {reissued(), both(node(minutes(5)), reported), reissuedClean},
+		"reissued, a new Node":            {reissued(), both(node(minutes(5)), works), reissuedClean},
 		"reissued, a new Node made ahead": {reissued(), both(node(minutes(5)), func(f *Facts) { f.NodeReported = false }), reissuedWaits},
 		"reissued, asked and renewed": {reissued(), func(f *Facts) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-b", 2, minutes(20), approved(minutes(19)), withCertificate)}

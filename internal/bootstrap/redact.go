@@ -70,6 +70,10 @@ func RedactSecrets(err error, secrets ...*corev1.Secret) error {
 	return err
 }
 
+// HideText is an error with another text, for a write whose answer may repeat a secret that is not known here. It unwraps to the
+// error.
+func HideText(err error, text string) error { return &redactedError{text: text, err: err} }
+
 type redactedError struct {
 	text string
 	err  error

@@ -132,6 +132,9 @@ func (r *report) wait() {
 		r.new.AwaitingSince = nil
 	case r.new.AwaitingSince == nil || handled:
 		r.new.AwaitingSince = &metav1.Time{Time: r.p.Since.Truncate(time.Second)}
+		r.new.NodeAliveTime = nil
+	default:
+		r.new.NodeAliveTime = r.p.Alive
 	}
 }
 
@@ -219,7 +222,9 @@ func (r *report) conditions() {
 func (r *report) joined() finding {
 	switch {
 	case r.p.Phase == Joined:
-		return yes(v1alpha1.ReasonNodeHasCertificate, "the node uses a certificate of its own")
+		return yes(v1alpha1.ReasonNodeHasCertificate, "%s", joinedMessage(r.new.NodeAliveTime))
+	case r.new.NodeAliveTime != nil:
+		return no(v1alpha1.ReasonNodeAlive, "%s", aliveMessage(r.new.NodeAliveTime))
 	case r.new.LastHandledReissueAt != "" && r.f.Node != nil && r.f.Node.UID == r.new.NodeUID:
 		return no(v1alpha1.ReasonReissued, "a credential was reissued and the node has not used the new certificate yet")
 	default:

@@ -124,7 +124,7 @@ func TestReportConditions(t *testing.T) {
 			joined: waits, stalled: "JoinDeadlineExceeded"}},
 		"joined":                      {joinedBefore(), nil, Outcome{}, joined},
 		"joined, and a delete failed": {joinedBefore(), nil, Outcome{Err: errWrite}, joined},
-		"just joined, a delete failed": {asked(), func(f *Facts) { f.Node, f.NodeReported = nodeMade(minutes(18)), true }, Outcome{Err: errWrite},
+		"just joined, a delete failed": {asked(), func(f *Facts) { worksSince(minutes(18))(f) }, Outcome{Err: errWrite},
 			told{ready: "False WriteFailed", credentials: "False WriteFailed", joined: "True NodeHasCertificate", reconciling: "WriteFailed"}},
 		"joined, no cluster": {joinedBefore(), noCluster, Outcome{}, joined},
 	}
@@ -192,7 +192,7 @@ func TestReportFields(t *testing.T) {
 		"reissued, no cluster":  {awaited(1, young), func(f *Facts) { askReissue(f); noCluster(f) }, Outcome{}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
 		"reissued, not visible": {awaited(1, young), askReissue, failing(revoked(unpublished(published(2, 0)))), fields{tokenStatus(2, 0), nthID(2), nil, "", justNow, reissueAt}},
 		"a joined one reissued": {joinedBefore(), askReissue, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, justNow, reissueAt}},
-		"joined":                {asked(), func(f *Facts) { f.Node, f.NodeReported = nodeMade(minutes(18)), true }, Outcome{}, fields{nil, nthID(1), nil, "", nil, ""}},
+		"joined":                {asked(), func(f *Facts) { worksSince(minutes(18))(f) }, Outcome{}, fields{nil, nthID(1), nil, "", nil, ""}},
 		"gone after it joined":  {joinedBefore(), func(f *Facts) { f.Node = nil }, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, justNow, ""}},
 		"after the deadline":    {awaited(1, old), deadlineAfter(time.Minute), Outcome{}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
 	}
@@ -320,7 +320,7 @@ func TestReportNotesTheNode(t *testing.T) {
 		outcome Outcome
 		want    string
 	}{
-		"joined":                     {asked(), []func(*Facts){before, node, func(f *Facts) { f.NodeReported = true }}, Outcome{}, "made 18m0s ago"},
+		"joined":                     {asked(), []func(*Facts){before, node, worksSince(minutes(18))}, Outcome{}, "made 18m0s ago"},
 		"reissued":                   {awaited(1, young), []func(*Facts){before, node, askReissue}, published(2, 0), "made 18m0s ago"},
 		"reissued, there is no Node": {awaited(1, young), []func(*Facts){before, askReissue}, published(2, 0), "before"},
 		"the reissue failed":         {awaited(1, young), []func(*Facts){before, node, askReissue}, Outcome{Err: errWrite}, "before"},

@@ -182,7 +182,7 @@ func (s *site) heartbeats(ctx context.Context, n int) error {
 	leases := make([]*coordinationv1.Lease, n)
 	for i := range leases {
 		leases[i] = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeName(i)}}
-		if err := s.Client.Create(ctx, leases[i]); err != nil {
+		if err := s.Client.Get(ctx, client.ObjectKeyFromObject(leases[i]), leases[i]); err != nil { // makeNodes made it
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -241,7 +242,15 @@ func until(ctx context.Context, every time.Duration, what string, is func() (boo
 
 // makeNodes makes Node objects as kubelets leave them that have joined.
 func (s *site) makeNodes(ctx context.Context, n int, name func(int) string) error {
-	return inParallel(n, func(i int) error { return s.makeNode(ctx, name(i)) })
+	return inParallel(n, func(i int) error {
+		if err := s.makeNode(ctx, name(i)); err != nil {
+			return err
+		}
+		return s.Client.Create(ctx, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: name(i)},
+			Spec:       coordinationv1.LeaseSpec{RenewTime: &metav1.MicroTime{Time: time.Now()}},
+		})
+	})
 }
 
 // makeNode is how a kubelet registers its node, with its status.

@@ -44,11 +44,14 @@ func setup(ctx context.Context) (func() error, error) {
 	return teardown, nil
 }
 
-// startManager starts bin/manager with everything at its default: the endpoint comes from the NodeBootstraps.
+// allowClusterWide is the only flag that is not at its default: the endpoint comes from the NodeBootstraps.
+const allowClusterWide = "--allow-cluster-wide-approval"
+
+// startManager starts bin/manager.
 func startManager(ctx context.Context) error {
 	managerMu.Lock()
 	defer managerMu.Unlock()
-	m, err := operator.Start(ctx, cluster.Cluster)
+	m, err := operator.Start(ctx, cluster.Cluster, allowClusterWide)
 	manager = m
 	return err
 }

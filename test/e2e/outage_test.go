@@ -153,7 +153,7 @@ func TestCRDDeletedAndInstalledAgain(t *testing.T) {
 
 // Two managers at work at the same time, as when a leader is lost in the middle of a pass: one credential, and one join.
 func TestTwoManagers(t *testing.T) {
-	second, err := operator.Start(t.Context(), cluster.Cluster)
+	second, err := operator.Start(t.Context(), cluster.Cluster, allowClusterWide)
 	if err != nil {
 		t.Fatal(err)
 	}

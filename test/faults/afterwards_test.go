@@ -82,6 +82,8 @@ func (w *world) finallyJoins(m *machine) {
 		}
 		w.run(5 * time.Second)
 	}
+	w.run(time.Minute) // after a reissue this is how long it takes until a Lease proves anything
+	m.beat()
 	w.run(time.Minute)
 	if !w.isJoined(m.node) {
 		w.violated("the right machine can join", "%s has, and nobody noticed", m)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -88,6 +89,9 @@ func shown(v *version) *cached {
 	set := fields.Set{metav1.ObjectNameField: o.GetName()}
 	if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
 		set["spec.signerName"] = r.Spec.SignerName
+	}
+	if s, ok := o.(*corev1.Secret); ok {
+		set["type"] = string(s.Type)
 	}
 	if !ok || label != nil && !label.Matches(labels.Set(o.GetLabels())) || field != nil && !field.Matches(set) {
 		return v.cached

@@ -14,6 +14,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
@@ -137,6 +138,7 @@ func (w *world) state() []string {
 			o := v.object.DeepCopyObject()
 			if nb, ok := o.(*v1alpha1.NodeBootstrap); ok {
 				nb.Status.Certificates = slices.DeleteFunc(nb.Status.Certificates, w.cameToNothing)
+				forgetAlive(nb)
 				if w.story.forgetful {
 					nb.Status.Certificates, nb.Status.LastTokenID = nil, ""
 				}
@@ -163,6 +165,17 @@ func (w *world) state() []string {
 		}
 	}
 	return out
+}
+
+// forgetAlive leaves out whether the old kubelet was seen after a reissue: that is a matter of when it renewed its Lease.
+func forgetAlive(nb *v1alpha1.NodeBootstrap) {
+	nb.Status.NodeAliveTime = nil
+	for i := range nb.Status.Conditions {
+		c := &nb.Status.Conditions[i]
+		if c.Type == v1alpha1.ConditionJoined && c.Status == metav1.ConditionTrue {
+			c.Message, _, _ = strings.Cut(c.Message, ", but it was alive")
+		}
+	}
 }
 
 // cameToNothing tells whether a decision is a claim that nothing followed: the request is gone, and nobody ever approved it.

@@ -66,10 +66,10 @@ func (w *world) startOperator() {
 	w.op = &operator{
 		w: w,
 		node: &controllers.NodeReconciler{
-			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: metrics(),
+			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: metrics(), AllowClusterWide: true,
 			Discovery: &controllers.Discovery{Reader: c, Namespace: namespace, Server: w.flagServer},
 		},
-		bindings:  &controllers.BindingsReconciler{Client: c, Live: l},
+		bindings:  &controllers.BindingsReconciler{Client: c, Live: l, AllowClusterWide: true},
 		approvers: a,
 		transport: k.Wrap(answers{w}),
 		timers:    map[item]time.Time{},

@@ -37,6 +37,7 @@ func TestTenSettledDays(t *testing.T) {
 	w.wants("member", day)
 	member, joined := w.machine("member"), w.machine("joined")
 	member.register()
+	member.beat()
 	w.run(time.Minute)
 
 	asking, thief := w.machine("asking"), w.machine("unlucky")
@@ -49,7 +50,7 @@ func TestTenSettledDays(t *testing.T) {
 	asks(thief, "somebody-else")
 	asks(joined, "joined")
 	w.run(time.Minute)
-	if !joined.collect() || !joined.register() {
+	if !joined.collect() || !joined.register() || !joined.beat() {
 		t.Fatal("no certificate")
 	}
 	w.run(30 * time.Hour) // the deadline is over, and so is the life of the last token before it

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -148,6 +149,50 @@ var backStory = story{name: "the node is deleted and comes back", tell: func(w *
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
+// The old kubelet renews its Lease all the time: that must not take away the new machine's token before it has collected its
+// certificate.
+var aliveStory = story{name: "the old kubelet runs on after a reissue", tell: func(w *world) []*step {
+	old, again := w.machine(worker), w.machine(worker)
+	again.disk = 2
+	steps := append([]*step{w.wantsIt()}, old.joins(always)...)
+	steps = append(steps,
+		&step{name: "somebody asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }, wait: 11 * time.Second},
+		&step{name: "the old kubelet renews its Lease", do: old.beat, wait: 2 * time.Second},
+	)
+	joins := again.joins(always)
+	steps = append(steps, joins[0],
+		&step{name: "the old kubelet renews it once more", do: func() bool { return again.approved() && old.beat() }, wait: 5 * time.Second},
+		&step{name: "and once more", do: old.beat, wait: 5 * time.Second})
+	steps = append(steps, joins[1:]...)
+	return append(steps, again.runsOn(), w.leaves(worker, w.joined(worker)))
+}}
+
+var forgedStory = story{name: "somebody forges the Node of a kubelet that has reported", tell: func(w *world) []*step {
+	m := w.machine(worker)
+	steps := []*step{w.wantsIt(), {name: "somebody forges the Node", do: func() bool { return w.isReady(worker) && m.register() }, wait: 5 * time.Second}}
+	return append(append(steps, m.joins(always)...), w.leaves(worker, w.joined(worker)))
+}}
+
+// bareStory is about a token that says nothing any more of whose it is, and about its predecessor.
+var bareStory = story{name: "somebody takes away what tokens say", tell: func(w *world) []*step {
+	bare := func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil }
+	renewed := func() bool { return len(w.liveTokens(worker)) == 2 && w.isReady(worker) }
+	steps := []*step{
+		w.wantsIt(),
+		w.onToken("the token says nothing", bare),
+		{name: "the predecessor says nothing", wait: 2 * time.Second, do: func() bool {
+			if !renewed() {
+				return false
+			}
+			tokens := w.liveTokens(worker)
+			slices.SortFunc(tokens, func(a, b *corev1.Secret) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+			return edit(w.store, userAuthor, tokens[0].Namespace, tokens[0].Name, bare)
+		}},
+	}
+	steps = append(steps, w.machine(worker).joins(func() bool { return len(w.liveTokens(worker)) == 1 })...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}
+
 var memberStory = story{name: "the node was a member before", tell: func(w *world) []*step {
 	m := w.machine(worker)
 	return []*step{
@@ -281,7 +326,7 @@ var reissuePendingStory = story{name: "a reissue while a request waits for the s
 }}
 
 var machineStories = []story{
-	theftStory, secondKeyStory, cloneStory, finalizerStory, signerStory, restartStory, manualStory, clusterWideStory, backStory, memberStory, preparedStory, preparedLateStory, lateSignerStory,
+	theftStory, secondKeyStory, cloneStory, finalizerStory, signerStory, restartStory, manualStory, clusterWideStory, backStory, memberStory, aliveStory, forgedStory, bareStory, preparedStory, preparedLateStory, lateSignerStory,
 	servingStory,
 	pendingStory("deleted while a request waits for a person", v1alpha1.ApprovalManual),
 	pendingStory("deleted while a request waits for the signer", v1alpha1.ApprovalNode),

@@ -234,8 +234,19 @@ func (m *machine) joins(when func() bool) []*step {
 		{name: "the machine gets the kubeconfig and asks", do: func() bool { return when() && m.give() && m.ask() }, wait: 2 * time.Second},
 		{name: "it collects its certificate", do: m.collect, wait: time.Second},
 		{name: "it registers", do: m.register, wait: time.Second},
-		{name: "it renews its Lease", do: m.beat, wait: 2 * time.Second},
+		{name: "it renews its Lease", do: m.beat, wait: 3 * time.Second}, // longer than a cache is behind
 	}
+}
+
+// runsOn is how a kubelet renews its Lease when a minute has passed.
+func (m *machine) runsOn() *step {
+	var from time.Time
+	return &step{name: "it renews its Lease a minute later", wait: 2 * time.Second, do: func() bool {
+		if from.IsZero() {
+			from = m.w.now()
+		}
+		return m.w.now().Sub(from) > 65*time.Second && m.beat()
+	}}
 }
 
 func always() bool { return true }
@@ -268,5 +279,5 @@ func (w *world) fromJoiningToDeletion(ahead time.Duration) []*step {
 		&step{name: "the old kubelet is still there", do: m.beat, wait: time.Second},
 	)
 	steps = append(steps, again.joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	return append(steps, again.runsOn(), w.leaves(worker, w.joined(worker)))
 }

@@ -84,7 +84,9 @@ func TestCageOfTokens(t *testing.T) {
 
 	t.Run("others' Secrets", func(t *testing.T) {
 		for id, theirs := range map[string]*corev1.Secret{
-			"tttttt": {Type: bootstrapapi.SecretTypeBootstrapToken, Data: good().Data},
+			"tttttt": {Type: bootstrapapi.SecretTypeBootstrapToken, Data: map[string][]byte{
+				bootstrapapi.BootstrapTokenExtraGroupsKey: []byte("system:bootstrappers:kubeadm:default-node-token"),
+			}},
 			"oooooo": {Type: corev1.SecretTypeOpaque},
 		} {
 			theirs.ObjectMeta = metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: bootstrap.TokenSecretName(id)}
@@ -97,6 +99,17 @@ func TestCageOfTokens(t *testing.T) {
 				return asOperator.DeleteAllOf(t.Context(), &corev1.Secret{}, client.InNamespace(metav1.NamespaceSystem))
 			})
 		}
+	})
+
+	t.Run("a token that lost its label", func(t *testing.T) {
+		bare := good()
+		bare.Name, bare.Labels, bare.OwnerReferences = bootstrap.TokenSecretName("bbbbbb"), nil, nil
+		cluster.Create(t, bare)
+		restored := bare.DeepCopy()
+		restored.Labels = good().Labels
+		allowed(t, func() error { return asOperator.Update(t.Context(), restored) })
+		refused(t, policy, func() error { return asOperator.Update(t.Context(), bare.DeepCopy()) })
+		allowed(t, func() error { return asOperator.Delete(t.Context(), bare.DeepCopy()) })
 	})
 
 	t.Run("own Secrets", func(t *testing.T) {

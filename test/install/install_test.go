@@ -78,7 +78,7 @@ func install(ctx context.Context) error {
 		return err
 	}
 	metricsAddress = fmt.Sprintf("127.0.0.1:%d", port)
-	_, err = operator.Start(ctx, cluster.Cluster, "--leader-elect", "--metrics-bind-address", metricsAddress)
+	_, err = operator.Start(ctx, cluster.Cluster, "--leader-elect", "--allow-cluster-wide-approval", "--metrics-bind-address", metricsAddress)
 	return err
 }
 

@@ -73,6 +73,7 @@ func TestChartValues(t *testing.T) {
 		"CA":           {"--set=cluster.ca=PEM", "--cluster-ca-file=/etc/nodebootstrap/ca/ca.crt"},
 		"CA ConfigMap": {"--set=cluster.caConfigMap.name=theirs", "--cluster-ca-file=/etc/nodebootstrap/ca/ca.crt"},
 		"certificate":  {"--set=metrics.certSecret=theirs", "--metrics-cert-dir=/etc/nodebootstrap/metrics"},
+		"cluster-wide": {"--set=allowClusterWideApproval=true", "--allow-cluster-wide-approval"},
 		"more":         {"--set=extraArgs={--zap-log-level=debug}", "--zap-log-level=debug"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bootstrap
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// A reissue is often asked for while the old kubelet still works as the node. Its Lease says nothing about the new
+// certificate: both kubelets renew the same Lease.
+
+const (
+	// leaseInterval is how often a kubelet renews its Lease: a quarter of nodeLeaseDurationSeconds, whose default is 40.
+	leaseInterval = 10 * time.Second
+	// leaseSilence is after how long without a renewal no kubelet works as the node.
+	leaseSilence = 2 * leaseInterval
+	// collected is how long after its approval a kubelet has collected its certificate: the signer takes a second, and the
+	// kubelet watches the request.
+	collected = time.Minute
+	// cacheDelay is more than a cache is behind the API server, unless its watch is broken.
+	cacheDelay = 3 * time.Second
+)
+
+// sameNodeAsReissued reports whether the node waits because of a reissue and its Node is the one that was there then, so that
+// the Lease may be the old kubelet's.
+func (f *Facts) sameNodeAsReissued() bool {
+	return f.awaitingReissue() && f.Node != nil && f.Node.UID == f.NodeBootstrap.Status.NodeUID
+}
+
+// proofDelay is how long after the approval of a request the Lease must have been renewed to prove that its certificate is
+// used. After a reissue the old kubelet may renew it: then that proves nothing, but the token may be revoked a minute later,
+// when the new kubelet has collected its certificate.
+//
+// The old kubelet is known to be silent only if the operator decided to approve, for which it has just read the Lease, and if a
+// running kubelet would have renewed the Lease between the reissue and that.
+func (f *Facts) proofDelay(request types.UID) time.Duration {
+	const nextSecond = time.Second
+	if !f.sameNodeAsReissued() {
+		return nextSecond
+	}
+	s := f.NodeBootstrap.Status
+	silent := s.NodeAliveTime == nil && slices.ContainsFunc(s.Certificates, func(d v1alpha1.CertificateDecision) bool {
+		return d.UID == request && d.Verdict == v1alpha1.VerdictApproved && d.Reason == csr.ReasonKubeletClient &&
+			!d.Time.Time.Before(s.AwaitingSince.Add(leaseSilence))
+	})
+	if silent {
+		return nextSecond
+	}
+	return collected
+}
+
+// alive is when a kubelet was seen to work as the node after the last reissue and before a certificate was approved for it;
+// nil when none was. Once noted it stays for this wait, also after the join.
+func (f *Facts) alive(now time.Time) *metav1.Time {
+	s := f.NodeBootstrap.Status
+	if s.NodeAliveTime != nil || f.reissueDue() || !f.sameNodeAsReissued() {
+		return s.NodeAliveTime
+	}
+	before := f.firstApproval()
+	if before.IsZero() && f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode {
+		before = now.Add(-cacheDelay) // the cache may not show yet that somebody else has approved
+	}
+	if f.LeaseRenewed.Before(s.AwaitingSince.Add(time.Second)) || !before.IsZero() && !f.LeaseRenewed.Before(before.Truncate(time.Second)) {
+		return nil
+	}
+	return new(metav1.NewTime(f.LeaseRenewed))
+}
+
+// firstApproval is when a certificate was first approved in the present wait, or the approval was claimed; zero for never.
+func (f *Facts) firstApproval() time.Time {
+	var first time.Time
+	add := func(tokenID string, at metav1.Time) {
+		if f.inPresentWait(tokenID, at) && (first.IsZero() || at.Time.Before(first)) {
+			first = at.Time
+		}
+	}
+	for _, r := range f.ownRequests() {
+		if at, approved := approvedAt(r); approved {
+			add(TokenIDOfUser(r.Spec.Username), at)
+		}
+	}
+	for _, d := range f.NodeBootstrap.Status.Certificates {
+		if d.Verdict == v1alpha1.VerdictApproved && ofThisNode(d) {
+			add(d.TokenID, d.Time)
+		}
+	}
+	return first
+}
+
+// lookForOldKubelet has the Lease read again while it is not known whether the old kubelet still works as the node. Often at
+// first, since it is not read at all until somebody asks for a certificate.
+func (p *Plan) lookForOldKubelet(f *Facts, now time.Time) {
+	if p.Alive == nil && f.sameNodeAsReissued() && f.firstApproval().IsZero() {
+		since := now.Sub(f.NodeBootstrap.Status.AwaitingSince.Time)
+		p.LookAgain(now.Add(min(max(since/10, leaseInterval), leasePollMax)))
+	}
+}
+
+// aliveMessage is what the condition Joined says while the wait of a reissue lasts.
+func aliveMessage(at *metav1.Time) string {
+	return fmt.Sprintf("the node is alive; the reissued credential may not be its own: a kubelet renewed the node's Lease at %s, after the reissue and "+
+		"before a certificate was approved. If that is the machine that the credential is for, restart its kubelet with the new kubeconfig. "+
+		"If not, stop the old kubelet, and compare the fingerprint of the new machine's key with status.certificates", at.UTC().Format(time.RFC3339))
+}
+
+// joinedMessage says of a node that has joined what is known of the certificate that it uses.
+func joinedMessage(alive *metav1.Time) string {
+	const message = "the node uses a certificate of its own"
+	if alive == nil {
+		return message
+	}
+	return fmt.Sprintf("%s, but it was alive at the reissue: a kubelet renewed its Lease at %s, before the new certificate was approved, so this may be "+
+		"the old one. Compare the fingerprint of its key with status.certificates", message, alive.UTC().Format(time.RFC3339))
+}
