@@ -36,6 +36,10 @@ func caged(name string) *v1alpha1.NodeBootstrap {
 	return nb
 }
 
+func expires(at string) func(*corev1.Secret) {
+	return func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenExpirationKey] = []byte(at) }
+}
+
 func TestCageOfTokens(t *testing.T) {
 	widen(t)
 	const policy = "nodebootstrap-cage-secrets"
@@ -44,7 +48,13 @@ func TestCageOfTokens(t *testing.T) {
 	}
 	wide := caged("caged")
 	wide.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide
-	for _, s := range []*corev1.Secret{good(), bootstrap.TokenSecret(wide, "abc123", "0123456789abcdef", time.Now().Add(time.Hour))} {
+	const year = 8760 * time.Hour
+	for _, s := range []*corev1.Secret{
+		good(),
+		bootstrap.TokenSecret(wide, "abc123", "0123456789abcdef", time.Now().Add(time.Hour)),
+		bootstrap.TokenSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(-time.Hour)),
+		bootstrap.TokenSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(year+9*time.Minute)), // by a clock that is ahead
+	} {
 		allowed(t, func() error { return asOperator.Create(t.Context(), s.DeepCopy()) })
 	}
 	for name, spoil := range map[string]func(*corev1.Secret){
@@ -70,10 +80,25 @@ func TestCageOfTokens(t *testing.T) {
 		"a group as text": func(s *corev1.Secret) {
 			s.StringData = map[string]string{bootstrapapi.BootstrapTokenExtraGroupsKey: "system:bootstrappers:kubeadm"}
 		},
-		"good for signing":   func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenUsageSigningKey] = []byte("true") },
-		"never runs out":     func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExpirationKey) },
-		"holds nothing":      func(s *corev1.Secret) { s.Data = nil },
-		"holds another file": func(s *corev1.Secret) { s.Data["kubeconfig"] = []byte("x") },
+		"good for signing": func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenUsageSigningKey] = []byte("true") },
+		"never runs out":   func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExpirationKey) },
+		"expires in 2099":  expires("2099-01-01T00:00:00Z"),
+		"expires in a year and an hour": func(s *corev1.Secret) {
+			expires(time.Now().Add(year + time.Hour).UTC().Format(time.RFC3339))(s)
+		},
+		"says that it is from 2099": func(s *corev1.Secret) {
+			s.CreationTimestamp = metav1.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)
+			expires("2099-01-02T00:00:00Z")(s)
+		},
+		"expires in another time zone": expires("2026-01-01T00:00:00-09:00"),
+		"expires between two seconds":  expires("2026-01-01T00:00:00.000001Z"),
+		"expires on no day":            expires("2026-02-30T00:00:00Z"),
+		"expires after a blank":        expires(" 2026-01-01T00:00:00"),
+		"expires at no time":           expires("tomorrow at eight!!!"),
+		"expires in strange digits":    expires("\u0660026-01-01T00:00:00Z"),
+		"expiration is empty":          expires(""),
+		"holds nothing":                func(s *corev1.Secret) { s.Data = nil },
+		"holds another file":           func(s *corev1.Secret) { s.Data["kubeconfig"] = []byte("x") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := good()
@@ -107,6 +132,13 @@ func TestCageOfTokens(t *testing.T) {
 		worse := ours.DeepCopy()
 		worse.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte("system:bootstrappers:kubeadm")
 		refused(t, policy, func() error { return asOperator.Update(t.Context(), worse.DeepCopy()) })
+		longer := ours.DeepCopy()
+		expires(ours.CreationTimestamp.Add(year + 9*time.Minute).UTC().Format(time.RFC3339))(longer)
+		allowed(t, func() error { return asOperator.Update(t.Context(), longer.DeepCopy()) })
+		expires(ours.CreationTimestamp.Add(year + 11*time.Minute).UTC().Format(time.RFC3339))(longer)
+		refused(t, policy, func() error { return asOperator.Update(t.Context(), longer.DeepCopy()) })
+		longer.CreationTimestamp = metav1.NewTime(ours.CreationTimestamp.Add(time.Hour)) // it is not taken over
+		refused(t, policy, func() error { return asOperator.Update(t.Context(), longer.DeepCopy()) })
 		allowed(t, func() error { return asOperator.Delete(t.Context(), ours.DeepCopy()) })
 	})
 }
@@ -197,7 +229,7 @@ func TestCageOfEverythingElse(t *testing.T) {
 	ctx := t.Context()
 
 	for name, act := range map[string]func() error{
-		"NodeBootstrap created": func() error { return asOperator.Create(ctx, cluster.NodeBootstrap("another")) },
+		"NodeBootstrap created": func() error { return asOperator.Create(ctx, limited()) },
 		"NodeBootstrap changed": func() error { return asOperator.Patch(ctx, nb.DeepCopy(), labelled) },
 		"NodeBootstrap deleted": func() error { return asOperator.Delete(ctx, nb.DeepCopy()) },
 		"request sent": func() error {
