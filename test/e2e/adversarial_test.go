@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
@@ -31,6 +32,8 @@ type attack struct {
 	adversarial.Case
 	node    string
 	request *certificatesv1.CertificateSigningRequest
+	// refusal is why the API server did not let it in.
+	refusal error
 }
 
 // submit sends a case's request as a user, and tells whether the API server let it in.
@@ -46,6 +49,7 @@ func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.Certi
 	if err != nil && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsBadRequest(err) {
 		t.Fatalf("%s: %v", a.Name, err)
 	}
+	a.refusal = err
 	if err == nil {
 		t.Cleanup(func() { cluster.DeleteAfter(t, a.request) })
 	}
@@ -108,6 +112,7 @@ func TestAdversarialClientRequests(t *testing.T) {
 		}
 	}
 	var attacks []attack
+	refused := 0
 	for _, c := range cases {
 		nb, kubeconfig := cluster.WaitAwaited(t, c.Name)
 		cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
@@ -116,9 +121,19 @@ func TestAdversarialClientRequests(t *testing.T) {
 		}
 		spec := adversarial.GoodClient(c.Name, nb.Status.Token.ID, key)
 		c.Spoil(&spec, c.Name, key)
-		if a := (attack{Case: c, node: c.Name}); submit(t, cfg, &a, spec) {
+		a := attack{Case: c, node: c.Name}
+		if submit(t, cfg, &a, spec) {
 			attacks = append(attacks, a)
 		}
+		if policies && spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName && !apierrors.IsInvalid(a.refusal) {
+			refused++
+			if !operator.Refuses("nodebootstrap-guard-tokens", a.refusal) {
+				t.Errorf("%s: a token asks for the signer %s, and the policy does not refuse it: %v", a.Name, spec.SignerName, a.refusal)
+			}
+		}
+	}
+	if policies && refused == 0 {
+		t.Error("no request asks for another signer")
 	}
 	t.Logf("of %d requests the API server let in %d", len(cases), len(attacks))
 	if len(attacks) < 100 {

@@ -65,19 +65,20 @@ type probe struct {
 	policy      string
 	user, group string
 	path, body  string
+	says        string // is in the refusal
 }
 
 var probes = []probe{
 	{"nodebootstrap-cage", operatorUser, "", "/api/v1/namespaces/kube-system/configmaps",
-		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"probe"}}`},
+		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"probe"}}`, "may write nothing"},
 	{"nodebootstrap-cage-secrets", operatorUser, "", "/api/v1/namespaces/kube-system/secrets",
-		`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"probe"}}`},
+		`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"probe"}}`, ""},
 	{"nodebootstrap-cage-bindings", operatorUser, "", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-		`{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"probe"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"}}`},
+		`{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"probe"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"}}`, ""},
 	{"nodebootstrap-guard-tokens", "probe", bootstrap.Group, "/api/v1/namespaces/kube-system/configmaps",
-		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"probe"}}`},
+		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"probe"}}`, ""},
 	{"nodebootstrap-limits", "probe", "", "/apis/nodebootstrap.io/v1alpha1/nodebootstraps",
-		`{"apiVersion":"nodebootstrap.io/v1alpha1","kind":"NodeBootstrap","metadata":{"name":"probe"},"spec":{"servingCertificate":{"addresses":["localhost"]}}}`},
+		`{"apiVersion":"nodebootstrap.io/v1alpha1","kind":"NodeBootstrap","metadata":{"name":"probe"},"spec":{"servingCertificate":{"addresses":["localhost"]}}}`, "names localhost"}, // and not that there are no parameters
 }
 
 const operatorUser = "system:serviceaccount:" + Namespace + ":" + ServiceAccount
@@ -98,7 +99,7 @@ func WaitForPolicies(ctx context.Context, c *localcluster.Cluster) error {
 		err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, readyLimit, true, func(ctx context.Context) (bool, error) {
 			last = clients.RESTClient().Post().AbsPath(p.path).Param("dryRun", "All").Body([]byte(p.body)).
 				SetHeader("Content-Type", "application/json").Do(ctx).Error()
-			return Refuses(p.policy, last), nil
+			return Refuses(p.policy, last) && strings.Contains(last.Error(), p.says), nil
 		})
 		if err != nil {
 			return fmt.Errorf("waiting for the policy %s: %w; the last answer was: %v", p.policy, err, last) //nolint:errorlint // nil is printed too
