@@ -18,6 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // widen gives the operator every permission, so that nothing but the cage holds it.
@@ -97,8 +98,13 @@ func TestCageOfTokens(t *testing.T) {
 		"expires at no time":           expires("tomorrow at eight!!!"),
 		"expires in strange digits":    expires("\u0660026-01-01T00:00:00Z"),
 		"expiration is empty":          expires(""),
-		"holds nothing":                func(s *corev1.Secret) { s.Data = nil },
-		"holds another file":           func(s *corev1.Secret) { s.Data["kubeconfig"] = []byte("x") },
+		"no owner":                     func(s *corev1.Secret) { s.OwnerReferences = nil },
+		"another owner":                func(s *corev1.Secret) { s.OwnerReferences[0].APIVersion, s.OwnerReferences[0].Kind = "v1", "Namespace" },
+		"one owner more": func(s *corev1.Secret) {
+			s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: "default", UID: "1"})
+		},
+		"holds nothing":      func(s *corev1.Secret) { s.Data = nil },
+		"holds another file": func(s *corev1.Secret) { s.Data["kubeconfig"] = []byte("x") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := good()
@@ -128,6 +134,7 @@ func TestCageOfTokens(t *testing.T) {
 		ours := good()
 		ours.OwnerReferences = nil // the garbage collector knows no such owner
 		cluster.Create(t, ours)
+		ours.OwnerReferences = good().OwnerReferences
 		allowed(t, func() error { return asOperator.Update(t.Context(), ours.DeepCopy()) })
 		worse := ours.DeepCopy()
 		worse.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte("system:bootstrappers:kubeadm")
@@ -266,5 +273,25 @@ func TestCageOfEverythingElse(t *testing.T) {
 		allowed(t, func() error { return asOperator.SubResource("approval").Update(ctx, denied.DeepCopy()) })
 		allowed(t, func() error { return asOperator.Delete(ctx, request.DeepCopy()) })
 		allowed(t, func() error { return asOperator.Status().Patch(ctx, nb.DeepCopy(), labelled) })
+	})
+}
+
+// A token that a compromised operator makes for a NodeBootstrap that does not exist, which the cage cannot know, is gone at once.
+func TestTokenWithoutItsOwnerIsDeleted(t *testing.T) {
+	withoutManager(t) // so that it is Kubernetes that deletes it
+	cfg, err := operator.Config(t.Context(), cluster.Cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	intruder, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := bootstrap.TokenSecret(caged("caged"), "abc124", "0123456789abcdef", time.Now().Add(time.Hour))
+	if err := intruder.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	env.Eventually(t, "the token being gone", func() error {
+		return cluster.Absent(t.Context(), s.Namespace, s.Name, &corev1.Secret{})
 	})
 }
