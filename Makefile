@@ -77,9 +77,10 @@ test: controlplane bin/manager bin/kubectl-nodebootstrap ## All tests: against a
 	$(MAKE) -s fuzz FUZZTIME=5000x
 
 .PHONY: e2e
-e2e: controlplane bin/manager bin/kubectl-nodebootstrap ## The end-to-end tests, with K8S_VERSION=1.36 on that Kubernetes.
-	$(UNCHANGED_CACHES) KUBEBUILDER_ASSETS=$(if $(K8S_VERSION),$(CURDIR)/bin/k8s-$(K8S_VERSION)) \
-		go test -count=1 -p 1 -timeout 30m ./hack/localcluster ./controllers ./test/e2e ./test/install
+E2E_PACKAGES = $(if $(POLICIES),./test/e2e,./hack/localcluster ./controllers ./test/e2e ./test/install)
+e2e: controlplane bin/manager bin/kubectl-nodebootstrap ## The end-to-end tests, with K8S_VERSION=1.36 on that Kubernetes, with POLICIES=hardened under all policies.
+	$(UNCHANGED_CACHES) KUBEBUILDER_ASSETS=$(if $(K8S_VERSION),$(CURDIR)/bin/k8s-$(K8S_VERSION)) NODEBOOTSTRAP_POLICIES=$(POLICIES) \
+		go test -count=1 -p 1 -timeout 30m $(E2E_PACKAGES)
 
 .PHONY: fuzz
 # Executions, not seconds: before Go 1.27, "go test" may fail with "context deadline exceeded" as its time ends (https://go.dev/issue/75804).
@@ -145,7 +146,7 @@ manifests: ## The CRD and the RBAC in config/, what the chart shares with it, an
 	$(TOOL) controller-gen rbac:roleName=nodebootstrap-manager paths=./controllers/... output:rbac:dir=config/rbac
 	cp config/crd/bases/nodebootstrap.io_nodebootstraps.yaml charts/nodebootstrap/files/crd.yaml
 	{ cat config/rbac/role.yaml; for f in role_bindings service_account metrics_reader; do echo ---; cat config/rbac/$$f.yaml; done; } > charts/nodebootstrap/files/rbac.yaml
-	cp $(addprefix config/components/,cage/cage.yaml guard/guard.yaml prometheus/rules.yaml dashboard/nodebootstrap.json) charts/nodebootstrap/files
+	cp $(addprefix config/components/,cage/cage.yaml guard/guard.yaml limits/limits.yaml prometheus/rules.yaml dashboard/nodebootstrap.json) charts/nodebootstrap/files
 	$(TOOL) crd-ref-docs --source-path=api --config=hack/api-reference.yaml --renderer=markdown --output-path=docs/api.md --log-level=ERROR
 
 .PHONY: clean

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // approvedSince has the request of the reissued credential approved a while ago by the operator, and issued.
@@ -19,8 +20,9 @@ func approvedSince(age time.Duration) func(*Facts) {
 	return func(f *Facts) {
 		d := approvedDecision("csr-b", 2, age)
 		d.IssuedTime = nil
-		f.NodeBootstrap.Status.Certificates = append(f.NodeBootstrap.Status.Certificates, d)
 		f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-b", 2, age+time.Second, approved(age), withCertificate)}
+		d.KeyFingerprint = must(csr.Fingerprint(f.Requests[0]))
+		f.NodeBootstrap.Status.Certificates = append(f.NodeBootstrap.Status.Certificates, d)
 	}
 }
 

@@ -29,7 +29,9 @@ func ClaimedKeys(nb *v1alpha1.NodeBootstrap) []string {
 
 // Claims reports whether a client certificate of a key was approved for a node, by the record. How long the certificate is valid
 // is for the signer to say, so the claim lasts as long as the record.
-func Claims(nb *v1alpha1.NodeBootstrap, key string) bool { return slices.Contains(ClaimedKeys(nb), key) }
+func Claims(nb *v1alpha1.NodeBootstrap, key string) bool {
+	return slices.Contains(ClaimedKeys(nb), key)
+}
 
 func claimsKey(d v1alpha1.CertificateDecision) bool {
 	return d.KeyFingerprint != "" && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName

@@ -146,10 +146,17 @@ func tokenGroups(nb *v1alpha1.NodeBootstrap) []string {
 	return []string{Group}
 }
 
-// wantExpires is when the token shall run out: when the status says, and no later than a ttl from now. It does not go by
-// the Secret's creation, which is stamped by another clock.
+// maxTokenLife is how long after the creation of its Secret a token may expire: the longest ttl, and ten minutes since the API
+// server's clock, which stamps the creation, may be behind. The policy nodebootstrap-cage-secrets refuses what expires later.
+const maxTokenLife = 8760*time.Hour + 10*time.Minute
+
+// wantExpires is when the token shall run out: when the status says, and no later than a ttl from now or maxTokenLife from the
+// creation. A ttl is not counted from the Secret's creation, which is stamped by another clock.
 func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time {
 	want, latest := t.Expires, now.Add(nb.Spec.TokenTTL())
+	if end := t.Created.Add(maxTokenLife); !t.Created.IsZero() && latest.After(end) {
+		latest = end
+	}
 	if known := nb.Status.Token; known != nil && known.ID == t.ID {
 		want = known.ExpirationTime.Time
 	}

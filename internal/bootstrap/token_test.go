@@ -225,6 +225,27 @@ func TestTokenWantExpires(t *testing.T) {
 	}
 }
 
+// The policy nodebootstrap-cage-secrets refuses a token that expires later than that after its creation, also when the operator
+// repairs one.
+func TestTokenExpiresWithinAYearOfItsCreation(t *testing.T) {
+	const year = 8760 * time.Hour
+	in := func(d time.Duration) time.Time { return now.Add(d) }
+	nb := nodeBootstrap()
+	nb.Spec.Token.TTL = &metav1.Duration{Duration: year}
+	for name, tt := range map[string]struct{ created, secret, want time.Time }{
+		"taken out of a new token":                {in(-time.Second), time.Time{}, in(year)},
+		"taken out of an old token":               {in(-year / 2), time.Time{}, in(year/2 + 10*time.Minute)},
+		"put off in an old token":                 {in(-year / 2), in(2 * year), in(year/2 + 10*time.Minute)},
+		"as it was made by a clock that is ahead": {in(-5 * time.Minute), in(year), in(year)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := (Token{ID: nthID(1), Created: tt.created, Expires: tt.secret}).wantExpires(nb, now); !got.Equal(tt.want) {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestTokenPrintsWithoutItsSecretPart(t *testing.T) {
 	tok := token(1, time.Hour)
 	type holder struct {

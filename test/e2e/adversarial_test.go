@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
@@ -32,6 +33,8 @@ type attack struct {
 	adversarial.Case
 	node    string
 	request *certificatesv1.CertificateSigningRequest
+	// refusal is why the API server did not let it in.
+	refusal error
 }
 
 // submit makes a case's request of a good one, sends it as a user, and reports whether the API server let it in.
@@ -49,6 +52,7 @@ func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.Certi
 	if err != nil && !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsBadRequest(err) {
 		t.Fatalf("%s: %v", a.Name, err)
 	}
+	a.refusal = err
 	if err == nil {
 		t.Cleanup(func() { cluster.DeleteAfter(t, a.request) })
 	}
@@ -131,11 +135,23 @@ func TestAdversarialClientRequests(t *testing.T) {
 	}
 	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
 	var attacks []attack
+	refused := 0
 	for _, c := range cases {
 		a := attack{Case: c, node: c.Name}
-		if submitClient(t, &a, key) {
+		submitted := submitClient(t, &a, key)
+		spec := a.request.Spec
+		if submitted {
 			attacks = append(attacks, a)
 		}
+		if policies && spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName && !apierrors.IsInvalid(a.refusal) {
+			refused++
+			if !operator.Refuses("nodebootstrap-guard-tokens", a.refusal) {
+				t.Errorf("%s: a token asks for the signer %s, and the policy does not refuse it: %v", a.Name, spec.SignerName, a.refusal)
+			}
+		}
+	}
+	if policies && refused == 0 {
+		t.Error("no request asks for another signer")
 	}
 	t.Logf("of %d requests the API server let in %d", len(cases), len(attacks))
 	if len(attacks) < 100 {

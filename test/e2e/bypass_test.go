@@ -17,7 +17,7 @@ import (
 
 // Where a textbook binding has kube-controller-manager approve any name for any token, the operator cannot prevent that a
 // thief gets another node's certificate. It says so before, raises the alarm after, revokes the token, and its record does
-// not say that the request was denied.
+// not say that the request was denied. With the policies installed nobody but the operator approves, and the thief gets nothing.
 func TestBypassedApprovalIsRecorded(t *testing.T) {
 	const name, thief = "bypassed", "other-name"
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{
@@ -51,6 +51,9 @@ func TestBypassedApprovalIsRecorded(t *testing.T) {
 		for _, r := range sentWith(t, tokenID) {
 			if issued := len(r.Status.Certificate) > 0; issued != (recorded[string(r.UID)] == v1alpha1.VerdictApproved) {
 				return fmt.Errorf("of %s, issued %t, the record says %q", r.Name, issued, recorded[string(r.UID)])
+			}
+			if policies && approvedFor(&r) != "" {
+				t.Fatalf("%s is approved although the guard is installed: %+v", r.Name, r.Status.Conditions)
 			}
 		}
 		return nil

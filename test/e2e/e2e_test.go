@@ -7,6 +7,7 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"sync"
 	"testing"
@@ -20,9 +21,16 @@ var (
 	cluster *env.Env
 	audit   *env.Audit
 
+	// policies says that all policies that ship are installed, and not only CRD and RBAC.
+	policies bool
+
 	managerMu sync.Mutex
 	manager   *operator.Manager
 )
+
+// policiesVariable names the environment variable that has the tests run under the policies of config/overlays/hardened when it is
+// "hardened". It is set by make e2e POLICIES=hardened.
+const policiesVariable = "NODEBOOTSTRAP_POLICIES"
 
 func TestMain(m *testing.M) { env.Main(m, setup) }
 
@@ -38,10 +46,36 @@ func setup(ctx context.Context) (func() error, error) {
 		return nil, err
 	}
 	teardown := func() error { return errors.Join(cluster.Stop(), os.RemoveAll(dir)) }
-	if err := startManager(ctx); err != nil {
+	switch wanted := os.Getenv(policiesVariable); wanted {
+	case "", "none":
+	case "hardened":
+		policies = true
+	default:
+		return nil, errors.Join(fmt.Errorf("%s is %q, and may be hardened or none", policiesVariable, wanted), teardown())
+	}
+	if err := errors.Join(installPolicies(ctx), startManager(ctx)); err != nil {
 		return nil, errors.Join(err, teardown())
 	}
 	return teardown, nil
+}
+
+// installPolicies installs the policies if they are wanted, with no more allowed by their parameters than the tests ask for.
+func installPolicies(ctx context.Context) error {
+	if !policies {
+		return nil
+	}
+	return operator.InstallPolicies(ctx, cluster.Cluster, map[string]string{
+		"exemptGroups":          "", // the tests are members of system:masters
+		"allowClusterWide":      "true",
+		"allowedServers":        "127.0.0.1 api.example.com lb.rack-a.example.com [2001:db8:a::1] 2001:db8:a::1 lb.räck-b.example.com",
+		"allowReissueOfMembers": "true",
+		"shortestIPv4Prefix":    "8", // this machine may be in a large subnet
+	})
+}
+
+// install installs again what a test has deleted.
+func install(ctx context.Context) error {
+	return errors.Join(operator.Install(ctx, cluster.Cluster), installPolicies(ctx))
 }
 
 // allowClusterWide is the only flag that is not at its default: the endpoint comes from the NodeBootstraps.

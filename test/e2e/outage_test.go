@@ -102,7 +102,7 @@ func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 	env.Eventually(t, "the namespace being gone", func() error {
 		return cluster.Absent(t.Context(), "", operator.Namespace, &corev1.Namespace{})
 	})
-	if err := operator.Install(t.Context(), cluster.Cluster); err != nil {
+	if err := install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := startManager(t.Context()); err != nil {
@@ -141,7 +141,7 @@ func TestCRDDeletedAndInstalledAgain(t *testing.T) {
 		}
 		return nil
 	})
-	if err := operator.Install(t.Context(), cluster.Cluster); err != nil {
+	if err := install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	cluster.Create(t, cluster.NodeBootstrap(name))

@@ -18,6 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // widen gives the operator every permission, so that nothing but the cage holds it.
@@ -36,6 +37,10 @@ func caged(name string) *v1alpha1.NodeBootstrap {
 	return nb
 }
 
+func expires(at string) func(*corev1.Secret) {
+	return func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenExpirationKey] = []byte(at) }
+}
+
 func TestCageOfTokens(t *testing.T) {
 	widen(t)
 	const policy = "nodebootstrap-cage-secrets"
@@ -44,7 +49,13 @@ func TestCageOfTokens(t *testing.T) {
 	}
 	wide := caged("caged")
 	wide.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide
-	for _, s := range []*corev1.Secret{good(), bootstrap.TokenSecret(wide, "abc123", "0123456789abcdef", time.Now().Add(time.Hour))} {
+	const year = 8760 * time.Hour
+	for _, s := range []*corev1.Secret{
+		good(),
+		bootstrap.TokenSecret(wide, "abc123", "0123456789abcdef", time.Now().Add(time.Hour)),
+		bootstrap.TokenSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(-time.Hour)),
+		bootstrap.TokenSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(year+9*time.Minute)), // by a clock that is ahead
+	} {
 		allowed(t, func() error { return asOperator.Create(t.Context(), s.DeepCopy()) })
 	}
 	for name, spoil := range map[string]func(*corev1.Secret){
@@ -70,8 +81,28 @@ func TestCageOfTokens(t *testing.T) {
 		"a group as text": func(s *corev1.Secret) {
 			s.StringData = map[string]string{bootstrapapi.BootstrapTokenExtraGroupsKey: "system:bootstrappers:kubeadm"}
 		},
-		"good for signing":   func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenUsageSigningKey] = []byte("true") },
-		"never runs out":     func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExpirationKey) },
+		"good for signing": func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenUsageSigningKey] = []byte("true") },
+		"never runs out":   func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExpirationKey) },
+		"expires in 2099":  expires("2099-01-01T00:00:00Z"),
+		"expires in a year and an hour": func(s *corev1.Secret) {
+			expires(time.Now().Add(year + time.Hour).UTC().Format(time.RFC3339))(s)
+		},
+		"says that it is from 2099": func(s *corev1.Secret) {
+			s.CreationTimestamp = metav1.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)
+			expires("2099-01-02T00:00:00Z")(s)
+		},
+		"expires in another time zone": expires("2026-01-01T00:00:00-09:00"),
+		"expires between two seconds":  expires("2026-01-01T00:00:00.000001Z"),
+		"expires on no day":            expires("2026-02-30T00:00:00Z"),
+		"expires after a blank":        expires(" 2026-01-01T00:00:00"),
+		"expires at no time":           expires("tomorrow at eight!!!"),
+		"expires in strange digits":    expires("\u0660026-01-01T00:00:00Z"),
+		"expiration is empty":          expires(""),
+		"no owner":                     func(s *corev1.Secret) { s.OwnerReferences = nil },
+		"another owner":                func(s *corev1.Secret) { s.OwnerReferences[0].APIVersion, s.OwnerReferences[0].Kind = "v1", "Namespace" },
+		"one owner more": func(s *corev1.Secret) {
+			s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{APIVersion: "v1", Kind: "Namespace", Name: "default", UID: "1"})
+		},
 		"holds nothing":      func(s *corev1.Secret) { s.Data = nil },
 		"holds another file": func(s *corev1.Secret) { s.Data["kubeconfig"] = []byte("x") },
 	} {
@@ -116,10 +147,18 @@ func TestCageOfTokens(t *testing.T) {
 		ours := good()
 		ours.OwnerReferences = nil // the garbage collector knows no such owner
 		cluster.Create(t, ours)
+		ours.OwnerReferences = good().OwnerReferences
 		allowed(t, func() error { return asOperator.Update(t.Context(), ours.DeepCopy()) })
 		worse := ours.DeepCopy()
 		worse.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte("system:bootstrappers:kubeadm")
 		refused(t, policy, func() error { return asOperator.Update(t.Context(), worse.DeepCopy()) })
+		longer := ours.DeepCopy()
+		expires(ours.CreationTimestamp.Add(year + 9*time.Minute).UTC().Format(time.RFC3339))(longer)
+		allowed(t, func() error { return asOperator.Update(t.Context(), longer.DeepCopy()) })
+		expires(ours.CreationTimestamp.Add(year + 11*time.Minute).UTC().Format(time.RFC3339))(longer)
+		refused(t, policy, func() error { return asOperator.Update(t.Context(), longer.DeepCopy()) })
+		longer.CreationTimestamp = metav1.NewTime(ours.CreationTimestamp.Add(time.Hour)) // it is not taken over
+		refused(t, policy, func() error { return asOperator.Update(t.Context(), longer.DeepCopy()) })
 		allowed(t, func() error { return asOperator.Delete(t.Context(), ours.DeepCopy()) })
 	})
 }
@@ -210,13 +249,12 @@ func TestCageOfEverythingElse(t *testing.T) {
 	ctx := t.Context()
 
 	for name, act := range map[string]func() error{
-		"NodeBootstrap created": func() error { return asOperator.Create(ctx, cluster.NodeBootstrap("another")) },
+		"NodeBootstrap created": func() error { return asOperator.Create(ctx, limited()) },
 		"NodeBootstrap changed": func() error { return asOperator.Patch(ctx, nb.DeepCopy(), labelled) },
 		"NodeBootstrap deleted": func() error { return asOperator.Delete(ctx, nb.DeepCopy()) },
 		"request sent": func() error {
 			return asOperator.Create(ctx, &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "caged"}, Spec: request.Spec})
 		},
-		"request changed":  func() error { return asOperator.Patch(ctx, request.DeepCopy(), labelled) },
 		"request's status": func() error { return asOperator.Status().Update(ctx, failed.DeepCopy()) },
 		"Node changed": func() error {
 			return asOperator.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "caged"}})
@@ -240,12 +278,48 @@ func TestCageOfEverythingElse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { refused(t, "nodebootstrap-cage", act) })
 	}
+	for name, patch := range map[string]string{
+		"labelled":    `{"metadata":{"labels":{"a":"b"}}}`,
+		"annotated":   `{"metadata":{"annotations":{"a":"b"}}}`,
+		"owned":       `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"a","uid":"b"}]}}`,
+		"made final":  `{"metadata":{"finalizers":["example.com/stay"]}}`,
+		"and is free": `{"metadata":{"finalizers":null,"labels":{"a":"b"}}}`,
+	} {
+		t.Run("request "+name, func(t *testing.T) {
+			refused(t, "nodebootstrap-cage-requests", func() error {
+				return asOperator.Patch(ctx, request.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(patch)))
+			})
+		})
+	}
 	t.Run("request of a stranger approved", func(t *testing.T) {
 		refused(t, "nodebootstrap-cage-approvals", func() error { return asOperator.SubResource("approval").Update(ctx, approved.DeepCopy()) })
 	})
 	t.Run("allowed", func(t *testing.T) {
 		allowed(t, func() error { return asOperator.SubResource("approval").Update(ctx, denied.DeepCopy()) })
+		allowed(t, func() error { // as it revokes a request with finalizers
+			return asOperator.Patch(ctx, request.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`)))
+		})
 		allowed(t, func() error { return asOperator.Delete(ctx, request.DeepCopy()) })
 		allowed(t, func() error { return asOperator.Status().Patch(ctx, nb.DeepCopy(), labelled) })
+	})
+}
+
+// A token that a compromised operator makes for a NodeBootstrap that does not exist, which the cage cannot know, is gone at once.
+func TestTokenWithoutItsOwnerIsDeleted(t *testing.T) {
+	withoutManager(t) // so that it is Kubernetes that deletes it
+	cfg, err := operator.Config(t.Context(), cluster.Cluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	intruder, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := bootstrap.TokenSecret(caged("caged"), "abc124", "0123456789abcdef", time.Now().Add(time.Hour))
+	if err := intruder.Create(t.Context(), s); err != nil {
+		t.Fatal(err)
+	}
+	env.Eventually(t, "the token being gone", func() error {
+		return cluster.Absent(t.Context(), s.Namespace, s.Name, &corev1.Secret{})
 	})
 }

@@ -10,13 +10,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
-	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -30,6 +25,7 @@ var (
 	audit   *env.Audit
 	// metricsAddress is where the manager serves its metrics.
 	metricsAddress string
+	manager        *operator.Manager
 	// asOperator acts as the operator's ServiceAccount, and changes nothing: its requests are dry runs.
 	asOperator client.Client
 )
@@ -70,7 +66,7 @@ func install(ctx context.Context) error {
 	if asOperator, err = dryRun(cfg); err != nil {
 		return err
 	}
-	if err := waitForPolicies(ctx); err != nil {
+	if err := operator.WaitForPolicies(ctx, cluster.Cluster); err != nil {
 		return err
 	}
 	port, err := localcluster.FreePort()
@@ -78,8 +74,26 @@ func install(ctx context.Context) error {
 		return err
 	}
 	metricsAddress = fmt.Sprintf("127.0.0.1:%d", port)
-	_, err = operator.Start(ctx, cluster.Cluster, "--leader-elect", "--allow-cluster-wide-approval", "--metrics-bind-address", metricsAddress)
+	return startManager(ctx)
+}
+
+func startManager(ctx context.Context) error {
+	m, err := operator.Start(ctx, cluster.Cluster, "--leader-elect", "--allow-cluster-wide-approval", "--metrics-bind-address", metricsAddress)
+	manager = m
 	return err
+}
+
+// withoutManager stops the manager until the test is over.
+func withoutManager(t *testing.T) {
+	t.Helper()
+	if err := manager.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := startManager(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // dryRun is a client whose writes are admitted or refused, and not stored.
@@ -91,25 +105,12 @@ func dryRun(cfg *rest.Config) (client.Client, error) {
 	return client.NewDryRunClient(c), nil
 }
 
-// waitForPolicies waits until the API server, which reads policies from an informer, enforces them.
-func waitForPolicies(ctx context.Context) error {
-	return wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, env.Limit, true, func(ctx context.Context) (bool, error) {
-		err := asOperator.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: "probe"}})
-		return isRefusal(err, "nodebootstrap-cage-secrets"), nil
-	})
-}
-
-// isRefusal tells whether an error is that of a policy.
-func isRefusal(err error, policy string) bool {
-	return err != nil && strings.Contains(err.Error(), fmt.Sprintf("ValidatingAdmissionPolicy '%s' with binding", policy))
-}
-
 // refused checks that an act, which changes nothing, is refused by a policy. The permissions that the act also needs may have
 // been given a moment ago.
 func refused(t *testing.T, policy string, act func() error) {
 	t.Helper()
 	env.Eventually(t, "the refusal", func() error {
-		if err := act(); !isRefusal(err, policy) {
+		if err := act(); !operator.Refuses(policy, err) {
 			return fmt.Errorf("it is not refused by %s: %v", policy, err) //nolint:errorlint // nil is printed too
 		}
 		return nil

@@ -42,6 +42,13 @@ func TestNodeJoinsWithPoliciesInForce(t *testing.T) {
 	if err := cluster.NothingLeft(t.Context(), name); err != nil {
 		t.Error(err)
 	}
+	jane := as(t, owner) // may not have a member replaced, as the administrator may
+	refused(t, limits, func() error {
+		member := nb.DeepCopy()
+		cluster.Get(t, "", name, member)
+		reissue(member)
+		return jane.Update(t.Context(), member)
+	})
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
 		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "once"}
 	})

@@ -74,7 +74,7 @@ func TestRestrictedNamespaceTakesRenderedPods(t *testing.T) {
 
 // Everything that the chart renders is what the API server takes, to the last field.
 func TestAPIServerTakesTheChart(t *testing.T) {
-	objects, err := rendered.Helm(t.Context(), "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,cluster.ca=PEM")
+	objects, err := rendered.Helm(t.Context(), "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,cluster.ca=PEM")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,8 +101,8 @@ func TestPoliciesAreWellTyped(t *testing.T) {
 		}
 		return nil
 	})
-	if len(policies.Items) != 5 {
-		t.Errorf("there are %d policies, want 5", len(policies.Items))
+	if len(policies.Items) != 8 {
+		t.Errorf("there are %d policies, want 8", len(policies.Items))
 	}
 	for _, p := range policies.Items {
 		if p.Status.TypeChecking != nil {

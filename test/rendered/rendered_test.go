@@ -22,8 +22,8 @@ func TestChartIsConfig(t *testing.T) {
 		values []string
 	}{
 		"default":   {"default", nil},
-		"hardened":  {"overlays/hardened", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true"}},
-		"monitored": {"overlays/monitored", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"}},
+		"hardened":  {"overlays/hardened", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true"}},
+		"monitored": {"overlays/monitored", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want, err := Kustomize(t.Context(), c.config)
@@ -100,7 +100,7 @@ func TestChartValues(t *testing.T) {
 
 // In another namespace nothing speaks of the one that config/ has.
 func TestChartInAnotherNamespace(t *testing.T) {
-	objects, err := Helm(t.Context(), "--namespace=elsewhere", "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true")
+	objects, err := Helm(t.Context(), "--namespace=elsewhere", "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true")
 	if err != nil {
 		t.Fatal(err)
 	}

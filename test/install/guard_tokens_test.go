@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package install
+
+import (
+	"testing"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+const guardOfTokens = "nodebootstrap-guard-tokens"
+
+// A token sends a kubelet's request, and no request that outlives its deletion or that another signer's approver may approve.
+func TestGuardOfWhatTokensAskFor(t *testing.T) {
+	request := askFor(t, "asks", v1alpha1.ApprovalManual)
+	var secret corev1.Secret
+	cluster.Get(t, "nodebootstrap-system", bootstrap.KubeconfigSecretName("asks"), &secret)
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data[bootstrap.KubeconfigKey])
+	if err != nil {
+		t.Fatal(err)
+	}
+	asToken, err := dryRun(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := func() *certificatesv1.CertificateSigningRequest {
+		return &certificatesv1.CertificateSigningRequest{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
+			Spec:       certificatesv1.CertificateSigningRequestSpec{Request: request.Spec.Request, SignerName: request.Spec.SignerName, Usages: request.Spec.Usages},
+		}
+	}
+	labelled := good()
+	labelled.Labels, labelled.Annotations = map[string]string{"a": "b"}, map[string]string{"a": "b"} // as by an admission policy
+	for _, r := range []*certificatesv1.CertificateSigningRequest{good(), labelled} {
+		allowed(t, func() error { return asToken.Create(t.Context(), r.DeepCopy()) })
+	}
+	signer := func(name string, usages ...certificatesv1.KeyUsage) func(*certificatesv1.CertificateSigningRequest) {
+		return func(r *certificatesv1.CertificateSigningRequest) { r.Spec.SignerName, r.Spec.Usages = name, usages }
+	}
+	for name, spoil := range map[string]func(*certificatesv1.CertificateSigningRequest){
+		"a finalizer": func(r *certificatesv1.CertificateSigningRequest) { r.Finalizers = []string{"example.com/stay"} },
+		"an owner": func(r *certificatesv1.CertificateSigningRequest) {
+			r.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: "a", UID: "a"}}
+		},
+		"the signer of people":               signer(certificatesv1.KubeAPIServerClientSignerName, certificatesv1.UsageClientAuth),
+		"the signer of serving certificates": signer(certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth),
+		"a signer of this cluster":           signer("example.com/signer", certificatesv1.UsageClientAuth),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := good()
+			spoil(r)
+			refused(t, guardOfTokens, func() error { return asToken.Create(t.Context(), r.DeepCopy()) })
+		})
+	}
+	t.Run("a review of who asks", func(t *testing.T) {
+		clients, err := kubernetes.NewForConfig(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		allowed(t, func() error {
+			_, err := clients.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+			return err
+		})
+	})
+}
+
+// A token writes nothing but requests, whatever RBAC gives to its groups.
+func TestGuardOfWhatTokensWrite(t *testing.T) {
+	request := askAsStranger(t)
+	cluster.Create(t, &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "generous"},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: bootstrap.Group}},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
+	})
+	cfg, err := cluster.ConfigFor("system:bootstrap:abcdef", "system:bootstrappers", bootstrap.Group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := dryRun(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := t.Context()
+	labelled := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"a":"b"}}}`))
+	for name, act := range map[string]func() error{
+		"Node": func() error {
+			return c.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
+		},
+		"ConfigMap": func() error {
+			return c.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "a"}})
+		},
+		"NodeBootstrap":   func() error { return c.Create(ctx, cluster.NodeBootstrap("a")) },
+		"request changed": func() error { return c.Patch(ctx, request.DeepCopy(), labelled) },
+		"request deleted": func() error { return c.Delete(ctx, request.DeepCopy()) },
+		"request approved": func() error {
+			return c.SubResource("approval").Update(ctx, request.DeepCopy())
+		},
+		"connection": func() error {
+			return clients.CoreV1().RESTClient().Get().Namespace(metav1.NamespaceDefault).Resource("services").Name("kubernetes").SubResource("proxy").Do(ctx).Error()
+		},
+	} {
+		t.Run(name, func(t *testing.T) { refused(t, guardOfTokens, act) })
+	}
+}
