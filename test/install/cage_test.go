@@ -137,7 +137,7 @@ func TestCageOfTokens(t *testing.T) {
 		bare.Name, bare.Labels, bare.OwnerReferences = bootstrap.TokenSecretName("bbbbbb"), nil, nil
 		cluster.Create(t, bare)
 		restored := bare.DeepCopy()
-		restored.Labels = good().Labels
+		restored.Labels, restored.OwnerReferences = good().Labels, good().OwnerReferences
 		allowed(t, func() error { return asOperator.Update(t.Context(), restored) })
 		refused(t, policy, func() error { return asOperator.Update(t.Context(), bare.DeepCopy()) })
 		allowed(t, func() error { return asOperator.Delete(t.Context(), bare.DeepCopy()) })
