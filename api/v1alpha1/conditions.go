@@ -71,7 +71,8 @@ const (
 	ReasonTokenMisused = "TokenMisused"
 	// ReasonBindingsPending surfaces until the shared ClusterRoleBindings are there; nobody has to act.
 	ReasonBindingsPending = "BindingsPending"
-	// ReasonVerifying surfaces until the API server has confirmed that it accepts a new token; nobody has to act.
+	// ReasonVerifying surfaces until the API server has confirmed that it accepts a new token, or while the first Lease of a Node
+	// that a kubelet has reported as is to come; nobody has to act.
 	ReasonVerifying = "Verifying"
 	// ReasonForbidden surfaces when the operator's RBAC does not let it read what it has to know.
 	ReasonForbidden = "Forbidden"

@@ -94,6 +94,16 @@ func (f *Facts) kubeletWorks() bool {
 	return f.NodeReported && !f.LeaseRenewed.IsZero() && !f.LeaseRenewed.Before(f.Node.CreationTimestamp.Time)
 }
 
+// firstLease is how long after its Node a kubelet's first Lease may come: a kubelet renews it every 10 seconds, and the Lease lasts for
+// 40 (nodeLeaseDurationSeconds).
+const firstLease = 40 * time.Second
+
+// mayBeMember reports whether a kubelet has reported as a new Node whose first Lease is still to come. Who is a member gets no
+// credential, so nothing is made for it until then.
+func (f *Facts) mayBeMember(now time.Time) bool {
+	return f.Node != nil && f.NodeReported && !f.kubeletWorks() && !f.reissueDue() && !f.awaitingReissue() && now.Before(f.Node.CreationTimestamp.Add(firstLease))
+}
+
 // lastIssued is when a certificate was last issued to the node; zero for never.
 func (f *Facts) lastIssued() time.Time {
 	var last time.Time

@@ -52,6 +52,9 @@ type Plan struct {
 	// Alive is when a kubelet was seen to work as the node after the reissue that the node waits for; nil when none was.
 	Alive *metav1.Time
 
+	// MayBeMember reports that the node gets no credential yet, since a kubelet has reported as it and its first Lease is to come.
+	MayBeMember bool
+
 	// Token is the token that the kubeconfig carries, or shall carry unless another is minted.
 	Token *Token
 	// MintAfter, if not nil, asks for a new token whose id follows this one.
@@ -162,7 +165,8 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	}
 	deadline := joinDeadline(f.NodeBootstrap, p.Since)
 	inTime := deadline.IsZero() || now.Before(deadline)
-	mint := p.Problem == nil && inTime && p.renewalDue(f, now)
+	p.MayBeMember = len(p.kept) == 0 && f.mayBeMember(now)
+	mint := p.Problem == nil && inTime && !p.MayBeMember && p.renewalDue(f, now)
 	if mint { // the present token is the predecessor now
 		p.kept = p.kept[max(0, len(p.kept)-1):]
 	}

@@ -229,3 +229,42 @@ func TestLookAgainTakesTheEarliest(t *testing.T) {
 		t.Errorf("got %s, want %s", p.Again, want)
 	}
 }
+
+// A kubelet's first Lease comes some seconds after its Node. A member gets no credential meanwhile; a Node that somebody made up holds
+// up the first credential for a moment only, and none that is there.
+func TestNewNodeMayBeAMember(t *testing.T) {
+	reported := func(age time.Duration) func(*Facts) {
+		return func(f *Facts) { f.Node, f.NodeReported = nodeMade(age), true }
+	}
+	for name, c := range map[string]struct {
+		facts *Facts
+		edit  func(*Facts)
+		mints bool
+		ready string
+	}{
+		"new":                  {fresh(), reported(time.Second), false, "False Verifying"},
+		"almost old":           {fresh(), reported(firstLease - time.Second), false, "False Verifying"},
+		"old":                  {fresh(), reported(firstLease), true, "False Verifying"},
+		"no kubelet reported":  {fresh(), func(f *Facts) { f.Node = nodeMade(time.Second) }, true, "False Verifying"},
+		"its Lease came":       {fresh(), edits(reported(time.Second), leaseOf(0)), false, "True Joined"},
+		"a credential is live": {awaited(1, young), reported(time.Second), false, "True AwaitingNode"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.edit(c.facts)
+			p := Decide(c.facts, now)
+			if (p.MintAfter != nil) != c.mints {
+				t.Errorf("it makes a token: %v, want %v", p.MintAfter != nil, c.mints)
+			}
+			o := Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: Accepted}
+			if p.Token == nil {
+				o = Outcome{}
+			}
+			if got := short(Report(c.facts, &p, &o, now), v1alpha1.ConditionReady); got != c.ready {
+				t.Errorf("Ready is %s, want %s", got, c.ready)
+			}
+			if p.MayBeMember && (p.Again.IsZero() || p.Again.Sub(now) > 5*time.Second) {
+				t.Errorf("it looks again at %s", p.Again)
+			}
+		})
+	}
+}

@@ -251,6 +251,8 @@ func (r *report) credentials() finding {
 		return stalled(r.problem())
 	case r.o.Err != nil:
 		return no(v1alpha1.ReasonWriteFailed, "%v; this is tried again", r.o.Err)
+	case r.p.MayBeMember:
+		return no(v1alpha1.ReasonVerifying, "a kubelet has reported as the node: its first Lease will show whether the node is a member, which needs no credential")
 	case r.o.Acceptance == Rejected:
 		return stalled(&Problem{v1alpha1.ReasonTokensNotAccepted, fmt.Sprintf(
 			"the API server does not accept the token %s: start kube-apiserver with --enable-bootstrap-token-auth", r.o.Token.ID)})
