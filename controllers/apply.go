@@ -132,7 +132,7 @@ func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts) error
 // repair restores Secrets of tokens that somebody edited.
 func (r *NodeReconciler) repair(ctx context.Context, _ *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
 	for _, s := range p.RepairTokens {
-		if err := r.Client.Update(ctx, s); err != nil {
+		if err := r.updateSecret(ctx, s); err != nil {
 			return fmt.Errorf("restoring the Secret %s/%s: %w", s.Namespace, s.Name, err)
 		}
 	}
@@ -198,12 +198,12 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have
 
 // updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
 // kubeconfig of a reissue may be among them, and waits its turn.
-func (r *NodeReconciler) updateAtLeisure(ctx context.Context, o client.Object) error {
+func (r *NodeReconciler) updateAtLeisure(ctx context.Context, s *corev1.Secret) error {
 	if err := r.leisureSlots.take(ctx); err != nil {
 		return err
 	}
 	defer r.leisureSlots.giveBack()
-	return r.Client.Update(ctx, o)
+	return r.updateSecret(ctx, s)
 }
 
 // verify asks the API server whether it accepts a token that it was not asked about yet.

@@ -110,15 +110,17 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 		return nil
 	}
 	before, replaced := nb.Status, versionOf(nb)
-	nb.Status = *status
+	stored := nb.DeepCopy() // the answer is decoded into it, and what was read shares its maps with the cache
+	stored.Status = *status
 	sent := r.freshness.sends()
-	err := r.Client.Status().Update(ctx, nb)
-	r.freshness.answered(sent, replaced.resourceVersion, nb.ResourceVersion)
+	err := r.Client.Status().Update(ctx, stored)
+	r.freshness.answered(sent, replaced.resourceVersion, stored.ResourceVersion)
 	if err != nil {
-		nb.Status = before
 		// A NodeBootstrap that is gone needs no status; its deletion is the next event.
 		return client.IgnoreNotFound(fmt.Errorf("storing the status: %w", err))
 	}
+	stripNodeBootstrap(stored)
+	*nb = *stored
 	r.replaced.add(replaced, r.Clock.Now())
 	r.Metrics.observe(&before, status, r.Clock.Now())
 	for _, e := range bootstrap.Events(&before, status) {

@@ -87,6 +87,22 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, cla
 	return bootstrap.Supports(f.NodeBootstrap, nb, token, d, r.Clock.Now()), nil
 }
 
+// wholeRequest is a request as it has to be sent with a verdict, in the version that was decided on. The API server takes metadata
+// and conditions as they are sent, so that what the cache leaves out is read before: admission policies may go by their labels.
+func (r *NodeReconciler) wholeRequest(ctx context.Context, shown *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
+	if !isPartial(shown) {
+		return shown.DeepCopy(), nil
+	}
+	var list certificatesv1.CertificateSigningRequestList
+	if err := readByName(ctx, r.Live, &list, shown.Name); err != nil {
+		return nil, err
+	}
+	if len(list.Items) != 1 || !sameVersion(&list.Items[0], shown) {
+		return nil, errBehind(certificatesv1.Resource("certificatesigningrequests"), shown.Name)
+	}
+	return &list.Items[0], nil
+}
+
 // carryOut sends a verdict under the resourceVersion that the request was read at. The times of the condition are left to
 // the API server, whose clock everything else about the request is stamped by.
 func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) error {
@@ -94,7 +110,10 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) err
 	if d.Result.Verdict == csr.Approve {
 		condition = certificatesv1.CertificateApproved
 	}
-	request := d.Request.DeepCopy()
+	request, err := r.wholeRequest(ctx, d.Request)
+	if err != nil {
+		return err
+	}
 	request.Status.Conditions = append(request.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
 		Type: condition, Status: corev1.ConditionTrue, Reason: d.Result.Reason, Message: d.Result.Message,
 	})

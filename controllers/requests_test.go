@@ -62,6 +62,14 @@ func kubeletSpec(t *testing.T, node string, key crypto.Signer) certificatesv1.Ce
 // send sends a request with a kubeconfig.
 func send(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSigningRequestSpec) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
+	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"}, Spec: spec}
+	sendRequest(t, kubeconfig, request)
+	return request
+}
+
+// sendRequest sends a request with a kubeconfig, and turns it into what was stored.
+func sendRequest(t *testing.T, kubeconfig []byte, request *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
 	if err != nil {
 		t.Fatal(err)
@@ -70,17 +78,15 @@ func send(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSignin
 	if err != nil {
 		t.Fatal(err)
 	}
-	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"}, Spec: spec}
 	// The right to send requests comes with a binding that the API server's authorizer may hear of a moment later.
 	env.Eventually(t, "sending a request", func() error {
 		sent, err := cs.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
 		if err == nil {
-			request = sent
+			*request = *sent
 		}
 		return err
 	})
 	t.Cleanup(func() { cluster.DeleteAfter(t, request) })
-	return request
 }
 
 func waitCondition(t *testing.T, request *certificatesv1.CertificateSigningRequest, want certificatesv1.RequestConditionType) certificatesv1.CertificateSigningRequestCondition {

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+const (
+	// partialAnnotation is on an object in the cache of which something was left out that an update would erase, such as labels of
+	// others: it has to be read anew before. It is never stored.
+	partialAnnotation = "nodebootstrap.io/partial"
+
+	// maxNameBytes is how long a name may be in Kubernetes (a DNS subdomain).
+	maxNameBytes = 253
+	// maxWordBytes is longer than any kind, group, label value, condition or UID that is compared.
+	maxWordBytes = 256
+	// otherEntry stands for all finalizers, or for all owners but the controller: that there are any is all that matters.
+	otherEntry = "(other)"
+)
+
+// partialAnnotations are those of an object that has no others that are kept. The map is shared, and never changed.
+var partialAnnotations = map[string]string{partialAnnotation: ""}
+
+// isPartial reports whether an update of an object would erase what the cache leaves out.
+func isPartial(o metav1.Object) bool {
+	_, is := o.GetAnnotations()[partialAnnotation]
+	return is
+}
+
+// cut leaves the beginning of a long text, in memory of its own.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.Clone(s[:most])
+}
+
+// only is a map with some of its keys, or nil. Values are cut to a length that none that is compared has.
+func only(m map[string]string, most int, keys ...string) map[string]string {
+	var out map[string]string
+	for _, key := range keys {
+		if value, ok := m[key]; ok {
+			if out == nil {
+				out = make(map[string]string, len(keys))
+			}
+			out[key] = cut(value, most)
+		}
+	}
+	return out
+}
+
+// bareMetadata leaves of metadata which object it is, in which version, since when, and some labels and annotations. It reports
+// whether it left out anything that an update would erase, now or before.
+func bareMetadata(m *metav1.ObjectMeta, labels, annotations map[string]string) (left bool) {
+	_, left = m.Annotations[partialAnnotation]
+	left = left || !maps.Equal(m.Labels, labels) || !maps.Equal(m.Annotations, annotations) || len(m.Finalizers) > 0 || len(m.OwnerReferences) > 0 || m.SelfLink != ""
+	*m = metav1.ObjectMeta{
+		Name: m.Name, GenerateName: m.GenerateName, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
+		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, DeletionGracePeriodSeconds: m.DeletionGracePeriodSeconds,
+		Labels: labels, Annotations: annotations,
+	}
+	return left
+}
+
+// markPartial says of an object that it has to be read anew before an update.
+func markPartial(m *metav1.ObjectMeta) {
+	if len(m.Annotations) == 0 {
+		m.Annotations = partialAnnotations
+		return
+	}
+	m.Annotations[partialAnnotation] = ""
+}
+
+// errBehind is a conflict: what the cache shows of an object is not what is there now.
+func errBehind(resource schema.GroupResource, name string) error {
+	return apierrors.NewConflict(resource, name, errors.New("the cache is behind"))
+}
+
+// sameVersion reports whether two objects are the same one in the same version.
+func sameVersion(a, b metav1.Object) bool {
+	return a.GetUID() == b.GetUID() && a.GetResourceVersion() == b.GetResourceVersion()
+}
+
+// readByName reads a cluster-scoped object of a kind that the operator may list and not get.
+func readByName(ctx context.Context, reader client.Reader, list client.ObjectList, name string) error {
+	if err := reader.List(ctx, list, client.MatchingFields{metav1.ObjectNameField: name}); err != nil {
+		return fmt.Errorf("reading %s in %T: %w", name, list, err)
+	}
+	return nil
+}
+
+// updateSecret stores a Secret that was restored out of the cache. When the cache has left out labels, annotations, finalizers or
+// owners of others, the Secret is read before, so that they stay.
+func (r *NodeReconciler) updateSecret(ctx context.Context, restored *corev1.Secret) error {
+	if !isPartial(restored) {
+		return r.Client.Update(ctx, restored)
+	}
+	whole, err := find(ctx, r.Live, restored.Namespace, restored.Name, &corev1.Secret{})
+	if err != nil {
+		return err
+	}
+	if whole == nil || !sameVersion(whole, restored) {
+		return errBehind(corev1.Resource("secrets"), restored.Name)
+	}
+	want := *restored
+	want.Annotations = maps.Clone(restored.Annotations)
+	delete(want.Annotations, partialAnnotation)
+	if whole = bootstrap.Restored(whole, &want); whole == nil {
+		return nil
+	}
+	return r.Client.Update(ctx, whole)
+}
