@@ -73,6 +73,10 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 
 // gatherLive reads what tells whether a kubelet works as the node. Neither is in the cache.
 func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) error {
+	if err := r.liveSlots.take(ctx); err != nil { // either may be large
+		return err
+	}
+	defer r.liveSlots.giveBack()
 	node, err := find(ctx, r.Live, "", f.Name, &corev1.Node{})
 	if err != nil {
 		return err
@@ -119,7 +123,7 @@ func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string, nb *v1al
 	if named == "" {
 		return out, nil
 	}
-	s, err := find(ctx, r.Live, bootstrap.TokenNamespace, named, &corev1.Secret{})
+	s, err := r.liveSecret(ctx, bootstrap.TokenNamespace, named)
 	if s != nil && bootstrap.Ours(s, node) {
 		out = append(out, s)
 	}

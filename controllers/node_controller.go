@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -48,6 +49,8 @@ type NodeReconciler struct {
 	replaced     replacedVersions
 	freshness    freshness
 	leisureSlots slots
+	heavySlots   counter
+	liveSlots    slots
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
@@ -60,6 +63,12 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	}
 	if nb := facts.NodeBootstrap; nb != nil && r.replaced.has(nb, r.Clock.Now()) {
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
+	}
+	if isHeavy(facts) {
+		if !r.heavySlots.tryTake(heavyPasses) {
+			return ctrl.Result{RequeueAfter: wait.Jitter(conflictRetry, 1)}, nil
+		}
+		defer r.heavySlots.giveBack()
 	}
 	plan := bootstrap.Decide(facts, r.Clock.Now())
 	outcome := r.apply(ctx, facts, &plan)

@@ -20,8 +20,12 @@ import (
 
 const (
 	// partialAnnotation is on an object in the cache of which something was left out that an update would erase, such as labels of
-	// others: it has to be read anew before. It is never stored.
+	// others: it has to be read anew before. Its value is isLarge for one that takes much memory while it is read or written. It is
+	// never stored.
 	partialAnnotation = "nodebootstrap.io/partial"
+	large             = "large"
+	// largeBytes is from how many bytes on an object is large: many times the size of any that nobody has blown up.
+	largeBytes = 64 << 10
 
 	// maxNameBytes is how long a name may be in Kubernetes (a DNS subdomain).
 	maxNameBytes = 253
@@ -31,8 +35,24 @@ const (
 	otherEntry = "(other)"
 )
 
-// partialAnnotations are those of an object that has no others that are kept. The map is shared, and never changed.
-var partialAnnotations = map[string]string{partialAnnotation: ""}
+// A remainder is what the cache leaves out of an object that an update would erase.
+type remainder int
+
+const (
+	nothing remainder = iota
+	something
+	much
+)
+
+// partialAnnotations and largeAnnotations are those of an object that has no others that are kept. The maps are shared, and never
+// changed.
+var (
+	partialAnnotations = map[string]string{partialAnnotation: ""}
+	largeAnnotations   = map[string]string{partialAnnotation: large}
+)
+
+// isLarge reports whether an object takes much memory while it is read or written.
+func isLarge(o metav1.Object) bool { return o.GetAnnotations()[partialAnnotation] == large }
 
 // isPartial reports whether an update of an object would erase what the cache leaves out.
 func isPartial(o metav1.Object) bool {
@@ -62,11 +82,15 @@ func only(m map[string]string, most int, keys ...string) map[string]string {
 	return out
 }
 
-// bareMetadata leaves of metadata which object it is, in which version, since when, and some labels and annotations. It reports
-// whether it left out anything that an update would erase, now or before.
-func bareMetadata(m *metav1.ObjectMeta, labels, annotations map[string]string) (left bool) {
-	_, left = m.Annotations[partialAnnotation]
-	left = left || !maps.Equal(m.Labels, labels) || !maps.Equal(m.Annotations, annotations) || len(m.Finalizers) > 0 || len(m.OwnerReferences) > 0 || m.SelfLink != ""
+// bareMetadata leaves of metadata which object it is, in which version, since when, and some labels and annotations. It returns what
+// it left out, now or before, of an object of a size in bytes.
+func bareMetadata(m *metav1.ObjectMeta, size int, labels, annotations map[string]string) (left remainder) {
+	switch {
+	case size > largeBytes || isLarge(m):
+		left = much
+	case isPartial(m) || !maps.Equal(m.Labels, labels) || !maps.Equal(m.Annotations, annotations) || len(m.Finalizers) > 0 || len(m.OwnerReferences) > 0 || m.SelfLink != "":
+		left = something
+	}
 	*m = metav1.ObjectMeta{
 		Name: m.Name, GenerateName: m.GenerateName, Namespace: m.Namespace, UID: m.UID, ResourceVersion: m.ResourceVersion, Generation: m.Generation,
 		CreationTimestamp: m.CreationTimestamp, DeletionTimestamp: m.DeletionTimestamp, DeletionGracePeriodSeconds: m.DeletionGracePeriodSeconds,
@@ -75,13 +99,35 @@ func bareMetadata(m *metav1.ObjectMeta, labels, annotations map[string]string) (
 	return left
 }
 
-// markPartial says of an object that it has to be read anew before an update.
-func markPartial(m *metav1.ObjectMeta) {
-	if len(m.Annotations) == 0 {
+// mark says of an object that it has to be read anew before an update, when something was left out.
+func (left remainder) mark(m *metav1.ObjectMeta) {
+	switch all := left == nothing; {
+	case all:
+	case len(m.Annotations) > 0 && left == much:
+		m.Annotations[partialAnnotation] = large
+	case len(m.Annotations) > 0:
+		m.Annotations[partialAnnotation] = ""
+	case left == much:
+		m.Annotations = largeAnnotations
+	default:
 		m.Annotations = partialAnnotations
-		return
 	}
-	m.Annotations[partialAnnotation] = ""
+}
+
+// metadataSize is about how many bytes metadata takes.
+func metadataSize(m *metav1.ObjectMeta) (n int) {
+	for _, texts := range []map[string]string{m.Labels, m.Annotations} {
+		for key, value := range texts {
+			n += len(key) + len(value)
+		}
+	}
+	for _, f := range m.Finalizers {
+		n += len(f)
+	}
+	for _, o := range m.OwnerReferences {
+		n += len(o.APIVersion) + len(o.Kind) + len(o.Name) + len(o.UID)
+	}
+	return n
 }
 
 // errBehind is a conflict: what the cache shows of an object is not what is there now.
@@ -100,6 +146,15 @@ func readByName(ctx context.Context, reader client.Reader, list client.ObjectLis
 		return fmt.Errorf("reading %s in %T: %w", name, list, err)
 	}
 	return nil
+}
+
+// liveSecret reads a Secret and keeps of it what the cache would.
+func (r *NodeReconciler) liveSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	s, err := find(ctx, r.Live, namespace, name, &corev1.Secret{})
+	if s != nil {
+		stripSecret(s)
+	}
+	return s, err
 }
 
 // updateSecret stores a Secret that was restored out of the cache. When the cache has left out labels, annotations, finalizers or

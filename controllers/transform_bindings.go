@@ -30,7 +30,7 @@ func stripBinding(o any) (any, error) {
 		stripSharedBinding(b)
 		return o, nil
 	}
-	bareMetadata(&b.ObjectMeta, nil, nil)
+	bareMetadata(&b.ObjectMeta, 0, nil, nil)
 	b.RoleRef, b.Subjects = rbacv1.RoleRef{}, tokenSubjects(b.Subjects)
 	return o, nil
 }
@@ -56,11 +56,12 @@ func stripSharedBinding(b *rbacv1.ClusterRoleBinding) {
 	labels := only(b.Labels, maxWordBytes, bootstrap.ManagedByLabel)
 	owners, all := bareCRDOwners(b.OwnerReferences)
 	b.OwnerReferences = nil
-	left := bareMetadata(&b.ObjectMeta, labels, nil)
+	left := bareMetadata(&b.ObjectMeta, 0, labels, nil)
 	b.OwnerReferences = owners
-	if left || !all {
-		markPartial(&b.ObjectMeta)
+	if !all {
+		left = max(left, something)
 	}
+	left.mark(&b.ObjectMeta)
 	b.RoleRef = rbacv1.RoleRef{APIGroup: cut(b.RoleRef.APIGroup, maxWordBytes), Kind: cut(b.RoleRef.Kind, maxWordBytes), Name: cut(b.RoleRef.Name, maxWordBytes)}
 	subjects := make([]rbacv1.Subject, 0, 1)
 	for _, s := range b.Subjects[:min(len(b.Subjects), maxSubjects)] {

@@ -32,7 +32,7 @@ func cutRequest(o any) (any, error) {
 		return o, nil
 	}
 	finalizers, owners := len(r.Finalizers) > 0, len(r.OwnerReferences) > 0
-	left := bareMetadata(&r.ObjectMeta, nil, nil)
+	left := bareMetadata(&r.ObjectMeta, r.Size(), nil, nil)
 	if !slices.Contains(r.Spec.Groups, bootstrap.Group) && servingNode(r) == "" {
 		r.Spec, r.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
 		return o, nil
@@ -49,9 +49,10 @@ func cutRequest(o any) (any, error) {
 	}
 	conditions, all := cutConditions(r.Status.Conditions)
 	r.Status.Conditions = conditions
-	if left || !all {
-		markPartial(&r.ObjectMeta)
+	if !all {
+		left = max(left, something)
 	}
+	left.mark(&r.ObjectMeta)
 	return o, nil
 }
 

@@ -33,8 +33,9 @@ var tokenKeys = []string{
 // stripSecret keeps the content of other people's Secrets out of memory, and that of kubeconfigs but for digests. What is kept of
 // an edited Secret of ours differs from what it should be, so that it is repaired.
 func stripSecret(s *corev1.Secret) {
+	size := s.Size()
 	s.Type = corev1.SecretType(cut(string(s.Type), maxWordBytes))
-	left := bareOwned(&s.ObjectMeta)
+	left := bareOwned(&s.ObjectMeta, size)
 	node := bootstrap.NodeOfChild(s)
 	switch {
 	case node == "" || !bootstrap.Ours(s, node):
@@ -45,14 +46,12 @@ func stripSecret(s *corev1.Secret) {
 	default:
 		s.Data = tokenData(s.Data)
 	}
-	if left {
-		markPartial(&s.ObjectMeta)
-	}
+	left.mark(&s.ObjectMeta)
 }
 
 // bareOwned is bareMetadata of a child of a NodeBootstrap, with its controller and the label and annotations that the operator sets. A
 // name that no node can have is cut to different lengths in the annotation and in the owner, so that it never makes a Secret ours.
-func bareOwned(m *metav1.ObjectMeta) bool {
+func bareOwned(m *metav1.ObjectMeta, size int) remainder {
 	labels := only(m.Labels, maxWordBytes, bootstrap.ManagedByLabel)
 	annotations := only(m.Annotations, maxNameBytes+1, bootstrap.NodeNameAnnotation)
 	if made := bootstrap.ReissueOf(m); made != "" {
@@ -63,9 +62,12 @@ func bareOwned(m *metav1.ObjectMeta) bool {
 	}
 	owners, all := bareOwners(m.OwnerReferences)
 	m.OwnerReferences = nil
-	left := bareMetadata(m, labels, annotations)
+	left := bareMetadata(m, size, labels, annotations)
 	m.OwnerReferences = owners
-	return left || !all
+	if !all {
+		left = max(left, something)
+	}
+	return left
 }
 
 // bareOwners are the controller among owners, and an entry for all others. It reports whether that is all.

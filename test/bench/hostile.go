@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,6 +26,9 @@ import (
 // crowd is how many objects of each kind there are that somebody has made as large as the API server lets them be, or as many
 // ordinary ones.
 const crowd = 200
+
+// awaited is how many of the NodeBootstraps are of nodes that have not joined, each of which sends a share of the requests.
+const awaited = 25
 
 // hostile measures the most memory that the manager takes with a crowd of hostile objects of each kind that it watches, present at
 // its start and arriving while it runs, beside as many honest ones.
@@ -53,10 +57,6 @@ func (b *bench) crowdOn(ctx context.Context, c *crowded, build build) (float64, 
 	if err := c.makeConfigMaps(ctx); err != nil {
 		return 0, err
 	}
-	err := inParallel(crowd, func(i int) error { return c.Client.Create(ctx, c.nodeBootstrap(i)) })
-	if err != nil {
-		return 0, err
-	}
 	if err := c.makeForeign(ctx, 0, crowd/2); err != nil {
 		return 0, err
 	}
@@ -64,24 +64,28 @@ func (b *bench) crowdOn(ctx context.Context, c *crowded, build build) (float64, 
 	if err != nil {
 		return 0, err
 	}
-	if err := c.untilAvailable(ctx, m, crowd); err != nil {
+	err = until(ctx, 200*time.Millisecond, "the credentials", func() (bool, error) {
+		n, err := m.sum(ctx, "nodebootstrap_credential_duration_seconds", nil)
+		return n >= awaited, err
+	})
+	if err != nil {
 		return 0, err
 	}
-	tokens, err := c.tokensOfNodes(ctx)
+	kubelets, err := c.kubelets(ctx)
 	if err != nil {
 		return 0, err
 	}
 	if err := c.makeForeign(ctx, crowd/2, crowd); err != nil {
 		return 0, err
 	}
-	if err := c.ask(ctx, tokens[:crowd/2]); err != nil {
+	if err := c.ask(ctx, kubelets, crowd/2); err != nil {
 		return 0, err
 	}
 	first, err := c.peakAfter(ctx, m)
 	if err != nil {
 		return 0, err
 	}
-	if err := c.ask(ctx, tokens[crowd/2:]); err != nil {
+	if err := c.ask(ctx, kubelets, crowd/2); err != nil {
 		return 0, err
 	}
 	if err := c.editOwn(ctx); err != nil {
@@ -146,12 +150,17 @@ func (c *crowded) text(beginning string) []byte {
 	return []byte(beginning)
 }
 
+// nodeBootstrap has an annotation, which asks for a reissue when its node is awaited.
 func (c *crowded) nodeBootstrap(i int) *v1alpha1.NodeBootstrap {
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: c.metadata("", nodeName(i))}
-	nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "2026-01-01T00:00:00Z"}
-	if c.hostile {
-		nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = fmt.Sprintf("%d-%s", i, strings.Repeat("r", 200<<10))
+	key, value := "example.com/annotation", fmt.Sprint(i)
+	if i < awaited {
+		key = v1alpha1.ReissueRequestedAtAnnotation
 	}
+	if c.hostile {
+		value += strings.Repeat("r", 200<<10)
+	}
+	nb.Annotations = map[string]string{key: value}
 	return nb
 }
 
@@ -168,10 +177,10 @@ func (c *crowded) makeConfigMaps(ctx context.Context) error {
 	return nil
 }
 
-// makeForeign makes what is not the operator's: Secrets in both namespaces, of which those in kube-system have the operator's label,
+// makeForeign makes NodeBootstraps, most of them of members, and what is not the operator's: Secrets in both namespaces, of which those in kube-system have the operator's label,
 // ClusterRoleBindings that name tokens, Nodes, and requests of people and of nodes.
 func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
-	asPerson, asNode := http.Header{"Impersonate-User": {"somebody"}}, http.Header{"Impersonate-Group": {"system:nodes", "system:authenticated"}}
+	asPerson, asNode := http.Header{"Impersonate-User": {"somebody"}, "Impersonate-Group": {"system:masters"}}, http.Header{"Impersonate-Group": {"system:nodes", "system:authenticated"}}
 	doer, err := rest.HTTPClientFor(c.AdminConfig())
 	if err != nil {
 		return err
@@ -188,8 +197,12 @@ func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 		for n := range map[bool]int{false: 1, true: 150}[c.hostile] {
 			binding.Subjects = append(binding.Subjects, rbacv1.Subject{Kind: rbacv1.UserKind, Name: fmt.Sprintf("system:bootstrap:for%03d", n)})
 		}
-		node := &corev1.Node{ObjectMeta: c.metadata("", fmt.Sprintf("foreign-%d", i))}
-		for _, o := range []client.Object{token, secret, binding, node} {
+		node := &corev1.Node{ObjectMeta: c.metadata("", nodeName(i))}
+		node.Status.NodeInfo.KubeletVersion = "v1.37.0"
+		if i < awaited { // another node than that of the NodeBootstrap
+			node.Name = fmt.Sprintf("foreign-%d", i)
+		}
+		for _, o := range []client.Object{token, secret, binding, node, c.nodeBootstrap(i)} {
 			if err := c.Client.Create(ctx, o); err != nil {
 				return fmt.Errorf("making %T: %w", o, err)
 			}
@@ -197,7 +210,7 @@ func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 		who := asNode.Clone()
 		who.Set("Impersonate-User", "system:node:"+node.Name)
 		for _, who := range []http.Header{asPerson.Clone(), who} {
-			from, err := c.sender(who, "foreign", who.Get("Impersonate-User") == "somebody")
+			from, err := c.sender(who, node.Name, who.Get("Impersonate-User") == "somebody")
 			if err != nil {
 				return err
 			}
@@ -213,7 +226,7 @@ func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 func (c *crowded) sender(who http.Header, node string, forClient bool) (sender, error) {
 	request, err := kubeletRequest(node)
 	if !forClient {
-		request, err = servingRequest(0)
+		request, err = newRequest(node, []string{node}, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth)
 	}
 	if err != nil {
 		return sender{}, err
@@ -222,33 +235,40 @@ func (c *crowded) sender(who http.Header, node string, forClient bool) (sender, 
 	return newSender(who, request)
 }
 
-// tokensOfNodes are the credentials of all nodes, one each.
-func (c *crowded) tokensOfNodes(ctx context.Context) (out []corev1.Secret, err error) {
+// kubelets are senders with the credentials of the awaited nodes, one each. Each sends the same request again and again, as a kubelet
+// that is restarted does.
+func (c *crowded) kubelets(ctx context.Context) ([]sender, error) {
 	all, err := c.tokens(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []sender
 	for i := range all {
-		if bootstrap.NodeOfChild(&all[i]) != "" {
-			out = append(out, all[i])
+		node := bootstrap.NodeOfChild(&all[i])
+		if node == "" {
+			continue
 		}
+		token, _ := bootstrap.ParseToken(&all[i])
+		from, err := c.sender(http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, node, true)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, from)
 	}
-	if err == nil && len(out) != crowd {
-		err = fmt.Errorf("there are %d tokens", len(out))
+	if len(out) != awaited {
+		return nil, fmt.Errorf("there are %d tokens instead of %d", len(out), awaited)
 	}
-	return out, err
+	return out, nil
 }
 
-// ask has some nodes send what a kubelet sends, with the metadata of the crowd.
-func (c *crowded) ask(ctx context.Context, tokens []corev1.Secret) error {
+// ask has them send n requests together.
+func (c *crowded) ask(ctx context.Context, kubelets []sender, n int) error {
 	doer, err := c.anonymous()
 	if err != nil {
 		return err
 	}
-	return inParallel(len(tokens), func(i int) error {
-		token, _ := bootstrap.ParseToken(&tokens[i])
-		from, err := c.sender(http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, bootstrap.NodeOfChild(&tokens[i]), true)
-		if err != nil {
-			return err
-		}
-		_, err = c.send(ctx, doer, from)
+	return inParallel(n, func(i int) error {
+		_, err := c.send(ctx, doer, kubelets[i%len(kubelets)])
 		return err
 	})
 }
