@@ -69,6 +69,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 			return ctrl.Result{RequeueAfter: wait.Jitter(conflictRetry, 1)}, nil
 		}
 		defer r.heavySlots.giveBack()
+		defer noteLarge(leastGarbage) // it reads, sends and gets one again and again
 	}
 	plan := bootstrap.Decide(facts, r.Clock.Now())
 	outcome := r.apply(ctx, facts, &plan)

@@ -85,6 +85,9 @@ func only(m map[string]string, most int, keys ...string) map[string]string {
 // bareMetadata leaves of metadata which object it is, in which version, since when, and some labels and annotations. It returns what
 // it left out, now or before, of an object of a size in bytes.
 func bareMetadata(m *metav1.ObjectMeta, size int, labels, annotations map[string]string) (left remainder) {
+	if size > largeBytes {
+		noteLarge(size)
+	}
 	switch {
 	case size > largeBytes || isLarge(m):
 		left = much

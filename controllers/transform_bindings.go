@@ -30,7 +30,7 @@ func stripBinding(o any) (any, error) {
 		stripSharedBinding(b)
 		return o, nil
 	}
-	bareMetadata(&b.ObjectMeta, 0, nil, nil)
+	bareMetadata(&b.ObjectMeta, b.Size(), nil, nil)
 	b.RoleRef, b.Subjects = rbacv1.RoleRef{}, tokenSubjects(b.Subjects)
 	return o, nil
 }
@@ -56,7 +56,7 @@ func stripSharedBinding(b *rbacv1.ClusterRoleBinding) {
 	labels := only(b.Labels, maxWordBytes, bootstrap.ManagedByLabel)
 	owners, all := bareCRDOwners(b.OwnerReferences)
 	b.OwnerReferences = nil
-	left := bareMetadata(&b.ObjectMeta, 0, labels, nil)
+	left := bareMetadata(&b.ObjectMeta, b.Size(), labels, nil)
 	b.OwnerReferences = owners
 	if !all {
 		left = max(left, something)

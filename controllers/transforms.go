@@ -153,7 +153,7 @@ const (
 // node leaves a Node's name and which one it is.
 func (*transforms) node(o any) (any, error) {
 	if n, ok := o.(*metav1.PartialObjectMetadata); ok {
-		bareMetadata(&n.ObjectMeta, 0, nil, nil)
+		bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil)
 	}
 	return o, nil
 }
@@ -161,7 +161,7 @@ func (*transforms) node(o any) (any, error) {
 // stripConfigMap keeps the one key that is read, and of a longer value than anybody reads just enough to see that.
 func stripConfigMap(o any) (any, error) {
 	if c, ok := o.(*corev1.ConfigMap); ok {
-		bareMetadata(&c.ObjectMeta, 0, nil, nil)
+		bareMetadata(&c.ObjectMeta, c.Size(), nil, nil)
 		key, most := rootCAKey, bootstrap.MaxCABytes+1
 		if c.Name == bootstrapapi.ConfigMapClusterInfo {
 			key, most = bootstrapapi.KubeConfigKey, bootstrap.MaxClusterInfoBytes+1
@@ -174,7 +174,7 @@ func stripConfigMap(o any) (any, error) {
 // stripService and stripEndpointSlice keep the addresses, all of them, since no node may serve as any. There is one object of each.
 func stripService(o any) (any, error) {
 	if s, ok := o.(*corev1.Service); ok {
-		bareMetadata(&s.ObjectMeta, 0, nil, nil)
+		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
 		s.Spec = corev1.ServiceSpec{
 			ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, ExternalIPs: s.Spec.ExternalIPs,
 			ExternalName: s.Spec.ExternalName, LoadBalancerIP: s.Spec.LoadBalancerIP,
@@ -189,7 +189,7 @@ func stripService(o any) (any, error) {
 
 func stripEndpointSlice(o any) (any, error) {
 	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
-		bareMetadata(&s.ObjectMeta, 0, nil, nil)
+		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
 		s.Ports = nil
 		for i := range s.Endpoints {
 			s.Endpoints[i] = discoveryv1.Endpoint{Addresses: s.Endpoints[i].Addresses}

@@ -124,10 +124,13 @@ func (c *crowded) peakAfter(ctx context.Context, m *running) (float64, error) {
 	return peak, m.Stop()
 }
 
-// metadata is an object's. Hostile metadata has 3,000 labels of 200 bytes, which come to a MiB with what the API server notes of
-// their owner: there is no limit on labels, but etcd's of 1.5 MiB for an object.
+// metadata is an object's. Hostile metadata has 3,000 labels, which come to a MiB: there is no limit on labels, but etcd's of 1.5 MiB
+// for an object.
 func (c *crowded) metadata(namespace, name string) metav1.ObjectMeta {
-	m := metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": "honest"}}
+	m := metav1.ObjectMeta{
+		Namespace: namespace, Name: name, Labels: map[string]string{"app": "honest"},
+		ManagedFields: []metav1.ManagedFieldsEntry{{}}, // none: what they cost is the API server's
+	}
 	if c.hostile {
 		m.Labels = manyLabels()
 	}
@@ -137,7 +140,7 @@ func (c *crowded) metadata(namespace, name string) metav1.ObjectMeta {
 func manyLabels() map[string]string {
 	out := map[string]string{}
 	for i := range 3000 {
-		out[fmt.Sprintf("%s.example.com/label-%04d-%s", strings.Repeat("p", 60), i, strings.Repeat("n", 50))] = strings.Repeat("v", 63)
+		out[fmt.Sprintf("%s.example.com/label-%04d-%s", strings.Repeat(strings.Repeat("p", 55)+".", 3)+"p", i, strings.Repeat("n", 50))] = strings.Repeat("v", 63)
 	}
 	return out
 }
@@ -145,7 +148,7 @@ func manyLabels() map[string]string {
 // text is a value of a Secret or ConfigMap.
 func (c *crowded) text(beginning string) []byte {
 	if c.hostile {
-		return []byte(beginning + strings.Repeat(".abcdef", 50_000))
+		return []byte(beginning + strings.Repeat(".abcdef", 20_000))
 	}
 	return []byte(beginning)
 }
@@ -231,7 +234,7 @@ func (c *crowded) sender(who http.Header, node string, forClient bool) (sender, 
 	if err != nil {
 		return sender{}, err
 	}
-	request.Labels = c.metadata("", "").Labels
+	request.Labels, request.ManagedFields = c.metadata("", "").Labels, c.metadata("", "").ManagedFields
 	return newSender(who, request)
 }
 
@@ -277,7 +280,7 @@ func (c *crowded) ask(ctx context.Context, kubelets []sender, n int) error {
 func (c *crowded) editOwn(ctx context.Context) error {
 	for _, namespace := range []string{bootstrap.TokenNamespace, operator.Namespace} {
 		patch, err := json.Marshal(map[string]any{
-			"metadata": map[string]any{"labels": c.metadata("", "").Labels},
+			"metadata": map[string]any{"labels": c.metadata("", "").Labels, "managedFields": []any{map[string]any{}}},
 			"data":     map[string][]byte{bootstrapapi.BootstrapTokenDescriptionKey: c.text("edited")},
 		})
 		if err != nil {
