@@ -86,7 +86,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 		s := bootstrap.TokenSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
 		err := r.Client.Create(ctx, s)
 		if apierrors.IsAlreadyExists(err) {
-			if s, err = r.liveSecret(ctx, s.Namespace, s.Name); err == nil && s == nil {
+			if s, err = r.liveSecret(ctx, f.Name, s.Namespace, s.Name); err == nil && s == nil {
 				err = errors.New("it is there and then it is not")
 			}
 		}
@@ -161,7 +161,7 @@ func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *boo
 		if !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("creating the Secret %s/%s: %w", want.Namespace, want.Name, err)
 		}
-		if have, err = r.liveSecret(ctx, want.Namespace, want.Name); err != nil {
+		if have, err = r.liveSecret(ctx, f.Name, want.Namespace, want.Name); err != nil {
 			return err
 		}
 	}

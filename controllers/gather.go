@@ -19,7 +19,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// gather reads all that is known about a node. Absent is a value; only a read that fails is an error, with the facts up to it.
+// gather reads what there is of a node; gatherCluster reads the rest. Absent is a value; only a read that fails is an error, with the
+// facts up to it.
 func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Facts, error) {
 	f := &bootstrap.Facts{Name: name, Namespace: r.Namespace}
 	var err error
@@ -32,17 +33,15 @@ func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Fa
 	if f.Kubeconfig, err = find(ctx, r.Client, r.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
 		return f, err
 	}
-	if f.Requests, err = r.requests(ctx, f); err != nil {
-		return f, err
-	}
-	if f.NodeBootstrap == nil {
-		return f, nil
-	}
-	return f, r.gatherCluster(ctx, f)
+	f.Requests, err = r.requests(ctx, f)
+	return f, err
 }
 
 // gatherCluster adds what matters only for a node that is wanted.
 func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) error {
+	if f.NodeBootstrap == nil {
+		return nil
+	}
 	var err error
 	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, f.NodeBootstrap.Spec.Cluster, r.Clock.Now()); err != nil {
 		return err
@@ -123,7 +122,7 @@ func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string, nb *v1al
 	if named == "" {
 		return out, nil
 	}
-	s, err := r.liveSecret(ctx, bootstrap.TokenNamespace, named)
+	s, err := r.liveSecret(ctx, node, bootstrap.TokenNamespace, named)
 	if s != nil && bootstrap.Ours(s, node) {
 		out = append(out, s)
 	}

@@ -251,7 +251,7 @@ func TestEditedSecretsDifferWhenStripped(t *testing.T) {
 	}{
 		"as it was":            {func(*corev1.Secret) {}, false, false},
 		"another key":          {func(s *corev1.Secret) { s.Data["x"] = []byte("y") }, true, false},
-		"a longer value":       {func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenDescriptionKey] = []byte(long) }, true, false},
+		"a longer value":       {func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenDescriptionKey] = []byte(long[:1000]) }, true, false},
 		"a usage more":         {func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenUsageSigningKey] = []byte("true") }, true, false},
 		"a foreign label":      {func(s *corev1.Secret) { s.Labels["x"] = "y" }, false, true},
 		"a foreign annotation": {func(s *corev1.Secret) { s.Annotations["x"] = "y" }, false, true},
@@ -276,12 +276,17 @@ func TestEditedSecretsDifferWhenStripped(t *testing.T) {
 // A name that no node can have makes no Secret ours, however it is cut.
 func TestLongNamesMakeNoSecretOurs(t *testing.T) {
 	name := strings.Repeat("n", 300)
-	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{
-		Name: "a", Annotations: map[string]string{bootstrap.NodeNameAnnotation: name + "a"},
-		OwnerReferences: []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeBootstrap", Name: name + "b", Controller: new(true)}},
-	}}
-	if got := transformed(t, newTransforms().secret, s); bootstrap.Ours(got, bootstrap.NodeOfChild(got)) {
-		t.Errorf("it is taken for ours: %+v", got)
+	orphan := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}, Annotations: map[string]string{bootstrap.NodeNameAnnotation: name + "a"}},
+		Data:       map[string][]byte{"key": []byte("value")},
+	}
+	owned := orphan.DeepCopy()
+	owned.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeBootstrap", Name: name + "b", Controller: new(true)}}
+	for what, s := range map[string]*corev1.Secret{"an orphan": orphan, "somebody's": owned} {
+		once := transformed(t, newTransforms().secret, s)
+		if twice := transformed(t, newTransforms().secret, once); once.Data != nil || !reflect.DeepEqual(once, twice) {
+			t.Errorf("%s is taken for ours: %+v, then %+v", what, once, twice)
+		}
 	}
 }
 

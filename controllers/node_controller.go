@@ -58,18 +58,21 @@ type NodeReconciler struct {
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	defer r.freshness.ended(req.Name)
 	facts, err := r.gather(ctx, req.Name)
+	if err == nil && r.isHeavy(ctx, facts) {
+		if !r.heavySlots.tryTake(heavyPasses) {
+			return ctrl.Result{RequeueAfter: wait.Jitter(heavyRetry, 1)}, nil
+		}
+		defer r.heavySlots.giveBack()
+		defer noteLarge(leastGarbage) // it reads, sends and gets one again and again
+	}
+	if err == nil {
+		err = r.gatherCluster(ctx, facts)
+	}
 	if err != nil {
 		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
 	}
 	if nb := facts.NodeBootstrap; nb != nil && r.replaced.has(nb, r.Clock.Now()) {
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
-	}
-	if isHeavy(facts) {
-		if !r.heavySlots.tryTake(heavyPasses) {
-			return ctrl.Result{RequeueAfter: wait.Jitter(conflictRetry, 1)}, nil
-		}
-		defer r.heavySlots.giveBack()
-		defer noteLarge(leastGarbage) // it reads, sends and gets one again and again
 	}
 	plan := bootstrap.Decide(facts, r.Clock.Now())
 	outcome := r.apply(ctx, facts, &plan)

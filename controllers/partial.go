@@ -151,11 +151,11 @@ func readByName(ctx context.Context, reader client.Reader, list client.ObjectLis
 	return nil
 }
 
-// liveSecret reads a Secret and keeps of it what the cache would.
-func (r *NodeReconciler) liveSecret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+// liveSecret reads a Secret that is looked at for a node, and keeps of it what the cache would.
+func (r *NodeReconciler) liveSecret(ctx context.Context, node, namespace, name string) (*corev1.Secret, error) {
 	s, err := find(ctx, r.Live, namespace, name, &corev1.Secret{})
 	if s != nil {
-		stripSecret(s)
+		stripSecretOf(s, node)
 	}
 	return s, err
 }

@@ -80,7 +80,7 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, cla
 	if d.Request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
 		return bootstrap.SupportsServing(f.NodeBootstrap, nb), nil
 	}
-	token, err := r.liveSecret(ctx, bootstrap.TokenNamespace, bootstrap.TokenSecretName(d.Record.TokenID))
+	token, err := r.liveSecret(ctx, f.Name, bootstrap.TokenNamespace, bootstrap.TokenSecretName(d.Record.TokenID))
 	if err != nil || token == nil {
 		return false, err
 	}

@@ -32,13 +32,15 @@ var tokenKeys = []string{
 
 // stripSecret keeps the content of other people's Secrets out of memory, and that of kubeconfigs but for digests. What is kept of
 // an edited Secret of ours differs from what it should be, so that it is repaired.
-func stripSecret(s *corev1.Secret) {
+func stripSecret(s *corev1.Secret) { stripSecretOf(s, bootstrap.NodeOfChild(s)) }
+
+// stripSecretOf is stripSecret for a Secret that is looked at for a node, whatever its annotation says.
+func stripSecretOf(s *corev1.Secret, node string) {
 	size := s.Size()
 	s.Type = corev1.SecretType(cut(string(s.Type), maxWordBytes))
 	left := bareOwned(&s.ObjectMeta, size)
-	node := bootstrap.NodeOfChild(s)
 	switch {
-	case node == "" || !bootstrap.Ours(s, node):
+	case node == "" || len(node) > maxNameBytes || !bootstrap.Ours(s, node):
 		s.Data, s.Immutable = foreignData(s), nil
 		return // it is never updated
 	case s.Name == bootstrap.KubeconfigSecretName(node):

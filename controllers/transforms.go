@@ -153,7 +153,9 @@ const (
 // node leaves a Node's name and which one it is.
 func (*transforms) node(o any) (any, error) {
 	if n, ok := o.(*metav1.PartialObjectMetadata); ok {
-		bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil)
+		if bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil) == much {
+			much.mark(&n.ObjectMeta)
+		}
 	}
 	return o, nil
 }
