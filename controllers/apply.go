@@ -100,7 +100,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 		s := bootstrap.TokenSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
 		err := r.Client.Create(ctx, s)
 		if apierrors.IsAlreadyExists(err) {
-			if s, err = find(ctx, r.Live, s.Namespace, s.Name, &corev1.Secret{}); err == nil && s == nil {
+			if s, err = r.liveSecret(ctx, f.Name, s.Namespace, s.Name); err == nil && s == nil {
 				err = errors.New("it is there and then it is not")
 			}
 		}
@@ -146,7 +146,7 @@ func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts) error
 // repair restores Secrets of tokens that somebody edited.
 func (r *NodeReconciler) repair(ctx context.Context, _ *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
 	for _, s := range p.RepairTokens {
-		if err := r.Client.Update(ctx, s); err != nil {
+		if err := r.updateSecret(ctx, s); err != nil {
 			return fmt.Errorf("restoring the Secret %s/%s: %w", s.Namespace, s.Name, err)
 		}
 	}
@@ -175,11 +175,8 @@ func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *boo
 		if !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("creating the Secret %s/%s: %w", want.Namespace, want.Name, err)
 		}
-		if have, err = find(ctx, r.Live, want.Namespace, want.Name, &corev1.Secret{}); err != nil {
+		if have, err = r.liveSecret(ctx, f.Name, want.Namespace, want.Name); err != nil {
 			return err
-		}
-		if have != nil {
-			have.Data = bootstrap.Digest(have.Data)
 		}
 	}
 	return r.updateKubeconfig(ctx, f.Name, have, want, o)
@@ -212,12 +209,12 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have
 
 // updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
 // kubeconfig of a reissue may be among them, and waits its turn.
-func (r *NodeReconciler) updateAtLeisure(ctx context.Context, o client.Object) error {
+func (r *NodeReconciler) updateAtLeisure(ctx context.Context, s *corev1.Secret) error {
 	if err := r.leisureSlots.take(ctx); err != nil {
 		return err
 	}
 	defer r.leisureSlots.giveBack()
-	return r.Client.Update(ctx, o)
+	return r.updateSecret(ctx, s)
 }
 
 // verify asks the API server whether it accepts a token that it was not asked about yet.

@@ -109,11 +109,11 @@ func sameBypass(a, b *bootstrap.Bypass) bool { return a.Open == b.Open && slices
 func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*bootstrap.Bypass, error) {
 	user := anyTokenUser
 	if t := nb.Status.Token; t != nil {
-		var list rbacv1.ClusterRoleBindingList
-		if err := a.client.List(ctx, &list, client.MatchingFields{indexUser: bootstrapapi.BootstrapUserPrefix + t.ID}); err != nil {
-			return nil, fmt.Errorf("listing the ClusterRoleBindings that name the token %s: %w", t.ID, err)
+		named, err := a.named(ctx, t.ID)
+		if err != nil {
+			return nil, err
 		}
-		if len(list.Items) > 0 {
+		if named {
 			user = bootstrapapi.BootstrapUserPrefix + t.ID
 		}
 	}
@@ -138,6 +138,20 @@ func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*bo
 		a.known = bypass
 	}
 	return bypass, nil
+}
+
+// named reports whether a binding names the user of a token, or so many that it may be among them.
+func (a *Approvers) named(ctx context.Context, tokenID string) (bool, error) {
+	for _, user := range []string{bootstrapapi.BootstrapUserPrefix + tokenID, everyToken} {
+		var list rbacv1.ClusterRoleBindingList
+		if err := a.client.List(ctx, &list, client.MatchingFields{indexUser: user}); err != nil {
+			return false, fmt.Errorf("listing the ClusterRoleBindings that name the token %s: %w", tokenID, err)
+		}
+		if len(list.Items) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // ask asks for a user in the groups of all tokens of ours; when the answer is yes, also for each of them alone, since an

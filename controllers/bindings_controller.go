@@ -113,6 +113,18 @@ func (r *BindingsReconciler) repair(ctx context.Context, have *rbacv1.ClusterRol
 	if restored == nil {
 		return nil
 	}
+	if isPartial(restored) { // what others have added stays
+		var list rbacv1.ClusterRoleBindingList
+		if err := readByName(ctx, r.Live, &list, have.Name); err != nil {
+			return err
+		}
+		if len(list.Items) != 1 || !sameVersion(&list.Items[0], have) {
+			return errBehind(rbacv1.Resource("clusterrolebindings"), have.Name)
+		}
+		if restored = bootstrap.RestoredBinding(&list.Items[0], owner); restored == nil {
+			return nil
+		}
+	}
 	if err := r.Client.Update(ctx, restored); err != nil {
 		return fmt.Errorf("restoring the ClusterRoleBinding %s: %w", have.Name, err)
 	}

@@ -68,12 +68,12 @@ func CacheOptions(namespace string) cache.Options {
 			&v1alpha1.NodeBootstrap{}:    {Transform: t.nodeBootstrap},
 			nodeMetadata():               {Transform: t.node},
 			&corev1.Secret{}:             {Namespaces: secrets},
-			&corev1.ConfigMap{}:          {Namespaces: configMaps},
+			&corev1.ConfigMap{}:          {Namespaces: configMaps, Transform: stripConfigMap},
 			&rbacv1.ClusterRoleBinding{}: {Transform: stripBinding},
 			// Of all signers: a token that is used for another one is in wrong hands.
 			&certificatesv1.CertificateSigningRequest{}: {Transform: cutRequest},
-			&corev1.Service{}:            {Namespaces: ofAPIServer},
-			&discoveryv1.EndpointSlice{}: {Namespaces: ofAPIServer},
+			&corev1.Service{}:            {Namespaces: ofAPIServer, Transform: stripService},
+			&discoveryv1.EndpointSlice{}: {Namespaces: ofAPIServer, Transform: stripEndpointSlice},
 		},
 	}
 }
@@ -145,8 +145,11 @@ func servingNode(r *certificatesv1.CertificateSigningRequest) string {
 	return node
 }
 
-// tokenUser is the user of a subject if it is a bootstrap token's.
+// tokenUser is the user of a subject if it is a bootstrap token's, or everyToken.
 func tokenUser(s rbacv1.Subject) string {
+	if s.Kind == everyTokenKind {
+		return everyToken
+	}
 	if s.Kind != rbacv1.UserKind || bootstrap.TokenIDOfUser(s.Name) == "" {
 		return ""
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-func cut(t *testing.T, r *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
+func cutOf(t *testing.T, r *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	out, err := cutRequest(r)
 	if err != nil {
@@ -32,12 +32,12 @@ func TestRequestsAreCut(t *testing.T) {
 		Status: certificatesv1.CertificateSigningRequestStatus{Certificate: []byte("x")},
 	}
 	want := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-1", UID: "u", ResourceVersion: "1"}}
-	if got := cut(t, foreign); !reflect.DeepEqual(got, want) {
+	if got := cutOf(t, foreign); !reflect.DeepEqual(got, want) {
 		t.Errorf("of a foreign request this is kept: %+v", got)
 	}
 	ours := &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{
 		Request: bytes.Repeat([]byte("x"), 1<<20), SignerName: "example.com/x", Groups: []string{bootstrap.Group}}}
-	if got := cut(t, ours); len(got.Spec.Request) != csr.MaxRequestBytes+1 || got.Spec.SignerName == "" {
+	if got := cutOf(t, ours); len(got.Spec.Request) != csr.MaxRequestBytes+1 || got.Spec.SignerName == "" {
 		t.Errorf("of one of ours %d bytes are kept", len(got.Spec.Request))
 	}
 }

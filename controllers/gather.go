@@ -20,7 +20,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// gather reads all that is known about a node. Absent is a value; only a read that fails is an error, with the facts up to it.
+// gather reads what there is of a node; gatherCluster reads the rest. Absent is a value; only a read that fails is an error, with the
+// facts up to it.
 func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Facts, error) {
 	f := &bootstrap.Facts{Name: name, Namespace: r.Namespace, ClusterWideForbidden: !r.AllowClusterWide}
 	var err error
@@ -33,21 +34,19 @@ func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Fa
 	if f.Kubeconfig, err = find(ctx, r.Client, r.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
 		return f, err
 	}
-	if f.Requests, err = r.requests(ctx, f); err != nil {
-		return f, err
-	}
-	if f.NodeBootstrap == nil {
-		return f, nil
-	}
-	if f.KeysElsewhere, err = r.keysElsewhere(ctx, f.Name, bootstrap.KeysToDecide(f.Requests)); err != nil {
-		return f, err
-	}
-	return f, r.gatherCluster(ctx, f)
+	f.Requests, err = r.requests(ctx, f)
+	return f, err
 }
 
 // gatherCluster adds what matters only for a node that is wanted.
 func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) error {
+	if f.NodeBootstrap == nil {
+		return nil
+	}
 	var err error
+	if f.KeysElsewhere, err = r.keysElsewhere(ctx, f.Name, bootstrap.KeysToDecide(f.Requests)); err != nil {
+		return err
+	}
 	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, f.NodeBootstrap.Spec.Cluster, r.Clock.Now()); err != nil {
 		return err
 	}
@@ -77,6 +76,10 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 
 // gatherLive reads what tells whether a kubelet works as the node. Neither is in the cache.
 func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) error {
+	if err := r.liveSlots.take(ctx); err != nil { // either may be large
+		return err
+	}
+	defer r.liveSlots.giveBack()
 	node, err := find(ctx, r.Live, "", f.Name, &corev1.Node{})
 	if err != nil {
 		return err
@@ -113,7 +116,7 @@ func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string, nb *v1al
 	if slices.ContainsFunc(cached, func(s *corev1.Secret) bool { return s.Name == named }) {
 		return cached, nil
 	}
-	s, err := find(ctx, r.Live, bootstrap.TokenNamespace, named, &corev1.Secret{})
+	s, err := r.liveSecret(ctx, node, bootstrap.TokenNamespace, named)
 	if s != nil && (bootstrap.Ours(s, node) || bootstrap.Stray(s) && bootstrap.Gave(nb, nb.Status.Token.ID)) {
 		cached = append(cached, s)
 	}

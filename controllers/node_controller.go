@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -51,6 +52,8 @@ type NodeReconciler struct {
 	freshness    freshness
 	keys         heldKeys
 	leisureSlots slots
+	heavySlots   counter
+	liveSlots    slots
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
@@ -58,6 +61,16 @@ type NodeReconciler struct {
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	defer r.freshness.ended(req.Name)
 	facts, err := r.gather(ctx, req.Name)
+	if err == nil && r.isHeavy(ctx, facts) {
+		if !r.heavySlots.tryTake(heavyPasses) {
+			return ctrl.Result{RequeueAfter: wait.Jitter(heavyRetry, 1)}, nil
+		}
+		defer r.heavySlots.giveBack()
+		defer noteLarge(leastGarbage) // it reads, sends and gets one again and again
+	}
+	if err == nil {
+		err = r.gatherCluster(ctx, facts)
+	}
 	if err != nil {
 		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
 	}
@@ -113,14 +126,16 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 		return nil
 	}
 	before, replaced := nb.Status, versionOf(nb)
-	nb.Status = *status
+	stored := nb.DeepCopy() // the answer is decoded into it, and what was read shares its maps with the cache
+	stored.Status = *status
 	sent := r.freshness.sends()
-	err := r.Client.Status().Update(ctx, nb)
-	r.freshness.answered(sent, replaced.resourceVersion, nb.ResourceVersion)
+	err := r.Client.Status().Update(ctx, stored)
+	r.freshness.answered(sent, replaced.resourceVersion, stored.ResourceVersion)
 	if err != nil {
-		nb.Status = before
 		return fmt.Errorf("storing the status: %w", err)
 	}
+	stripNodeBootstrap(stored)
+	*nb = *stored
 	r.replaced.add(replaced, r.Clock.Now())
 	r.Metrics.observe(&before, status, r.Clock.Now())
 	for _, e := range bootstrap.Events(&before, status) {

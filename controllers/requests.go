@@ -94,11 +94,27 @@ func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, cla
 	if d.Request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
 		return r.servingHolds(ctx, f.NodeBootstrap, nb, d.Request)
 	}
-	token, err := find(ctx, r.Live, bootstrap.TokenNamespace, bootstrap.TokenSecretName(d.Record.TokenID), &corev1.Secret{})
+	token, err := r.liveSecret(ctx, f.Name, bootstrap.TokenNamespace, bootstrap.TokenSecretName(d.Record.TokenID))
 	if err != nil || token == nil {
 		return false, err
 	}
 	return bootstrap.Supports(f.NodeBootstrap, nb, token, d, r.Clock.Now()), nil
+}
+
+// wholeRequest is a request as it has to be sent with a verdict, in the version that was decided on. The API server takes metadata
+// and conditions as they are sent, so that what the cache leaves out is read before: admission policies may go by their labels.
+func (r *NodeReconciler) wholeRequest(ctx context.Context, shown *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
+	if !isPartial(shown) {
+		return shown.DeepCopy(), nil
+	}
+	var list certificatesv1.CertificateSigningRequestList
+	if err := readByName(ctx, r.Live, &list, shown.Name); err != nil {
+		return nil, err
+	}
+	if len(list.Items) != 1 || !sameVersion(&list.Items[0], shown) {
+		return nil, errBehind(certificatesv1.Resource("certificatesigningrequests"), shown.Name)
+	}
+	return &list.Items[0], nil
 }
 
 // carryOut sends a verdict under the resourceVersion that the request was read at, and returns the request as it is stored. The
@@ -108,7 +124,10 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) (*c
 	if d.Result.Verdict == csr.Approve {
 		condition = certificatesv1.CertificateApproved
 	}
-	request := d.Request.DeepCopy()
+	request, err := r.wholeRequest(ctx, d.Request)
+	if err != nil {
+		return nil, err
+	}
 	request.Status.Conditions = append(request.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
 		Type: condition, Status: corev1.ConditionTrue, Reason: d.Result.Reason, Message: d.Result.Message,
 	})

@@ -3,7 +3,6 @@
 package controllers_test
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -20,7 +19,6 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -71,6 +69,15 @@ func send(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSignin
 func sendEdited(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSigningRequestSpec,
 	edit func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
+	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"}, Spec: spec}
+	edit(request)
+	sendRequest(t, kubeconfig, request)
+	return request
+}
+
+// sendRequest sends a request with a kubeconfig, and turns it into what was stored.
+func sendRequest(t *testing.T, kubeconfig []byte, request *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
 	if err != nil {
 		t.Fatal(err)
@@ -79,24 +86,15 @@ func sendEdited(t *testing.T, kubeconfig []byte, spec certificatesv1.Certificate
 	if err != nil {
 		t.Fatal(err)
 	}
-	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"}, Spec: spec}
-	edit(request)
 	// The right to send requests comes with a binding that the API server's authorizer may hear of a moment later.
 	env.Eventually(t, "sending a request", func() error {
 		sent, err := cs.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
 		if err == nil {
-			request = sent
+			*request = *sent
 		}
 		return err
 	})
-	t.Cleanup(func() {
-		cluster.DeleteAfter(t, request)
-		free := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
-		if err := cluster.Client.Patch(context.Background(), request, free); client.IgnoreNotFound(err) != nil {
-			t.Error(err)
-		}
-	})
-	return request
+	t.Cleanup(func() { cluster.DeleteAfter(t, request) })
 }
 
 func waitCondition(t *testing.T, request *certificatesv1.CertificateSigningRequest, want certificatesv1.RequestConditionType) certificatesv1.CertificateSigningRequestCondition {

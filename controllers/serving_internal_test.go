@@ -163,6 +163,9 @@ func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 				Discovery: &Discovery{Reader: c, Namespace: "ns", Server: "https://api.example", Certificates: certificates}}
 			r.Approvers = NewApprovers(c, r.Clock)
 			f, err := r.gather(t.Context(), name)
+			if err == nil {
+				err = r.gatherCluster(t.Context(), f)
+			}
 			if err != nil {
 				t.Fatal(err)
 			}

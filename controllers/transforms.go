@@ -3,25 +3,23 @@
 package controllers
 
 import (
-	"bytes"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
-	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// transforms keep out of memory what nothing is decided on, and hold once what is the same in thousands of objects: what is in a
-// cache is never changed. What was transformed may be transformed again, which changes nothing.
+// transforms keep out of memory what nothing is decided on, whoever wrote it: whatever somebody puts into an object, a bounded
+// number of bytes is kept of it. They hold once what is the same in thousands of objects: what is in a cache is never changed. What
+// was transformed may be transformed again, which changes nothing.
 type transforms struct {
 	mu      sync.Mutex
 	strings map[string]string
@@ -33,8 +31,9 @@ type transforms struct {
 
 func newTransforms() *transforms { return &transforms{strings: map[string]string{}} }
 
-// maxShared bounds the strings that are held once; those that come later are held as often as they come.
-const maxShared = 1000
+// maxShared and maxSharedBytes bound the strings that are held once; those that come later, and long ones, are held as often as they
+// come.
+const maxShared, maxSharedBytes = 1000, 256
 
 // share makes strings equal to earlier ones the same in memory.
 func (t *transforms) share(all ...*string) {
@@ -43,7 +42,7 @@ func (t *transforms) share(all ...*string) {
 	for _, s := range all {
 		if have, ok := t.strings[*s]; ok {
 			*s = have
-		} else if len(t.strings) < maxShared {
+		} else if len(t.strings) < maxShared && len(*s) <= maxSharedBytes {
 			t.strings[*s] = *s
 		}
 	}
@@ -71,27 +70,16 @@ func (t *transforms) shareCABundle(ca *string) {
 	}
 }
 
-// secret keeps the content of other people's Secrets out of memory, and that of kubeconfigs but for digests.
+// secret is stripSecret, and holds once what Secrets of ours have in common.
 func (t *transforms) secret(o any) (any, error) {
 	s, ok := o.(*corev1.Secret)
 	if !ok {
 		return o, nil
 	}
-	s.ManagedFields = nil
-	node := bootstrap.NodeOfChild(s)
-	if node == "" || !bootstrap.Ours(s, node) {
-		s.Data, s.Labels, s.Annotations = ourGroups(s), only(s.Labels, bootstrap.ManagedByLabel), only(s.Annotations, bootstrap.NodeNameAnnotation)
-		return o, nil
+	stripSecret(s)
+	if s.Labels[bootstrap.ManagedByLabel] == bootstrap.ManagedBy {
+		s.Labels = t.shareLabels(s.Labels)
 	}
-	if s.Name == bootstrap.KubeconfigSecretName(node) {
-		s.Data = bootstrap.Digest(s.Data)
-	}
-	data := make(map[string][]byte, len(s.Data))
-	for key, value := range s.Data {
-		t.share(&key)
-		data[key] = value
-	}
-	s.Data, s.Labels = data, t.shareLabels(s.Labels)
 	t.share(&s.Namespace, (*string)(&s.Type))
 	for i := range s.OwnerReferences {
 		t.share(&s.OwnerReferences[i].APIVersion, &s.OwnerReferences[i].Kind)
@@ -99,22 +87,13 @@ func (t *transforms) secret(o any) (any, error) {
 	return o, nil
 }
 
-// ourGroups is what matters of the data of a token that is not ours: whether it is in our groups.
-func ourGroups(s *corev1.Secret) map[string][]byte {
-	groups := bootstrap.GroupsOfOurs(s)
-	if len(groups) == 0 {
-		return nil
-	}
-	return map[string][]byte{bootstrapapi.BootstrapTokenExtraGroupsKey: []byte(strings.Join(groups, ","))}
-}
-
-// nodeBootstrap leaves out what GitOps tools and people write for themselves.
+// nodeBootstrap is stripNodeBootstrap, and holds once what NodeBootstraps have in common.
 func (t *transforms) nodeBootstrap(o any) (any, error) {
 	nb, ok := o.(*v1alpha1.NodeBootstrap)
 	if !ok {
 		return o, nil
 	}
-	nb.ManagedFields, nb.Labels, nb.Annotations = nil, nil, only(nb.Annotations, v1alpha1.ReissueRequestedAtAnnotation)
+	stripNodeBootstrap(nb)
 	t.share(&nb.Kind, &nb.APIVersion, &nb.Spec.Cluster.Server, &nb.Status.Server, &nb.Status.CAFingerprint)
 	for i := range nb.Status.APIServerHosts {
 		t.share(&nb.Status.APIServerHosts[i])
@@ -130,47 +109,99 @@ func (t *transforms) nodeBootstrap(o any) (any, error) {
 	return o, nil
 }
 
+// stripNodeBootstrap leaves out what GitOps tools and people write for themselves. The schema bounds the spec, and the operator what it
+// writes into the status; what somebody else may have written there is cut to that.
+func stripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
+	var annotations map[string]string
+	if reissue := bootstrap.ReissueOf(nb); reissue != "" {
+		annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: reissue}
+	}
+	if bareMetadata(&nb.ObjectMeta, metadataSize(&nb.ObjectMeta), nil, annotations) == much { // only then does it matter
+		much.mark(&nb.ObjectMeta)
+	}
+	s := &nb.Status
+	s.LastHandledReissueAt = bootstrap.NormalReissue(s.LastHandledReissueAt)
+	s.Server, s.CAFingerprint = cut(s.Server, maxServerBytes), cut(s.CAFingerprint, maxWordBytes)
+	s.LastTokenID, s.NodeUID = cut(s.LastTokenID, maxWordBytes), types.UID(cut(string(s.NodeUID), maxWordBytes))
+	if s.Token != nil {
+		s.Token.ID = cut(s.Token.ID, maxWordBytes)
+	}
+	if ref := s.KubeconfigSecretRef; ref != nil {
+		ref.Namespace, ref.Name = cut(ref.Namespace, maxWordBytes), cut(ref.Name, maxWordBytes)
+	}
+	for i := range s.APIServerHosts {
+		s.APIServerHosts[i] = cut(s.APIServerHosts[i], maxServerBytes)
+	}
+	if len(s.Conditions) > maxStatusConditions {
+		s.Conditions = slices.Clone(s.Conditions[:maxStatusConditions])
+	}
+	for i := range s.Conditions {
+		c := &s.Conditions[i]
+		c.Type, c.Reason, c.Message = cut(c.Type, maxWordBytes), cut(c.Reason, maxWordBytes), cut(c.Message, bootstrap.MaxConditionMessage)
+	}
+	for i := range s.Certificates {
+		d := &s.Certificates[i]
+		d.Name, d.UID, d.SignerName = cut(d.Name, maxWordBytes), types.UID(cut(string(d.UID), maxWordBytes)), cut(d.SignerName, maxServerBytes)
+		d.TokenID, d.KeyFingerprint, d.Reason = cut(d.TokenID, maxWordBytes), cut(d.KeyFingerprint, maxWordBytes), cut(d.Reason, maxWordBytes)
+	}
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		k.TokenID, k.KeyFingerprint, k.Name = cut(k.TokenID, maxWordBytes), cut(k.KeyFingerprint, maxWordBytes), cut(k.Name, maxWordBytes)
+	}
+}
+
+const (
+	// maxServerBytes is as long as the schema lets a URL be.
+	maxServerBytes = 2048
+	// maxStatusConditions is more than there are types of conditions.
+	maxStatusConditions = 24
+)
+
 // node leaves a Node's name and which one it is.
 func (*transforms) node(o any) (any, error) {
 	if n, ok := o.(*metav1.PartialObjectMetadata); ok {
-		n.ManagedFields, n.Labels, n.Annotations = nil, nil, nil
-	}
-	return o, nil
-}
-
-// only is a map with one of its keys, or nil.
-func only(m map[string]string, key string) map[string]string {
-	value, ok := m[key]
-	if !ok {
-		return nil
-	}
-	return map[string]string{key: value}
-}
-
-// cutRequest keeps of other people's requests the name alone, and of ours just enough to see that one is too large:
-// Kubernetes sets no limit, and whoever may ask could fill the memory. On an approval the API server takes the stored
-// request, not this one.
-func cutRequest(o any) (any, error) {
-	if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
-		r.ManagedFields = nil
-		if !slices.Contains(r.Spec.Groups, bootstrap.Group) && servingNode(r) == "" {
-			r.Labels, r.Annotations = nil, nil
-			r.Spec, r.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
-		}
-		if len(r.Spec.Request) > csr.MaxRequestBytes {
-			r.Spec.Request = bytes.Clone(r.Spec.Request[:csr.MaxRequestBytes+1])
+		if bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil) == much {
+			much.mark(&n.ObjectMeta)
 		}
 	}
 	return o, nil
 }
 
-// stripBinding keeps of other people's bindings the name, and the users of bootstrap tokens that they name.
-func stripBinding(o any) (any, error) {
-	if b, ok := o.(*rbacv1.ClusterRoleBinding); ok {
-		b.ManagedFields = nil
-		if !slices.Contains(bootstrap.BindingNames, b.Name) {
-			b.Labels, b.Annotations = nil, nil
-			b.Subjects = slices.DeleteFunc(b.Subjects, func(s rbacv1.Subject) bool { return tokenUser(s) == "" })
+// stripConfigMap keeps the one key that is read, and of a longer value than anybody reads just enough to see that.
+func stripConfigMap(o any) (any, error) {
+	if c, ok := o.(*corev1.ConfigMap); ok {
+		bareMetadata(&c.ObjectMeta, c.Size(), nil, nil)
+		key, most := rootCAKey, bootstrap.MaxCABytes+1
+		if c.Name == bootstrapapi.ConfigMapClusterInfo {
+			key, most = bootstrapapi.KubeConfigKey, bootstrap.MaxClusterInfoBytes+1
+		}
+		c.Data, c.BinaryData, c.Immutable = only(c.Data, most, key), nil, nil
+	}
+	return o, nil
+}
+
+// stripService and stripEndpointSlice keep the addresses, all of them, since no node may serve as any. There is one object of each.
+func stripService(o any) (any, error) {
+	if s, ok := o.(*corev1.Service); ok {
+		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
+		s.Spec = corev1.ServiceSpec{
+			ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, ExternalIPs: s.Spec.ExternalIPs,
+			ExternalName: s.Spec.ExternalName, LoadBalancerIP: s.Spec.LoadBalancerIP,
+		}
+		s.Status.Conditions = nil
+		for i := range s.Status.LoadBalancer.Ingress {
+			s.Status.LoadBalancer.Ingress[i].Ports = nil
+		}
+	}
+	return o, nil
+}
+
+func stripEndpointSlice(o any) (any, error) {
+	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
+		s.Ports = nil
+		for i := range s.Endpoints {
+			s.Endpoints[i] = discoveryv1.Endpoint{Addresses: s.Endpoints[i].Addresses}
 		}
 	}
 	return o, nil

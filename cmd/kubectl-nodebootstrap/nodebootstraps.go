@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
 // completionLimit is how long a shell is kept waiting for names.
@@ -67,8 +68,8 @@ func readyCondition(nb *v1alpha1.NodeBootstrap) (status, reason, message string)
 
 // reissuePending is the reissue that was asked for and that the operator has not handled yet; empty when there is none.
 func reissuePending(nb *v1alpha1.NodeBootstrap) string {
-	want := nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
-	if want == nb.Status.LastHandledReissueAt {
+	want := bootstrap.ReissueOf(nb)
+	if want == bootstrap.NormalReissue(nb.Status.LastHandledReissueAt) {
 		return ""
 	}
 	return want

@@ -171,6 +171,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 		return nil, fmt.Errorf("finding the cluster, by --kubeconfig, $KUBECONFIG, the Pod's ServiceAccount or ~/.kube/config: %w", err)
 	}
 	serverClock := controllers.NewServerClock(clock.RealClock{})
+	cfg.Wrap(controllers.LimitMemory)
 	cfg.Wrap(serverClock.Wrap)
 	cfg.DisableCompression = true // the API server is near; to compress what it lists takes longer than to send it
 	o.Clock = serverClock

@@ -39,6 +39,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 	// A single member elects itself, but only after the election timeout: 1 s by
 	// default. The timeout must be five heartbeats at least.
 	c.etcdServer.Configure().Set("election-timeout", "100").Set("heartbeat-interval", "20")
+	c.etcdServer.Configure().Set("quota-backend-bytes", "8589934592") // 8 GiB instead of 2, for thousands of large objects
 	if c.cfg.FSync {
 		c.etcdServer.Configure().Disable("unsafe-no-fsync")
 	}

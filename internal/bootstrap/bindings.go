@@ -65,10 +65,13 @@ func BindingOurs(b *rbacv1.ClusterRoleBinding) bool {
 	return b.Labels[ManagedByLabel] == ManagedBy || bindingOwner(b) != nil
 }
 
+// OwnsBindings reports whether an owner is the one that the shared bindings have.
+func OwnsBindings(o metav1.OwnerReference) bool {
+	return o.Kind == "CustomResourceDefinition" && o.Name == CRDName
+}
+
 func bindingOwner(b *rbacv1.ClusterRoleBinding) *metav1.OwnerReference {
-	i := slices.IndexFunc(b.OwnerReferences, func(o metav1.OwnerReference) bool {
-		return o.Kind == "CustomResourceDefinition" && o.Name == CRDName
-	})
+	i := slices.IndexFunc(b.OwnerReferences, OwnsBindings)
 	if i < 0 {
 		return nil
 	}

@@ -132,6 +132,10 @@ func parseClusterInfo(kubeconfig string) (clusterInfo, *Problem) {
 	if kubeconfig == "" {
 		return clusterInfo{}, nil
 	}
+	if len(kubeconfig) > MaxClusterInfoBytes {
+		return clusterInfo{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf(
+			"%s holds a kubeconfig of more than %d KiB: mend it, or set %s", fromClusterInfo, MaxClusterInfoBytes>>10, fromSpecServer)}
+	}
 	config, err := clientcmd.Load([]byte(kubeconfig))
 	if err != nil {
 		return clusterInfo{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf(
@@ -191,6 +195,9 @@ var pemBegin = []byte("-----BEGIN ")
 func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Problem) {
 	invalid := func(format string, args ...any) ([]byte, time.Time, *Problem) {
 		return nil, time.Time{}, &Problem{v1alpha1.ReasonCAInvalid, from + ": " + fmt.Sprintf(format, args...)}
+	}
+	if len(data) > MaxCABytes {
+		return invalid("there are more than %d KiB: give the cluster's CA certificates alone, without those of others", MaxCABytes>>10)
 	}
 	var out bytes.Buffer
 	var last time.Time

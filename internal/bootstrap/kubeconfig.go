@@ -100,8 +100,12 @@ func Restored(have, want *corev1.Secret) *corev1.Secret {
 	return out
 }
 
-// digestKey is no key that the API server would take.
-const digestKey = "(digest)"
+const (
+	// digestKey is no key that the API server would take.
+	digestKey = "(digest)"
+	// maxDigestTokens bounds a digest. A kubeconfig of ours carries one token; one that carries more is written anew.
+	maxDigestTokens = 16
+)
 
 // Digest is what is held in memory of the data of a kubeconfig Secret: a SHA-256 of it, and the tokens in the kubeconfig, by
 // which Carries and RedactSecrets go. The digest of a digest is that digest.
@@ -115,7 +119,7 @@ func Digest(data map[string][]byte) map[string][]byte {
 		sum.Write(data[key])
 	}
 	digest := sum.Sum(nil)
-	for _, token := range findTokens(data[KubeconfigKey]) {
+	for _, token := range findTokens(data[KubeconfigKey], maxDigestTokens) {
 		digest = append(append(digest, '\n'), token[0]...)
 	}
 	return map[string][]byte{digestKey: digest}

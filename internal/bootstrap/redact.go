@@ -42,15 +42,28 @@ var tokenInText = regexp.MustCompile(`\b[a-z0-9]{6}\.([a-z0-9]{16})\b`)
 
 // findTokens are the tokens in a text, each with its secret part (tokenInText). Most of a kubeconfig is base64, for which the
 // expression takes long, and in which there is no dot.
-func findTokens(text []byte) (found [][][]byte) {
+func findTokens(text []byte, most int) (found [][][]byte) {
 	const before, after = bootstrapapi.BootstrapTokenIDBytes + 1, 1 + bootstrapapi.BootstrapTokenSecretBytes + 1
-	for i, c := range text {
-		if c == '.' {
+	for i, c := range text[:min(len(text), maxScannedBytes)] {
+		if c == '.' && between(text, i) {
 			found = append(found, tokenInText.FindAllSubmatch(text[max(0, i-before):min(len(text), i+after)], -1)...)
+		}
+		if len(found) >= most {
+			return found[:most]
 		}
 	}
 	return found
 }
+
+// maxScannedBytes is more than a kubeconfig with the largest CA has. In a larger one nothing of ours is beyond that.
+const maxScannedBytes = 256 << 10
+
+// between reports whether the dot at an index may be in a token.
+func between(text []byte, dot int) bool {
+	return dot > 0 && inToken(text[dot-1]) && dot+1 < len(text) && inToken(text[dot+1])
+}
+
+func inToken(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 
 // RedactSecrets is an error without the secret parts of tokens that some Secrets hold, be it in a kubeconfig, in its text: an
 // admission webhook is shown what is deleted or replaced, and may repeat it.
@@ -60,7 +73,7 @@ func RedactSecrets(err error, secrets ...*corev1.Secret) error {
 			continue
 		}
 		parts := []string{string(s.Data[bootstrapapi.BootstrapTokenSecretKey])}
-		for _, m := range findTokens(tokensIn(s)) {
+		for _, m := range findTokens(tokensIn(s), maxDigestTokens) {
 			parts = append(parts, string(m[1]))
 		}
 		for _, part := range parts {

@@ -122,7 +122,7 @@ func (r *report) wait() {
 		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionTokenMisused)
 	}
 	if handled {
-		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+		r.new.LastHandledReissueAt = ReissueOf(r.f.NodeBootstrap)
 	}
 	if r.f.Node != nil && (handled || r.p.Phase == Joined) {
 		r.new.NodeUID = r.f.Node.UID
@@ -331,7 +331,7 @@ func (r *report) wasReady(reason string) bool {
 
 func (r *report) set(conditionType string, f finding) {
 	meta.SetStatusCondition(&r.new.Conditions, metav1.Condition{
-		Type: conditionType, Status: f.status, Reason: f.reason, Message: f.message,
+		Type: conditionType, Status: f.status, Reason: f.reason, Message: cutMessage(f.message),
 		ObservedGeneration: r.new.ObservedGeneration, LastTransitionTime: metav1.NewTime(r.now),
 	})
 }

@@ -128,7 +128,7 @@ func TokenSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Tim
 			bootstrapapi.BootstrapTokenExtraGroupsKey:      []byte(strings.Join(tokenGroups(nb), ",")),
 		},
 	}
-	if reissue := nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; reissue != "" {
+	if reissue := ReissueOf(nb); reissue != "" {
 		s.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = reissue
 	}
 	return s
@@ -136,7 +136,7 @@ func TokenSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Tim
 
 // madeFor tells whether a token was made for the reissue that a NodeBootstrap asks for, if any.
 func (t Token) madeFor(nb *v1alpha1.NodeBootstrap) bool {
-	return t.Object.Annotations[v1alpha1.ReissueRequestedAtAnnotation] == nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	return ReissueOf(t.Object) == ReissueOf(nb)
 }
 
 func tokenGroups(nb *v1alpha1.NodeBootstrap) []string {

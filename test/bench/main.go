@@ -91,6 +91,7 @@ var measurements = []struct {
 	{"latency", "one NodeBootstrap, to its kubeconfig readable", (*bench).latency},
 	{"join", "what is written for one node", (*bench).join},
 	{"flood", "honest requests in a flood", (*bench).flood},
+	{"hostile", "the memory with very large objects of every kind", (*bench).hostile},
 }
 
 func run(ctx context.Context, args []string) error {

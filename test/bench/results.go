@@ -57,6 +57,7 @@ var aims = map[string]struct {
 	"restart_writes":    {false, 0},
 	"idle_cpu":          {false, 0.5},
 	"idle_writes":       {false, 0},
+	"hostile_rss_ratio": {false, 1.5},
 }
 
 // aimOf is the aim of a figure, and whether it is missed; empty when there is none.

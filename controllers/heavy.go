@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// heavyPasses is how many reconciles with large objects go on at a time. Each takes many times an object's size while the object is
+// read, sent and decoded again from the answer. The others come back a moment later, so that no node with ordinary ones waits for them.
+const heavyPasses = 1
+
+// heavyRetry is about how soon they come back.
+const heavyRetry = 500 * time.Millisecond
+
+// isHeavy reports whether a reconcile may read or write a large object, by what there is of the node so far and by the cache.
+func (r *NodeReconciler) isHeavy(ctx context.Context, f *bootstrap.Facts) bool {
+	if f.NodeBootstrap != nil && isLarge(f.NodeBootstrap) || f.Kubeconfig != nil && isLarge(f.Kubeconfig) ||
+		slices.ContainsFunc(f.TokenSecrets, func(s *corev1.Secret) bool { return isLarge(s) }) || slices.ContainsFunc(f.Requests, isLargePending) {
+		return true
+	}
+	if f.NodeBootstrap == nil {
+		return false
+	}
+	if node, err := find(ctx, r.Client, "", f.Name, nodeMetadata()); err == nil && node != nil && isLarge(node) {
+		return true
+	}
+	var serving certificatesv1.CertificateSigningRequestList
+	if len(f.NodeBootstrap.Spec.ServingCertificate.Addresses) == 0 || r.Client.List(ctx, &serving, client.MatchingFields{indexServing: f.Name}) != nil {
+		return false // a read that fails is an error where it matters
+	}
+	return slices.ContainsFunc(serving.Items, func(r certificatesv1.CertificateSigningRequest) bool { return isLargePending(&r) })
+}
+
+func isLargePending(r *certificatesv1.CertificateSigningRequest) bool {
+	return isLarge(r) && !bootstrap.Settled(r)
+}
+
+// A counter counts what goes on at a time. The zero value is ready.
+type counter struct{ n atomic.Int64 }
+
+// tryTake reports whether there were fewer than so many, and counts one more if so, until giveBack.
+func (c *counter) tryTake(most int64) bool {
+	if c.n.Add(1) > most {
+		c.n.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (c *counter) giveBack() { c.n.Add(-1) }
+
+// garbageShare and leastGarbage say after how many bytes of large objects garbage is collected: when they come to this share of what
+// is in use, and to no less than that. Each leaves several times its size behind, and Go waits until half of what is in use is garbage.
+const garbageShare, leastGarbage = 32, 1 << 20
+
+// largeTraffic is how many bytes of large objects have come in since garbage was last collected for them.
+var largeTraffic atomic.Int64
+
+// noteLarge says that a large object of a size has come in, and now and then collects garbage and gives the
+// memory back.
+func noteLarge(size int) {
+	if sum := largeTraffic.Add(int64(size)); sum < leastGarbage || sum < heapInUse()/garbageShare {
+		return
+	}
+	if largeTraffic.Swap(0) > 0 { // somebody else may be at it
+		debug.FreeOSMemory()
+	}
+}
+
+// heapInUse is how many bytes the last collection has found in use.
+func heapInUse() int64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(sample)
+	return int64(sample[0].Value.Uint64()) //nolint:gosec // no heap has so many bytes
+}
