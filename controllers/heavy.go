@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -71,12 +72,50 @@ var largeTraffic atomic.Int64
 // noteLarge says that a large object of a size has come in, and now and then collects garbage and gives the
 // memory back.
 func noteLarge(size int) {
+	collector.beFrugal()
 	if sum := largeTraffic.Add(int64(size)); sum < leastGarbage || sum < heapInUse()/garbageShare {
 		return
 	}
 	if largeTraffic.Swap(0) > 0 { // somebody else may be at it
 		debug.FreeOSMemory()
 	}
+}
+
+const (
+	// frugalPercent is how much garbage there may be, in percent of what is in use, while large objects come in.
+	frugalPercent = 15
+	// frugalFor is for how long after the last one.
+	frugalFor = time.Minute
+)
+
+// gcPercent is the process's setting for garbage, which is lower for a while when large objects have come in.
+type gcPercent struct {
+	mu     sync.Mutex
+	end    *time.Timer // nil while it is as usual
+	before int
+}
+
+var collector gcPercent
+
+func (g *gcPercent) beFrugal() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.end != nil {
+		g.end.Reset(frugalFor)
+		return
+	}
+	g.before = debug.SetGCPercent(frugalPercent)
+	if 0 <= g.before && g.before < frugalPercent {
+		debug.SetGCPercent(g.before)
+	}
+	g.end = time.AfterFunc(frugalFor, g.asUsual)
+}
+
+func (g *gcPercent) asUsual() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	debug.SetGCPercent(g.before)
+	g.end = nil
 }
 
 // heapInUse is how many bytes the last collection has found in use.

@@ -13,6 +13,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/watch"
 )
 
 const (
@@ -80,44 +81,78 @@ func isFramed(contentType string) bool {
 
 // framedBody is the body of a watch. Whoever reads it decodes an event before the next one is read, into a buffer that stays as large
 // as the largest event was. So a watch that had a large event ends soon after, as any watch does now and then, and client-go
-// begins another one where it ended.
+// begins another one where it ended. It lists everything anew after a watch that ends within a second without an event.
 type framedBody struct {
 	io.ReadCloser
-	began   time.Time
-	listing bool   // what is there already is sent first
-	header  []byte // of the next event, as far as it has come in
-	left    int    // of the present event
-	small   []byte // the present event, if it may tell that the list has ended
-	large   bool   // there was a large event
+	age     time.Duration // how long the watch lasts at least
+	listing bool          // what is there already is sent first
+	began   time.Time     // when the list ended, or the watch began
+	events  int           // since then
+	header  []byte        // of the next event, as far as it has come in
+	left    int           // of the present event
+	small   []byte        // the present event, if it may tell that the list has ended
+	large   bool          // there was a large event
+	ending  bool          // it ends when it is idle
 
-	mu      sync.Mutex // Close may come while something is read
-	holding bool
-	closed  chan struct{}
-	close   sync.Once
+	mu                   sync.Mutex // for what follows: Close may come while something is read
+	holding, idle, ended bool
+	closed               chan struct{}
+	close                sync.Once
 }
 
 func newFramedBody(body io.ReadCloser, listing bool) *framedBody {
-	return &framedBody{ReadCloser: body, began: time.Now(), listing: listing, closed: make(chan struct{})}
+	return &framedBody{ReadCloser: body, age: largeFrameAge, listing: listing, began: time.Now(), closed: make(chan struct{})}
 }
 
 // Read implements io.Reader.
 func (b *framedBody) Read(p []byte) (int, error) {
-	if b.left == 0 && len(b.header) == 0 && !b.listing { // the last event is decoded
+	between := b.left == 0 && len(b.header) == 0 && !b.listing // the last event is decoded
+	if between {
 		b.release()
-		if b.large && time.Since(b.began) > largeFrameAge {
+		if b.large && b.events > 0 && time.Since(b.began) > b.age {
 			return 0, io.EOF
 		}
+		b.endWhenIdle()
 	}
 	if b.left > largeBytes {
 		b.large = true
 		b.hold()
 	}
+	b.setIdle(between)
 	n, err := b.ReadCloser.Read(p[:min(len(p), b.wanted())])
 	b.see(p[:n])
-	if err != nil {
+	if ended := b.setIdle(false); err != nil {
 		b.release()
+		if ended {
+			err = io.EOF
+		}
 	}
 	return n, err
+}
+
+// endWhenIdle ends the watch after a while if nothing comes in by then. If something does, it ends after that.
+func (b *framedBody) endWhenIdle() {
+	if !b.large || b.ending {
+		return
+	}
+	b.ending = true
+	time.AfterFunc(b.age+b.age/2, func() {
+		b.mu.Lock()
+		b.ended = b.idle
+		ended := b.ended
+		b.mu.Unlock()
+		if ended {
+			_ = b.ReadCloser.Close() // whoever reads closes it again
+		}
+	})
+}
+
+// setIdle reports whether the watch was ended.
+func (b *framedBody) setIdle(idle bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.idle = idle
+	return b.ended
 }
 
 // wanted is how many bytes are missing of the present event, or of the next one's header.
@@ -137,15 +172,25 @@ func (b *framedBody) see(p []byte) {
 	}
 	b.left -= len(p)
 	if !b.listing {
+		if b.left == 0 {
+			b.events++
+		}
 		return
 	}
-	if len(b.small)+b.left <= maxBookmark {
+	if len(b.small)+len(p)+b.left <= maxBookmark {
 		b.small = append(b.small, p...)
 	}
 	if b.left == 0 {
-		b.listing = !bytes.Contains(b.small, []byte(metav1.InitialEventsAnnotationKey))
-		b.small = b.small[:0]
+		b.listing = !endsList(b.small)
+		b.began, b.small = time.Now(), b.small[:0]
 	}
+}
+
+// endsList reports whether an event says that what follows is new: a bookmark with an annotation. Its type is the first of its
+// fields (apimachinery/pkg/apis/meta/v1, WatchEvent).
+func endsList(event []byte) bool {
+	const bookmark = "\x0a\x08" + string(watch.Bookmark)
+	return bytes.HasPrefix(event, []byte(bookmark)) && bytes.Contains(event, []byte(metav1.InitialEventsAnnotationKey))
 }
 
 // Close implements io.Closer.

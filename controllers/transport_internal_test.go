@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -31,6 +32,7 @@ func TestFramedBodyPassesEverything(t *testing.T) {
 		"as it comes": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "by halves": iotest.HalfReader, "with the end": iotest.DataErrReader,
 	} {
 		framed := newFramedBody(io.NopCloser(wrap(bytes.NewReader(body))), false)
+		framed.age = time.Hour
 		got, err := io.ReadAll(framed)
 		if err != nil || !bytes.Equal(got, body) {
 			t.Errorf("%s: got %d bytes of %d, %v", what, len(got), len(body), err)
@@ -83,24 +85,26 @@ func TestLargeEventsTakeTurns(t *testing.T) {
 
 // A watch that had a large event ends after the list that it begins with and after a while, between two events.
 func TestWatchEndsAfterLargeEvents(t *testing.T) {
-	bookmark := append(watched(), binary.BigEndian.AppendUint32(nil, uint32(len(metav1.InitialEventsAnnotationKey)))...)
-	bookmark = append(bookmark, metav1.InitialEventsAnnotationKey...)
-	listed := append(watched(10, 1<<20, 10), bookmark...)
+	end := "\x0a\x08BOOKMARK" + metav1.InitialEventsAnnotationKey
+	bookmark := append(binary.BigEndian.AppendUint32(nil, uint32(len(end))), end...)
+	forged := append(binary.BigEndian.AppendUint32(nil, uint32(len(metav1.InitialEventsAnnotationKey))), metav1.InitialEventsAnnotationKey...)
+	large := 4 + 1<<20
 	for what, tt := range map[string]struct {
 		body    []byte
 		listing bool
 		age     time.Duration
 		want    int
 	}{
-		"a list":                      {append(listed, watched(10)...), true, time.Hour, len(listed)},
-		"a list of small ones":        {append(append(watched(10), bookmark...), watched(10)...), true, time.Hour, 14 + len(bookmark) + 14},
-		"a list that does not end":    {watched(1<<20, 10, 10), true, time.Hour, 4 + 1<<20 + 14 + 14},
-		"a watch":                     {watched(10, 1<<20, 10), false, time.Hour, 14 + 4 + 1<<20},
-		"a watch that has just begun": {watched(10, 1<<20, 10), false, 0, 14 + 4 + 1<<20 + 14},
-		"a watch of small ones":       {watched(10, 10), false, time.Hour, 28},
+		"a list":                      {slices.Concat(watched(10, 1<<20), bookmark, watched(10, 10)), true, 0, 14 + large + len(bookmark) + 14},
+		"a list that has just ended":  {slices.Concat(watched(10, 1<<20), bookmark, watched(10, 10)), true, time.Hour, 14 + large + len(bookmark) + 28},
+		"a list of small ones":        {slices.Concat(watched(10), bookmark, watched(10, 10)), true, 0, 14 + len(bookmark) + 28},
+		"a list with somebody's text": {slices.Concat(watched(1<<20), forged, watched(10, 10)), true, 0, large + len(forged) + 28},
+		"a watch":                     {watched(10, 1<<20, 10), false, 0, 14 + large},
+		"a watch that has just begun": {watched(10, 1<<20, 10), false, time.Hour, 14 + large + 14},
+		"a watch of small ones":       {watched(10, 10), false, 0, 28},
 	} {
 		b := newFramedBody(io.NopCloser(bytes.NewReader(tt.body)), tt.listing)
-		b.began = b.began.Add(-tt.age)
+		b.age = tt.age
 		got, err := io.ReadAll(b)
 		if err != nil || !bytes.Equal(got, tt.body[:tt.want]) {
 			t.Errorf("%s: got %d bytes, want %d of %d, %v", what, len(got), tt.want, len(tt.body), err)
@@ -108,6 +112,19 @@ func TestWatchEndsAfterLargeEvents(t *testing.T) {
 		if len(largeFrames) != 0 {
 			t.Errorf("%s: the turn is not given back", what)
 		}
+	}
+}
+
+// One that has nothing more to tell ends too, since its buffer is large.
+func TestWatchEndsWhenIdle(t *testing.T) {
+	reader, writer := io.Pipe()
+	b := newFramedBody(reader, false)
+	b.age, b.events = 10*time.Millisecond, -1 // as after a list
+	go func() {
+		_, _ = writer.Write(watched(1 << 20))
+	}()
+	if got, err := io.ReadAll(b); err != nil || len(got) != 4+1<<20 {
+		t.Errorf("got %d bytes, %v", len(got), err)
 	}
 }
 
