@@ -91,7 +91,7 @@ func bareMetadata(m *metav1.ObjectMeta, size int, labels, annotations map[string
 	switch {
 	case size > largeBytes || isLarge(m):
 		left = much
-	case isPartial(m) || !maps.Equal(m.Labels, labels) || !maps.Equal(m.Annotations, annotations) || len(m.Finalizers) > 0 || len(m.OwnerReferences) > 0 || m.SelfLink != "":
+	case isPartial(m) || !maps.Equal(m.Labels, labels) || !maps.Equal(m.Annotations, annotations) || len(m.Finalizers) > 0 || len(m.OwnerReferences) > 0:
 		left = something
 	}
 	*m = metav1.ObjectMeta{
