@@ -20,6 +20,9 @@ func TestFlagsAreRefused(t *testing.T) {
 	for name, c := range map[string]struct{ flag, says string }{
 		"http":           {"--cluster-server=http://api.example.com", "--cluster-server"},
 		"no host":        {"--cluster-server=https://", "--cluster-server"},
+		"a placeholder":  {"--cluster-server=https://<LB_IP>:6443", "placeholders"},
+		"no IP":          {"--cluster-server=https://10.0.0.300:6443", "IP address"},
+		"no port":        {"--cluster-server=https://api.example.com:70000", "port"},
 		"credentials":    {"--cluster-server=https://a:pass@api.example.com", "credentials"},
 		"no such file":   {"--cluster-ca-file=" + junk + ".not", "--cluster-ca-file"},
 		"no PEM":         {"--cluster-ca-file=" + junk, "--cluster-ca-file"},
