@@ -52,7 +52,7 @@ func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *bootst
 func (a *tokenAcceptance) known(now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return now.Sub(a.acceptedAt) < acceptanceLasts
+	return within(now.Sub(a.acceptedAt), acceptanceLasts)
 }
 
 func (a *tokenAcceptance) note(id string, accepted bool, now time.Time) bootstrap.Acceptance {
@@ -66,7 +66,7 @@ func (a *tokenAcceptance) note(id string, accepted bool, now time.Time) bootstra
 		a.rejectedSince = map[string]time.Time{}
 	}
 	since, known := a.rejectedSince[id]
-	if !known {
+	if !known || since.After(now) { // the clock was set back: the grace begins anew
 		since = now
 		a.rejectedSince[id] = now
 	}

@@ -34,3 +34,27 @@ func TestEachTokenHasItsGrace(t *testing.T) {
 		t.Error("an acceptance holds for ten minutes for all tokens")
 	}
 }
+
+// The API server's clock is set back by an hour. Until it was where it had been, each token passed unreviewed, and one that was not
+// known yet was reviewed every second, since its grace did not end.
+func TestAcceptanceSurvivesAClockSetBack(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	back := now.Add(-time.Hour)
+	var accepted tokenAcceptance
+	accepted.note("aaaaaa", true, now)
+	if accepted.known(back) {
+		t.Error("a token passes unreviewed because of what was accepted an hour from now")
+	}
+	accepted.note("aaaaaa", true, back)
+	if !accepted.known(back.Add(time.Minute)) {
+		t.Error("what is accepted by the clock as it is now counts for nothing")
+	}
+	var unknown tokenAcceptance
+	unknown.note("bbbbbb", false, now)
+	if got := unknown.note("bbbbbb", false, back); got != bootstrap.AcceptanceUnknown {
+		t.Errorf("right after the clock was set back it is %d, want a new grace", got)
+	}
+	if got := unknown.note("bbbbbb", false, back.Add(acceptanceGrace)); got != bootstrap.Rejected {
+		t.Errorf("after the grace it is %d: it is reviewed every second", got)
+	}
+}

@@ -41,8 +41,9 @@ func TestAPIRefuses(t *testing.T) {
 		"address wildcard": {path: []string{"servingCertificate", "addresses"}, value: []any{"*.example.com"}, says: "without wildcards"},
 		"address case":     {path: []string{"servingCertificate", "addresses"}, value: []any{"Worker.example.com"}, says: "lower-case"},
 		"address URL":      {path: []string{"servingCertificate", "addresses"}, value: []any{"https://worker"}, says: "DNS name"},
-		"253 characters":   {node: strings.Repeat("n", 253), says: "232 characters"},
-		"233 characters":   {node: strings.Repeat("n", 233), says: "232 characters"},
+		"253 characters":   {node: strings.Repeat("n", 253), says: "63 characters"},
+		"64 characters":    {node: strings.Repeat("n", 64), says: "kubernetes.io/hostname"},
+		"64 with dots":     {node: strings.Repeat("n", 31) + "." + strings.Repeat("n", 32), says: "--hostname-override"},
 		"upper case":       {node: "Worker-1", says: "lower case"},
 		"underscore":       {node: "worker_1", says: "lower case"},
 	} {
@@ -62,21 +63,21 @@ func TestAPIAccepts(t *testing.T) {
 		path  []string
 		value any
 	}{
-		"four lines":     {},
-		"dots":           {node: "worker-1.rack-2.example.com"},
-		"232 characters": {node: strings.Repeat("n", 232)},
-		"server":         {path: []string{"cluster", "server"}, value: "https://api.example.com:6443"},
-		"server IPv6":    {path: []string{"cluster", "server"}, value: "https://[2001:db8::1]:6443"},
-		"server path":    {path: []string{"cluster", "server"}, value: "https://api.example.com/clusters/a"},
-		"CA":             {path: []string{"cluster", "caBundle"}, value: pem},
-		"two CAs":        {path: []string{"cluster", "caBundle"}, value: pem + "\n" + pem},
-		"CA, CRLF":       {path: []string{"cluster", "caBundle"}, value: strings.ReplaceAll(pem, "\n", "\r\n")},
-		"ttl least":      {path: []string{"token", "ttl"}, value: "10m"},
-		"ttl most":       {path: []string{"token", "ttl"}, value: "8760h"},
-		"ttl mixed":      {path: []string{"token", "ttl"}, value: "1h30m"},
-		"ttl seconds":    {path: []string{"token", "ttl"}, value: "31536000s"},
-		"deadline":       {path: []string{"token", "joinDeadline"}, value: "168h"},
-		"addresses":      {path: []string{"servingCertificate", "addresses"}, value: []any{"worker-1.example.com", "192.0.2.7", "2001:db8::/64"}},
+		"four lines":    {},
+		"dots":          {node: "worker-1.rack-2.example.com"},
+		"63 characters": {node: strings.Repeat("n", 63)},
+		"server":        {path: []string{"cluster", "server"}, value: "https://api.example.com:6443"},
+		"server IPv6":   {path: []string{"cluster", "server"}, value: "https://[2001:db8::1]:6443"},
+		"server path":   {path: []string{"cluster", "server"}, value: "https://api.example.com/clusters/a"},
+		"CA":            {path: []string{"cluster", "caBundle"}, value: pem},
+		"two CAs":       {path: []string{"cluster", "caBundle"}, value: pem + "\n" + pem},
+		"CA, CRLF":      {path: []string{"cluster", "caBundle"}, value: strings.ReplaceAll(pem, "\n", "\r\n")},
+		"ttl least":     {path: []string{"token", "ttl"}, value: "10m"},
+		"ttl most":      {path: []string{"token", "ttl"}, value: "8760h"},
+		"ttl mixed":     {path: []string{"token", "ttl"}, value: "1h30m"},
+		"ttl seconds":   {path: []string{"token", "ttl"}, value: "31536000s"},
+		"deadline":      {path: []string{"token", "joinDeadline"}, value: "168h"},
+		"addresses":     {path: []string{"servingCertificate", "addresses"}, value: []any{"worker-1.example.com", "192.0.2.7", "2001:db8::/64"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := cluster.Client.Create(t.Context(), nodeBootstrap(t, c.node, c.path, c.value), client.DryRunAll); err != nil {
@@ -96,11 +97,16 @@ func nodeBootstrap(t *testing.T, name string, path []string, value any) *unstruc
 		"apiVersion": "nodebootstrap.io/v1alpha1", "kind": "NodeBootstrap", "metadata": map[string]any{"name": name},
 	}}
 	if len(path) > 0 {
-		if err := unstructured.SetNestedField(u.Object, value, append([]string{"spec"}, path...)...); err != nil {
-			t.Fatal(err)
-		}
+		setSpec(t, u, path, value)
 	}
 	return u
+}
+
+func setSpec(t *testing.T, u *unstructured.Unstructured, path []string, value any) {
+	t.Helper()
+	if err := unstructured.SetNestedField(u.Object, value, append([]string{"spec"}, path...)...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // As Flux and Argo CD do it: what was applied stays as it was applied, in the pipeline's possession, and applying it again changes

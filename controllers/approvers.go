@@ -4,6 +4,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -13,11 +14,13 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/client-go/util/workqueue"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -31,6 +34,11 @@ const (
 	// approversRefresh is how often the API server is asked anew. Bindings are watched, ClusterRoles and other authorizers
 	// are not.
 	approversRefresh = 5 * time.Minute
+	// approversStale is how long an answer is used when the API server cannot be asked anew. It is asked every approversMaxRetry at
+	// least, so that nodes learn within two refreshes that nothing is known any more.
+	approversStale = 2*approversRefresh - approversMaxRetry
+	// approversMinRetry and approversMaxRetry bound how soon the API server is asked again after a failure.
+	approversMinRetry, approversMaxRetry = time.Second, time.Minute
 	// authorizerLag is for how long after a change of a binding the API server's authorizer, which reads bindings from an
 	// informer, may not know of it, and how often it is asked until then.
 	authorizerLag, authorizerRetry = 5 * time.Second, time.Second
@@ -49,6 +57,7 @@ type Approvers struct {
 
 	mu       sync.Mutex
 	known    *bootstrap.Bypass
+	knownAt  time.Time // when the API server gave that answer
 	failed   bool      // somebody was told nothing
 	bindings time.Time // when a binding last changed
 }
@@ -72,34 +81,68 @@ func (a *Approvers) SetupWithManager(mgr ctrl.Manager) error {
 	return builder.TypedControllerManagedBy[allApprovers](mgr).
 		Named("approvers").
 		Watches(&rbacv1.ClusterRoleBinding{}, one).
+		WithOptions(controller.TypedOptions[allApprovers]{
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[allApprovers](approversMinRetry, approversMaxRetry),
+		}).
 		Complete(a)
 }
 
 // Changed tells of every new answer.
 func (a *Approvers) Changed() <-chan event.GenericEvent { return a.changed }
 
-// Reconcile asks, and tells every node when the answer is another one.
+// Reconcile asks, and has every node looked at when the answer is another one, or when the last one is too old to be used.
 func (a *Approvers) Reconcile(ctx context.Context, _ allApprovers) (reconcile.Result, error) {
 	answer, err := a.ask(ctx, anyTokenUser)
 	if err != nil {
+		if a.forget() {
+			err = errors.Join(err, a.notify(ctx))
+		}
 		return reconcile.Result{}, err
 	}
-	a.mu.Lock()
-	news := a.failed || a.known != nil && !sameBypass(a.known, answer)
-	a.known, a.failed = answer, false
-	lagging := a.clock.Since(a.bindings) < authorizerLag
-	a.mu.Unlock()
-	if news {
-		select {
-		case a.changed <- event.GenericEvent{Object: &v1alpha1.NodeBootstrap{}}:
-		case <-ctx.Done():
-			return reconcile.Result{}, ctx.Err()
+	changed, lagging := a.learn(answer)
+	if changed {
+		if err := a.notify(ctx); err != nil {
+			return reconcile.Result{}, err
 		}
 	}
 	if lagging {
 		return reconcile.Result{RequeueAfter: authorizerRetry}, nil
 	}
 	return reconcile.Result{RequeueAfter: approversRefresh}, nil
+}
+
+// learn keeps an answer. It reports whether nodes were told something else, and whether the authorizer may not know of the last
+// change of a binding.
+func (a *Approvers) learn(answer *bootstrap.Bypass) (changed, lagging bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := a.clock.Now()
+	if a.bindings.After(now) { // the clock was set back
+		a.bindings = now
+	}
+	changed = a.failed || a.known != nil && !sameBypass(a.known, answer)
+	a.known, a.knownAt, a.failed = answer, now, false
+	return changed, within(now.Sub(a.bindings), authorizerLag)
+}
+
+// forget drops an answer that is too old to be used, and reports whether there was one.
+func (a *Approvers) forget() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.known == nil || within(a.clock.Since(a.knownAt), approversStale) {
+		return false
+	}
+	a.known, a.failed = nil, true
+	return true
+}
+
+func (a *Approvers) notify(ctx context.Context) error {
+	select {
+	case a.changed <- event.GenericEvent{Object: &v1alpha1.NodeBootstrap{}}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func sameBypass(a, b *bootstrap.Bypass) bool { return a.Open == b.Open && slices.Equal(a.Why, b.Why) }
@@ -117,11 +160,10 @@ func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*bo
 			user = bootstrapapi.BootstrapUserPrefix + t.ID
 		}
 	}
-	a.mu.Lock()
-	known := a.known
-	a.mu.Unlock()
-	if known != nil && user == anyTokenUser {
-		return known, nil
+	if user == anyTokenUser {
+		if known := a.usable(); known != nil {
+			return known, nil
+		}
 	}
 	answer, err, _ := a.asking.Do(user, func() (any, error) { return a.ask(ctx, user) })
 	if err != nil { // the credential does not wait for it
@@ -135,7 +177,7 @@ func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*bo
 	if user == anyTokenUser {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		a.known = bypass
+		a.known, a.knownAt = bypass, a.clock.Now()
 	}
 	return bypass, nil
 }
@@ -152,6 +194,16 @@ func (a *Approvers) named(ctx context.Context, tokenID string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// usable is the last answer, unless it is too old.
+func (a *Approvers) usable() *bootstrap.Bypass {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !within(a.clock.Since(a.knownAt), approversStale) {
+		return nil
+	}
+	return a.known
 }
 
 // ask asks for a user in the groups of all tokens of ours; when the answer is yes, also for each of them alone, since an

@@ -28,6 +28,10 @@ func (c *ServerClock) Now() time.Time { return c.own.Now().Add(time.Duration(c.a
 // Since is how long ago a time was by the API server's clock.
 func (c *ServerClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
 
+// within reports whether an age is less than a limit. The age of what is from the future is unknown, since the clock was set back:
+// it counts as too old, so that what rests on it is asked anew.
+func within(age, limit time.Duration) bool { return age >= 0 && age < limit }
+
 // Wrap reads the clock in all answers that come through a transport. It is for rest.Config.Wrap.
 func (c *ServerClock) Wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {

@@ -107,6 +107,14 @@ func (d *Discovery) Reserved(ctx context.Context) ([]csr.Reservation, error) {
 	return out, nil
 }
 
+// usedData is all that is read of a ConfigMap that is watched.
+func usedData(cm *corev1.ConfigMap) string {
+	if cm.Name == bootstrapapi.ConfigMapClusterInfo {
+		return cm.Data[bootstrapapi.KubeConfigKey]
+	}
+	return cm.Data[rootCAKey]
+}
+
 func (d *Discovery) read(ctx context.Context, namespace, name, key string) (string, error) {
 	var cm corev1.ConfigMap
 	if err := d.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &cm); client.IgnoreNotFound(err) != nil {
@@ -115,16 +123,31 @@ func (d *Discovery) read(ctx context.Context, namespace, name, key string) (stri
 	return cm.Data[key], nil
 }
 
+// CAFileProblem is why the file of --cluster-ca-file cannot be used at a time; nil when it can, or when there is no such flag.
+func (d *Discovery) CAFileProblem(now time.Time) error {
+	if d.CAFile == "" {
+		return nil
+	}
+	ca, err := os.ReadFile(d.CAFile)
+	if err == nil {
+		err = bootstrap.ValidateCA(ca, now)
+	}
+	if err != nil {
+		return fmt.Errorf("flag --cluster-ca-file: %w", err)
+	}
+	return nil
+}
+
 // WatchCAFile calls changed whenever the content of --cluster-ca-file is another one, until the context ends.
 func (d *Discovery) WatchCAFile(ctx context.Context, changed func()) {
 	if d.CAFile == "" {
 		return
 	}
-	last, _ := os.ReadFile(d.CAFile)
+	last, failed := os.ReadFile(d.CAFile)
 	wait.UntilWithContext(ctx, func(context.Context) {
 		// Unreadable is a content too: nodes are told of it.
-		if now, _ := os.ReadFile(d.CAFile); !bytes.Equal(now, last) {
-			last = now
+		if now, err := os.ReadFile(d.CAFile); !bytes.Equal(now, last) || (err == nil) != (failed == nil) {
+			last, failed = now, err
 			changed()
 		}
 	}, caFilePoll)

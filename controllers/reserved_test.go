@@ -84,7 +84,7 @@ func servingCondition(t *testing.T, node string) metav1.Condition {
 
 // Racks have load balancers of their own. The node of one got a certificate for another one's.
 func TestNoNodeServesAsAnotherRacksLoadBalancer(t *testing.T) {
-	awaitedAt(t, "rack-a", "https://LB.rack-a.example.:6443")
+	awaitedAt(t, "rack-a", "https://LB.rack-a.example:6443")
 	awaitedAt(t, "rack-a-ip", "https://[2001:DB8:a::1]:6443")
 	awaitedAt(t, "rack-a-unicode", "https://lb.räck.example:6443")
 	const name = "rack-b"

@@ -41,11 +41,14 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Secret{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isGone}).
 		Watches(&certificatesv1.CertificateSigningRequest{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR), awaitsVerdict}).
 		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
-		Watches(&corev1.ConfigMap{}, all).
+		Watches(&corev1.ConfigMap{}, all, builder.WithPredicates(usedConfigMap)).
 		Watches(&corev1.Service{}, none).
 		Watches(&discoveryv1.EndpointSlice{}, none).
 		Watches(&rbacv1.ClusterRoleBinding{}, all, builder.WithPredicates(sharedBinding)).
 		WatchesRawSource(source.Func(func(ctx context.Context, q queue) error {
+			if err := r.Discovery.CAFileProblem(r.Clock.Now()); err != nil {
+				log.FromContext(ctx).Error(err, "NodeBootstraps without a CA of their own wait until the file is mended")
+			}
 			go r.Discovery.WatchCAFile(ctx, func() {
 				for _, request := range r.everyNode(ctx) {
 					atLeisure(q).Add(request)
@@ -64,6 +67,17 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 // comesOrGoes leaves out the updates of an object: each heartbeat of a node is one.
 var comesOrGoes = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID()
+}}
+
+// usedConfigMap leaves out updates of a ConfigMap in which nothing changes that Discovery reads. The bootstrap signer, for one,
+// writes a signature into cluster-info for each token that may sign, and takes it out again.
+var usedConfigMap = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	before, ok := e.ObjectOld.(*corev1.ConfigMap)
+	if !ok {
+		return true
+	}
+	after, ok := e.ObjectNew.(*corev1.ConfigMap)
+	return !ok || usedData(before) != usedData(after)
 }}
 
 // sharedBinding lets through the bindings of the operator's names, whoever made them.

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
@@ -71,4 +72,39 @@ func requestFor(t *testing.T, node string) []byte {
 		t.Fatal(err)
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
+
+// The bootstrap signer signs cluster-info anew for each token that may sign. That woke every NodeBootstrap each time.
+func TestOnlyWhatIsUsedOfAConfigMapWakesNodes(t *testing.T) {
+	configMap := func(name string, data map[string]string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: name}, Data: data}
+	}
+	info := func(kubeconfig, signature string) *corev1.ConfigMap {
+		return configMap("cluster-info", map[string]string{"kubeconfig": kubeconfig, "jws-kubeconfig-abcdef": signature})
+	}
+	root := func(ca, annotation string) *corev1.ConfigMap {
+		cm := configMap("kube-root-ca.crt", map[string]string{"ca.crt": ca})
+		cm.Annotations = map[string]string{"kubernetes.io/description": annotation}
+		return cm
+	}
+	for what, c := range map[string]struct {
+		before, after *corev1.ConfigMap
+		wakes         bool
+	}{
+		"a signature":          {info("a", "1"), info("a", "2"), false},
+		"the first signature":  {configMap("cluster-info", map[string]string{"kubeconfig": "a"}), info("a", "2"), false},
+		"nothing":              {info("a", "1"), info("a", "1"), false},
+		"the kubeconfig":       {info("a", "1"), info("b", "1"), true},
+		"the kubeconfig comes": {configMap("cluster-info", nil), info("a", "1"), true},
+		"the kubeconfig goes":  {info("a", "1"), configMap("cluster-info", nil), true},
+		"the CA":               {root("a", "1"), root("b", "1"), true},
+		"an annotation":        {root("a", "1"), root("a", "2"), false},
+	} {
+		if got := usedConfigMap.Update(event.UpdateEvent{ObjectOld: c.before, ObjectNew: c.after}); got != c.wakes {
+			t.Errorf("%s: nodes are woken: %t", what, got)
+		}
+	}
+	if !usedConfigMap.Create(event.CreateEvent{Object: info("a", "1")}) || !usedConfigMap.Delete(event.DeleteEvent{Object: info("a", "1")}) {
+		t.Error("one that comes or goes wakes nobody")
+	}
 }

@@ -32,7 +32,7 @@ const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
 // +kubebuilder:printcolumn:name="Token",type=string,JSONPath=`.status.token.id`,priority=1
 // +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.status.server`,priority=1
 // +kubebuilder:printcolumn:name="Secret",type=string,JSONPath=`.status.kubeconfigSecretRef.name`,priority=1
-// +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 232",message="metadata.name is the node's name and may have 232 characters at most, since the Secret bootstrap-kubeconfig-<name> may have 253: give the node a shorter name (kubelet --hostname-override)"
+// +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self.metadata.name.size() <= 63",optionalOldSelf=true,message="metadata.name is the node's name and may have 63 characters at most: a kubelet cannot register a longer one, since the label kubernetes.io/hostname holds it. Give the node a shorter name (kubelet --hostname-override)"
 type NodeBootstrap struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitzero"`
@@ -76,11 +76,14 @@ type NodeBootstrapSpec struct {
 
 // ClusterSpec is the API server as the node sees it.
 type ClusterSpec struct {
-	// server is the URL at which the node reaches the API server: a load balancer, as a rule.
+	// server is the URL at which the node reaches the API server: a load balancer, as a rule. Its host is a DNS name
+	// without a dot at the end, an IPv4 address, or an IPv6 address in brackets.
 	// Defaults to the operator's --cluster-server flag, else to the server in the ConfigMap kube-public/cluster-info.
 	// +optional
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')",message="must be an https URL with a host and without credentials, query or fragment: write for example https://api.example.com:6443"
+	// +kubebuilder:validation:XValidation:reason=FieldValueForbidden,rule="isURL(self) && url(self).getScheme() == 'https' && url(self).getHostname() != '' && !self.contains('@') && !self.contains('?') && !self.contains('#')",message="must be an https URL with a host and without credentials, query or fragment: write for example https://api.example.com:6443"
+	// +kubebuilder:validation:XValidation:reason=FieldValueForbidden,rule="!isURL(self) || self.matches('^[^:]*://[^/]*(/[A-Za-z0-9._~%:+,=@?#/-]*)?$') && (self.matches('^[^:]*://[A-Za-z0-9\\\\p{L}\\\\p{M}]([-A-Za-z0-9\\\\p{L}\\\\p{M}]{0,61}[A-Za-z0-9\\\\p{L}\\\\p{M}])?([.][A-Za-z0-9\\\\p{L}\\\\p{M}]([-A-Za-z0-9\\\\p{L}\\\\p{M}]{0,61}[A-Za-z0-9\\\\p{L}\\\\p{M}])?)*([:/?#]|$)') && !self.matches('^[^:]*://([^/:]{254}|([^/:]*[.])?([0-9]+|0[xX][0-9A-Fa-f]*)([:/?#]|$))') || self.matches('^[^:]*://[0-9.]+([:/?#]|$)') && isIP(self.find('[0-9][0-9.]*')) && self.find('[0-9][0-9.]*') != '0.0.0.0' || self.matches('^[^:]*://\\\\[[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*\\\\]([:/?#]|$)') && isIP(self.find('[0-9A-Fa-f:.]*\\\\]').replace(']', '')) && !ip(self.find('[0-9A-Fa-f:.]*\\\\]').replace(']', '')).isUnspecified())",message="the host must be a DNS name or an IP address at which nodes reach the API server, IPv6 in brackets; placeholders, blanks, underscores and a dot at the end are not possible: write for example https://api.example.com:6443 or https://[2001:db8::1]:6443"
+	// +kubebuilder:validation:XValidation:reason=FieldValueForbidden,rule="!isURL(self) || self.matches('^[^:]*://(\\\\[[^\\\\]/]*\\\\]|[^/:\\\\[]*)(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?([/?#].*)?$')",message="the port must be a number from 1 to 65535, or absent together with its colon for 443: write for example https://api.example.com:6443"
 	Server string `json:"server,omitempty"`
 
 	// caBundle is the PEM of the CA certificates that signed the API server's serving certificate.
@@ -88,7 +91,7 @@ type ClusterSpec struct {
 	// to the ConfigMap kube-root-ca.crt in the operator's namespace.
 	// +optional
 	// +kubebuilder:validation:MaxLength=65536
-	// +kubebuilder:validation:XValidation:rule="self.matches('^\\\\s*(-----BEGIN CERTIFICATE-----\\\\s[A-Za-z0-9+/=\\\\s]+-----END CERTIFICATE-----\\\\s*)+$')",message="must be one or more PEM certificates and nothing else, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----: write the content of the cluster's ca.crt, not base64 of it and no private key"
+	// +kubebuilder:validation:XValidation:reason=FieldValueForbidden,rule="self.matches('^\\\\s*(-----BEGIN CERTIFICATE-----\\\\s[A-Za-z0-9+/=\\\\s]+-----END CERTIFICATE-----\\\\s*)+$')",message="must be one or more PEM certificates and nothing else, each from -----BEGIN CERTIFICATE----- to -----END CERTIFICATE-----: write the content of the cluster's ca.crt, not base64 of it and no private key"
 	CABundle string `json:"caBundle,omitempty"`
 }
 
@@ -153,7 +156,7 @@ type ServingCertificateSpec struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="self.all(a, isIP(a) || isCIDR(a) || a.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$'))",message="each must be a lower-case DNS name without wildcards, an IP address or a CIDR: write for example worker-1.example.com, 192.0.2.7 or 2001:db8::/64"
+	// +kubebuilder:validation:items:XValidation:reason=FieldValueForbidden,rule="isIP(self) || isCIDR(self) || (self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?([.][a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*$') && !self.matches('(^|[.])([0-9]+|0x[0-9a-f]*)$'))",messageExpression="(self.matches('^[0-9a-f]{0,4}([.:/][0-9a-f]{0,4})+$') ? self : 'this entry') + ' is neither a lower-case DNS name without wildcards nor an IP address nor a CIDR: write for example worker-1.example.com, 192.0.2.7 or 2001:db8::/64'"
 	Addresses []string `json:"addresses,omitempty"`
 }
 

@@ -71,7 +71,8 @@ func parse(args []string) (options, error) {
 		"The https URL at which nodes reach the API server, where a NodeBootstrap does not say. Defaults to the one in the ConfigMap kube-public/cluster-info.")
 	fs.StringVar(&o.ClusterCAFile, "cluster-ca-file", "",
 		"A file with the PEM certificates of the CA of the API server, where a NodeBootstrap does not give them. It is read again when it changes. "+
-			"Defaults to those in the ConfigMap kube-public/cluster-info, else in kube-root-ca.crt in the namespace.")
+			"Defaults to those in the ConfigMap kube-public/cluster-info, else in kube-root-ca.crt in the namespace. "+
+			"NodeBootstraps that need it wait while it is missing, invalid or expired.")
 	fs.BoolVar(&o.AllowClusterWide, "allow-cluster-wide-approval", false,
 		"Give NodeBootstraps with approval ClusterWide a credential. Whoever has such a token can become any node.")
 	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Let only one of several replicas work, by a Lease in the namespace.")
@@ -92,27 +93,15 @@ func parse(args []string) (options, error) {
 	return o, o.validate()
 }
 
-// validate refuses what no NodeBootstrap could work with, before anything starts.
+// validate refuses what can only be mended by another start, before anything starts. The file of --cluster-ca-file may come, change
+// and expire at any time, and NodeBootstraps that do not need it go on meanwhile: a condition reports on it, and the log at the start.
 func (o *options) validate() error {
 	if o.ClusterServer != "" {
 		if err := bootstrap.ValidateServer(o.ClusterServer); err != nil {
 			return fmt.Errorf("flag --cluster-server: %w", err)
 		}
 	}
-	if err := o.metrics.validate(); err != nil {
-		return err
-	}
-	if o.ClusterCAFile == "" {
-		return nil
-	}
-	ca, err := os.ReadFile(o.ClusterCAFile)
-	if err == nil {
-		err = bootstrap.ValidateCA(ca, time.Now())
-	}
-	if err != nil {
-		return fmt.Errorf("flag --cluster-ca-file: %w", err)
-	}
-	return nil
+	return o.metrics.validate()
 }
 
 func podNamespace() string {

@@ -20,9 +20,10 @@ func TestFlagsAreRefused(t *testing.T) {
 	for name, c := range map[string]struct{ flag, says string }{
 		"http":           {"--cluster-server=http://api.example.com", "--cluster-server"},
 		"no host":        {"--cluster-server=https://", "--cluster-server"},
+		"a placeholder":  {"--cluster-server=https://<LB_IP>:6443", "placeholders"},
+		"no IP":          {"--cluster-server=https://10.0.0.300:6443", "IP address"},
+		"no port":        {"--cluster-server=https://api.example.com:70000", "port"},
 		"credentials":    {"--cluster-server=https://a:pass@api.example.com", "credentials"},
-		"no such file":   {"--cluster-ca-file=" + junk + ".not", "--cluster-ca-file"},
-		"no PEM":         {"--cluster-ca-file=" + junk, "--cluster-ca-file"},
 		"an argument":    {"argument", "all settings are flags"},
 		"unknown":        {"--no-such-flag", "no-such-flag"},
 		"no such level":  {"--zap-log-level=loud", "loud"},
@@ -34,6 +35,19 @@ func TestFlagsAreRefused(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// A CA file that is missing or no PEM is reported in conditions: the operator still has to revoke and to deny.
+func TestCAFileDoesNotEndTheProcess(t *testing.T) {
+	junk := filepath.Join(t.TempDir(), "ca.crt")
+	if err := os.WriteFile(junk, []byte("no PEM"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{junk, junk + ".not"} {
+		if _, err := parse([]string{"--cluster-ca-file=" + file}); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

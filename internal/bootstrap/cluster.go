@@ -8,9 +8,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -151,32 +149,6 @@ func parseClusterInfo(kubeconfig string) (clusterInfo, *Problem) {
 		info.servers = append(info.servers, config.Clusters[name].Server)
 	}
 	return info, nil
-}
-
-// maxServerBytes is what the CustomResourceDefinition sets for spec.cluster.server; other sources have no limit of their own, and
-// the status repeats the URL.
-const maxServerBytes = 2048
-
-// ValidateServer tells why a URL is none at which a node can reach the API server, and what to write instead. The URL
-// itself is not in the error, since it may carry a password.
-func ValidateServer(server string) error {
-	const example = "write for example https://api.example.com:6443"
-	u, err := url.Parse(server)
-	switch {
-	case err != nil:
-		return fmt.Errorf("the API server's URL cannot be parsed: %s", example)
-	case u.Scheme != "https":
-		return fmt.Errorf("the API server's URL must begin with https://: %s", example)
-	case u.Hostname() == "":
-		return fmt.Errorf("the API server's URL has no host: %s", example)
-	case u.User != nil:
-		return fmt.Errorf("the API server's URL must not carry credentials: %s", example)
-	case len(server) > maxServerBytes:
-		return fmt.Errorf("the API server's URL has more than %d bytes: %s", maxServerBytes, example)
-	case u.RawQuery != "" || u.ForceQuery || strings.Contains(server, "#"):
-		return fmt.Errorf("the API server's URL must have no query and no fragment: %s", example)
-	}
-	return nil
 }
 
 // ValidateCA tells why PEM data cannot serve as the cluster's CA at a time.

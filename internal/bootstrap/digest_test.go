@@ -119,7 +119,7 @@ func TestKubeconfigIsWhatClientcmdWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		letters := rapid.SampledFrom([]string{"[0-9]", "[0-9e]", "[a-z0-9]"}).Draw(t, "letters")
 		id, part := rapid.StringMatching(letters+"{6}").Draw(t, "id"), rapid.StringMatching(letters+"{16}").Draw(t, "part")
-		host := rapid.SampledFrom([]string{"api.example.com", "aaaaaa.aaaaaaaaaaaaaaaa", id + "." + part}).Draw(t, "host")
+		host := rapid.SampledFrom([]string{"api.example.com", "aaaaaa.aaaaaaaaaaaaaaaa", id + "." + part + ".example"}).Draw(t, "host")
 		cluster, problem := ResolveCluster(v1alpha1.ClusterSpec{Server: "https://" + host, CABundle: string(goodCA())}, ClusterSources{}, now)
 		if problem != nil || cluster.template == nil {
 			t.Fatalf("there is no template: %v", problem)

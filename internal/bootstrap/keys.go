@@ -75,7 +75,8 @@ func sentKeys(requests []*certificatesv1.CertificateSigningRequest, record []v1a
 		}
 	}
 	for _, d := range record {
-		if d.TokenID == tokenID && d.KeyFingerprint != "" {
+		exists := slices.ContainsFunc(requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == d.UID })
+		if d.TokenID == tokenID && d.KeyFingerprint != "" && !exists {
 			all = append(all, v1alpha1.SentKey{TokenID: tokenID, KeyFingerprint: d.KeyFingerprint, Name: d.Name, Time: d.Time})
 		}
 	}
