@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -19,19 +18,31 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	certutil "k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // send sends what a kubelet of a node sends, with a key of its own.
 func send(t *testing.T, kubeconfig []byte, node string, finalizers ...string) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	var request *certificatesv1.CertificateSigningRequest
+	env.Eventually(t, "sending a request", func() (err error) {
+		request, err = create(t, kubeconfig, node, finalizers...)
+		return err
+	})
+	t.Cleanup(func() { cluster.DeleteAfter(t, request) })
+	return request
+}
+
+// create is send, once.
+func create(t *testing.T, kubeconfig []byte, node string, finalizers ...string) (*certificatesv1.CertificateSigningRequest, error) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -49,28 +60,13 @@ func send(t *testing.T, kubeconfig []byte, node string, finalizers ...string) *c
 	if err != nil {
 		t.Fatal(err)
 	}
-	request := &certificatesv1.CertificateSigningRequest{
+	return sender.CertificatesV1().CertificateSigningRequests().Create(t.Context(), &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-", Finalizers: finalizers},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request: pem, SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
 			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
 		},
-	}
-	env.Eventually(t, "sending a request", func() error {
-		sent, err := sender.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
-		if err == nil {
-			request = sent
-		}
-		return err
-	})
-	t.Cleanup(func() {
-		cluster.DeleteAfter(t, request)
-		free := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
-		if err := cluster.Client.Patch(context.Background(), request, free); client.IgnoreNotFound(err) != nil {
-			t.Error(err)
-		}
-	})
-	return request
+	}, metav1.CreateOptions{})
 }
 
 // A request with a finalizer survived its deletion: somebody could still approve it, and kube-controller-manager signed it, when its
@@ -81,6 +77,15 @@ func TestTerminatingRequestIsNotSigned(t *testing.T) {
 	nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual
 	cluster.Create(t, nb)
 	_, kubeconfig := cluster.WaitAwaited(t, name)
+	if policies { // such a request does not even come in
+		env.Eventually(t, "the refusal", func() error {
+			if _, err := create(t, kubeconfig, name, "example.com/stay"); !operator.Refuses("nodebootstrap-guard-tokens", err) {
+				return fmt.Errorf("the policy does not refuse it: %v", err) //nolint:errorlint // nil is printed too
+			}
+			return nil
+		})
+		return
+	}
 	if err := killManager(); err != nil {
 		t.Fatal(err)
 	}
