@@ -43,7 +43,10 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 	if f.NodeBootstrap == nil {
 		return nil
 	}
-	var err error
+	err := r.wholeNodeBootstrap(ctx, f)
+	if err != nil {
+		return err
+	}
 	if f.KeysElsewhere, err = r.keysElsewhere(ctx, f.Name, bootstrap.KeysToDecide(f.Requests)); err != nil {
 		return err
 	}

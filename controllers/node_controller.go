@@ -71,6 +71,9 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	if err == nil {
 		err = r.gatherCluster(ctx, facts)
 	}
+	if apierrors.IsConflict(err) { // what was read anew is newer than what the cache shows
+		return ctrl.Result{RequeueAfter: conflictRetry}, nil
+	}
 	if err != nil {
 		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
 	}

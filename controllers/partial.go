@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
@@ -180,4 +181,22 @@ func (r *NodeReconciler) updateSecret(ctx context.Context, restored *corev1.Secr
 		return nil
 	}
 	return r.Client.Update(ctx, whole)
+}
+
+// wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle may have 64 KiB, and each another one.
+func (r *NodeReconciler) wholeNodeBootstrap(ctx context.Context, f *bootstrap.Facts) error {
+	if !isLarge(f.NodeBootstrap) {
+		return nil
+	}
+	whole, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	if err != nil {
+		return err
+	}
+	if whole == nil || !sameVersion(whole, f.NodeBootstrap) {
+		return errBehind(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name)
+	}
+	shown := f.NodeBootstrap.DeepCopy()
+	shown.Spec.Cluster.CABundle = whole.Spec.Cluster.CABundle
+	f.NodeBootstrap = shown
+	return nil
 }

@@ -116,8 +116,10 @@ func stripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 	if reissue := bootstrap.ReissueOf(nb); reissue != "" {
 		annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: reissue}
 	}
-	if bareMetadata(&nb.ObjectMeta, metadataSize(&nb.ObjectMeta), nil, annotations) == much { // only then does it matter
+	size := metadataSize(&nb.ObjectMeta) + len(nb.Spec.Cluster.CABundle)
+	if bareMetadata(&nb.ObjectMeta, size, nil, annotations) == much { // only then does it matter
 		much.mark(&nb.ObjectMeta)
+		nb.Spec.Cluster.CABundle = "" // wholeNodeBootstrap reads it
 	}
 	s := &nb.Status
 	s.LastHandledReissueAt = bootstrap.NormalReissue(s.LastHandledReissueAt)
