@@ -3,6 +3,10 @@
 package controllers_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,6 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	certutil "k8s.io/client-go/util/cert"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -163,4 +169,37 @@ func TestNodeBootstrapKeepsWhatOthersAdded(t *testing.T) {
 		}
 		return errors.Join(handled, checkForeign(nb), env.HasReady(nb, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode))
 	})
+}
+
+// The CA of a NodeBootstrap that somebody has blown up is not in the cache, and is published all the same, instead of a discovered one.
+func TestCAOfALargeNodeBootstrapIsPublished(t *testing.T) {
+	const name = "large-with-a-ca"
+	nb := cluster.NodeBootstrap(name)
+	nb.Spec.Cluster.CABundle = string(anotherCA(t))
+	nb.Labels = map[string]string{}
+	for i := range 3000 {
+		nb.Labels[fmt.Sprintf("example.com/label-%d", i)] = strings.Repeat("x", 40)
+	}
+	cluster.Create(t, nb)
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	cfg, err := clientcmd.Load(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(cfg.Clusters["kubernetes"].CertificateAuthorityData); strings.TrimSpace(got) != strings.TrimSpace(nb.Spec.Cluster.CABundle) {
+		t.Errorf("the kubeconfig has the CA %q", got)
+	}
+}
+
+func anotherCA(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := certutil.NewSelfSignedCACert(certutil.Config{CommonName: "another"}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
 }

@@ -140,7 +140,7 @@ func (w *world) state() []string {
 				nb.Status.Certificates = slices.DeleteFunc(nb.Status.Certificates, w.cameToNothing)
 				forgetAlive(nb)
 				if w.story.forgetful {
-					nb.Status.Certificates, nb.Status.LastTokenID = nil, ""
+					nb.Status.Certificates, nb.Status.LastTokenID, nb.Status.APIServerHosts = nil, "", nil
 				}
 			}
 			if s, ok := o.(*corev1.Secret); ok {
