@@ -48,6 +48,7 @@ type NodeReconciler struct {
 
 	tokens       tokenAcceptance
 	replaced     replacedVersions
+	created      createdTokens
 	freshness    freshness
 	keys         heldKeys
 	leisureSlots slots
@@ -57,6 +58,7 @@ type NodeReconciler struct {
 // plan says that time alone will change something.
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	defer r.freshness.ended(req.Name)
+	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("node", req.Name))
 	facts, err := r.gather(ctx, req.Name)
 	if err != nil {
 		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
@@ -122,6 +124,7 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 		return fmt.Errorf("storing the status: %w", err)
 	}
 	r.replaced.add(replaced, r.Clock.Now())
+	r.noteStatus(ctx, &before, status)
 	r.Metrics.observe(&before, status, r.Clock.Now())
 	for _, e := range bootstrap.Events(&before, status) {
 		r.Recorder.Eventf(nb, nil, e.Type, e.Reason, eventAction(e), "%s", e.Note)
