@@ -49,11 +49,16 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateApproved, "somebody else approved the request %s, %s, which would have been denied (%s)", d.Name, sender, d.Reason)
 		case i >= 0:
 		case d.Verdict == v1alpha1.VerdictDenied && d.TokenID != "" && d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "deleting the request %s, %s (%s)", d.Name, sender, d.Reason)
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "deleting the request %s, %s (%s)", d.Name, sender, saidOf(&d))
+		case d.Verdict == v1alpha1.VerdictDenied && d.Reason == reasonDeniedElsewhere:
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "CSR %s was denied by someone else (%s, %s): find out who. A kubelet that is restarted sends the next one",
+				d.Name, sender, saidOf(&d))
 		case d.Verdict == v1alpha1.VerdictDenied:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "denying the request %s, %s (%s): see its condition", d.Name, sender, d.Reason)
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "denying the request %s, %s (%s): see its condition", d.Name, sender, saidOf(&d))
 		case d.Verdict == v1alpha1.VerdictIgnored:
 			add(corev1.EventTypeWarning, v1alpha1.ReasonRequestIgnored, "leaving alone the request %s and all that follow, %s (%s)", d.Name, sender, d.Reason)
+		case d.Reason == reasonApprovedElsewhere:
+			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "CSR %s was approved by someone else (%s, %s)", d.Name, sender, d.Reason)
 		default:
 			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "approving the request %s, %s (%s)", d.Name, sender, d.Reason)
 		}
