@@ -76,6 +76,10 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
 		add(corev1.EventTypeNormal, v1alpha1.ReasonJoined, "the node has joined")
 	}
+	if value := outdatedReissue(old, new); value != "" {
+		add(corev1.EventTypeNormal, v1alpha1.ReasonReissueOutdated, "the reissue requested at %.64s counts as handled: it is older than this NodeBootstrap, and a kubelet "+
+			"works as the node. If the node needs a new credential, set the annotation %s to the present time", value, v1alpha1.ReissueRequestedAtAnnotation)
+	}
 	for _, w := range warnings {
 		before, now := meta.FindStatusCondition(old.Conditions, w.condition), meta.FindStatusCondition(new.Conditions, w.condition)
 		switch {

@@ -125,6 +125,9 @@ func (r *report) wait() {
 	if handled {
 		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
 	}
+	if r.p.Phase == Joined && r.f.reissueOutdated() {
+		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	}
 	if r.f.Node != nil && (handled || r.p.Phase == Joined) {
 		r.new.NodeUID = r.f.Node.UID
 	}
