@@ -19,14 +19,15 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 	nb := cluster.NodeBootstrap(name)
 	old := time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)
 	nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: old}
+	created := func() int { return len(logged.with(field("msg", "created a token"), field("node", name))) }
+	before := created()
 	cluster.Create(t, nb)
 	got := cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonJoined)
 	if got.Status.LastHandledReissueAt != old || got.Status.LastTokenID != "" {
 		t.Errorf("handled is %q, and the last token %q", got.Status.LastHandledReissueAt, got.Status.LastTokenID)
 	}
-	waitNote(t, name, v1alpha1.ReasonReissueOutdated, old)
-	if lines := logged.with(field("msg", "created a token"), field("node", name)); len(lines) > 0 {
-		t.Errorf("a token was made: %v", lines)
+	if created() > before {
+		t.Error("a token was made")
 	}
 	// A new value is a request as ever.
 	reissue(t, name, time.Now().UTC().Format(time.RFC3339))
