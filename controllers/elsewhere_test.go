@@ -160,8 +160,7 @@ func TestIssuedAndNoNode(t *testing.T) {
 	signs(t, kubeconfig, name, newKey(t))
 	at(t, 20*time.Second)
 	poke(t, name)
-	var nb *v1alpha1.NodeBootstrap
-	nb = waitMessage(t, name, "CSR ")
+	nb := waitMessage(t, name, "CSR ")
 	d := nb.Status.Certificates[len(nb.Status.Certificates)-1]
 	want := fmt.Sprintf("CSR %s was issued at %s, but no Node registered; see the kubelet's log", d.Name, d.IssuedTime.UTC().Format(time.RFC3339))
 	if got := env.ReadyMessage(nb); !strings.HasPrefix(got, want) {

@@ -55,7 +55,7 @@ func recordDenied(history []v1alpha1.CertificateDecision, requests []*certificat
 		return cmp.Or(a.Time.Compare(b.Time.Time), strings.Compare(a.Name, b.Name))
 	})
 	for _, d := range found {
-		if !(full(history) && !newerThanAll(history, d.Time)) && decisionsOn(history, d.TokenID) < maxDecisionsPerToken {
+		if (!full(history) || newerThanAll(history, d.Time)) && decisionsOn(history, d.TokenID) < maxDecisionsPerToken {
 			history = insertDecision(history, d)
 		}
 	}
