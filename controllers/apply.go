@@ -57,13 +57,14 @@ func (r *NodeReconciler) withdraw(ctx context.Context, f *bootstrap.Facts, p *bo
 	r.reportOutliving(ctx, f, p)
 	var errs []error
 	for _, s := range p.DeleteTokens {
-		errs = append(errs, withoutAnswer(s, r.delete(ctx, s)))
+		errs = append(errs, withoutAnswer(s, r.revokeToken(ctx, s, p.WhyRevoked(f, s, r.Clock.Now()))))
 	}
 	for _, request := range p.DeleteRequests {
 		errs = append(errs, r.deleteRequest(ctx, p, request))
 	}
 	if p.DeleteKubeconfig != nil {
-		errs = append(errs, r.delete(ctx, p.DeleteKubeconfig))
+		_, err := r.delete(ctx, p.DeleteKubeconfig)
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -74,7 +75,7 @@ func (r *NodeReconciler) reportOutliving(ctx context.Context, f *bootstrap.Facts
 		return
 	}
 	for _, request := range p.Outliving {
-		log.FromContext(ctx).Info("a certificate outlives its NodeBootstrap and cannot be revoked", "node", f.Name, "csr", request.Name,
+		log.FromContext(ctx).Info("a certificate outlives its NodeBootstrap and cannot be revoked", "csr", request.Name,
 			"tokenID", bootstrap.TokenIDOfUser(request.Spec.Username))
 		r.Metrics.outlives()
 		r.Recorder.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.ReasonIssuedBeforeRevocation, "Reported",
@@ -99,6 +100,10 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 	for _, id := range ids {
 		s := bootstrap.TokenSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
 		err := r.Client.Create(ctx, s)
+		if err == nil {
+			t, _ := bootstrap.ParseToken(s)
+			r.noteCreated(ctx, p, id, t.Expires)
+		}
 		if apierrors.IsAlreadyExists(err) {
 			if s, err = r.liveSecret(ctx, f.Name, s.Namespace, s.Name); err == nil && s == nil {
 				err = errors.New("it is there and then it is not")
@@ -109,7 +114,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 		}
 		if t, ok := bootstrap.ParseToken(s); ok && bootstrap.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
 			if !f.Trusts(t) { // the cache does not show it yet, else it would be gone
-				if err := r.delete(ctx, s); err != nil {
+				if err := r.revokeToken(ctx, s, v1alpha1.ReasonReissued); err != nil {
 					return err
 				}
 				continue
@@ -190,7 +195,7 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have
 		o.Problem = bootstrap.NotOurs(have)
 		return nil
 	case bootstrap.Immovable(have, want):
-		if err := r.delete(ctx, have); err != nil {
+		if _, err := r.delete(ctx, have); err != nil {
 			return err
 		}
 		if err := r.Client.Create(ctx, want); err != nil {
@@ -235,16 +240,26 @@ func (r *NodeReconciler) verify(ctx context.Context, f *bootstrap.Facts, p *boot
 	return err
 }
 
-// delete deletes the object that was read, and not another one that has taken its name since.
-func (r *NodeReconciler) delete(ctx context.Context, o client.Object) error {
+// revokeToken deletes the Secret of a token.
+func (r *NodeReconciler) revokeToken(ctx context.Context, s *corev1.Secret, reason string) error {
+	deleted, err := r.delete(ctx, s)
+	if deleted {
+		r.noteRevoked(ctx, s, reason)
+	}
+	return err
+}
+
+// delete deletes the object that was read, and not another one that has taken its name since. It reports whether there was one.
+func (r *NodeReconciler) delete(ctx context.Context, o client.Object) (deleted bool, err error) {
 	uid := o.GetUID()
 	return r.deleteIf(ctx, o, client.Preconditions{UID: &uid})
 }
 
-func (r *NodeReconciler) deleteIf(ctx context.Context, o client.Object, still client.Preconditions) error {
-	if err := r.Client.Delete(ctx, o, still); client.IgnoreNotFound(err) != nil {
+func (r *NodeReconciler) deleteIf(ctx context.Context, o client.Object, still client.Preconditions) (deleted bool, err error) {
+	err = r.Client.Delete(ctx, o, still)
+	if client.IgnoreNotFound(err) != nil {
 		secret, _ := o.(*corev1.Secret)
-		return bootstrap.RedactSecrets(fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err), secret)
+		return false, bootstrap.RedactSecrets(fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err), secret)
 	}
-	return nil
+	return err == nil, nil
 }

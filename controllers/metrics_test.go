@@ -15,6 +15,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -57,7 +58,7 @@ func alarms(t *testing.T, reason string) float64 {
 func TestMetrics(t *testing.T) {
 	const name = "measured"
 	decisions := func() float64 {
-		return metric(t, "nodebootstrap_certificate_decisions_total", "signer="+certificatesv1.KubeAPIServerClientKubeletSignerName, "verdict=Approved")
+		return metric(t, "nodebootstrap_certificate_decisions_total", "signer="+certificatesv1.KubeAPIServerClientKubeletSignerName, "verdict=Approved", "reason="+csr.ReasonKubeletClient)
 	}
 	credentials, renewals, decided := metric(t, "nodebootstrap_credential_duration_seconds"), metric(t, "nodebootstrap_token_renewals_total"), decisions()
 	cluster.Create(t, cluster.NodeBootstrap(name))

@@ -49,6 +49,7 @@ type NodeReconciler struct {
 
 	tokens       tokenAcceptance
 	replaced     replacedVersions
+	created      createdTokens
 	freshness    freshness
 	keys         heldKeys
 	leisureSlots slots
@@ -60,6 +61,7 @@ type NodeReconciler struct {
 // plan says that time alone will change something.
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	defer r.freshness.ended(req.Name)
+	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("node", req.Name))
 	facts, err := r.gather(ctx, req.Name)
 	if err == nil && r.isHeavy(ctx, facts) {
 		if !r.heavySlots.tryTake(heavyPasses) {
@@ -140,6 +142,7 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 	stripNodeBootstrap(stored)
 	*nb = *stored
 	r.replaced.add(replaced, r.Clock.Now())
+	r.noteStatus(ctx, &before, status)
 	r.Metrics.observe(&before, status, r.Clock.Now())
 	for _, e := range bootstrap.Events(&before, status) {
 		r.Recorder.Eventf(nb, nil, e.Type, e.Reason, eventAction(e), "%s", e.Note)

@@ -135,6 +135,7 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) (*c
 		return nil, fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
 	}
 	r.replaced.add(versionOf(d.Request), r.Clock.Now())
+	noteVerdict(ctx, d)
 	return request, nil
 }
 
@@ -143,6 +144,7 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) (*c
 // certificate since it was read is history, and stays.
 func (r *NodeReconciler) deleteRequest(ctx context.Context, p *bootstrap.Plan, request *certificatesv1.CertificateSigningRequest) error {
 	var denial error
+	why := p.WhyDeleted(request)
 	if d := p.DenyBeforeDeletion(request); d != nil {
 		denied, err := r.carryOut(ctx, *d)
 		switch {
@@ -156,6 +158,7 @@ func (r *NodeReconciler) deleteRequest(ctx context.Context, p *bootstrap.Plan, r
 			request = denied
 		}
 	}
+	deleted := false
 	if len(request.Finalizers) > 0 {
 		stripped := request.DeepCopy()
 		patch := fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"finalizers":null}}`, request.UID, request.ResourceVersion)
@@ -165,8 +168,12 @@ func (r *NodeReconciler) deleteRequest(ctx context.Context, p *bootstrap.Plan, r
 			}
 			return errors.Join(denial, client.IgnoreNotFound(err))
 		}
+		deleted = request.DeletionTimestamp != nil
 		request = stripped
 	}
-	err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion})
+	found, err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion})
+	if deleted || found {
+		noteDeleted(ctx, request, why)
+	}
 	return errors.Join(denial, err)
 }

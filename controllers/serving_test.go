@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -168,4 +169,40 @@ func TestServingCertificateIsDenied(t *testing.T) {
 		t.Errorf("it is denied with %s: %s", c.Reason, c.Message)
 	}
 	waitServing(t, name, metav1.ConditionFalse, csr.ReasonNoAddress)
+}
+
+// The advice of a name that is another node's: it said to take a name out of addresses in which it was not.
+func TestAdviceForTheNameOfAnotherNode(t *testing.T) {
+	const name, other = "serves-a-name", "serves-as-itself"
+	named := declare(t, other, "unrelated.example.com")
+	declare(t, name, name, other)
+	request := askServing(t, name, name, other)
+	waitServing(t, name, metav1.ConditionFalse, csr.ReasonAddressDeclaredElsewhere)
+	message := waitCond(t, name, v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse).Message
+	for _, want := range []string{"is the name of another NodeBootstrap", "delete that NodeBootstrap", "kubectl certificate approve " + request.Name} {
+		if !strings.Contains(message, want) {
+			t.Errorf("%q is not in the message: %s", want, message)
+		}
+	}
+	if strings.Contains(message, "take it out of spec") {
+		t.Errorf("the message advises what cannot be done: %s", message)
+	}
+	cluster.Delete(t, named) // as it says
+	poke(t, name)
+	waitCondition(t, request, certificatesv1.CertificateApproved)
+}
+
+// And that of an address that another one declares.
+func TestAdviceForADeclaredAddress(t *testing.T) {
+	const name, other = "serves-an-address", "serves-the-same"
+	declared := declare(t, other, "the-same.example.com")
+	declare(t, name, name, "the-same.example.com")
+	request := askServing(t, name, name, "the-same.example.com")
+	waitServing(t, name, metav1.ConditionFalse, csr.ReasonAddressDeclaredElsewhere)
+	if got := waitCond(t, name, v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse).Message; !strings.Contains(got, "take it out of spec.servingCertificate.addresses") {
+		t.Errorf("the message is %s", got)
+	}
+	env.Change(t, cluster, declared, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = nil })
+	poke(t, name)
+	waitCondition(t, request, certificatesv1.CertificateApproved)
 }

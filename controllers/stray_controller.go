@@ -83,12 +83,11 @@ func (r *StrayTokensReconciler) deleteStray(ctx context.Context, s *corev1.Secre
 	if apierrors.IsConflict(err) { // somebody has changed it, which the cache shows in a moment
 		return reconcile.Result{RequeueAfter: conflictRetry}, nil
 	}
-	if client.IgnoreNotFound(err) != nil {
-		return reconcile.Result{}, withoutAnswer(s, err)
+	if err == nil && s.DeletionTimestamp == nil {
+		log.FromContext(ctx).Info(recordRevoked, "node", bootstrap.NodeOfChild(s), "tokenID", bootstrap.TokenIDOfSecret(s.Name),
+			"reason", bootstrap.ReasonOwnerRemoved)
 	}
-	log.FromContext(ctx).Info("deleted a token with the operator's label that no NodeBootstrap owns",
-		"secret", s.Name, "token", bootstrap.TokenIDOfSecret(s.Name))
-	return reconcile.Result{}, nil
+	return reconcile.Result{}, withoutAnswer(s, client.IgnoreNotFound(err))
 }
 
 // withoutAnswer is an error of a deletion without what the API server has answered, if the Secret is a stray token: an admission
@@ -112,7 +111,7 @@ func (r *StrayTokensReconciler) reportOnce(ctx context.Context, s *corev1.Secret
 	r.mu.Unlock()
 	if !known {
 		log.FromContext(ctx).Info("there is a token in the operator's group that no NodeBootstrap owns and that has not its label: find out who made it, "+
-			"and delete the Secret", "secret", s.Name, "token", bootstrap.TokenIDOfSecret(s.Name), "groups", bootstrap.GroupsOfOurs(s))
+			"and delete the Secret", "secret", s.Name, "tokenID", bootstrap.TokenIDOfSecret(s.Name), "groups", bootstrap.GroupsOfOurs(s))
 	}
 }
 

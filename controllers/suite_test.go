@@ -93,6 +93,7 @@ func newManagerWith(ctx context.Context, cfg *rest.Config, o controllers.Options
 	}
 	skip := true // several managers in one process
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Logger:     logged.logger(),
 		Scheme:     scheme,
 		Cache:      controllers.CacheOptions(operator.Namespace),
 		Metrics:    metricsserver.Options{BindAddress: "0"},

@@ -145,6 +145,7 @@ func stripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 		d := &s.Certificates[i]
 		d.Name, d.UID, d.SignerName = cut(d.Name, maxWordBytes), types.UID(cut(string(d.UID), maxWordBytes)), cut(d.SignerName, maxServerBytes)
 		d.TokenID, d.KeyFingerprint, d.Reason = cut(d.TokenID, maxWordBytes), cut(d.KeyFingerprint, maxWordBytes), cut(d.Reason, maxWordBytes)
+		d.Message = cut(d.Message, maxServerBytes)
 	}
 	for i := range s.Keys {
 		k := &s.Keys[i]

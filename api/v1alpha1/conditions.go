@@ -120,9 +120,12 @@ const (
 const (
 	// ReasonKubeconfigChanged is the warning when the server or the CA changes in a kubeconfig whose token is live.
 	ReasonKubeconfigChanged = "KubeconfigChanged"
-	// ReasonCertificateApproved is the event when the operator has decided to approve the node's request.
+	// ReasonReissueOutdated is the event when a requested reissue counts as handled: it is older than the NodeBootstrap, which is new
+	// to the operator, and a kubelet works as the node.
+	ReasonReissueOutdated = "ReissueOutdated"
+	// ReasonCertificateApproved is the event when a request of the node was approved, or the operator has decided to approve it.
 	ReasonCertificateApproved = "CertificateApproved"
-	// ReasonCertificateDenied is the warning when the operator has denied a request sent with the node's token.
+	// ReasonCertificateDenied is the warning when a request of the node, or one that was sent with its token, was denied.
 	ReasonCertificateDenied = "CertificateDenied"
 	// ReasonRequestIgnored is the warning when more requests were sent with one token than are decided on.
 	ReasonRequestIgnored = "RequestIgnored"

@@ -284,6 +284,10 @@ type CertificateDecision struct {
 	Verdict Verdict `json:"verdict"`
 	// reason is a word for why.
 	Reason string `json:"reason"`
+	// message is the message of a denial, cut to 256 characters: it outlives the CertificateSigningRequest.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Message string `json:"message,omitempty"`
 	// time of the decision.
 	Time metav1.Time `json:"time"`
 	// issuedTime is the time of the approval, once a client certificate was seen issued. Use of the node's name after it

@@ -109,6 +109,9 @@ func describeDecision(out io.Writer, d v1alpha1.CertificateDecision, now time.Ti
 	defer w.Flush()
 	fmt.Fprintf(w, "  %s\n", d.Name)
 	fmt.Fprintf(w, "    Decision:\t%s, %s, %s\n", d.Verdict, d.Reason, stamp(d.Time, now))
+	if d.Message != "" {
+		fmt.Fprintf(w, "    Message:\t%s\n", d.Message)
+	}
 	fmt.Fprintf(w, "    Signer:\t%s\n", d.SignerName)
 	fmt.Fprintf(w, "    Token:\t%s\n", orNone(d.TokenID))
 	fmt.Fprintf(w, "    Key:\t%s\n", orNone(d.KeyFingerprint))

@@ -49,11 +49,16 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateApproved, "somebody else approved the request %s, %s, which would have been denied (%s)", d.Name, sender, d.Reason)
 		case i >= 0:
 		case d.Verdict == v1alpha1.VerdictDenied && d.TokenID != "" && d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "deleting the request %s, %s (%s)", d.Name, sender, d.Reason)
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "deleting the request %s, %s (%s)", d.Name, sender, saidOf(&d))
+		case d.Verdict == v1alpha1.VerdictDenied && d.Reason == reasonDeniedElsewhere:
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "CSR %s was denied by someone else (%s, %s): find out who. A kubelet that is restarted sends the next one",
+				d.Name, sender, saidOf(&d))
 		case d.Verdict == v1alpha1.VerdictDenied:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "denying the request %s, %s (%s): see its condition", d.Name, sender, d.Reason)
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "denying the request %s, %s (%s): see its condition", d.Name, sender, saidOf(&d))
 		case d.Verdict == v1alpha1.VerdictIgnored:
 			add(corev1.EventTypeWarning, v1alpha1.ReasonRequestIgnored, "leaving alone the request %s and all that follow, %s (%s)", d.Name, sender, d.Reason)
+		case d.Reason == reasonApprovedElsewhere:
+			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "CSR %s was approved by someone else (%s, %s)", d.Name, sender, d.Reason)
 		default:
 			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "approving the request %s, %s (%s)", d.Name, sender, d.Reason)
 		}
@@ -70,6 +75,10 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	}
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
 		add(corev1.EventTypeNormal, v1alpha1.ReasonJoined, "the node has joined")
+	}
+	if value := outdatedReissue(old, new); value != "" {
+		add(corev1.EventTypeNormal, v1alpha1.ReasonReissueOutdated, "the reissue requested at %.64s counts as handled: it is older than this NodeBootstrap, and a kubelet "+
+			"works as the node. If the node needs a new credential, set the annotation %s to the present time", value, v1alpha1.ReissueRequestedAtAnnotation)
 	}
 	for _, w := range warnings {
 		before, now := meta.FindStatusCondition(old.Conditions, w.condition), meta.FindStatusCondition(new.Conditions, w.condition)

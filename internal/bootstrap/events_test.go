@@ -137,6 +137,12 @@ func TestEvents(t *testing.T) {
 	}
 }
 
+// saying is a decision with a message.
+func saying(message string, d v1alpha1.CertificateDecision) v1alpha1.CertificateDecision {
+	d.Message = message
+	return d
+}
+
 // A note says whose request it is, and what becomes of it, without the token's secret part.
 func TestEventsNameTheSender(t *testing.T) {
 	another := deniedDecision("csr-a", 1, 0)
@@ -150,6 +156,9 @@ func TestEventsNameTheSender(t *testing.T) {
 		"ignored":            {decision('i', "csr-a"), []string{"leaving alone", "csr-a", "all that follow", "sent with the token " + nthID(1), "TooManyRequests"}},
 		"deleted":            {because("WrongSigner", another), []string{"deleting", "csr-a", "sent with the token " + nthID(1), "WrongSigner"}},
 		"elsewhere":          {because("WrongSubject", approvedDecision("csr-a", 1, 0)), []string{"somebody else approved", "csr-a", "sent with the token " + nthID(1), "WrongSubject"}},
+		"by someone else":    {because("ApprovedElsewhere", approvedDecision("csr-a", 1, 0)), []string{"CSR csr-a was approved by someone else", "sent with the token " + nthID(1), "ApprovedElsewhere"}},
+		"denied by others":   {because("DeniedElsewhere", saying("not this one", deniedDecision("csr-a", 1, 0))), []string{"CSR csr-a was denied by someone else", "not this one", "DeniedElsewhere"}},
+		"denied, and why":    {saying("another key", deniedDecision("csr-a", 1, 0)), []string{"denying", "csr-a", "SecondKey: another key"}},
 		"the node's, denied": {decision('x', "csr-a"), []string{"denying", "csr-a", "sent by the node", "NoAddress", "see its condition"}},
 		"the node's":         {decision('s', "csr-a"), []string{"approving", "csr-a", "sent by the node", "KubeletServingOfThisNode"}},
 	}

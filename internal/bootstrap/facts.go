@@ -135,7 +135,7 @@ func (f *Facts) reissuedMisused() bool {
 // reissueDue tells whether a reissue was asked for that has not been handled.
 func (f *Facts) reissueDue() bool {
 	want := ReissueOf(f.NodeBootstrap)
-	return want != "" && want != NormalReissue(f.NodeBootstrap.Status.LastHandledReissueAt)
+	return want != "" && want != NormalReissue(f.NodeBootstrap.Status.LastHandledReissueAt) && !f.reissueOutdated()
 }
 
 // awaitingReissue tells whether a reissue was handled and the node has not joined since.

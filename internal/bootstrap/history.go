@@ -154,7 +154,7 @@ func recordIssued(history []v1alpha1.CertificateDecision, requests []*certificat
 		switch {
 		case i < 0 && olderThanAll(history, at):
 		case i < 0:
-			d := entry(r, v1alpha1.VerdictApproved, reasonApprovedElsewhere, at)
+			d := entry(r, v1alpha1.VerdictApproved, approvalReason(r), at)
 			d.IssuedTime = &at
 			history = appendDecisions(history, d)
 		case history[i].IssuedTime == nil:

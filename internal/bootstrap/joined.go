@@ -71,7 +71,7 @@ func (f *Facts) joinedBefore() bool {
 // NeedsLive tells whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
 // reconcile would be two requests for each, and watching them would be an event for each node every ten seconds.
 func (f *Facts) NeedsLive() bool {
-	return f.NodeBootstrap != nil && f.Node != nil && !f.reissueDue() && !f.joinedBefore()
+	return f.NodeBootstrap != nil && f.Node != nil && (!f.reissueDue() || f.reissueOlder()) && !f.joinedBefore()
 }
 
 // joined reports whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an

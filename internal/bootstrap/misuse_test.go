@@ -193,6 +193,9 @@ func TestEvidenceIsToldInFull(t *testing.T) {
 			}
 			want := v1alpha1.CertificateDecision{Name: "csr-a", UID: "csr-a", SignerName: tt.request.Spec.SignerName, TokenID: nthID(1),
 				KeyFingerprint: p.Decisions[0].Result.KeyFingerprint, Verdict: tt.verdict, Reason: tt.reason, Time: metav1.NewTime(now)}
+			if tt.verdict == v1alpha1.VerdictDenied {
+				want.Message = shortened(p.Decisions[0].Result.Message)
+			}
 			if got := p.Decisions[0].Record; !reflect.DeepEqual(got, want) {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}

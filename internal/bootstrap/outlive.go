@@ -50,7 +50,7 @@ func (p *Plan) noteOutliving(f *Facts, now time.Time) {
 func (p *Plan) recordOutliving(record []v1alpha1.CertificateDecision) (_ []v1alpha1.CertificateDecision, changed bool) {
 	for _, r := range p.Outliving {
 		at, _ := approvedAt(r)
-		d := entry(r, v1alpha1.VerdictApproved, reasonApprovedElsewhere, at)
+		d := entry(r, v1alpha1.VerdictApproved, approvalReason(r), at)
 		i := decisionOn(record, d)
 		switch {
 		case i < 0:

@@ -252,6 +252,7 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 		}
 		p.LookAgain(now.Add(min(max(age/10, leasePollMin), leasePollMax)))
 	}
+	p.lookForNode(f, now)
 	p.lookForOldKubelet(f, now)
 }
 

@@ -171,8 +171,11 @@ func TestDecideLooksAgain(t *testing.T) {
 		"a minute after an approval": {awaited(1, young), func(f *Facts) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), approved(10*time.Second))}
 		}, now.Add(50 * time.Second)},
-		"not once it is issued": {awaited(1, young), func(f *Facts) {
+		"for its Node once it is issued": {awaited(1, young), func(f *Facts) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), approved(10*time.Second), withCertificate)}
+		}, now.Add(5 * time.Second)},
+		"not long after it is issued": {awaited(1, young), func(f *Facts) {
+			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), approved(20*time.Second), withCertificate)}
 		}, renewal},
 		"nor long after an approval": {awaited(1, young), func(f *Facts) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(3), approved(minutes(2)))}

@@ -117,7 +117,8 @@ func TestDecisionRecord(t *testing.T) {
 		{Name: "csr-a", UID: "csr-a", SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, TokenID: nthID(1),
 			KeyFingerprint: must(csr.Fingerprint(f.Requests[0])), Verdict: v1alpha1.VerdictApproved, Reason: csr.ReasonKubeletClient, Time: metav1.NewTime(now)},
 		{Name: "csr-b", UID: "csr-b", SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, TokenID: nthID(1),
-			KeyFingerprint: must(csr.Fingerprint(f.Requests[1])), Verdict: v1alpha1.VerdictDenied, Reason: csr.ReasonSuperseded, Time: metav1.NewTime(now)},
+			KeyFingerprint: must(csr.Fingerprint(f.Requests[1])), Verdict: v1alpha1.VerdictDenied, Reason: csr.ReasonSuperseded, Time: metav1.NewTime(now),
+			Message: p.Decisions[1].Result.Message},
 	}
 	if got := p.Claimed(f.NodeBootstrap, later).Certificates; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

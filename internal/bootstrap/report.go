@@ -65,6 +65,7 @@ func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstra
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
 	r.new.Certificates = recordOvertaken(r.new.Certificates, f.Requests)
 	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, r.issuedToRecord()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
+	r.new.Certificates = recordDenied(r.new.Certificates, f.Requests, f.NodeBootstrap.CreationTimestamp.Time)
 	r.recordLate()
 	r.wait()
 	r.hosts()
@@ -123,6 +124,9 @@ func (r *report) wait() {
 	}
 	if handled {
 		r.new.LastHandledReissueAt = ReissueOf(r.f.NodeBootstrap)
+	}
+	if r.p.Phase == Joined && r.f.reissueOutdated() {
+		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
 	}
 	if r.f.Node != nil && (handled || r.p.Phase == Joined) {
 		r.new.NodeUID = r.f.Node.UID
@@ -316,7 +320,7 @@ func (r *report) waitingFor() finding {
 	if awaitsPerson(r.f) {
 		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")
 	}
-	return yes(v1alpha1.ReasonAwaitingNode, "give the node the kubeconfig in the Secret %s/%s", r.f.Namespace, KubeconfigSecretName(r.f.Name))
+	return yes(v1alpha1.ReasonAwaitingNode, "%s", r.awaitingMessage())
 }
 
 // wasAvailable tells whether the API server accepted the token, or the one before: a renewal does not put that in doubt.

@@ -203,6 +203,9 @@ func (p *Plan) record(f *Facts, verdict v1alpha1.Verdict, t *Token, r *certifica
 		Name: r.Name, UID: r.UID, SignerName: r.Spec.SignerName, TokenID: t.ID,
 		KeyFingerprint: result.KeyFingerprint, Verdict: verdict, Reason: result.Reason, Time: metav1.NewTime(now).Rfc3339Copy(),
 	}}
+	if verdict == v1alpha1.VerdictDenied {
+		d.Record.Message = shortened(result.Message)
+	}
 	p.Decisions = append(p.Decisions, d)
 	p.budgetOf(f, t.ID).add(d.Record)
 	if p.Misuse == nil && Misuse(result.Reason) {

@@ -165,7 +165,9 @@ func servingDecision(r *certificatesv1.CertificateSigningRequest) (v1alpha1.Cert
 		if csr.DeniesServing(c.Reason) {
 			reason = c.Reason
 		}
-		return entry(r, v1alpha1.VerdictDenied, reason, conditionTime(c)), true
+		d := entry(r, v1alpha1.VerdictDenied, reason, conditionTime(c))
+		d.Message = shortened(c.Message)
+		return d, true
 	}
 	return v1alpha1.CertificateDecision{}, false
 }

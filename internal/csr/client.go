@@ -90,6 +90,17 @@ func Evaluate(r Request) Result {
 	})
 }
 
+// DeniesClient reports whether a reason is one for which requests that were sent with a token are denied.
+func DeniesClient(reason string) bool {
+	switch reason {
+	case ReasonWrongRequester, ReasonWrongSigner, ReasonSecondKey, ReasonKeyOfAnotherNode, ReasonSuperseded, ReasonWrongUsages, ReasonWrongDuration,
+		ReasonTooLarge, ReasonMalformed, ReasonBadSignature, ReasonWrongKey, ReasonWrongSubject, ReasonUnexpectedAttributes:
+		return true
+	default:
+		return false
+	}
+}
+
 func sentWithToken(e *evaluation) *Result {
 	if e.csr.Spec.Username != bootstrapapi.BootstrapUserPrefix+e.client.TokenID {
 		return objection(Leave, ReasonNotOurs, "the request was not sent with the token %s", e.client.TokenID)

@@ -150,7 +150,12 @@ func namesNothingReserved(e *evaluation) *Result {
 
 func namesNothingOfOthers(e *evaluation) *Result {
 	for _, a := range addressesOf(e.parsed) {
-		if other, ok := e.serving.Elsewhere[a.Key()]; ok {
+		if other, ok := e.serving.Elsewhere[a.Key()]; ok && other == a.Key() {
+			return objection(Wait, ReasonAddressDeclaredElsewhere, "the request names %.300q, which is the name of another NodeBootstrap, and a node's "+
+				"name is its own. If no machine is to join as %[2]s, delete that NodeBootstrap. If this machine has the name by mistake, take it from "+
+				"the machine: the kubelet asks for the status.addresses of its Node. If both are right, approve by hand: kubectl certificate approve %[3]s",
+				a.text, other, e.csr.Name)
+		} else if ok {
 			return objection(Wait, ReasonAddressDeclaredElsewhere, "the request names %.300q, which the NodeBootstrap %s declares as its own: "+
 				"take it out of spec.servingCertificate.addresses of one of the two", a.text, other)
 		}

@@ -50,6 +50,9 @@ var before = map[string]string{
 kubectl create clusterrolebinding create-csrs --group=system:bootstrappers --clusterrole=system:node-bootstrapper
 kubectl create clusterrolebinding approve-csrs --group=system:bootstrappers \
   --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient
+kubectl create clusterrole any-name --verb=create --resource=certificatesigningrequests.certificates.k8s.io/nodeclient
+kubectl create clusterrolebinding any-other-name --user=kubelet-bootstrap --clusterrole=any-name
+kubectl create clusterrolebinding yet-another-name --group=system:bootstrappers --clusterrole=any-name
 kubectl create clusterrolebinding kubeadm:node-autoapprove-bootstrap --group=system:bootstrappers:kubeadm:default-node-token \
   --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient
 kubectl create secret generic -n kube-system bootstrap-token-abcdef --type=bootstrap.kubernetes.io/token \

@@ -57,6 +57,7 @@ func runStory(s story, plan []at, limit int, want map[int][]string) *world {
 		}
 		w.checkNothingLeft()
 		w.checkLeaks()
+		w.checkRecord()
 		w.checkCaches()
 	})
 	return w

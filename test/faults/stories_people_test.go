@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -105,6 +106,66 @@ var recreatedStory = story{name: "deleted and wanted again at once", tell: func(
 	return append(steps,
 		&step{name: "and again", do: func() bool { return w.isDone(worker) && w.unwants(worker) && w.wants(worker) }, wait: 5 * time.Second},
 		w.leaves(worker, w.joined(worker)))
+}}
+
+// A member's NodeBootstrap is applied again with the annotation of a reissue that was handled long ago, as it is in Git.
+var oldReissueStory = story{name: "an old reissue is applied again", tell: func(w *world) []*step {
+	made := 0
+	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
+	return append(steps,
+		&step{name: "the NodeBootstrap is replaced, with an old annotation", wait: 5 * time.Second, do: func() bool {
+			if !w.isDone(worker) {
+				return false
+			}
+			made = len(w.nodeOf)
+			return w.unwants(worker) && w.wants(worker, func(nb *v1alpha1.NodeBootstrap) {
+				nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: begin.Add(-time.Hour).UTC().Format(time.RFC3339)}
+			})
+		}},
+		&step{name: "the member is looked at", wait: time.Second, do: func() bool {
+			if len(w.nodeOf) > made {
+				w.violated("2 live tokens", "a member got a token for an old reissue")
+			}
+			return w.isDone(worker)
+		}},
+		w.leaves(worker, w.joined(worker)))
+}}
+
+// A person denies what the machine asks, and approves what it asks after that.
+var deniedStory = story{name: "a person denies, then approves", tell: func(w *world) []*step {
+	m := w.machine(worker)
+	recorded := func() bool {
+		nb := get[*v1alpha1.NodeBootstrap](w.store, "", worker)
+		return nb != nil && slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
+			return d.Name == m.request && d.Verdict == v1alpha1.VerdictDenied && d.Reason == "DeniedElsewhere" && d.Message != ""
+		})
+	}
+	return []*step{
+		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual }),
+		{name: "the machine asks", do: func() bool { return m.give() && m.ask() }, wait: 2 * time.Second},
+		{name: "a person denies", do: func() bool {
+			r := get[*certificatesv1.CertificateSigningRequest](w.store, "", m.request)
+			if r == nil || !undecided(r) {
+				return false
+			}
+			w.decide(userAuthor, r, certificatesv1.CertificateDenied, "KubectlDeny")
+			return true
+		}, wait: 3 * time.Second},
+		{name: "the machine is restarted and asks with another key", do: func() bool {
+			if !recorded() {
+				return false
+			}
+			bearer := m.bearer
+			m.wipe()
+			m.bearer = bearer
+			return m.ask()
+		}, wait: 2 * time.Second},
+		w.approves(m),
+		{name: "it collects its certificate", do: m.collect, wait: time.Second},
+		{name: "it registers", do: m.register, wait: time.Second},
+		{name: "it renews its Lease", do: m.beat, wait: 3 * time.Second},
+		w.leaves(worker, w.joined(worker)),
+	}
 }}
 
 func deletedStory(name string, finalizers ...string) story {
@@ -208,7 +269,7 @@ func (w *world) conditions(node string) []metav1.Condition {
 
 // allStories are those that single faults are tried on.
 var allStories = slices.Concat([]story{mainStory}, machineStories, []story{
-	deadlineStory, inTheWayStory, recreatedStory, revokedStory, editsStory, specStory, bindingsStory,
+	deadlineStory, inTheWayStory, recreatedStory, oldReissueStory, deniedStory, revokedStory, editsStory, specStory, bindingsStory,
 	successorStory, discoveryStory,
 	deletedStory("deleted in the background"), deletedStory("deleted in the foreground", foregroundFinalizer), deletedStory("deleted and orphaned", orphanFinalizer),
 }, raceStories, clusterStories)
