@@ -135,7 +135,7 @@ func hostileObjects(t *testing.T) map[string]hostileObject {
 		"a token's request":          {cutRequest, hostileRequest("system:bootstrap:abcdef", bootstrap.Group), 32 << 10},
 		"a node's request":           {cutRequest, hostileRequest("system:node:" + long), 32 << 10},
 		"an outsider's request":      {cutRequest, hostileRequest(long), 512},
-		"a NodeBootstrap":            {shared.nodeBootstrap, hostileNodeBootstrap(), 256 << 10},
+		"a NodeBootstrap":            {shared.nodeBootstrap, hostileNodeBootstrap(), 400 << 10},
 		"a token":                    {shared.secret, token, 8 << 10},
 		"a kubeconfig":               {shared.secret, kubeconfig, 2 << 10},
 		"a foreign Secret":           {shared.secret, foreign, 2 << 10},

@@ -157,7 +157,7 @@ const (
 	// maxServerBytes is as long as the schema lets a URL be.
 	maxServerBytes = 2048
 	// maxStatusConditions is more than there are types of conditions.
-	maxStatusConditions = 24
+	maxStatusConditions = 16
 )
 
 // node leaves a Node's name and which one it is.

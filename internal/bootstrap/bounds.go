@@ -11,7 +11,7 @@ const (
 	// MaxClusterInfoBytes is the most that the kubeconfig in the ConfigMap cluster-info may have, in bytes.
 	MaxClusterInfoBytes = 256 << 10
 	// MaxConditionMessage is as long as the message of a condition may be, in bytes; more is cut.
-	MaxConditionMessage = 4096
+	MaxConditionMessage = 16 << 10
 )
 
 // cutMessage bounds a message, which may quote what a stranger sent.
