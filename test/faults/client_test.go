@@ -35,6 +35,26 @@ func (r liveReader) Get(_ context.Context, name client.ObjectKey, into client.Ob
 	return r.w.call(&call{class: live, what: "read " + k.String()}, func() error { return r.w.read(k, r.w.revision, false, into) })
 }
 
+// List knows the only list there is: that of the request of a name, which the operator may list and not get.
+func (r liveReader) List(_ context.Context, into client.ObjectList, opts ...client.ListOption) error {
+	var o client.ListOptions
+	o.ApplyOptions(opts)
+	name, named := o.FieldSelector.RequiresExactMatch(metav1.ObjectNameField)
+	requests, ok := into.(*certificatesv1.CertificateSigningRequestList)
+	if !ok || !named {
+		return fmt.Errorf("a list of %T by %s is not known here", into, o.FieldSelector)
+	}
+	k := key{kind: "CertificateSigningRequest", name: name}
+	return r.w.call(&call{class: live, what: "read " + k.String()}, func() error {
+		var request certificatesv1.CertificateSigningRequest
+		err := r.w.read(k, r.w.revision, false, &request)
+		if err == nil {
+			requests.Items = append(requests.Items, request)
+		}
+		return client.IgnoreNotFound(err)
+	})
+}
+
 // apiClient reads from a cache and writes.
 type apiClient struct {
 	client.Client // what is not below is not known here
