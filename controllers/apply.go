@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	bootstraputil "k8s.io/cluster-bootstrap/token/util"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -26,8 +25,11 @@ import (
 // that waits may be the one that mends what makes the other writes fail.
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
 	o := &bootstrap.Outcome{Token: p.Token, Published: carries(f, p.Token)}
+	if i := r.Writes.interference(statusOf(f.Name), r.Clock.Now()); i != nil && i.ByAdmission {
+		r.interferes(i, p, o)
+	}
 	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
-		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify,
+		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify, r.contested,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = bootstrap.RedactSecrets(bootstrap.RedactError(err, o.Token), append(slices.Clone(f.TokenSecrets), f.Kubeconfig)...)
@@ -57,14 +59,13 @@ func (r *NodeReconciler) withdraw(ctx context.Context, f *bootstrap.Facts, p *bo
 	r.reportOutliving(ctx, f, p)
 	var errs []error
 	for _, s := range p.DeleteTokens {
-		errs = append(errs, withoutAnswer(s, r.revokeToken(ctx, s, p.WhyRevoked(f, s, r.Clock.Now()))))
+		errs = append(errs, withoutAnswer(s, r.deleteSecret(ctx, s, p.WhyRevoked(f, s, r.Clock.Now()))))
 	}
 	for _, request := range p.DeleteRequests {
 		errs = append(errs, r.deleteRequest(ctx, p, request))
 	}
 	if p.DeleteKubeconfig != nil {
-		_, err := r.delete(ctx, p.DeleteKubeconfig)
-		errs = append(errs, err)
+		errs = append(errs, r.deleteSecret(ctx, p.DeleteKubeconfig, ""))
 	}
 	return errors.Join(errs...)
 }
@@ -83,9 +84,9 @@ func (r *NodeReconciler) reportOutliving(ctx context.Context, f *bootstrap.Facts
 	}
 }
 
-// mint makes a token, or adopts the one of the same id that an earlier pass made whose end it did not see.
+// mint creates a token, or adopts the one of the same id that an earlier reconcile created whose end it did not see.
 func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
-	if p.MintAfter == nil {
+	if p.MintAfter == nil || o.Problem != nil {
 		return nil
 	}
 	if err := r.upToDate(ctx, f); err != nil {
@@ -98,23 +99,20 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 	_, part := random[:6], random[7:] // <id>.<secret>: the id is derived instead
 	ids := bootstrap.TokenIDs(f.NodeBootstrap.UID, *p.MintAfter)
 	for _, id := range ids {
-		s := bootstrap.TokenSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
-		err := r.Client.Create(ctx, s)
-		if err == nil {
-			t, _ := bootstrap.ParseToken(s)
-			r.noteCreated(ctx, p, id, t.Expires)
-		}
+		want := bootstrap.TokenSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
+		s, err := r.createSecret(ctx, f, p, o, want)
 		if apierrors.IsAlreadyExists(err) {
-			if s, err = r.liveSecret(ctx, f.Name, s.Namespace, s.Name); err == nil && s == nil {
-				err = errors.New("it is there and then it is not")
-			}
+			s, err = r.adopt(ctx, f, want)
 		}
 		if err != nil {
 			return bootstrap.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &bootstrap.Token{Secret: bootstrap.NewSecretPart(part)})
 		}
+		if s == nil { // something interferes
+			return nil
+		}
 		if t, ok := bootstrap.ParseToken(s); ok && bootstrap.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
 			if !f.Trusts(t) { // the cache does not show it yet, else it would be gone
-				if err := r.revokeToken(ctx, s, v1alpha1.ReasonReissued); err != nil {
+				if err := r.deleteSecret(ctx, s, v1alpha1.ReasonReissued); err != nil {
 					return err
 				}
 				continue
@@ -128,6 +126,22 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}
 	return nil
+}
+
+// adopt reads the token Secret that has a wanted name already. One that admission control has stripped of its owner or its type when
+// an earlier reconcile created it is deleted: it is ours by its id, which is derived from the UID of the NodeBootstrap.
+func (r *NodeReconciler) adopt(ctx context.Context, f *bootstrap.Facts, want *corev1.Secret) (*corev1.Secret, error) {
+	s, err := r.liveSecret(ctx, f.Name, want.Namespace, want.Name)
+	switch {
+	case err != nil:
+		return nil, err
+	case s == nil:
+		return nil, errBehind(corev1.Resource("secrets"), want.Name)
+	}
+	if _, ok := bootstrap.ParseToken(s); bootstrap.Stray(s) || bootstrap.Ours(s, f.Name) && !ok {
+		return nil, errors.Join(r.deleteSecret(ctx, s, bootstrap.ReasonOwnerRemoved), errBehind(corev1.Resource("secrets"), want.Name))
+	}
+	return s, nil
 }
 
 // upToDate is a conflict when the NodeBootstrap that the plan rests on is not what is there now: a cache that is behind shows
@@ -149,10 +163,10 @@ func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts) error
 }
 
 // repair restores Secrets of tokens that somebody edited.
-func (r *NodeReconciler) repair(ctx context.Context, _ *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
-	for _, s := range p.RepairTokens {
-		if err := r.updateSecret(ctx, s); err != nil {
-			return fmt.Errorf("restoring the Secret %s/%s: %w", s.Namespace, s.Name, err)
+func (r *NodeReconciler) repair(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	for _, want := range p.RepairTokens {
+		if _, err := r.restoreSecret(ctx, f, p, o, f.TokenSecret(want.Name), want, r.updateSecret); err != nil {
+			return fmt.Errorf("restoring the Secret %s/%s: %w", want.Namespace, want.Name, err)
 		}
 	}
 	return nil
@@ -172,9 +186,9 @@ func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *boo
 	}
 	have := f.Kubeconfig
 	if have == nil {
-		err := r.Client.Create(ctx, want)
+		created, err := r.createSecret(ctx, f, p, o, want)
 		if err == nil {
-			o.Published = true
+			o.Published = created != nil
 			return nil
 		}
 		if !apierrors.IsAlreadyExists(err) {
@@ -184,42 +198,41 @@ func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *boo
 			return err
 		}
 	}
-	return r.updateKubeconfig(ctx, f.Name, have, want, o)
+	return r.updateKubeconfig(ctx, f, p, o, have, want)
 }
 
-func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have, want *corev1.Secret, o *bootstrap.Outcome) error {
+func (r *NodeReconciler) updateKubeconfig(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, have, want *corev1.Secret) error {
 	switch {
 	case have == nil:
-		return fmt.Errorf("the Secret %s/%s is there and then it is not", want.Namespace, want.Name)
-	case !bootstrap.Ours(have, node):
+		return errBehind(corev1.Resource("secrets"), want.Name)
+	case !bootstrap.Ours(have, f.Name):
 		o.Problem = bootstrap.NotOurs(have)
 		return nil
 	case bootstrap.Immovable(have, want):
-		if _, err := r.delete(ctx, have); err != nil {
+		if r.heldBack(writesOf(f.Name, want), p, o) {
+			return nil
+		}
+		if err := r.deleteSecret(ctx, have, ""); err != nil {
 			return err
 		}
-		if err := r.Client.Create(ctx, want); err != nil {
-			return fmt.Errorf("creating the Secret %s/%s anew: %w", want.Namespace, want.Name, err)
+		created, err := r.createSecret(ctx, f, p, o, want)
+		if err != nil {
+			return fmt.Errorf("creating the Secret %s/%s again: %w", want.Namespace, want.Name, err)
 		}
-	default:
-		if restored := bootstrap.RestoredKubeconfig(have, want); restored != nil {
-			if err := r.updateAtLeisure(ctx, restored); err != nil {
-				return bootstrap.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
-			}
-		}
+		o.Published = created != nil
+		return nil
 	}
-	o.Published = true
+	restored := bootstrap.RestoredKubeconfig(have, want)
+	if restored == nil {
+		o.Published = true
+		return nil
+	}
+	published, err := r.restoreSecret(ctx, f, p, o, have, restored, r.updateAtLeisure)
+	if err != nil {
+		return bootstrap.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
+	}
+	o.Published = published || o.Published
 	return nil
-}
-
-// updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
-// kubeconfig of a reissue may be among them, and waits its turn.
-func (r *NodeReconciler) updateAtLeisure(ctx context.Context, s *corev1.Secret) error {
-	if err := r.leisureSlots.take(ctx); err != nil {
-		return err
-	}
-	defer r.leisureSlots.giveBack()
-	return r.updateSecret(ctx, s)
 }
 
 // verify asks the API server whether it accepts a token that it was not asked about yet.
@@ -238,28 +251,4 @@ func (r *NodeReconciler) verify(ctx context.Context, f *bootstrap.Facts, p *boot
 	case bootstrap.Accepted:
 	}
 	return err
-}
-
-// revokeToken deletes the Secret of a token.
-func (r *NodeReconciler) revokeToken(ctx context.Context, s *corev1.Secret, reason string) error {
-	deleted, err := r.delete(ctx, s)
-	if deleted {
-		r.noteRevoked(ctx, s, reason)
-	}
-	return err
-}
-
-// delete deletes the object that was read, and not another one that has taken its name since. It reports whether there was one.
-func (r *NodeReconciler) delete(ctx context.Context, o client.Object) (deleted bool, err error) {
-	uid := o.GetUID()
-	return r.deleteIf(ctx, o, client.Preconditions{UID: &uid})
-}
-
-func (r *NodeReconciler) deleteIf(ctx context.Context, o client.Object, still client.Preconditions) (deleted bool, err error) {
-	err = r.Client.Delete(ctx, o, still)
-	if client.IgnoreNotFound(err) != nil {
-		secret, _ := o.(*corev1.Secret)
-		return false, bootstrap.RedactSecrets(fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err), secret)
-	}
-	return err == nil, nil
 }

@@ -51,7 +51,7 @@ func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := "abcdef"
-	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{
 		Phase: bootstrap.Awaited, MintAfter: &last,
 		Decisions: []bootstrap.Decision{{
@@ -85,7 +85,7 @@ func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
 		t.Fatal(err)
 	}
-	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	last := ""
 	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{Phase: bootstrap.Awaited, MintAfter: &last})
 	if want := bootstrap.TokenIDs(nb.UID, last)[1]; o.Token == nil || o.Token.ID != want {
@@ -114,7 +114,7 @@ func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
 	if err := c.Status().Update(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
-	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{}}
+	r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{}}
 	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{read}})
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), now); err != nil || !apierrors.IsConflict(o.Err) {
 		t.Errorf("the request: %v; the error: %v, want a conflict", err, o.Err)
@@ -148,7 +148,7 @@ func TestDenialComesBeforeTheTokenGoes(t *testing.T) {
 	denied := func(name string) bootstrap.Decision {
 		return bootstrap.Decision{Request: &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}, Result: csr.Result{Verdict: csr.Deny}}
 	}
-	r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{
 		Decisions: []bootstrap.Decision{denied("csr-a"), denied("csr-b")}, DeleteTokens: []*corev1.Secret{token},
 	})

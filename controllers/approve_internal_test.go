@@ -73,7 +73,7 @@ func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 					return c.Get(ctx, key, o, opts...)
 				},
 			})
-			r := &NodeReconciler{Client: c, Live: live, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+			r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: live, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 			p := &bootstrap.Plan{Phase: bootstrap.Awaited, Decisions: append(tt.others, bootstrap.Decision{
 				Request: request, Result: csr.Result{Verdict: csr.Approve}, Record: record,
 			})}

@@ -4,11 +4,13 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,6 +30,10 @@ type BindingsReconciler struct {
 	Client client.Client
 	// Live reads from the API server.
 	Live client.Reader
+	// Writes bounds how often each binding is written. It is shared with the NodeReconciler, which reports what interferes.
+	Writes *WriteLimits
+	// Clock is the time that writes are bounded by.
+	Clock clock.PassiveClock
 	// AllowClusterWide lets there be the binding that has kube-controller-manager approve what tokens ask for.
 	AllowClusterWide bool
 }
@@ -57,9 +63,15 @@ func (r *BindingsReconciler) Reconcile(ctx context.Context, _ allBindings) (reco
 		return reconcile.Result{}, fmt.Errorf("listing NodeBootstraps: %w", err)
 	}
 	var first error
+	var result reconcile.Result
 	for _, name := range bootstrap.BindingNames {
 		needed := bootstrap.BindingNeeded(name, all.Items) && (r.AllowClusterWide || name != bootstrap.BindingApproveClusterWide)
-		if err := r.reconcile(ctx, name, needed); err != nil && first == nil {
+		err := r.reconcile(ctx, name, needed)
+		if wait, held := onlyHeld(err); held {
+			result.RequeueAfter = wait
+			err = nil
+		}
+		if err != nil && first == nil {
 			first = err
 		}
 	}
@@ -67,7 +79,7 @@ func (r *BindingsReconciler) Reconcile(ctx context.Context, _ allBindings) (reco
 		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", first.Error())
 		return reconcile.Result{RequeueAfter: conflictRetry}, nil
 	}
-	return reconcile.Result{}, first
+	return result, first
 }
 
 func (r *BindingsReconciler) reconcile(ctx context.Context, name string, needed bool) error {
@@ -82,6 +94,9 @@ func (r *BindingsReconciler) reconcile(ctx context.Context, name string, needed 
 	case !needed:
 		return r.delete(ctx, have)
 	case bootstrap.RoleDiffers(have): // a roleRef cannot be changed
+		if i := r.Writes.interference(bindingName(name), r.Clock.Now()); i != nil && !i.ByAdmission {
+			return &heldError{object: i.Object, wait: objectInterval}
+		}
 		if err := r.delete(ctx, have); err != nil {
 			return err
 		}
@@ -91,29 +106,68 @@ func (r *BindingsReconciler) reconcile(ctx context.Context, name string, needed 
 	}
 }
 
+// create creates a binding. One that admission control has changed so that it is of no use is deleted at once, and from then on a dry run
+// shows whether that is still so.
 func (r *BindingsReconciler) create(ctx context.Context, name string) error {
 	owner, err := r.owner(ctx)
 	if err != nil {
 		return err
 	}
-	b := bootstrap.Binding(name)
-	b.OwnerReferences = []metav1.OwnerReference{owner}
-	if err := r.Client.Create(ctx, b); err != nil {
-		return fmt.Errorf("creating the ClusterRoleBinding %s: %w", name, err)
+	want := bootstrap.Binding(name)
+	want.OwnerReferences = []metav1.OwnerReference{owner}
+	object, now := bindingName(name), r.Clock.Now()
+	i := r.Writes.interference(object, now)
+	if wait := r.Writes.wait(object, now); wait > 0 {
+		return &heldError{object: object, wait: wait}
 	}
-	return nil
+	if i != nil && i.ByAdmission {
+		if err := r.send(ctx, want, client.DryRunAll); err != nil {
+			return err
+		}
+	}
+	return r.send(ctx, want)
 }
+
+// send creates a binding, or tries to. When admission control changes it, it deletes it again and holds the next attempt.
+func (r *BindingsReconciler) send(ctx context.Context, want *rbacv1.ClusterRoleBinding, options ...client.CreateOption) error {
+	object, now := bindingName(want.Name), r.Clock.Now()
+	created := want.DeepCopy() // the answer is decoded into it
+	if err := r.Client.Create(ctx, created, options...); err != nil {
+		return fmt.Errorf("creating the %s: %w", object, err)
+	}
+	d := bootstrap.BindingDifference(created, want)
+	r.Writes.wrote(object, write{object: object, answer: d}, now)
+	if len(d.Needed) == 0 {
+		return nil
+	}
+	held := &heldError{object: object, wait: objectInterval}
+	if len(options) > 0 { // it was only tried
+		return held
+	}
+	return errors.Join(r.delete(ctx, created), held)
+}
+
+// bindingName is what WriteLimits and messages call a ClusterRoleBinding.
+func bindingName(name string) string { return "ClusterRoleBinding " + name }
 
 func (r *BindingsReconciler) repair(ctx context.Context, have *rbacv1.ClusterRoleBinding) error {
 	owner, err := r.owner(ctx)
 	if err != nil {
 		return err
 	}
-	restored := bootstrap.RestoredBinding(have, owner)
-	if restored == nil {
+	want := bootstrap.RestoredBinding(have, owner)
+	object, now := bindingName(have.Name), r.Clock.Now()
+	if want == nil {
 		return nil
 	}
-	if isPartial(restored) { // what others have added stays
+	before := bootstrap.BindingDifference(have, want)
+	if r.Writes.tolerates(object, before, now) {
+		return nil
+	}
+	if wait := r.Writes.wait(object, now); wait > 0 {
+		return &heldError{object: object, wait: wait}
+	}
+	if isPartial(want) { // what others have added stays
 		var list rbacv1.ClusterRoleBindingList
 		if err := readByName(ctx, r.Live, &list, have.Name); err != nil {
 			return err
@@ -121,20 +175,34 @@ func (r *BindingsReconciler) repair(ctx context.Context, have *rbacv1.ClusterRol
 		if len(list.Items) != 1 || !sameVersion(&list.Items[0], have) {
 			return errBehind(rbacv1.Resource("clusterrolebindings"), have.Name)
 		}
-		if restored = bootstrap.RestoredBinding(&list.Items[0], owner); restored == nil {
+		if want = bootstrap.RestoredBinding(&list.Items[0], owner); want == nil {
 			return nil
 		}
 	}
-	if err := r.Client.Update(ctx, restored); err != nil {
-		return fmt.Errorf("restoring the ClusterRoleBinding %s: %w", have.Name, err)
+	stored := want.DeepCopy() // the answer is decoded into it
+	if err := r.Client.Update(ctx, stored); err != nil {
+		return fmt.Errorf("restoring the %s: %w", object, err)
+	}
+	after := bootstrap.BindingDifference(stored, want)
+	r.Writes.wrote(object, write{object: object, restored: before, answer: after}, now)
+	if !bootstrap.BindingOurs(stored) { // admission control has taken away what says so
+		return errors.Join(r.delete(ctx, stored), &heldError{object: object, wait: objectInterval})
+	}
+	if len(after.Needed) > 0 {
+		return &heldError{object: object, wait: objectInterval}
 	}
 	return nil
 }
 
 func (r *BindingsReconciler) delete(ctx context.Context, b *rbacv1.ClusterRoleBinding) error {
+	object, now := "deletion of the "+bindingName(b.Name), r.Clock.Now()
+	if wait := r.Writes.wait(object, now); wait > 0 {
+		return &heldError{object: bindingName(b.Name), wait: wait}
+	}
 	if err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID}); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("deleting the ClusterRoleBinding %s: %w", b.Name, err)
 	}
+	r.Writes.wrote(object, write{object: bindingName(b.Name)}, now)
 	return nil
 }
 

@@ -76,6 +76,7 @@ func newMinting(t *testing.T, nodes int) *minting {
 	})
 	clock := clocktesting.NewFakePassiveClock(time.Now())
 	m.NodeReconciler = &NodeReconciler{
+		Writes: &WriteLimits{},
 		Client: m.Client, Live: live, Namespace: "nodebootstrap-system", Discovery: &Discovery{Reader: m.Client},
 		Approvers: NewApprovers(m.Client, clock), Clock: clock, Recorder: noEvents{},
 	}

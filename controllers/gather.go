@@ -61,6 +61,12 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 		}
 	}
 	f.BindingsProblem = bootstrap.BindingsProblemFor(f.NodeBootstrap, bindings)
+	for _, name := range bootstrap.BindingNames {
+		i := r.Writes.interference(bindingName(name), r.Clock.Now())
+		if i != nil && !i.Harmless() && bootstrap.NeedsBinding(f.NodeBootstrap, name) {
+			f.BindingsProblem = i.Problem()
+		}
+	}
 
 	if f.Bypass, err = r.Approvers.Bypass(ctx, f.NodeBootstrap); err != nil {
 		return err

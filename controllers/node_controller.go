@@ -40,6 +40,8 @@ type NodeReconciler struct {
 	Discovery *Discovery
 	// Approvers knows what else approves requests of bootstrap tokens.
 	Approvers *Approvers
+	// Writes bounds how often each object is written. It is shared with the BindingsReconciler.
+	Writes *WriteLimits
 	// Metrics count what happens; nil for none.
 	Metrics *Metrics
 	// Recorder tells people.
@@ -87,6 +89,9 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	if err = outcome.Err; !apierrors.IsConflict(err) {
 		err = errors.Join(err, r.report(ctx, facts, &plan, outcome))
 	}
+	if wait, held := onlyHeld(err); held {
+		return ctrl.Result{RequeueAfter: wait}, nil
+	}
 	if apierrors.IsConflict(err) { // somebody was faster; the cache will show it in a moment, and then it is reported
 		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", err.Error())
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
@@ -130,14 +135,21 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 	if equality.Semantic.DeepEqual(&nb.Status, status) {
 		return nil
 	}
+	now, object := r.Clock.Now(), statusOf(nb.Name)
+	if wait := r.Writes.wait(object, now); wait > 0 {
+		return &heldError{object: object, wait: wait}
+	}
 	before, replaced := nb.Status, versionOf(nb)
 	stored := nb.DeepCopy() // the answer is decoded into it, and what was read shares its maps with the cache
-	stored.Status = *status
+	stored.Status = *status.DeepCopy()
 	sent := r.freshness.sends()
 	err := r.Client.Status().Update(ctx, stored)
 	r.freshness.answered(sent, replaced.resourceVersion, stored.ResourceVersion)
 	if err != nil {
 		return fmt.Errorf("storing the status: %w", err)
+	}
+	if err := r.storedAs(ctx, object, stored, status, now); err != nil {
+		return err
 	}
 	stripNodeBootstrap(stored)
 	*nb = *stored
@@ -148,6 +160,25 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 		r.Recorder.Eventf(nb, nil, e.Type, e.Reason, eventAction(e), "%s", e.Note)
 	}
 	return nil
+}
+
+// storedAs is an error when the API server has not stored a status as it was sent, since what is decided next rests on it.
+func (r *NodeReconciler) storedAs(ctx context.Context, object string, stored *v1alpha1.NodeBootstrap, sent *v1alpha1.NodeBootstrapStatus, now time.Time) error {
+	d := bootstrap.StatusDifference(&stored.Status, sent)
+	known := r.Writes.tolerates(object, d, now)
+	i := r.Writes.wroteStatus(object, d, now)
+	switch {
+	case i == nil:
+		return nil
+	case len(d.Needed) == 0 && known:
+		return nil
+	case len(d.Needed) == 0:
+		log.FromContext(ctx).Info("the API server does not store all of the status: update the CustomResourceDefinition", "fields", d.Other)
+		return nil
+	}
+	r.Recorder.Eventf(stored, nil, corev1.EventTypeWarning, v1alpha1.ReasonAdmissionInterferes, "Reported", "%s", i.Problem().Message)
+	log.FromContext(ctx).Info("admission control changes the status", "fields", d.Needed)
+	return &heldError{object: object, wait: objectInterval}
 }
 
 // eventAction is what events.k8s.io/v1 wants besides a reason: what the operator did.

@@ -163,24 +163,26 @@ func (r *NodeReconciler) liveSecret(ctx context.Context, node, namespace, name s
 
 // updateSecret stores a Secret that was restored out of the cache. When the cache has left out labels, annotations, finalizers or
 // owners of others, the Secret is read before, so that they stay.
-func (r *NodeReconciler) updateSecret(ctx context.Context, restored *corev1.Secret) error {
+//
+// It returns the Secret as it is stored; nil when nothing had to be restored.
+func (r *NodeReconciler) updateSecret(ctx context.Context, restored *corev1.Secret) (*corev1.Secret, error) {
 	if !isPartial(restored) {
-		return r.Client.Update(ctx, restored)
+		return restored, r.Client.Update(ctx, restored)
 	}
 	whole, err := find(ctx, r.Live, restored.Namespace, restored.Name, &corev1.Secret{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if whole == nil || !sameVersion(whole, restored) {
-		return errBehind(corev1.Resource("secrets"), restored.Name)
+		return nil, errBehind(corev1.Resource("secrets"), restored.Name)
 	}
 	want := *restored
 	want.Annotations = maps.Clone(restored.Annotations)
 	delete(want.Annotations, partialAnnotation)
 	if whole = bootstrap.Restored(whole, &want); whole == nil {
-		return nil
+		return nil, nil
 	}
-	return r.Client.Update(ctx, whole)
+	return whole, r.Client.Update(ctx, whole)
 }
 
 // wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle may have 64 KiB, and each another one.

@@ -133,7 +133,7 @@ func TestFewUpdatesAtLeisureAreUnderWayAtATime(t *testing.T) {
 		var all sync.WaitGroup
 		for range updates {
 			all.Go(func() {
-				if err := r.updateAtLeisure(t.Context(), &corev1.Secret{}); err != nil {
+				if _, err := r.updateAtLeisure(t.Context(), &corev1.Secret{}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -149,7 +149,7 @@ func TestFewUpdatesAtLeisureAreUnderWayAtATime(t *testing.T) {
 		}
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if err := r.updateAtLeisure(ended, &corev1.Secret{}); !errors.Is(err, context.Canceled) {
+		if _, err := r.updateAtLeisure(ended, &corev1.Secret{}); !errors.Is(err, context.Canceled) {
 			t.Errorf("with all slots taken, when the process ends: %v", err)
 		}
 	})

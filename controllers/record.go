@@ -53,7 +53,9 @@ func (c *createdTokens) take(id string) bool {
 	return ok
 }
 
-func (r *NodeReconciler) noteCreated(ctx context.Context, p *bootstrap.Plan, id string, expires time.Time) {
+// noteCreated records a token whose Secret was created.
+func (r *NodeReconciler) noteCreated(ctx context.Context, p *bootstrap.Plan, s *corev1.Secret) {
+	id, expires := bootstrap.TokenIDOfSecret(s.Name), bootstrap.TokenExpires(s)
 	r.created.add(id)
 	log.FromContext(ctx).Info(recordCreated, "tokenID", id, "expires", expires.UTC().Format(time.RFC3339), "reason", p.WhyCreated())
 }

@@ -76,7 +76,7 @@ func TestReplacedVersionIsNotActedOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	clock := clocktesting.NewFakePassiveClock(time.Unix(1, 0))
-	r := &NodeReconciler{Client: c, Live: c, Discovery: &Discovery{Reader: c}, Approvers: NewApprovers(c, clock), Clock: clock, Recorder: noEvents{}}
+	r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Discovery: &Discovery{Reader: c}, Approvers: NewApprovers(c, clock), Clock: clock, Recorder: noEvents{}}
 	r.replaced.add(versionOf(nb), clock.Now())
 	for _, tt := range []struct {
 		name   string

@@ -78,8 +78,18 @@ func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *b
 			return nil
 		}
 	}
-	_, err := r.carryOut(ctx, d)
+	decided, err := r.carryOut(ctx, d)
+	if err == nil && !bootstrap.HasVerdict(decided, d) {
+		r.interferes(&bootstrap.Interference{
+			Object: requestName(d.Request), Difference: bootstrap.Difference{Needed: []string{"status.conditions"}}, ByAdmission: true,
+		}, p, o)
+	}
 	return err
+}
+
+// requestName is what WriteLimits and messages call a request.
+func requestName(r *certificatesv1.CertificateSigningRequest) string {
+	return "CertificateSigningRequest " + r.Name
 }
 
 // stillHolds reads live what an approval rests on. A claim that was just stored has told of the NodeBootstrap.
@@ -134,8 +144,10 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) (*c
 	if err := r.Client.SubResource("approval").Update(ctx, request); err != nil {
 		return nil, fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
 	}
-	r.replaced.add(versionOf(d.Request), r.Clock.Now())
-	noteVerdict(ctx, d)
+	if bootstrap.HasVerdict(request, d) {
+		r.replaced.add(versionOf(d.Request), r.Clock.Now())
+		noteVerdict(ctx, d)
+	}
 	return request, nil
 }
 
@@ -160,6 +172,9 @@ func (r *NodeReconciler) deleteRequest(ctx context.Context, p *bootstrap.Plan, r
 	}
 	deleted := false
 	if len(request.Finalizers) > 0 {
+		if wait := r.Writes.wait(requestName(request), r.Clock.Now()); wait > 0 { // another client adds them again and again
+			return errors.Join(denial, &heldError{object: requestName(request), wait: wait})
+		}
 		stripped := request.DeepCopy()
 		patch := fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"finalizers":null}}`, request.UID, request.ResourceVersion)
 		if err := r.Client.Patch(ctx, stripped, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
@@ -168,6 +183,7 @@ func (r *NodeReconciler) deleteRequest(ctx context.Context, p *bootstrap.Plan, r
 			}
 			return errors.Join(denial, client.IgnoreNotFound(err))
 		}
+		r.Writes.wrote(requestName(request), write{object: requestName(request)}, r.Clock.Now())
 		deleted = request.DeletionTimestamp != nil
 		request = stripped
 	}

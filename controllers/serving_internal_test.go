@@ -159,7 +159,7 @@ func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := builder.Build()
-			r := &NodeReconciler{Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{},
+			r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{},
 				Discovery: &Discovery{Reader: c, Namespace: "ns", Server: "https://api.example", Certificates: certificates}}
 			r.Approvers = NewApprovers(c, r.Clock)
 			f, err := r.gather(t.Context(), name)

@@ -105,6 +105,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		AllowClusterWide: o.AllowClusterWide,
 
 		Approvers: approvers,
+		Writes:    &WriteLimits{},
 		Metrics:   metrics,
 		Recorder:  newCalmRecorder(mgr.GetEventRecorder("nodebootstrap")),
 		Clock:     o.Clock,
@@ -115,7 +116,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := node.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the node controller: %w", err)
 	}
-	bindings := &BindingsReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), AllowClusterWide: o.AllowClusterWide}
+	bindings := &BindingsReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), AllowClusterWide: o.AllowClusterWide, Writes: node.Writes, Clock: o.Clock}
 	if err := bindings.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the bindings controller: %w", err)
 	}

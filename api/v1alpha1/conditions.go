@@ -61,6 +61,12 @@ const (
 	ReasonClusterWideNotAllowed = "ClusterWideNotAllowed"
 	// ReasonObjectNotOurs surfaces when an object of a name that the operator needs belongs to somebody else.
 	ReasonObjectNotOurs = "ObjectNotOurs"
+	// ReasonAdmissionInterferes surfaces when admission control changes an object that the operator writes so that it is of no use.
+	// Nothing is created until a dry run shows that it no longer does.
+	ReasonAdmissionInterferes = "AdmissionInterferes"
+	// ReasonContested surfaces when another client changes or deletes an object again and again that the operator writes. The operator
+	// restores it once a minute.
+	ReasonContested = "Contested"
 	// ReasonTokensNotAccepted surfaces when the API server does not authenticate a token that was just made.
 	ReasonTokensNotAccepted = "TokensNotAccepted"
 	// ReasonCertificateNotIssued surfaces when an approved request has had no certificate for a minute.

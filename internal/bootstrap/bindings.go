@@ -49,8 +49,13 @@ func Binding(name string) *rbacv1.ClusterRoleBinding {
 // BindingNeeded tells whether any of these NodeBootstraps needs a shared binding.
 func BindingNeeded(name string, all []v1alpha1.NodeBootstrap) bool {
 	return slices.ContainsFunc(all, func(nb v1alpha1.NodeBootstrap) bool {
-		return nb.DeletionTimestamp == nil && slices.Contains(bindingsFor(&nb), name)
+		return nb.DeletionTimestamp == nil && NeedsBinding(&nb, name)
 	})
+}
+
+// NeedsBinding reports whether a NodeBootstrap needs a shared binding.
+func NeedsBinding(nb *v1alpha1.NodeBootstrap, name string) bool {
+	return slices.Contains(bindingsFor(nb), name)
 }
 
 func bindingsFor(nb *v1alpha1.NodeBootstrap) []string {

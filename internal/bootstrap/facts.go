@@ -113,6 +113,16 @@ func (f *Facts) concerns(r *certificatesv1.CertificateSigningRequest) bool {
 	return r.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName && csr.RequestedNode(r) == f.Name
 }
 
+// TokenSecret is that of TokenSecrets with a name; nil when there is none.
+func (f *Facts) TokenSecret(name string) *corev1.Secret {
+	for _, s := range f.TokenSecrets {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
 // ownRequests are those that concern the node.
 func (f *Facts) ownRequests() []*certificatesv1.CertificateSigningRequest {
 	return slices.DeleteFunc(slices.Clone(f.Requests), func(r *certificatesv1.CertificateSigningRequest) bool { return !f.concerns(r) })

@@ -11,12 +11,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// tokens are the tokens of this very NodeBootstrap, live or not, the newest last. One whose Secret somebody made immutable
-// does not count, since it could not be restored.
+// tokens are the tokens of this very NodeBootstrap, live or not, the newest last.
 func (f *Facts) tokens() []Token {
 	var out []Token
 	for _, s := range f.TokenSecrets {
-		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil && !immutable(s) {
+		if t, ok := ParseToken(s); ok && ownedBy(s, f.NodeBootstrap) && s.DeletionTimestamp == nil {
 			out = append(out, t)
 		}
 	}
@@ -42,7 +41,7 @@ func (f *Facts) keep(now time.Time) []Token {
 	for i := range live {
 		live[i].Expires = live[i].wantExpires(nb, now)
 	}
-	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || !f.Trusts(t) || f.spent(t) })
+	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || !f.Trusts(t) || f.spent(t) || t.spoiled(nb) })
 	live = live[max(0, len(live)-2):]
 	if len(live) == 2 && live[0].Created.After(live[1].Created) {
 		live = live[1:] // stored after its successor, by a process that was paused: nobody was given it

@@ -144,10 +144,10 @@ func RestoredKubeconfig(have, want *corev1.Secret) *corev1.Secret {
 	return out
 }
 
-// Immovable tells whether a Secret of ours cannot be brought to its wanted content by an update, so that it has to be
-// deleted and made again.
+// Immovable reports whether a Secret of ours, which may have the Digest of its data only, cannot be brought to its wanted content by an
+// update, so that it has to be deleted and created again. One that is immutable and has that content is good.
 func Immovable(have, want *corev1.Secret) bool {
-	return have.Type != want.Type || immutable(have)
+	return have.Type != want.Type || immutable(have) && !maps.EqualFunc(Digest(have.Data), Digest(want.Data), bytes.Equal)
 }
 
 func immutable(s *corev1.Secret) bool { return s.Immutable != nil && *s.Immutable }

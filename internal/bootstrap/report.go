@@ -44,6 +44,8 @@ type Outcome struct {
 	Acceptance Acceptance
 	// Problem is what was found in the way when writing.
 	Problem *Problem
+	// Notice is what interferes with writes and does no harm.
+	Notice *Problem
 	// Err is why the plan was not carried out to its end; it will be tried again.
 	Err error
 }
@@ -210,6 +212,9 @@ func (r *report) conditions() {
 	ready := r.ready(credentials)
 	if ready.status == metav1.ConditionTrue && r.o.Err != nil { // what works goes on working, and people are told
 		ready.message += fmt.Sprintf("; the last write failed and is tried again: %v", r.o.Err)
+	}
+	if ready.status == metav1.ConditionTrue && r.o.Notice != nil {
+		ready.message += "; " + r.o.Notice.Message
 	}
 	r.set(v1alpha1.ConditionReady, ready)
 	r.set(v1alpha1.ConditionCredentialsAvailable, credentials)

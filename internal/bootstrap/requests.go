@@ -247,6 +247,15 @@ func claimOf(f *Facts, tokenID string) (string, time.Time) {
 	return key, first
 }
 
+// HasVerdict reports whether a request has the verdict of a decision: an admission policy may have changed it on its way.
+func HasVerdict(r *certificatesv1.CertificateSigningRequest, d Decision) bool {
+	approved, denied := requestCondition(r, certificatesv1.CertificateApproved), requestCondition(r, certificatesv1.CertificateDenied)
+	if d.Result.Verdict == csr.Approve {
+		return approved != nil && denied == nil
+	}
+	return denied != nil && approved == nil
+}
+
 // Supports tells whether an approval that was decided on for a NodeBootstrap still rests on what is there at a time: the
 // same NodeBootstrap, with the claim in its status, with no new wish for a reissue and with the approval left to us, and the
 // live token.

@@ -3,10 +3,12 @@
 package bootstrap
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -105,11 +107,17 @@ func ParseToken(s *corev1.Secret) (Token, bool) {
 		Created: s.CreationTimestamp.Time,
 		Object:  s,
 	}
-	t.Expires, _ = time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
+	t.Expires = TokenExpires(s)
 	ok := s.Type == bootstrapapi.SecretTypeBootstrapToken &&
 		s.Name == bootstraputil.BootstrapTokenSecretName(t.ID) &&
 		bootstraputil.IsValidBootstrapToken(t.bearer())
 	return t, ok
+}
+
+// TokenExpires is when the Secret of a token says that it expires; zero when it does not say it in RFC 3339.
+func TokenExpires(s *corev1.Secret) time.Time {
+	expires, _ := time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
+	return expires
 }
 
 // TokenSecret is the Secret of a new token of a NodeBootstrap, with this id and secret part, that runs out at a time. It says
@@ -172,6 +180,15 @@ func (t Token) repaired(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 	want := TokenSecret(nb, t.ID, t.Secret.Reveal(), t.Expires)
 	delete(want.Annotations, v1alpha1.ReissueRequestedAtAnnotation)
 	return Restored(t.Object, want)
+}
+
+// spoiled reports whether the Secret of a token is immutable and cannot be restored to what it should be. One that is right is good.
+func (t Token) spoiled(nb *v1alpha1.NodeBootstrap) bool {
+	if !immutable(t.Object) {
+		return false
+	}
+	want := t.repaired(nb)
+	return want != nil && !maps.EqualFunc(t.Object.Data, want.Data, bytes.Equal)
 }
 
 // renewAt is when a successor is due: when between a third and a sixth of the ttl is left. The hash of the owner's UID

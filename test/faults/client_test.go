@@ -113,7 +113,12 @@ func (w *world) read(k key, revision int, fromCache bool, into client.Object) er
 	return nil
 }
 
-func (c apiClient) Create(_ context.Context, o client.Object, _ ...client.CreateOption) error {
+func (c apiClient) Create(_ context.Context, o client.Object, opts ...client.CreateOption) error {
+	var options client.CreateOptions
+	if options.ApplyOptions(opts); len(options.DryRun) > 0 {
+		return c.w.call(&call{class: writing, what: "create " + keyOf(o).String() + " (dry run)", kind: kindOf(o), key: keyOf(o), body: body(o)},
+			func() error { return c.w.dryRun(o) })
+	}
 	switch review := o.(type) {
 	case *authenticationv1.TokenReview:
 		return c.w.call(&call{class: live, what: "review token", body: body(o)}, func() error {
@@ -220,6 +225,7 @@ func (s *store) approve(author string, o *certificatesv1.CertificateSigningReque
 	}
 	want := have.DeepCopyObject().(*certificatesv1.CertificateSigningRequest)
 	want.Status.Conditions = overTheWire(o).(*certificatesv1.CertificateSigningRequest).Status.Conditions
+	s.admitted(author, want, have)
 	verdicts := 0
 	now := metav1.NewTime(s.now().Truncate(time.Second))
 	for i := range want.Status.Conditions {

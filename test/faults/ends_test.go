@@ -151,6 +151,7 @@ func (w *world) state() []string {
 					}
 				}
 				delete(s.Data, "expiration")
+				s.Immutable = nil // admission control may have done that, and it does no harm
 			}
 			m, _ := meta.Accessor(o)
 			m.SetResourceVersion("")

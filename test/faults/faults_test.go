@@ -83,7 +83,7 @@ const latency = 2 * time.Millisecond
 func failuresOf(c *call) []fault {
 	switch {
 	case c.class == writing:
-		return []fault{crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen, forbidden, cutOff, paused, away}
+		return append(admissionFaults(c), crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen, forbidden, cutOff, paused, away)
 	case c.class == live && strings.HasPrefix(c.what, "review"): // the API server's authenticator and authorizer have caches too
 		return []fault{crash, tooMany, internal, timeout, stale, forbidden, cutOff, paused, away}
 	case c.class == live:
@@ -153,6 +153,12 @@ func (w *world) call(c *call, run func() error) error {
 		w.clock.SetTime(w.clock.Now().Add(latency))
 		w.op.hears()
 	}
+	if c.class == writing {
+		w.countWrite(c)
+	}
+	if f == "" && w.isSpoiled(c) {
+		f = spoiled
+	}
 	err := w.disturb(f, c, func() error {
 		if err := w.refusal(c); err != nil {
 			return err
@@ -219,6 +225,10 @@ func (w *world) disturb(f fault, c *call, run func() error) error {
 	case unseen:
 		w.freeze(c.kind, w.revision)
 		return run()
+	case stripped, spoiled, immutably:
+		return w.withAdmission(f, run)
+	case spoiling:
+		return w.withAdmission(spoiled, run)
 	default:
 		return run()
 	}

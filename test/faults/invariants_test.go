@@ -80,7 +80,7 @@ func (w *world) learn(c change) {
 		return
 	}
 	w.learnSecret(s)
-	if c.old == nil && c.new.author == operatorAuthor {
+	if c.old == nil && c.new.author == operatorAuthor && len(s.OwnerReferences) > 0 {
 		id := tokenID(s)
 		w.nodeOf[id], w.ownerOf[id] = bootstrap.NodeOfChild(s), s.OwnerReferences[0].UID
 	}
@@ -95,6 +95,9 @@ func (w *world) learnSecret(o any) {
 
 // checkChange looks at every change, whoever makes it.
 func (w *world) checkChange(c change) {
+	if w.admission != "" { // it is not what the operator has sent
+		return
+	}
 	w.checkLiveTokens(c)
 	if c.new.author != operatorAuthor {
 		return

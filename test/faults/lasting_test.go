@@ -15,7 +15,7 @@ import (
 )
 
 // longFaults are those that last.
-var longFaults = []fault{forbidden, cutOff, paused, away}
+var longFaults = []fault{spoiling, forbidden, cutOff, paused, away}
 
 // some is all of the faults of a call, but of the long ones only one.
 func some(c *call, all []fault) []fault {
@@ -36,6 +36,8 @@ func (w *world) comesBefore(f fault, c *call) {
 		if until := w.clock.Now().Add(aWhile); until.After(w.refused[c.right()]) {
 			w.refused[c.right()] = until
 		}
+	case spoiling:
+		w.spoiledUntil[c.right()] = w.clock.Now().Add(aWhile)
 	case cutOff:
 		w.cutOff()
 	case paused, away:

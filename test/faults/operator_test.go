@@ -61,15 +61,15 @@ type operator struct {
 // startOperator replaces the operator by a new process, which is told of every object that is there.
 func (w *world) startOperator() {
 	c, l := apiClient{w: w}, liveReader{w: w}
-	k := controllers.NewServerClock(w.clock)
+	k, writes := controllers.NewServerClock(w.clock), &controllers.WriteLimits{}
 	a := controllers.NewApprovers(c, k)
 	w.op = &operator{
 		w: w,
 		node: &controllers.NodeReconciler{
-			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: metrics(), AllowClusterWide: true,
+			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: metrics(), AllowClusterWide: true, Writes: writes,
 			Discovery: &controllers.Discovery{Reader: c, Namespace: namespace, Server: w.flagServer},
 		},
-		bindings:  &controllers.BindingsReconciler{Client: c, Live: l, AllowClusterWide: true},
+		bindings:  &controllers.BindingsReconciler{Client: c, Live: l, AllowClusterWide: true, Writes: writes, Clock: k},
 		approvers: a,
 		transport: k.Wrap(answers{w}),
 		timers:    map[item]time.Time{},

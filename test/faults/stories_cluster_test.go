@@ -91,7 +91,7 @@ func approvalStory(from, to v1alpha1.Approval, anew bool) story {
 			steps = append(steps, w.approves(joining))
 		}
 		return append(append(steps, rest[1:]...), w.leaves(worker, w.joined(worker)))
-	}}
+	}, except: at.leadsElsewhere} // the request goes with the token that it was sent with
 }
 
 // typesStory has Secrets of ours that an update cannot bring to what they should be.
@@ -110,7 +110,9 @@ var typesStory = story{name: "Secrets are of the wrong type, or cannot be change
 			w.add(userAuthor, other)
 			return true
 		}},
-		w.onToken("the token cannot be changed any more", func(s *corev1.Secret) { s.Immutable = new(true) }),
+		w.onToken("the token is wrong and cannot be changed any more", func(s *corev1.Secret) {
+			s.Immutable, s.Data["auth-extra-groups"] = new(true), []byte("system:bootstrappers:other")
+		}),
 	}
 	steps = append(steps, w.machine(worker).joins(func() bool { return w.theToken() != nil && w.theToken().Immutable == nil })...)
 	return append(steps, w.leaves(worker, w.joined(worker)))
@@ -161,7 +163,7 @@ var quotaStory = story{name: "a quota refuses Secrets while a token is to be ren
 	return append(steps,
 		&step{name: "the quota is lifted", do: func() bool { delete(w.refused, right); return true }, wait: time.Second},
 		w.leaves(worker, w.joined(worker)))
-}}
+}, except: admissionDelays} // what is not created before the quota is set is created too late
 
 // eager is a story in which the rest of the cluster is always faster than the operator: Kubernetes deletes a token that has
 // run out, and collects garbage, before the operator gets to do so.

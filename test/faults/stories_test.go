@@ -78,7 +78,7 @@ func (w *world) play(s story) {
 // calmDown lets time go by until nothing is to be tried again.
 func (w *world) calmDown() {
 	w.run(time.Minute)
-	for begun := w.clock.Now(); len(w.op.failures) > 0 && w.clock.Since(begun) < patience; {
+	for begun := w.clock.Now(); (len(w.op.failures) > 0 || w.interfered()) && w.clock.Since(begun) < patience; {
 		w.run(time.Second)
 	}
 }

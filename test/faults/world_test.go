@@ -37,10 +37,17 @@ type world struct {
 	frozen      map[string]*freeze   // by kind
 	refused     map[string]time.Time // until when a right is gone, by call.right
 	cutOffUntil time.Time
-	lagging     bool // the API server answers a review by what it knew before the last change
-	story       *story
-	next        int // the step that comes next
-	inStep      bool
+
+	admission    fault                // how admission control changes the present write
+	admitted     time.Time            // when it did so last
+	spoiledUntil map[string]time.Time // until when it spoils each write of a kind, by call.right
+	writes       map[key]int          // of the operator, in the minute since writesSince
+	writesSince  time.Time
+
+	lagging bool // the API server answers a review by what it knew before the last change
+	story   *story
+	next    int // the step that comes next
+	inStep  bool
 
 	plan     map[string]fault // by call.id
 	random   func(*call) fault
@@ -112,9 +119,9 @@ func newWorld() *world {
 const manyCalls, manyInAMinute = 1_000_000, 2_000
 
 func bareWorld() *world {
-	w := &world{flagServer: "https://api.example.com:6443", clock: clocktesting.NewFakePassiveClock(begin), counts: map[string]int{}, refused: map[string]time.Time{}, limit: manyCalls, rests: map[int][]string{}}
+	w := &world{flagServer: "https://api.example.com:6443", clock: clocktesting.NewFakePassiveClock(begin), counts: map[string]int{}, refused: map[string]time.Time{}, spoiledUntil: map[string]time.Time{}, limit: manyCalls, rests: map[int][]string{}}
 	w.store = newStore(func() time.Time { return w.clock.Now().Add(w.skew) })
-	w.changed = w.onChange
+	w.changed, w.admits = w.onChange, w.admit
 	w.rules = newRules()
 	return w
 }

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// secretName is what messages call a Secret.
+func secretName(s *corev1.Secret) string { return "Secret " + s.Namespace + "/" + s.Name }
+
+// writesOf is by what WriteLimits knows a Secret. The tokens of a node are one: each that replaces another has a Secret of its own.
+func writesOf(node string, s *corev1.Secret) string {
+	if s.Namespace == bootstrap.TokenNamespace {
+		return "tokens of " + node
+	}
+	return secretName(s)
+}
+
+// heldBack reports whether something interferes with the writes of an object and the next one has to wait, and says so in the outcome.
+func (r *NodeReconciler) heldBack(key string, p *bootstrap.Plan, o *bootstrap.Outcome) bool {
+	now := r.Clock.Now()
+	wait := r.Writes.wait(key, now)
+	if wait <= 0 {
+		return false
+	}
+	p.LookAgain(now.Add(wait))
+	if i := r.Writes.interference(key, now); i != nil {
+		o.Problem = i.Problem()
+	}
+	return true
+}
+
+// interferes says in the outcome what keeps an object from being as it was written, and comes back when it may be written again.
+func (r *NodeReconciler) interferes(i *bootstrap.Interference, p *bootstrap.Plan, o *bootstrap.Outcome) {
+	o.Problem = i.Problem()
+	p.LookAgain(r.Clock.Now().Add(objectInterval))
+}
+
+// createSecret creates a Secret, and returns it as the API server has stored it; nil when something interferes. One that admission
+// control has changed so that it is of no use is deleted at once. From then on a dry run shows whether that is still so, so that no
+// credential is created in vain.
+func (r *NodeReconciler) createSecret(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, want *corev1.Secret) (*corev1.Secret, error) {
+	now, key := r.Clock.Now(), writesOf(f.Name, want)
+	interfered := r.Writes.interference(key, now)
+	if r.heldBack(key, p, o) {
+		return nil, nil
+	}
+	if interfered != nil && interfered.ByAdmission {
+		tried := want.DeepCopy()
+		if err := r.Client.Create(ctx, tried, client.DryRunAll); err != nil {
+			return nil, err
+		}
+		if d := bootstrap.SecretDifference(tried, want); len(d.Needed) > 0 {
+			r.interferes(r.Writes.wrote(key, write{object: secretName(want), answer: d}, now), p, o)
+			return nil, nil
+		}
+	}
+	created := want.DeepCopy() // the answer is decoded into it
+	if err := r.Client.Create(ctx, created); err != nil {
+		return nil, err
+	}
+	if want.Namespace == bootstrap.TokenNamespace {
+		r.noteCreated(ctx, p, want)
+	}
+	d := bootstrap.SecretDifference(created, want)
+	i := r.Writes.wrote(key, write{object: secretName(want), answer: d}, now)
+	if len(d.Needed) == 0 {
+		return created, nil
+	}
+	r.interferes(i, p, o)
+	return nil, r.deleteSecret(ctx, created, v1alpha1.ReasonAdmissionInterferes)
+}
+
+// restoreSecret updates a Secret, and reports whether what is needed of it is as it should be afterwards. One that is not the
+// operator's any more, because admission control has taken away its owner, is deleted.
+func (r *NodeReconciler) restoreSecret(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, have, want *corev1.Secret,
+	update func(context.Context, *corev1.Secret) (*corev1.Secret, error)) (bool, error) {
+	now, key, sent := r.Clock.Now(), writesOf(f.Name, want), want.DeepCopy() // the answer is decoded into what is sent
+	delete(want.Annotations, partialAnnotation)
+	before := bootstrap.SecretDifference(have, want)
+	if r.Writes.tolerates(key, before, now) {
+		return true, nil
+	}
+	var held bootstrap.Outcome
+	if r.heldBack(key, p, &held) {
+		if len(before.Needed) == 0 {
+			o.Notice = held.Problem
+		} else {
+			o.Problem = held.Problem
+		}
+		return len(before.Needed) == 0, nil
+	}
+	stored, err := update(ctx, sent)
+	if err != nil || stored == nil {
+		return err == nil, err
+	}
+	after := bootstrap.SecretDifference(stored, want)
+	i := r.Writes.wrote(key, write{object: secretName(want), restored: before, answer: after}, now)
+	if len(after.Needed) == 0 {
+		return true, nil
+	}
+	r.interferes(i, p, o)
+	if !bootstrap.Ours(stored, f.Name) {
+		return false, r.deleteSecret(ctx, stored, v1alpha1.ReasonAdmissionInterferes)
+	}
+	return false, nil
+}
+
+// updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
+// kubeconfig of a reissue may be among them, and waits its turn.
+func (r *NodeReconciler) updateAtLeisure(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+	if err := r.leisureSlots.take(ctx); err != nil {
+		return nil, err
+	}
+	defer r.leisureSlots.giveBack()
+	return r.updateSecret(ctx, s)
+}
+
+// contested reports an object that another client changes or deletes again and again also while it is as it should be, so that the
+// condition does not change with each write.
+func (r *NodeReconciler) contested(_ context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
+	if p.Phase != bootstrap.Awaited {
+		return nil
+	}
+	now := r.Clock.Now()
+	if b := f.BindingsProblem; b != nil && (b.Reason == v1alpha1.ReasonAdmissionInterferes || b.Reason == v1alpha1.ReasonContested) {
+		p.LookAgain(now.Add(objectInterval))
+	}
+	for _, s := range []metav1.ObjectMeta{
+		{Namespace: bootstrap.TokenNamespace}, {Namespace: r.Namespace, Name: bootstrap.KubeconfigSecretName(f.Name)},
+	} {
+		i := r.Writes.interference(writesOf(f.Name, &corev1.Secret{ObjectMeta: s}), now)
+		switch {
+		case i == nil || i.ByAdmission:
+			continue
+		case i.Harmless():
+			o.Notice = i.Problem()
+		case o.Problem == nil:
+			o.Problem = i.Problem()
+		}
+		p.LookAgain(now.Add(objectInterval))
+	}
+	return nil
+}
+
+// deleteSecret deletes a Secret, and logs it if it holds a token.
+func (r *NodeReconciler) deleteSecret(ctx context.Context, s *corev1.Secret, reason string) error {
+	key := "deletion of the " + secretName(s)
+	if wait := r.Writes.wait(key, r.Clock.Now()); wait > 0 {
+		return &heldError{object: secretName(s), wait: wait}
+	}
+	deleted, err := r.delete(ctx, s)
+	if deleted {
+		r.Writes.wrote(key, write{object: secretName(s)}, r.Clock.Now())
+	}
+	if deleted && bootstrap.TokenIDOfSecret(s.Name) != "" {
+		r.noteRevoked(ctx, s, reason)
+	}
+	return err
+}
+
+// delete deletes the object that was read, and not another one that has taken its name since. It reports whether there was one.
+func (r *NodeReconciler) delete(ctx context.Context, o client.Object) (deleted bool, err error) {
+	uid := o.GetUID()
+	return r.deleteIf(ctx, o, client.Preconditions{UID: &uid})
+}
+
+func (r *NodeReconciler) deleteIf(ctx context.Context, o client.Object, still client.Preconditions) (deleted bool, err error) {
+	err = r.Client.Delete(ctx, o, still)
+	if client.IgnoreNotFound(err) != nil {
+		secret, _ := o.(*corev1.Secret)
+		return false, bootstrap.RedactSecrets(fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err), secret)
+	}
+	return err == nil, nil
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// How often one object is written, whatever others do to it: so many times in a row, then once in an interval.
+const (
+	objectBurst, objectInterval = 10, time.Minute
+	// A status changes with each step of a node, and several times in a join.
+	statusBurst, statusInterval = 30, 20 * time.Second
+	// toleranceInterval is how long fields are left alone that admission control reverts and that do no harm.
+	toleranceInterval = time.Hour
+)
+
+// WriteLimits bounds the writes of each object, and remembers what interferes with them. Without a bound, a client or an admission
+// policy that undoes each write would be answered by the next write at once. The zero value is ready.
+type WriteLimits struct {
+	mu      sync.Mutex
+	objects map[string]*writes
+	// sweepAt is how many objects there are when those are forgotten that have not been written for a while.
+	sweepAt int
+}
+
+// writes are those of one object.
+type writes struct {
+	limiter *rate.Limiter
+	last    write
+	// interference is what the answer to the last write differed in; nil if in nothing.
+	interference *bootstrap.Interference
+	since        time.Time
+}
+
+// wait is how long to wait before an object is written; zero for not at all.
+func (l *WriteLimits) wait(key string, now time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.objects[key]
+	if w == nil || w.limiter.TokensAt(now) >= 1 {
+		return 0
+	}
+	return time.Duration((1 - w.limiter.TokensAt(now)) / float64(w.limiter.Limit()) * float64(time.Second))
+}
+
+// of are the writes of an object, which may be the first.
+func (l *WriteLimits) of(key string, burst int, interval time.Duration, now time.Time) *writes {
+	w := l.objects[key]
+	if w == nil {
+		l.sweep(now)
+		w = &writes{limiter: rate.NewLimiter(rate.Every(interval), burst)}
+		l.objects[key] = w
+	}
+	return w
+}
+
+// sweep forgets the objects that may be written as often as those that never were.
+func (l *WriteLimits) sweep(now time.Time) {
+	if l.objects == nil {
+		l.objects = map[string]*writes{}
+	}
+	if len(l.objects) < l.sweepAt {
+		return
+	}
+	maps.DeleteFunc(l.objects, func(_ string, w *writes) bool {
+		return w.interference == nil && w.limiter.TokensAt(now) >= float64(w.limiter.Burst())
+	})
+	const least = 1000
+	l.sweepAt = max(least, 2*len(l.objects))
+}
+
+// A write is one that the API server has stored.
+type write struct {
+	// object is what messages call the object.
+	object string
+	// restored is what it restored, and answer what the answer to it differed in.
+	restored, answer bootstrap.Difference
+}
+
+// wrote counts a write and notes what it was. One that did not take effect uses up all the writes that are left, so that the next one
+// waits. A write that failed does not count: it is tried again by the backoff of the queue.
+func (l *WriteLimits) wrote(key string, last write, now time.Time) *bootstrap.Interference {
+	return l.wroteWithin(key, objectBurst, objectInterval, last, now)
+}
+
+// wroteStatus is wrote for the status of a NodeBootstrap.
+func (l *WriteLimits) wroteStatus(key string, answer bootstrap.Difference, now time.Time) *bootstrap.Interference {
+	return l.wroteWithin(key, statusBurst, statusInterval, write{object: key, answer: answer}, now)
+}
+
+func (l *WriteLimits) wroteWithin(key string, burst int, interval time.Duration, last write, now time.Time) *bootstrap.Interference {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.of(key, burst, interval, now)
+	if w.interference != nil && len(last.answer.Needed) == 0 { // admission control lets it be again: nothing has to wait any more
+		w.limiter = rate.NewLimiter(rate.Every(interval), burst)
+	}
+	w.limiter.AllowN(now, 1)
+	w.last, w.interference = last, nil
+	if len(last.answer.Fields()) == 0 {
+		return nil
+	}
+	w.interference, w.since = &bootstrap.Interference{Object: last.object, Difference: last.answer, ByAdmission: true}, now
+	if len(last.answer.Needed) > 0 {
+		w.limiter.AllowN(now, int(w.limiter.TokensAt(now)))
+	}
+	return w.interference
+}
+
+// interference is what keeps an object from being as it is written: admission control, or another client when no write is left. It
+// is nil when nothing that is needed is concerned.
+func (l *WriteLimits) interference(key string, now time.Time) *bootstrap.Interference {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.objects[key]
+	switch {
+	case w == nil:
+		return nil
+	case w.interference != nil && len(w.interference.Difference.Needed) > 0:
+		return w.interference
+	case w.limiter.TokensAt(now) < 1:
+		return &bootstrap.Interference{Object: w.last.object, Difference: w.last.restored}
+	default:
+		return nil
+	}
+}
+
+// tolerates reports whether a difference is left as it is: admission control has reverted the same fields lately, and they do no harm.
+func (l *WriteLimits) tolerates(key string, d bootstrap.Difference, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.objects[key]
+	return w != nil && w.interference != nil && len(d.Needed) == 0 && now.Before(w.since.Add(toleranceInterval)) &&
+		!slices.ContainsFunc(d.Other, func(field string) bool { return !slices.Contains(w.interference.Difference.Other, field) })
+}
+
+// statusOf is what WriteLimits and messages call the status of a NodeBootstrap.
+func statusOf(name string) string { return "status of the NodeBootstrap " + name }
+
+// heldError is why a write was not sent: too many were before. It wants another reconcile after a while.
+type heldError struct {
+	object string
+	wait   time.Duration
+}
+
+func (e *heldError) Error() string {
+	return fmt.Sprintf("another client changes or creates the %s again and again: the operator waits for a while before the next write", e.object)
+}
+
+// onlyHeld reports whether all that went wrong is that writes were held, and after how long to come back.
+func onlyHeld(err error) (time.Duration, bool) {
+	switch e := err.(type) { //nolint:errorlint // each of several joined errors counts
+	case nil:
+		return 0, false
+	case *heldError:
+		return e.wait, true
+	case interface{ Unwrap() []error }:
+		var least time.Duration
+		for _, err := range e.Unwrap() {
+			wait, held := onlyHeld(err)
+			if !held {
+				return 0, false
+			}
+			if least == 0 || wait < least {
+				least = wait
+			}
+		}
+		return least, true
+	case interface{ Unwrap() error }:
+		return onlyHeld(e.Unwrap())
+	default:
+		return 0, false
+	}
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// Admission changes a write: a policy or a webhook has the API server store something else than it was sent.
+const (
+	stripped  fault = "stripped"  // without labels, annotations and owners, this once
+	spoiled   fault = "spoiled"   // with other content, this once
+	spoiling  fault = "spoiling"  // the same, and each write of this kind for a while
+	immutably fault = "immutably" // a Secret that cannot be updated, this once
+)
+
+// admissionFaults are the ways in which admission may change a write.
+func admissionFaults(c *call) []fault {
+	verb, _, _ := strings.Cut(c.what, " ")
+	switch {
+	case verb == "delete" || verb == "patch":
+		return nil
+	case c.kind == "Secret" && verb == "create":
+		return []fault{stripped, spoiled, spoiling, immutably}
+	case c.kind == "Secret" || c.kind == "ClusterRoleBinding":
+		return []fault{stripped, spoiled, spoiling}
+	default:
+		return []fault{spoiled, spoiling}
+	}
+}
+
+// admit has admission control change an object that the operator writes, which is stored otherwise, as it does now.
+func (w *world) admit(sent, have client.Object) bool {
+	switch w.admission {
+	case "":
+		return false
+	case stripped:
+		sent.SetLabels(nil)
+		sent.SetAnnotations(nil)
+		sent.SetOwnerReferences(nil)
+	case immutably:
+		sent.(*corev1.Secret).Immutable = new(true)
+	case spoiled:
+		switch o := sent.(type) {
+		case *corev1.Secret:
+			for key := range o.Data {
+				if key != "token-id" && key != "token-secret" && key != "expiration" {
+					o.Data[key] = []byte("spoiled")
+				}
+			}
+		case *rbacv1.ClusterRoleBinding:
+			o.Subjects = append(o.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "somebody"})
+		case *v1alpha1.NodeBootstrap:
+			o.Status = *have.(*v1alpha1.NodeBootstrap).Status.DeepCopy()
+		case *certificatesv1.CertificateSigningRequest:
+			o.Status.Conditions = have.(*certificatesv1.CertificateSigningRequest).DeepCopy().Status.Conditions
+		}
+	}
+	return w.admission != immutably
+}
+
+// withAdmission does a write that admission control changes.
+func (w *world) withAdmission(f fault, run func() error) error {
+	w.admission, w.admitted = f, w.clock.Now()
+	defer func() { w.admission = "" }()
+	return run()
+}
+
+// isSpoiled reports whether each write of a kind is spoiled at this time.
+func (w *world) isSpoiled(c *call) bool {
+	return c.class == writing && w.clock.Now().Before(w.spoiledUntil[c.right()])
+}
+
+// dryRun answers a creation that is only tried.
+func (w *world) dryRun(o client.Object) error {
+	k := keyOf(o)
+	if w.latest(k) != nil {
+		return apierrors.NewAlreadyExists(resource(k), k.name)
+	}
+	created := overTheWire(o)
+	w.admit(created, nil)
+	assign(o, created)
+	return nil
+}
+
+// manyWrites are more writes of one object in a minute than there is reason for.
+const manyWrites = 40
+
+// countWrite notes a write of the operator. Invariant 7: whatever is done to an object, it is not written again and again.
+func (w *world) countWrite(c *call) {
+	if minute := w.clock.Now().Truncate(time.Minute); !minute.Equal(w.writesSince) {
+		w.writesSince, w.writes = minute, map[key]int{}
+	}
+	if w.writes[c.key]++; w.writes[c.key] == manyWrites {
+		w.violated("7 requests are bounded", "%s is written %d times in a minute", c.key, manyWrites)
+	}
+}
+
+// leadsElsewhere reports whether a fault rightly leads to another end: a token that is of no use any more, because its Secret is no
+// longer the operator's or cannot be changed as it has to be, is replaced by the next one.
+func (a at) leadsElsewhere() bool {
+	return a.fault == immutably && strings.HasPrefix(a.id, "create Secret "+bootstrap.TokenNamespace) ||
+		a.fault == stripped && strings.HasPrefix(a.id, "update Secret "+bootstrap.TokenNamespace)
+}
+
+// admissionDelays reports whether a fault may delay a write by a minute or so.
+func admissionDelays(a at) bool {
+	return a.fault == stripped || a.fault == spoiled || a.fault == spoiling || a.fault == immutably
+}
+
+// interfered reports whether a condition says that something interferes with the operator's writes.
+func (w *world) interfered() bool {
+	const settles = 2 * time.Minute // a status that was not stored says nothing
+	if now := w.clock.Now(); now.Before(w.admitted.Add(settles)) {
+		return true
+	}
+	for _, nb := range all[*v1alpha1.NodeBootstrap](w.store) {
+		for _, c := range nb.Status.Conditions {
+			if c.Reason == v1alpha1.ReasonAdmissionInterferes || c.Reason == v1alpha1.ReasonContested {
+				return true
+			}
+		}
+	}
+	return false
+}
