@@ -69,8 +69,9 @@ func (r *BindingsReconciler) Reconcile(ctx context.Context, _ allBindings) (reco
 		err := r.reconcile(ctx, name, needed)
 		if wait, held := onlyHeld(err); held {
 			result.RequeueAfter = wait
-			err = nil
+			continue
 		}
+		r.Writes.failed(bindingName(name), err, r.Clock.Now())
 		if err != nil && first == nil {
 			first = err
 		}

@@ -61,12 +61,7 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 		}
 	}
 	f.BindingsProblem = bootstrap.BindingsProblemFor(f.NodeBootstrap, bindings)
-	for _, name := range bootstrap.BindingNames {
-		i := r.Writes.interference(bindingName(name), r.Clock.Now())
-		if i != nil && !i.Harmless() && bootstrap.NeedsBinding(f.NodeBootstrap, name) {
-			f.BindingsProblem = i.Problem()
-		}
-	}
+	r.bindingsInterfered(f)
 
 	if f.Bypass, err = r.Approvers.Bypass(ctx, f.NodeBootstrap); err != nil {
 		return err
@@ -81,6 +76,23 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 		return r.gatherLive(ctx, f)
 	}
 	return nil
+}
+
+// bindingsInterfered finds what keeps the shared bindings from being as they should be.
+func (r *NodeReconciler) bindingsInterfered(f *bootstrap.Facts) {
+	for _, name := range bootstrap.BindingNames {
+		if !bootstrap.NeedsBinding(f.NodeBootstrap, name) {
+			continue
+		}
+		i, failure := r.Writes.interference(bindingName(name), r.Clock.Now()), r.Writes.failure(bindingName(name))
+		switch {
+		case i != nil && !i.Harmless():
+			f.BindingsProblem = i.Problem()
+			return
+		case failure != nil && f.BindingsProblem != nil && f.BindingsProblem.Reason == v1alpha1.ReasonBindingsPending:
+			f.BindingsProblem = &bootstrap.Problem{Reason: v1alpha1.ReasonWriteFailed, Message: fmt.Sprintf("%v; this is tried again", failure)}
+		}
+	}
 }
 
 // gatherLive reads what tells whether a kubelet works as the node. Neither is in the cache.

@@ -5,6 +5,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,9 @@ func writesOf(node string, s *corev1.Secret) string {
 	}
 	return secretName(s)
 }
+
+// bindingsRetry is how soon a node looks again at what keeps the shared bindings from being as they should be.
+const bindingsRetry = 10 * time.Second
 
 // heldBack reports whether something interferes with the writes of an object and the next one has to wait, and says so in the outcome.
 func (r *NodeReconciler) heldBack(key string, p *bootstrap.Plan, o *bootstrap.Outcome) bool {
@@ -132,8 +136,8 @@ func (r *NodeReconciler) contested(_ context.Context, f *bootstrap.Facts, p *boo
 		return nil
 	}
 	now := r.Clock.Now()
-	if b := f.BindingsProblem; b != nil && (b.Reason == v1alpha1.ReasonAdmissionInterferes || b.Reason == v1alpha1.ReasonContested) {
-		p.LookAgain(now.Add(objectInterval))
+	if b := f.BindingsProblem; b != nil { // no event tells when a write of a binding has failed
+		p.LookAgain(now.Add(bindingsRetry))
 	}
 	for _, s := range []metav1.ObjectMeta{
 		{Namespace: bootstrap.TokenNamespace}, {Namespace: r.Namespace, Name: bootstrap.KubeconfigSecretName(f.Name)},

@@ -39,6 +39,8 @@ type writes struct {
 	// interference is what the answer to the last write differed in; nil if in nothing.
 	interference *bootstrap.Interference
 	since        time.Time
+	// failure is why the last write failed; nil if it was stored.
+	failure error
 }
 
 // wait is how long to wait before an object is written; zero for not at all.
@@ -72,7 +74,7 @@ func (l *WriteLimits) sweep(now time.Time) {
 		return
 	}
 	maps.DeleteFunc(l.objects, func(_ string, w *writes) bool {
-		return w.interference == nil && w.limiter.TokensAt(now) >= float64(w.limiter.Burst())
+		return w.interference == nil && w.failure == nil && w.limiter.TokensAt(now) >= float64(w.limiter.Burst())
 	})
 	const least = 1000
 	l.sweepAt = max(least, 2*len(l.objects))
@@ -84,6 +86,8 @@ type write struct {
 	object string
 	// restored is what it restored, and answer what the answer to it differed in.
 	restored, answer bootstrap.Difference
+	// spare is how many writes are left when this one is the first that does not take effect: a status has to report that.
+	spare int
 }
 
 // wrote counts a write and notes what it was. One that did not take effect uses up all the writes that are left, so that the next one
@@ -94,7 +98,7 @@ func (l *WriteLimits) wrote(key string, last write, now time.Time) *bootstrap.In
 
 // wroteStatus is wrote for the status of a NodeBootstrap.
 func (l *WriteLimits) wroteStatus(key string, answer bootstrap.Difference, now time.Time) *bootstrap.Interference {
-	return l.wroteWithin(key, statusBurst, statusInterval, write{object: key, answer: answer}, now)
+	return l.wroteWithin(key, statusBurst, statusInterval, write{object: key, answer: answer, spare: 1}, now)
 }
 
 func (l *WriteLimits) wroteWithin(key string, burst int, interval time.Duration, last write, now time.Time) *bootstrap.Interference {
@@ -104,14 +108,17 @@ func (l *WriteLimits) wroteWithin(key string, burst int, interval time.Duration,
 	if w.interference != nil && len(last.answer.Needed) == 0 { // admission control lets it be again: nothing has to wait any more
 		w.limiter = rate.NewLimiter(rate.Every(interval), burst)
 	}
+	if w.interference != nil {
+		last.spare = 0
+	}
 	w.limiter.AllowN(now, 1)
-	w.last, w.interference = last, nil
+	w.last, w.interference, w.failure = last, nil, nil
 	if len(last.answer.Fields()) == 0 {
 		return nil
 	}
 	w.interference, w.since = &bootstrap.Interference{Object: last.object, Difference: last.answer, ByAdmission: true}, now
 	if len(last.answer.Needed) > 0 {
-		w.limiter.AllowN(now, int(w.limiter.TokensAt(now)))
+		w.limiter.AllowN(now, max(0, int(w.limiter.TokensAt(now))-last.spare))
 	}
 	return w.interference
 }
@@ -132,6 +139,23 @@ func (l *WriteLimits) interference(key string, now time.Time) *bootstrap.Interfe
 	default:
 		return nil
 	}
+}
+
+// failed notes that a write failed, so that others can report it. It does not count.
+func (l *WriteLimits) failed(key string, err error, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.of(key, objectBurst, objectInterval, now).failure = err
+}
+
+// failure is why the last write of an object failed; nil if it was stored.
+func (l *WriteLimits) failure(key string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if w := l.objects[key]; w != nil {
+		return w.failure
+	}
+	return nil
 }
 
 // tolerates reports whether a difference is left as it is: admission control has reverted the same fields lately, and they do no harm.

@@ -83,8 +83,9 @@ func (d *Difference) data(have, want *corev1.Secret) {
 		}
 	}
 	for key := range have.Data {
-		if _, wanted := want.Data[key]; !wanted {
-			d.Other = append(d.Other, "data."+key)
+		if _, wanted := want.Data[key]; !wanted { // of which the cache does not know the name
+			d.Other = append(d.Other, "data")
+			break
 		}
 	}
 	slices.Sort(d.Needed)
@@ -190,7 +191,7 @@ func (i *Interference) Problem() *Problem {
 	if fields != "" {
 		fields = " (" + fields + ")"
 	}
-	return &Problem{v1alpha1.ReasonContested, fmt.Sprintf("another client changes or deletes the %s again and again%s, and the operator restores "+
-		"it once a minute. Find the client (kubectl get --show-managed-fields names those that write, the audit log those that delete) and "+
-		"have it leave the object alone", i.Object, fields)}
+	return &Problem{v1alpha1.ReasonContested, fmt.Sprintf("the %s is changed, deleted or reissued again and again%s by another client, and the "+
+		"operator writes it once a minute. Find the client (kubectl get --show-managed-fields names those that write, the audit log also those "+
+		"that delete) and have it leave the object alone", i.Object, fields)}
 }

@@ -142,10 +142,12 @@ func TestImmovable(t *testing.T) {
 		edit func(*corev1.Secret)
 		want bool
 	}{
-		"as it was made": {func(*corev1.Secret) {}, false},
-		"mutable":        {func(s *corev1.Secret) { s.Immutable = new(false) }, false},
-		"immutable":      {func(s *corev1.Secret) { s.Immutable = new(true) }, true},
-		"another type":   {func(s *corev1.Secret) { s.Type = corev1.SecretTypeTLS }, true},
+		"as it was made":                    {func(*corev1.Secret) {}, false},
+		"mutable":                           {func(s *corev1.Secret) { s.Immutable = new(false) }, false},
+		"immutable, and right":              {func(s *corev1.Secret) { s.Immutable = new(true) }, false},
+		"immutable, and right, as a digest": {func(s *corev1.Secret) { s.Immutable, s.Data = new(true), Digest(s.Data) }, false},
+		"immutable, and wrong":              {func(s *corev1.Secret) { s.Immutable, s.Data[CAKey] = new(true), nil }, true},
+		"another type":                      {func(s *corev1.Secret) { s.Type = corev1.SecretTypeTLS }, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -263,7 +263,7 @@ func blocked(f *Facts) *Problem {
 		return clusterWideProblem()
 	case f.ClusterProblem != nil:
 		return f.ClusterProblem
-	case f.BindingsProblem != nil && f.BindingsProblem.Reason != v1alpha1.ReasonBindingsPending:
+	case f.BindingsProblem != nil && f.BindingsProblem.Reason != v1alpha1.ReasonBindingsPending && f.BindingsProblem.Reason != v1alpha1.ReasonWriteFailed:
 		return f.BindingsProblem
 	case f.Kubeconfig != nil && !Ours(f.Kubeconfig, f.Name):
 		return NotOurs(f.Kubeconfig)

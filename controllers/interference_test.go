@@ -1,0 +1,635 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers_test
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// A mutation is how admission control changes an object that is written.
+type mutation func(o *unstructured.Unstructured)
+
+func set(value any, fields ...string) mutation {
+	return func(o *unstructured.Unstructured) {
+		if err := unstructured.SetNestedField(o.Object, value, fields...); err != nil {
+			panic(err)
+		}
+	}
+}
+
+func without(fields ...string) mutation {
+	return func(o *unstructured.Unstructured) { unstructured.RemoveNestedField(o.Object, fields...) }
+}
+
+func bare(o *unstructured.Unstructured) {
+	o.SetLabels(nil)
+	o.SetAnnotations(nil)
+	o.SetOwnerReferences(nil)
+}
+
+// meddler is a mutating webhook. It changes what the operator writes of the nodes that it knows.
+type meddler struct {
+	*env.Env
+	clock *clocktesting.FakePassiveClock
+	audit *env.Audit
+
+	mu sync.Mutex
+	// tokens and kubeconfigs are what it does to the Secrets of a node when they are created or updated, statuses to its status.
+	tokens, kubeconfigs, statuses map[string]mutation
+	// bindings is what it does to the shared ClusterRoleBindings, by their names.
+	bindings map[string]mutation
+	// created are how many token Secrets were created for a node, without dry runs.
+	created map[string]int
+}
+
+// startMeddler starts a cluster with the operator, whose time is the test's, and with the webhook.
+func startMeddler(t *testing.T) *meddler {
+	t.Helper()
+	audit, err := env.NewAudit(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &meddler{
+		clock: clocktesting.NewFakePassiveClock(time.Now()), audit: audit,
+		tokens: map[string]mutation{}, kubeconfigs: map[string]mutation{}, statuses: map[string]mutation{}, bindings: map[string]mutation{}, created: map[string]int{},
+	}
+	e, stop, err := startOperator(t.Context(), localcluster.Config{NoControllerManager: true, APIServerArgs: audit.Args()}, m.clock, prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	m.Env = e
+	m.serve(t)
+	return m
+}
+
+func (m *meddler) serve(t *testing.T) {
+	t.Helper()
+	handler, err := admission.StandaloneWebhook(&admission.Webhook{Handler: admission.HandlerFunc(m.handle)}, admission.StandaloneOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewTLSServer(handler)
+	t.Cleanup(server.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	rule := func(group, version, resource string) admissionregistrationv1.RuleWithOperations {
+		return admissionregistrationv1.RuleWithOperations{
+			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
+			Rule:       admissionregistrationv1.Rule{APIGroups: []string{group}, APIVersions: []string{version}, Resources: []string{resource}},
+		}
+	}
+	m.Create(t, &admissionregistrationv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "meddler"},
+		Webhooks: []admissionregistrationv1.MutatingWebhook{{
+			Name:         "meddler.example.com",
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{URL: ptr.To(server.URL), CABundle: ca},
+			Rules: []admissionregistrationv1.RuleWithOperations{
+				rule("", "v1", "secrets"), rule("rbac.authorization.k8s.io", "v1", "clusterrolebindings"),
+				rule(v1alpha1.GroupVersion.Group, v1alpha1.GroupVersion.Version, "nodebootstraps/status"),
+			},
+			SideEffects:             ptr.To(admissionregistrationv1.SideEffectClassNone),
+			AdmissionReviewVersions: []string{"v1"},
+		}},
+	})
+	env.Eventually(t, "the webhook", func() error {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName("probe")}}
+		m.meddle(m.kubeconfigs, "probe", set("yes", "metadata", "labels", "probed"))
+		if err := m.Client.Create(t.Context(), s, client.DryRunAll); err != nil {
+			return err
+		}
+		if s.Labels["probed"] == "" {
+			return errors.New("it is not called")
+		}
+		return nil
+	})
+}
+
+func (m *meddler) meddle(what map[string]mutation, node string, how mutation) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	what[node] = how
+}
+
+func (m *meddler) handle(_ context.Context, r admission.Request) admission.Response {
+	var o unstructured.Unstructured
+	if err := json.Unmarshal(r.Object.Raw, &o.Object); err != nil {
+		return admission.Errored(400, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	of, node := m.tokens, bootstrap.NodeOfChild(&o)
+	switch {
+	case r.Resource.Resource == "nodebootstraps":
+		of, node = m.statuses, o.GetName()
+	case r.Resource.Resource == "clusterrolebindings":
+		of, node = m.bindings, o.GetName()
+	case r.Namespace == operator.Namespace:
+		of = m.kubeconfigs
+	case r.Operation == "CREATE" && !ptr.Deref(r.DryRun, false):
+		m.created[node]++
+	}
+	how := of[node]
+	if how == nil {
+		return admission.Allowed("")
+	}
+	how(&o)
+	changed, err := json.Marshal(o.Object)
+	if err != nil {
+		return admission.Errored(500, err)
+	}
+	return admission.PatchResponseFromRaw(r.Object.Raw, changed)
+}
+
+// writes are the operator's writes so far, by node or shared binding.
+func (m *meddler) writes(t *testing.T) map[string]int {
+	t.Helper()
+	entries, err := m.audit.Writes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list v1alpha1.NodeBootstrapList
+	if err := m.Client.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	nodeOf := map[string]string{}
+	for _, nb := range list.Items {
+		nodeOf[nb.Name], nodeOf[bootstrap.KubeconfigSecretName(nb.Name)] = nb.Name, nb.Name
+		id := ""
+		for range 50 {
+			id = bootstrap.NextTokenID(nb.UID, id)
+			nodeOf[bootstrap.TokenSecretName(id)] = nb.Name
+		}
+	}
+	for _, name := range bootstrap.BindingNames {
+		nodeOf[name] = name
+	}
+	out := map[string]int{}
+	for _, e := range entries {
+		if e.ObjectRef.Resource != "events" {
+			out[nodeOf[e.ObjectRef.Name]]++
+		}
+	}
+	return out
+}
+
+// quiet waits until the operator has written nothing for a while, and returns its writes so far, by node.
+func (m *meddler) quiet(t *testing.T) map[string]int {
+	t.Helper()
+	const quietFor = 60
+	last, since := m.writes(t), 0
+	env.Eventually(t, "the operator is quiet", func() error {
+		now := m.writes(t)
+		if since++; !maps.Equal(now, last) {
+			last, since = now, 0
+		}
+		if since < quietFor {
+			return errors.New("it writes")
+		}
+		return nil
+	})
+	return last
+}
+
+// minute lets a minute go by, and has the operator look at every node. It returns the writes that this causes, by node.
+func (m *meddler) minute(t *testing.T) map[string]int {
+	t.Helper()
+	before := m.quiet(t)
+	m.clock.SetTime(m.clock.Now().Add(time.Minute + time.Second))
+	m.poke(t)
+	m.pokeBindings(t)
+	out := map[string]int{}
+	for node, n := range m.quiet(t) {
+		if n -= before[node]; n > 0 {
+			out[node] = n
+		}
+	}
+	return out
+}
+
+func (m *meddler) poke(t *testing.T) {
+	t.Helper()
+	var list v1alpha1.NodeBootstrapList
+	if err := m.Client.List(t.Context(), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, nb := range list.Items {
+		patch := fmt.Sprintf(`{"metadata":{"annotations":{"example.com/poked":%q}}}`, m.clock.Now())
+		if err := m.Client.Patch(t.Context(), &nb, client.RawPatch("application/merge-patch+json", []byte(patch))); client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pokeBindings has the operator look at the shared bindings, as it does when there is another NodeBootstrap.
+func (m *meddler) pokeBindings(t *testing.T) {
+	t.Helper()
+	nb := m.NodeBootstrap("another")
+	if err := m.Client.Create(t.Context(), nb); err != nil {
+		t.Fatal(err)
+	}
+	m.DeleteAfter(t, nb)
+}
+
+// Bounds of the writes for one node: until it is quiet, and in each minute after that. A token that is replaced takes five: both
+// Secrets are deleted and created, and the status is stored.
+const (
+	mostAtFirst   = 60
+	mostPerMinute = 5
+)
+
+// Whatever admission control changes of what the operator writes, it is left alone if it does no harm; else it is reported with the
+// object and the field, no further token is created, and few writes are made. Once it is no longer changed, the credential is published.
+func TestAdmissionInterferes(t *testing.T) {
+	t.Parallel()
+	m := startMeddler(t)
+	const group, usage = "auth-extra-groups", "usage-bootstrap-authentication"
+	cases := map[string]struct {
+		of    map[string]mutation
+		how   mutation
+		field string // empty if it does no harm
+	}{
+		"t-immutable":   {m.tokens, set(true, "immutable"), ""},
+		"t-label":       {m.tokens, without("metadata", "labels"), ""},
+		"t-other-label": {m.tokens, set("someone", "metadata", "labels", bootstrap.ManagedByLabel), ""},
+		"t-annotation":  {m.tokens, without("metadata", "annotations"), ""},
+		"t-description": {m.tokens, set("eA==", "data", "description"), ""},
+		"t-more-data":   {m.tokens, set("eA==", "data", "more"), ""},
+		"t-owner":       {m.tokens, without("metadata", "ownerReferences"), "metadata.ownerReferences"},
+		"t-bare":        {m.tokens, bare, "metadata.ownerReferences"},
+		"t-groups":      {m.tokens, set("c3lzdGVtOmJvb3RzdHJhcHBlcnM6b3RoZXI=", "data", group), "data." + group},
+		"t-no-groups":   {m.tokens, without("data", group), "data." + group},
+		"t-usage":       {m.tokens, without("data", usage), "data." + usage},
+		"t-expiration":  {m.tokens, set("MjAyNi0wMS0wMVQwMDowMDowMFo=", "data", "expiration"), "data.expiration"},
+		"t-secret":      {m.tokens, set("YWFhYWFhYWFhYWFhYWFhYQ==", "data", "token-secret"), "data.token-secret"},
+		"t-id":          {m.tokens, set("YWFhYWFh", "data", "token-id"), "data.token-id"},
+		"t-type":        {m.tokens, set("Opaque", "type"), "type"},
+		"k-immutable":   {m.kubeconfigs, set(true, "immutable"), ""},
+		"k-label":       {m.kubeconfigs, without("metadata", "labels"), ""},
+		"k-annotation":  {m.kubeconfigs, without("metadata", "annotations"), ""},
+		"k-owner":       {m.kubeconfigs, without("metadata", "ownerReferences"), "metadata.ownerReferences"},
+		"k-bare":        {m.kubeconfigs, bare, "metadata.ownerReferences"},
+		"k-kubeconfig":  {m.kubeconfigs, set("eA==", "data", "kubeconfig"), "data.kubeconfig"},
+		"k-ca":          {m.kubeconfigs, without("data", "ca.crt"), "data.ca.crt"},
+		"k-type":        {m.kubeconfigs, set("example.com/other", "type"), "type"},
+		"s-token":       {m.statuses, without("status", "token"), "status.token"},
+		"s-secret-ref":  {m.statuses, without("status", "kubeconfigSecretRef"), "status.kubeconfigSecretRef"},
+	}
+	for node, c := range cases {
+		m.meddle(c.of, node, c.how)
+		m.Create(t, m.NodeBootstrap(node))
+	}
+	for node, c := range cases {
+		if c.field == "" {
+			m.WaitAwaited(t, node)
+			continue
+		}
+		nb := m.WaitReady(t, node, metav1.ConditionFalse, v1alpha1.ReasonAdmissionInterferes)
+		if message := env.ReadyMessage(nb); !strings.Contains(message, c.field+" ") && !strings.Contains(message, c.field+",") {
+			t.Errorf("%s: the message does not name %s: %s", node, c.field, message)
+		}
+		if !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) {
+			t.Errorf("%s: it is not Stalled", node)
+		}
+	}
+	first := m.quiet(t)
+	perMinute := map[string]int{}
+	for range 3 {
+		for node, n := range m.minute(t) {
+			perMinute[node] = max(perMinute[node], n)
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(cases)) {
+		c := cases[node]
+		t.Logf("%-14s %-34s %3d writes at first, then at most %d in a minute, %d tokens", node, c.field, first[node], perMinute[node], m.created[node])
+		if first[node] > mostAtFirst || perMinute[node] > mostPerMinute || m.created[node] > 1 {
+			t.Errorf("%s: that is too many", node)
+		}
+		if c.field == "" && perMinute[node] > 0 {
+			t.Errorf("%s: what does no harm is written again", node)
+		}
+		m.meddle(c.of, node, nil)
+	}
+	for range 2 { // a status is stored first that says nothing of it any more
+		m.minute(t)
+	}
+	for node := range cases {
+		m.WaitAwaited(t, node)
+	}
+}
+
+// fight undoes what the operator writes, every few milliseconds, until stop is called.
+func (m *meddler) fight(t *testing.T, undo func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var ended sync.WaitGroup
+	ended.Go(func() {
+		for ctx.Err() == nil {
+			if err := undo(ctx); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+				t.Error(err)
+				return
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	})
+	stop = func() { cancel(); ended.Wait() }
+	t.Cleanup(stop)
+	return stop
+}
+
+// spoil changes an object as another client does, if that changes anything.
+func spoil[T client.Object](m *meddler, o T, how func(T)) func(context.Context) error {
+	return func(ctx context.Context) error {
+		have := o.DeepCopyObject().(T)
+		if err := m.Client.Get(ctx, client.ObjectKeyFromObject(o), have); err != nil {
+			return err
+		}
+		changed := have.DeepCopyObject().(T)
+		how(changed)
+		if equality.Semantic.DeepEqual(have, changed) {
+			return nil
+		}
+		return m.Client.Update(ctx, changed)
+	}
+}
+
+// ofToken does something to the newest token that a node has.
+func (m *meddler) ofToken(node string, do func(context.Context, *corev1.Secret) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		var nb v1alpha1.NodeBootstrap
+		if err := m.Client.Get(ctx, client.ObjectKey{Name: node}, &nb); err != nil {
+			return err
+		}
+		id := ""
+		for range 200 {
+			id = bootstrap.NextTokenID(nb.UID, id)
+			var s corev1.Secret
+			err := m.Client.Get(ctx, client.ObjectKey{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(id)}, &s)
+			if err == nil {
+				return do(ctx, &s)
+			}
+			if id == nb.Status.LastTokenID || !apierrors.IsNotFound(err) {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func (m *meddler) onToken(node string, how func(*corev1.Secret)) func(context.Context) error {
+	return m.ofToken(node, func(ctx context.Context, s *corev1.Secret) error { return spoil(m, s, how)(ctx) })
+}
+
+func (m *meddler) kubeconfigOf(node string) *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)}}
+}
+
+func (m *meddler) onKubeconfig(node string, how func(*corev1.Secret)) func(context.Context) error {
+	return spoil(m, m.kubeconfigOf(node), how)
+}
+
+// Another client undoes what the operator writes of an object, whenever it does. Few writes are made, the condition names the object and
+// does not change with each of them, and once the other client stops the credential is published again.
+func TestContested(t *testing.T) {
+	t.Parallel()
+	m := startMeddler(t)
+	const group = "auth-extra-groups"
+	relabel := func(s *corev1.Secret) { s.Labels = map[string]string{bootstrap.ManagedByLabel: "someone"} }
+	disown := func(s *corev1.Secret) { s.OwnerReferences = nil }
+	bareSecret := func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil }
+	data := func(key, value string) func(*corev1.Secret) {
+		return func(s *corev1.Secret) { s.Data[key] = []byte(value) }
+	}
+	remove := func(ctx context.Context, s *corev1.Secret) error { return m.Client.Delete(ctx, s) }
+	fights := map[string]struct {
+		undo     func(context.Context) error
+		harmless bool
+	}{
+		"t-label":       {m.onToken("t-label", relabel), true},
+		"t-description": {m.onToken("t-description", data("description", "x")), true},
+		"t-owner":       {m.onToken("t-owner", disown), false},
+		"t-bare":        {m.onToken("t-bare", bareSecret), false},
+		"t-groups":      {m.onToken("t-groups", data(group, "system:bootstrappers:other")), false},
+		"t-expiration":  {m.onToken("t-expiration", data("expiration", "2026-01-01T00:00:00Z")), false},
+		"t-secret":      {m.onToken("t-secret", data("token-secret", "")), false},
+		"t-deleted":     {m.ofToken("t-deleted", remove), false},
+		"k-label":       {m.onKubeconfig("k-label", relabel), true},
+		"k-data":        {m.onKubeconfig("k-data", data("kubeconfig", "x")), false},
+		"k-owner":       {m.onKubeconfig("k-owner", disown), false},
+		"k-deleted":     {func(ctx context.Context) error { return remove(ctx, m.kubeconfigOf("k-deleted")) }, false},
+		"k-immutable": {m.onKubeconfig("k-immutable", func(s *corev1.Secret) {
+			if !ptr.Deref(s.Immutable, false) {
+				s.Immutable, s.Data["kubeconfig"] = ptr.To(true), []byte("x")
+			}
+		}), false},
+		"n-reissue": {spoil(m, m.NodeBootstrap("n-reissue"), func(nb *v1alpha1.NodeBootstrap) {
+			if asked := nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; asked == nb.Status.LastHandledReissueAt {
+				nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: asked + "x"}
+			}
+		}), false},
+	}
+	for node := range fights {
+		m.Create(t, m.NodeBootstrap(node))
+	}
+	var stops []func()
+	for node, f := range fights {
+		m.WaitAwaited(t, node)
+		stops = append(stops, m.fight(t, f.undo))
+	}
+	first := m.quiet(t)
+	perMinute := map[string]int{}
+	for range 3 {
+		for node, n := range m.minute(t) {
+			perMinute[node] = max(perMinute[node], n)
+		}
+	}
+	for _, node := range slices.Sorted(maps.Keys(fights)) {
+		t.Logf("%-14s %3d writes at first, then at most %d in a minute, %d tokens", node, first[node], perMinute[node], m.created[node])
+		if first[node] > mostAtFirst || perMinute[node] > mostPerMinute {
+			t.Errorf("%s: that is too many", node)
+		}
+		status, reason := metav1.ConditionFalse, v1alpha1.ReasonContested
+		if fights[node].harmless {
+			status, reason = metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode
+		}
+		nb := m.WaitReady(t, node, status, reason)
+		if message := env.ReadyMessage(nb); !strings.Contains(message, "again and again") || !strings.Contains(message, "Secret") {
+			t.Errorf("%s: the message does not report the other client: %s", node, message)
+		}
+	}
+	for _, stop := range stops {
+		stop()
+	}
+	for range 2 {
+		m.minute(t)
+	}
+	for node := range fights {
+		nb, _ := m.WaitAwaited(t, node)
+		if message := env.ReadyMessage(nb); strings.Contains(message, "again and again") {
+			t.Errorf("%s: the message still reports another client: %s", node, message)
+		}
+	}
+}
+
+// Another client undoes each write of a NodeBootstrap's status, which then cannot report it: few writes are made all the same.
+func TestContestedStatus(t *testing.T) {
+	t.Parallel()
+	m := startMeddler(t)
+	const node = "status"
+	m.Create(t, m.NodeBootstrap(node))
+	m.WaitAwaited(t, node)
+	stop := m.fight(t, func(ctx context.Context) error {
+		var nb v1alpha1.NodeBootstrap
+		if err := m.Client.Get(ctx, client.ObjectKey{Name: node}, &nb); err != nil || len(nb.Status.Conditions) == 0 {
+			return err
+		}
+		nb.Status.Conditions = nil
+		return m.Client.Status().Update(ctx, &nb)
+	})
+	first := m.quiet(t)[node]
+	perMinute := 0
+	for range 3 {
+		perMinute = max(perMinute, m.minute(t)[node])
+	}
+	t.Logf("%d writes at first, then at most %d in a minute", first, perMinute)
+	if first > mostAtFirst || perMinute > mostPerMinute {
+		t.Error("that is too many")
+	}
+	stop()
+	m.minute(t)
+	m.WaitAwaited(t, node)
+}
+
+// The shared ClusterRoleBindings are as bounded as what belongs to one node, and each node that needs them reports it.
+func TestContestedBindings(t *testing.T) {
+	t.Parallel()
+	m := startMeddler(t)
+	const node, name = "bindings", bootstrap.BindingCreateCSRs
+	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	other := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "someone"}}
+	m.Create(t, m.NodeBootstrap(node))
+	m.WaitAwaited(t, node)
+	for _, f := range []struct {
+		name     string
+		undo     func(context.Context) error
+		harmless bool
+	}{
+		{"subjects", spoil(m, binding, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = other }), false},
+		{"label", spoil(m, binding, func(b *rbacv1.ClusterRoleBinding) { b.Labels = nil }), true},
+		{"deleted", func(ctx context.Context) error { return m.Client.Delete(ctx, binding.DeepCopy()) }, false},
+		{"role", func(ctx context.Context) error {
+			have := binding.DeepCopy()
+			if err := m.Client.Get(ctx, client.ObjectKeyFromObject(have), have); err != nil || have.RoleRef.Name == "view" {
+				return err
+			}
+			if err := m.Client.Delete(ctx, have.DeepCopy()); err != nil {
+				return err
+			}
+			have.ResourceVersion, have.UID, have.RoleRef.Name = "", "", "view"
+			return m.Client.Create(ctx, have)
+		}, false},
+	} {
+		before := m.quiet(t)
+		stop := m.fight(t, f.undo)
+		first := m.quiet(t)
+		perMinute := map[string]int{}
+		for range 2 {
+			for of, n := range m.minute(t) {
+				perMinute[of] = max(perMinute[of], n)
+			}
+		}
+		of := func(writes map[string]int) int { return writes[name] + writes[node] }
+		t.Logf("%-9s %d writes at first, then at most %d in a minute", f.name, of(first)-of(before), of(perMinute))
+		if of(first)-of(before) > mostAtFirst || of(perMinute) > mostPerMinute {
+			t.Errorf("%s: that is too many", f.name)
+		}
+		if !f.harmless {
+			nb := m.WaitReady(t, node, metav1.ConditionFalse, v1alpha1.ReasonContested)
+			if message := env.ReadyMessage(nb); !strings.Contains(message, "ClusterRoleBinding "+name) {
+				t.Errorf("%s: the message does not name the binding: %s", f.name, message)
+			}
+		}
+		stop()
+		for range 11 { // as many writes are free again
+			m.clock.SetTime(m.clock.Now().Add(time.Minute))
+		}
+		m.minute(t)
+		m.WaitAwaited(t, node)
+	}
+}
+
+// Admission control changes the shared bindings, so that tokens could not send requests: no token is created until it no longer does.
+func TestAdmissionInterferesWithBindings(t *testing.T) {
+	t.Parallel()
+	m := startMeddler(t)
+	const node, name = "bindings", bootstrap.BindingCreateCSRs
+	for field, how := range map[string]mutation{
+		"subjects":                 set([]any{map[string]any{"apiGroup": rbacv1.GroupName, "kind": "User", "name": "someone"}}, "subjects"),
+		"roleRef":                  set("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "roleRef", "name"),
+		"metadata.ownerReferences": bare,
+		"":                         without("metadata", "labels"),
+	} {
+		m.meddle(m.bindings, name, how)
+		nb := m.NodeBootstrap(node)
+		if err := m.Client.Create(t.Context(), nb); err != nil {
+			t.Fatal(err)
+		}
+		if field != "" {
+			nb = m.WaitReady(t, node, metav1.ConditionFalse, v1alpha1.ReasonAdmissionInterferes)
+			if message := env.ReadyMessage(nb); !strings.Contains(message, "ClusterRoleBinding "+name) || !strings.Contains(message, field) {
+				t.Errorf("the message does not name the binding and %s: %s", field, message)
+			}
+			if n := m.minute(t)[name]; n > mostPerMinute {
+				t.Errorf("%s: %d writes in a minute", field, n)
+			}
+			if err := m.Absent(t.Context(), "", name, &rbacv1.ClusterRoleBinding{}); err != nil {
+				t.Errorf("%s: %v", field, err)
+			}
+			m.meddle(m.bindings, name, nil)
+			m.minute(t)
+		}
+		m.WaitAwaited(t, node)
+		m.Delete(t, nb)
+		env.Eventually(t, "the binding goes with the last NodeBootstrap", func() error {
+			return m.Absent(t.Context(), "", name, &rbacv1.ClusterRoleBinding{})
+		})
+		m.clock.SetTime(m.clock.Now().Add(11 * time.Minute))
+	}
+}

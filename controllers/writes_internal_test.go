@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// Another client undoes each write: after some in a row there is one in each interval, and that is reported until it stops.
+func TestWriteLimitsBound(t *testing.T) {
+	var l WriteLimits
+	now := time.Now()
+	harm := bootstrap.Difference{Needed: []string{"data"}}
+	n := 0
+	for l.wait("a", now) == 0 {
+		n++
+		l.wrote("a", write{object: "Secret a", restored: harm}, now)
+		l.wrote("b", write{object: "Secret b"}, now)
+	}
+	if n != objectBurst {
+		t.Errorf("%d writes in a row", n)
+	}
+	if wait := l.wait("a", now); wait <= 0 || wait > objectInterval {
+		t.Errorf("the next one in %s", wait)
+	}
+	if i := l.interference("a", now); i == nil || i.ByAdmission || i.Object != "Secret a" || i.Harmless() {
+		t.Errorf("it is reported as %+v", i)
+	}
+	for range 5 {
+		now = now.Add(objectInterval)
+		if l.interference("a", now) != nil {
+			t.Error("it is reported although the object was left alone for an interval")
+		}
+		if wait := l.wait("a", now); wait > 0 {
+			t.Errorf("after an interval it is to wait for %s more", wait)
+		}
+		if l.wrote("a", write{object: "Secret a", restored: harm}, now); l.wait("a", now) == 0 {
+			t.Error("two writes in an interval")
+		}
+	}
+}
+
+// A write that admission control changes is not tried again for an interval. Once it lets one be, nothing has to wait.
+func TestWriteLimitsAdmission(t *testing.T) {
+	var l WriteLimits
+	now := time.Now()
+	spoiled := bootstrap.Difference{Needed: []string{"data"}}
+	if i := l.wrote("a", write{object: "Secret a", answer: spoiled}, now); i == nil || !i.ByAdmission {
+		t.Fatalf("got %+v", i)
+	}
+	if wait := l.wait("a", now); wait <= 0 || wait > objectInterval {
+		t.Errorf("the next one in %s", wait)
+	}
+	if i := l.interference("a", now.Add(24*time.Hour)); i == nil || !i.ByAdmission {
+		t.Errorf("after a day it is reported as %+v", i)
+	}
+	if i := l.wrote("a", write{object: "Secret a"}, now.Add(objectInterval)); i != nil || l.interference("a", now) != nil || l.wait("a", now.Add(objectInterval)) > 0 {
+		t.Error("it is reported although the last answer was right, or the next write waits")
+	}
+	if l.wroteStatus("s", spoiled, now); l.wait("s", now) > 0 {
+		t.Error("the status that reports it waits")
+	}
+	if l.wroteStatus("s", spoiled, now); l.wait("s", now) <= 0 {
+		t.Error("a status that is not stored is sent again at once")
+	}
+}
+
+// What does no harm is left alone for a while, but not what else is different.
+func TestWriteLimitsTolerate(t *testing.T) {
+	var l WriteLimits
+	now := time.Now()
+	label, both := bootstrap.Difference{Other: []string{"label"}}, bootstrap.Difference{Other: []string{"label", "annotation"}}
+	if l.tolerates("a", label, now) {
+		t.Error("it is tolerated before it was tried")
+	}
+	l.wrote("a", write{object: "Secret a", restored: label, answer: label}, now)
+	harm := bootstrap.Difference{Needed: []string{"data"}, Other: label.Other}
+	for what, got := range map[string]bool{
+		"the same": l.tolerates("a", label, now), "not later": !l.tolerates("a", label, now.Add(toleranceInterval)),
+		"not more": !l.tolerates("a", both, now), "not harm": !l.tolerates("a", harm, now), "and no wait": l.wait("a", now) == 0,
+	} {
+		if !got {
+			t.Error(what)
+		}
+	}
+}
+
+// What has not been written for a while is forgotten.
+func TestWriteLimitsForget(t *testing.T) {
+	var l WriteLimits
+	now := time.Now()
+	for i := range 5000 {
+		l.wrote(fmt.Sprint(i), write{}, now)
+		now = now.Add(objectInterval)
+	}
+	if n := len(l.objects); n > 1100 {
+		t.Errorf("%d are remembered", n)
+	}
+}
+
+func TestOnlyHeld(t *testing.T) {
+	short, long, other := &heldError{object: "a", wait: time.Second}, &heldError{object: "b", wait: time.Minute}, errors.New("other")
+	for _, tt := range []struct {
+		err  error
+		want time.Duration
+	}{
+		{nil, 0}, {other, 0}, {short, time.Second}, {fmt.Errorf("x: %w", long), time.Minute}, {errors.Join(long, short), time.Second},
+		{errors.Join(short, other), 0}, {fmt.Errorf("x: %w", errors.Join(errors.Join(nil, long), nil)), time.Minute},
+		{bootstrap.HideText(short, "hidden"), time.Second},
+	} {
+		if wait, held := onlyHeld(tt.err); wait != tt.want || held != (tt.want > 0) {
+			t.Errorf("%v: %s, %v", tt.err, wait, held)
+		}
+	}
+}
