@@ -29,7 +29,7 @@ func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *boots
 		r.interferes(i, p, o)
 	}
 	for _, step := range []func(context.Context, *bootstrap.Facts, *bootstrap.Plan, *bootstrap.Outcome) error{
-		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify, r.contested,
+		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify, r.forgetWrites, r.contested,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = bootstrap.RedactSecrets(bootstrap.RedactError(err, o.Token), append(slices.Clone(f.TokenSecrets), f.Kubeconfig)...)

@@ -93,6 +93,7 @@ func (r *BindingsReconciler) reconcile(ctx context.Context, name string, needed 
 	case have == nil || !bootstrap.BindingOurs(have):
 		return nil
 	case !needed:
+		defer r.Writes.forget(bindingName(name))
 		return r.delete(ctx, have)
 	case bootstrap.RoleDiffers(have): // a roleRef cannot be changed
 		if i := r.Writes.interference(bindingName(name), r.Clock.Now()); i != nil && !i.ByAdmission {
@@ -135,6 +136,9 @@ func (r *BindingsReconciler) send(ctx context.Context, want *rbacv1.ClusterRoleB
 	created := want.DeepCopy() // the answer is decoded into it
 	if err := r.Client.Create(ctx, created, options...); err != nil {
 		return fmt.Errorf("creating the %s: %w", object, err)
+	}
+	if len(options) == 0 {
+		r.Writes.forget(deletionOf(object))
 	}
 	d := bootstrap.BindingDifference(created, want)
 	r.Writes.wrote(object, write{object: object, answer: d}, now)
@@ -196,14 +200,14 @@ func (r *BindingsReconciler) repair(ctx context.Context, have *rbacv1.ClusterRol
 }
 
 func (r *BindingsReconciler) delete(ctx context.Context, b *rbacv1.ClusterRoleBinding) error {
-	object, now := "deletion of the "+bindingName(b.Name), r.Clock.Now()
-	if wait := r.Writes.wait(object, now); wait > 0 {
+	key, now := deletionOf(bindingName(b.Name)), r.Clock.Now()
+	if wait := r.Writes.wait(key, now); wait > 0 {
 		return &heldError{object: bindingName(b.Name), wait: wait}
 	}
 	if err := r.Client.Delete(ctx, b, client.Preconditions{UID: &b.UID}); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("deleting the ClusterRoleBinding %s: %w", b.Name, err)
 	}
-	r.Writes.wrote(object, write{object: bindingName(b.Name)}, now)
+	r.Writes.wrote(key, write{object: bindingName(b.Name)}, now)
 	return nil
 }
 

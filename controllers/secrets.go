@@ -43,6 +43,9 @@ func (r *NodeReconciler) heldBack(key string, p *bootstrap.Plan, o *bootstrap.Ou
 	return true
 }
 
+// deletionOf is by what WriteLimits knows the deletions of an object.
+func deletionOf(object string) string { return "deletion of the " + object }
+
 // interferes says in the outcome what keeps an object from being as it was written, and comes back when it may be written again.
 func (r *NodeReconciler) interferes(i *bootstrap.Interference, p *bootstrap.Plan, o *bootstrap.Outcome) {
 	o.Problem = i.Problem()
@@ -72,6 +75,7 @@ func (r *NodeReconciler) createSecret(ctx context.Context, f *bootstrap.Facts, p
 	if err := r.Client.Create(ctx, created); err != nil {
 		return nil, err
 	}
+	r.Writes.forget(deletionOf(secretName(want)))
 	if want.Namespace == bootstrap.TokenNamespace {
 		r.noteCreated(ctx, p, want)
 	}
@@ -129,6 +133,25 @@ func (r *NodeReconciler) updateAtLeisure(ctx context.Context, s *corev1.Secret) 
 	return r.updateSecret(ctx, s)
 }
 
+// keysOf are by what WriteLimits knows the tokens and the kubeconfig Secret of a node.
+func (r *NodeReconciler) keysOf(node string) []string {
+	secret := func(namespace, name string) string {
+		return writesOf(node, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
+	}
+	return []string{secret(bootstrap.TokenNamespace, ""), secret(r.Namespace, bootstrap.KubeconfigSecretName(node))}
+}
+
+// forgetWrites begins anew with what a node does not need any more.
+func (r *NodeReconciler) forgetWrites(_ context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
+	if p.Phase == bootstrap.Gone || p.Phase == bootstrap.Joined {
+		r.Writes.forget(r.keysOf(f.Name)...)
+	}
+	if p.Phase == bootstrap.Gone {
+		r.Writes.forget(statusOf(f.Name))
+	}
+	return nil
+}
+
 // contested reports an object that another client changes or deletes again and again also while it is as it should be, so that the
 // condition does not change with each write.
 func (r *NodeReconciler) contested(_ context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
@@ -136,13 +159,11 @@ func (r *NodeReconciler) contested(_ context.Context, f *bootstrap.Facts, p *boo
 		return nil
 	}
 	now := r.Clock.Now()
-	if b := f.BindingsProblem; b != nil { // no event tells when a write of a binding has failed
+	if f.BindingsProblem != nil { // no event tells when a write of a binding has failed
 		p.LookAgain(now.Add(bindingsRetry))
 	}
-	for _, s := range []metav1.ObjectMeta{
-		{Namespace: bootstrap.TokenNamespace}, {Namespace: r.Namespace, Name: bootstrap.KubeconfigSecretName(f.Name)},
-	} {
-		i := r.Writes.interference(writesOf(f.Name, &corev1.Secret{ObjectMeta: s}), now)
+	for _, key := range r.keysOf(f.Name) {
+		i := r.Writes.interference(key, now)
 		switch {
 		case i == nil || i.ByAdmission:
 			continue
@@ -158,7 +179,7 @@ func (r *NodeReconciler) contested(_ context.Context, f *bootstrap.Facts, p *boo
 
 // deleteSecret deletes a Secret, and logs it if it holds a token.
 func (r *NodeReconciler) deleteSecret(ctx context.Context, s *corev1.Secret, reason string) error {
-	key := "deletion of the " + secretName(s)
+	key := deletionOf(secretName(s))
 	if wait := r.Writes.wait(key, r.Clock.Now()); wait > 0 {
 		return &heldError{object: secretName(s), wait: wait}
 	}

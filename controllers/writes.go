@@ -141,6 +141,16 @@ func (l *WriteLimits) interference(key string, now time.Time) *bootstrap.Interfe
 	}
 }
 
+// forget begins anew with an object that is no longer needed, or is again: nobody interferes when the operator itself deletes it and
+// creates it again.
+func (l *WriteLimits) forget(keys ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, key := range keys {
+		delete(l.objects, key)
+	}
+}
+
 // failed notes that a write failed, so that others can report it. It does not count.
 func (l *WriteLimits) failed(key string, err error, now time.Time) {
 	l.mu.Lock()
