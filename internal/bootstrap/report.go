@@ -65,7 +65,7 @@ func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstra
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
 	r.new.Certificates = recordOvertaken(r.new.Certificates, f.Requests)
 	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, r.issuedToRecord()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
-	r.new.Certificates = recordDenied(r.new.Certificates, f.Requests, f.NodeBootstrap.CreationTimestamp.Time)
+	r.new.Certificates = recordDenied(r.new.Certificates, p.withoutDecisions(f.Requests), f.NodeBootstrap.CreationTimestamp.Time)
 	r.recordLate()
 	r.wait()
 	r.hosts()
