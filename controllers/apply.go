@@ -106,7 +106,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 		}
 		if apierrors.IsAlreadyExists(err) {
 			if s, err = r.liveSecret(ctx, f.Name, s.Namespace, s.Name); err == nil && s == nil {
-				err = errors.New("it is there and then it is not")
+				err = errors.New("the Secret was deleted while it was being read; retrying")
 			}
 		}
 		if err != nil {
@@ -125,7 +125,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 	}
 	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
-		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
+		"the Secret %s/%s and others that follow it exist and do not belong to this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}
 	return nil
 }
@@ -190,7 +190,7 @@ func (r *NodeReconciler) publish(ctx context.Context, f *bootstrap.Facts, p *boo
 func (r *NodeReconciler) updateKubeconfig(ctx context.Context, node string, have, want *corev1.Secret, o *bootstrap.Outcome) error {
 	switch {
 	case have == nil:
-		return fmt.Errorf("the Secret %s/%s is there and then it is not", want.Namespace, want.Name)
+		return fmt.Errorf("the Secret %s/%s was deleted while it was being read; retrying", want.Namespace, want.Name)
 	case !bootstrap.Ours(have, node):
 		o.Problem = bootstrap.NotOurs(have)
 		return nil

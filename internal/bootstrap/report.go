@@ -259,7 +259,7 @@ func (r *report) credentials() finding {
 		return no(v1alpha1.ReasonVerifying, "a kubelet has reported as the node: its first Lease will show whether the node is a member, which needs no credential")
 	case r.o.Acceptance == Rejected:
 		return stalled(&Problem{v1alpha1.ReasonTokensNotAccepted, fmt.Sprintf(
-			"the API server does not accept the token %s: start kube-apiserver with --enable-bootstrap-token-auth", r.o.Token.ID)})
+			"the API server does not accept the token %s: start every kube-apiserver with --enable-bootstrap-token-auth", r.o.Token.ID)})
 	default:
 		return no(v1alpha1.ReasonVerifying, "the API server is asked whether it accepts the new token")
 	}
@@ -280,7 +280,7 @@ func (r *report) ready(credentials finding) finding {
 		return yes(v1alpha1.ReasonJoined, "the node has joined and its credential is gone")
 	case r.p.Phase == DeadlineExceeded:
 		return stalled(&Problem{v1alpha1.ReasonJoinDeadlineExceeded, fmt.Sprintf(
-			"the node has not joined within spec.token.joinDeadline (%s): set the annotation %s to a new value to try again",
+			"the node has not joined within spec.token.joinDeadline (%s): raise it, or request a reissue by setting the annotation %s to a new value",
 			r.f.NodeBootstrap.Spec.Token.JoinDeadline.Duration, v1alpha1.ReissueRequestedAtAnnotation)})
 	case r.p.Phase == Withdrawn && r.o.Err == nil:
 		return stalled(&Problem{v1alpha1.ReasonTokenMisused, fmt.Sprintf(
@@ -301,7 +301,8 @@ func (r *report) waitingFor() finding {
 	if late := notIssued(r.f, r.now); late != nil {
 		if failed := requestCondition(late, certificatesv1.CertificateFailed); failed != nil {
 			return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
-				"the signer could not sign the request %s: %s: %s", late.Name, failed.Reason, failed.Message)})
+				"the signer could not sign the request %s: %s: %s: fix that, then request a reissue, since a kubelet sends its next request with "+
+					"another key", late.Name, failed.Reason, failed.Message)})
 		}
 		return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
 			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+
