@@ -4,6 +4,8 @@ package controllers_test
 
 import (
 	"encoding/json"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,10 +13,14 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -122,6 +128,57 @@ func TestBypassIsInTheColumns(t *testing.T) {
 	if got := columns(t, name); got["Enforced"] != "False" || got["Ready"] != "True" {
 		t.Errorf("the columns are %v", got)
 	}
+}
+
+// What a refusal says to write instead is taken.
+func TestExamplesInRefusalsAreTaken(t *testing.T) {
+	var crd apiextensionsv1.CustomResourceDefinition
+	cluster.Get(t, "", bootstrap.CRDName, &crd)
+	spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"]
+	tried := 0
+	var walk func(path []string, inList bool, s *apiextensionsv1.JSONSchemaProps)
+	walk = func(path []string, inList bool, s *apiextensionsv1.JSONSchemaProps) {
+		for _, rule := range s.XValidations {
+			for _, example := range examplesIn(rule.Message + rule.MessageExpression) {
+				tried++
+				var value any = example
+				if inList {
+					value = []any{example}
+				}
+				nb := &unstructured.Unstructured{Object: map[string]any{}}
+				nb.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("NodeBootstrap"))
+				nb.SetName("example")
+				if err := unstructured.SetNestedField(nb.Object, value, append([]string{"spec"}, path...)...); err != nil {
+					t.Fatal(err)
+				}
+				if err := client.NewDryRunClient(cluster.Client).Create(t.Context(), nb); err != nil {
+					t.Errorf("%v: %q: %v", path, example, err)
+				}
+			}
+		}
+		for name, property := range s.Properties {
+			walk(append(slices.Clone(path), name), false, &property)
+		}
+		if s.Items != nil && s.Items.Schema != nil {
+			walk(path, true, s.Items.Schema)
+		}
+	}
+	walk(nil, false, &spec)
+	if tried < 10 {
+		t.Errorf("only %d examples are found", tried)
+	}
+}
+
+var exampleText = regexp.MustCompile(`write for example ([^']*)`)
+
+// examplesIn are the examples at the end of a message, up to a full stop.
+func examplesIn(message string) []string {
+	m := exampleText.FindStringSubmatch(message)
+	if m == nil {
+		return nil
+	}
+	text, _, _ := strings.Cut(m[1], ". ")
+	return strings.Split(strings.ReplaceAll(text, " or ", ", "), ", ")
 }
 
 // README.md says which wrong input the API server refuses, what becomes a condition, and what nobody checks.

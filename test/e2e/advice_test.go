@@ -84,31 +84,43 @@ func TestKubeconfigsThatAreWrong(t *testing.T) {
 	for name, tc := range map[string]struct {
 		quote, log string
 		spoil      func(t *testing.T, kubeconfig []byte) []byte
+		args       map[string]string
 	}{
-		"wrong-host": {"x509: certificate is valid for X, not Y", `x509: certificate is valid for [^"]*, not 127\.0\.0\.2`,
-			func(t *testing.T, k []byte) []byte {
+		"wrong-host": {quote: "x509: certificate is valid for X, not Y", log: `x509: certificate is valid for [^"]*, not 127\.0\.0\.2`,
+			spoil: func(t *testing.T, k []byte) []byte {
 				return withServer(t, k, "https://"+forwardFrom(t, "127.0.0.2:0"), nil)
 			}},
-		"wrong-ca": {"x509: certificate signed by unknown authority", "x509: certificate signed by unknown authority",
-			func(t *testing.T, k []byte) []byte {
+		"host-without-ip": {quote: "x509: cannot validate certificate for Y because it doesn't contain any IP SANs",
+			log: "x509: cannot validate certificate for 127.0.0.1 because it doesn't contain any IP SANs",
+			spoil: func(t *testing.T, k []byte) []byte {
+				ca := authority(t)
+				var served atomic.Pointer[tls.Certificate]
+				served.Store(ca.issue(t, -time.Hour, time.Hour))
+				return withServer(t, k, serveAPI(t, &served), ca.pem)
+			}},
+		"wrong-ca": {quote: "x509: certificate signed by unknown authority", log: "x509: certificate signed by unknown authority",
+			spoil: func(t *testing.T, k []byte) []byte {
 				return withServer(t, k, cluster.Server(), authority(t).pem)
 			}},
-		"wrong-port": {"connection refused", "connection refused",
-			func(t *testing.T, k []byte) []byte {
+		"wrong-port": {quote: "connection refused", log: "connection refused",
+			spoil: func(t *testing.T, k []byte) []byte {
 				port, err := localcluster.FreePort()
 				if err != nil {
 					t.Fatal(err)
 				}
 				return withServer(t, k, fmt.Sprintf("https://127.0.0.1:%d", port), nil)
 			}},
-		"empty-file": {"unable to load bootstrap kubeconfig", "unable to load bootstrap kubeconfig",
-			func(*testing.T, []byte) []byte { return []byte("\n") }},
+		"empty-file": {quote: "unable to load bootstrap kubeconfig", log: "unable to load bootstrap kubeconfig",
+			spoil: func(*testing.T, []byte) []byte { return []byte("\n") }},
+		"no-file": {quote: "unable to load bootstrap kubeconfig", log: "unable to load bootstrap kubeconfig",
+			spoil: func(_ *testing.T, k []byte) []byte { return k },
+			args:  map[string]string{"bootstrap-kubeconfig": filepath.Join(t.TempDir(), "nothing")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			quoted(t, tc.quote)
 			cluster.Create(t, cluster.NodeBootstrap(name))
 			_, kubeconfig := cluster.WaitAwaited(t, name)
-			kubelet := startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: tc.spoil(t, kubeconfig)})
+			kubelet := startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: tc.spoil(t, kubeconfig), ExtraArgs: tc.args})
 			logMatches(t, kubelet, tc.log)
 			if err := kubelet.Stop(); err != nil {
 				t.Fatal(err)
@@ -137,10 +149,10 @@ func TestClockOfTheNode(t *testing.T) {
 			nb, kubeconfig := cluster.WaitAwaited(t, name)
 			ca := authority(t)
 			var served atomic.Pointer[tls.Certificate]
-			served.Store(ca.issue(t, tc.from, tc.to))
+			served.Store(ca.issue(t, tc.from, tc.to, net.IPv4(127, 0, 0, 1)))
 			kubelet := startKubelet(t, name, withServer(t, kubeconfig, serveAPI(t, &served), ca.pem))
 			logMatches(t, kubelet, tc.log)
-			served.Store(ca.issue(t, -time.Hour, time.Hour))
+			served.Store(ca.issue(t, -time.Hour, time.Hour, net.IPv4(127, 0, 0, 1)))
 			env.Eventually(t, "the kubelet's request", func() error {
 				if len(sentWith(t, nb.Status.Token.ID)) == 0 {
 					return errors.New("there is none")
@@ -243,16 +255,55 @@ func authority(t *testing.T) *testCA {
 	return &testCA{certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-// issue is a serving certificate for 127.0.0.1 that is valid from one time to another, from now.
-func (ca *testCA) issue(t *testing.T, from, to time.Duration) *tls.Certificate {
+// issue is a serving certificate for a name and IPs that is valid from one time to another, from now.
+func (ca *testCA) issue(t *testing.T, from, to time.Duration, ips ...net.IP) *tls.Certificate {
 	t.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{"api.example.com"}, IPAddresses: ips,
 		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.certificate, ca.key.Public(), ca.key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: ca.key}
+}
+
+// A kubelet with a valid certificate at --kubeconfig sends no request, whatever its bootstrap kubeconfig is. Without that file and
+// --cert-dir it does.
+func TestValidCertificateOfAnEarlierLife(t *testing.T) {
+	const name = "earlier-life"
+	nb := cluster.NodeBootstrap(name)
+	cluster.Create(t, nb)
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	kubelet := startKubelet(t, name, kubeconfig)
+	waitJoined(t, name)
+	if err := kubelet.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
+		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "reinstalled"}
+	})
+	reissued, fresh := cluster.WaitAwaited(t, name)
+	again := localcluster.KubeletConfig{NodeName: name, Dir: kubelet.Dir(), BootstrapKubeconfig: fresh}
+	kubelet = startKubeletWith(t, again)
+	logMatches(t, kubelet, "Successfully registered node")
+	if err := kubelet.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if sent := sentWith(t, reissued.Status.Token.ID); len(sent) > 0 {
+		t.Fatalf("it has sent %s", sent[0].Name)
+	}
+	if err := errors.Join(os.Remove(kubelet.Kubeconfig()), os.RemoveAll(filepath.Join(kubelet.Dir(), "pki"))); err != nil {
+		t.Fatal(err)
+	}
+	startKubeletWith(t, again)
+	env.Eventually(t, "the kubelet's request being approved", func() error {
+		for _, r := range sentWith(t, reissued.Status.Token.ID) {
+			if approvedFor(&r) != "" {
+				return nil
+			}
+		}
+		return errors.New("it is not")
+	})
 }
 
 // After a denial the kubeconfig is still good: a kubelet that is restarted sends another request. One that does not rotate its
