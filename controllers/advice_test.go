@@ -16,6 +16,7 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -132,8 +133,13 @@ func TestBypassIsInTheColumns(t *testing.T) {
 
 // What a refusal says to write instead is taken.
 func TestExamplesInRefusalsAreTaken(t *testing.T) {
+	var found unstructured.Unstructured
+	found.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
+	cluster.Get(t, "", bootstrap.CRDName, &found)
 	var crd apiextensionsv1.CustomResourceDefinition
-	cluster.Get(t, "", bootstrap.CRDName, &crd)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(found.Object, &crd); err != nil {
+		t.Fatal(err)
+	}
 	spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"]
 	tried := 0
 	var walk func(path []string, inList bool, s *apiextensionsv1.JSONSchemaProps)

@@ -36,6 +36,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -333,10 +334,11 @@ func TestRestartAfterADenial(t *testing.T) {
 			if err := kubelet.Stop(); err != nil {
 				t.Fatal(err)
 			}
+			config.Dir, config.BootstrapKubeconfig = kubelet.Dir(), nil
 			if !rotates {
+				findsItsDeniedRequest(t, config, first)
 				cluster.Delete(t, first)
 			}
-			config.Dir, config.BootstrapKubeconfig = kubelet.Dir(), nil
 			startKubeletWith(t, config)
 			second := pendingRequest(t, awaited.Status.Token.ID)
 			if second.UID == first.UID {
@@ -347,6 +349,25 @@ func TestRestartAfterADenial(t *testing.T) {
 			}
 			waitJoined(t, name)
 		})
+	}
+}
+
+// findsItsDeniedRequest starts a kubelet that ends, since its request is denied already.
+func findsItsDeniedRequest(t *testing.T, config localcluster.KubeletConfig, denied *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
+	kubelet := startKubeletWith(t, config)
+	select {
+	case <-kubelet.Done():
+	case <-time.After(env.Limit):
+		t.Error("the kubelet goes on")
+	}
+	if err := kubelet.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range sentWith(t, bootstrap.TokenIDOfUser(denied.Spec.Username)) {
+		if r.UID != denied.UID {
+			t.Errorf("it has sent another request, %s", r.Name)
+		}
 	}
 }
 
