@@ -21,7 +21,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -29,15 +28,9 @@ import (
 	"testing"
 	"time"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
-	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -266,190 +259,4 @@ func (ca *testCA) issue(t *testing.T, from, to time.Duration, ips ...net.IP) *tl
 		t.Fatal(err)
 	}
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: ca.key}
-}
-
-// A kubelet with a valid certificate at --kubeconfig sends no request, whatever its bootstrap kubeconfig is. Without that file and
-// --cert-dir it does.
-func TestValidCertificateOfAnEarlierLife(t *testing.T) {
-	const name = "earlier-life"
-	nb := cluster.NodeBootstrap(name)
-	cluster.Create(t, nb)
-	_, kubeconfig := cluster.WaitAwaited(t, name)
-	kubelet := startKubelet(t, name, kubeconfig)
-	waitJoined(t, name)
-	if err := kubelet.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
-		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "reinstalled"}
-	})
-	reissued, fresh := cluster.WaitAwaited(t, name)
-	again := localcluster.KubeletConfig{NodeName: name, Dir: kubelet.Dir(), BootstrapKubeconfig: fresh}
-	kubelet = startKubeletWith(t, again)
-	logMatches(t, kubelet, "Successfully registered node")
-	if err := kubelet.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	if sent := sentWith(t, reissued.Status.Token.ID); len(sent) > 0 {
-		t.Fatalf("it has sent %s", sent[0].Name)
-	}
-	if err := errors.Join(os.Remove(kubelet.Kubeconfig()), os.RemoveAll(filepath.Join(kubelet.Dir(), "pki"))); err != nil {
-		t.Fatal(err)
-	}
-	startKubeletWith(t, again)
-	env.Eventually(t, "the kubelet's request being approved", func() error {
-		for _, r := range sentWith(t, reissued.Status.Token.ID) {
-			if approvedFor(&r) != "" {
-				return nil
-			}
-		}
-		return errors.New("it is not")
-	})
-}
-
-// After a denial the kubeconfig is still good: a kubelet that is restarted sends another request. One that does not rotate its
-// certificates would send the same again, so that the denied one has to be deleted first.
-func TestRestartAfterADenial(t *testing.T) {
-	for name, rotates := range map[string]bool{"denied-rotating": true, "denied-not-rotating": false} {
-		t.Run(name, func(t *testing.T) {
-			nb := cluster.NodeBootstrap(name)
-			nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual
-			cluster.Create(t, nb)
-			awaited, kubeconfig := cluster.WaitAwaited(t, name)
-			config := localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig, ExtraConfig: map[string]any{"rotateCertificates": rotates}}
-			kubelet := startKubeletWith(t, config)
-			first := pendingRequest(t, awaited.Status.Token.ID)
-			if out, err := kubectl(t, "certificate", "deny", first.Name); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			env.Eventually(t, "Ready telling of the denial", func() error {
-				var nb v1alpha1.NodeBootstrap
-				cluster.Get(t, "", name, &nb)
-				if got := env.ReadyMessage(&nb); !strings.Contains(got, "last CSR "+first.Name+" was denied: DeniedElsewhere") {
-					return fmt.Errorf("it says %q", got)
-				}
-				return nil
-			})
-			logHas(t, kubelet, "certificate signing request is denied")
-			if err := kubelet.Stop(); err != nil {
-				t.Fatal(err)
-			}
-			config.Dir, config.BootstrapKubeconfig = kubelet.Dir(), nil
-			if !rotates {
-				findsItsDeniedRequest(t, config, first)
-				cluster.Delete(t, first)
-			}
-			startKubeletWith(t, config)
-			second := pendingRequest(t, awaited.Status.Token.ID)
-			if second.UID == first.UID {
-				t.Fatal("the kubelet has sent nothing new")
-			}
-			if out, err := kubectl(t, "certificate", "approve", second.Name); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			waitJoined(t, name)
-		})
-	}
-}
-
-// findsItsDeniedRequest starts a kubelet that ends, since its request is denied already.
-func findsItsDeniedRequest(t *testing.T, config localcluster.KubeletConfig, denied *certificatesv1.CertificateSigningRequest) {
-	t.Helper()
-	kubelet := startKubeletWith(t, config)
-	select {
-	case <-kubelet.Done():
-	case <-time.After(env.Limit):
-		t.Error("the kubelet goes on")
-	}
-	if err := kubelet.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range sentWith(t, bootstrap.TokenIDOfUser(denied.Spec.Username)) {
-		if r.UID != denied.UID {
-			t.Errorf("it has sent another request, %s", r.Name)
-		}
-	}
-}
-
-// pendingRequest waits for a request that was sent with a token and has no verdict.
-func pendingRequest(t *testing.T, tokenID string) *certificatesv1.CertificateSigningRequest {
-	t.Helper()
-	var found *certificatesv1.CertificateSigningRequest
-	env.Eventually(t, "a pending request", func() error {
-		for _, r := range sentWith(t, tokenID) {
-			if len(r.Status.Conditions) == 0 {
-				found = &r
-				return nil
-			}
-		}
-		return errors.New("there is none")
-	})
-	return found
-}
-
-func kubectl(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	kubeconfig, err := cluster.WriteAdminKubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	content, err := os.ReadFile(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kubectlAs(t, content, args...)
-}
-
-// While the operator is stopped somebody uses the token for another node's name, and somebody else denies that request. That nobody
-// got a certificate is no reason to keep the token: whoever sent the request has it.
-func TestDenialOfEvidenceWhileTheOperatorIsStopped(t *testing.T) {
-	const name = "denied-evidence"
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	before, kubeconfig := cluster.WaitAwaited(t, name)
-	if err := killManager(); err != nil {
-		t.Fatal(err)
-	}
-	request := send(t, kubeconfig, "another-node")
-	out, denied := kubectl(t, "certificate", "deny", request.Name)
-	if err := startManager(t.Context()); err != nil || denied != nil {
-		t.Fatalf("%v, %v: %s", err, denied, out)
-	}
-	nb := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonTokenMisused)
-	alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused)
-	if alarm == nil || alarm.Reason != csr.ReasonWrongSubject || !strings.Contains(alarm.Message, request.Name) || !strings.Contains(alarm.Message, "someone else denied it first") {
-		t.Errorf("the alarm is %+v", alarm)
-	}
-	if len(nb.Status.Certificates) != 1 || nb.Status.Certificates[0].UID != request.UID || nb.Status.Certificates[0].Verdict != v1alpha1.VerdictDenied {
-		t.Errorf("the record is %+v", nb.Status.Certificates)
-	}
-	if err := cluster.NothingLeft(t.Context(), name); err != nil {
-		t.Error(err)
-	}
-
-	// The command that the denial suggests works as it is.
-	command := regexp.MustCompile(`kubectl annotate nodebootstrap \S+ --overwrite \S+="\$\(date [^)]*\)"`).FindString(alarm.Message)
-	if out, err := shell(t, command); command == "" || err != nil {
-		t.Fatalf("%q, of the message %q: %v: %s", command, alarm.Message, err, out)
-	}
-	again, _ := cluster.WaitAwaited(t, name)
-	if again.Status.Token.ID == before.Status.Token.ID || meta.FindStatusCondition(again.Status.Conditions, v1alpha1.ConditionTokenMisused) != nil {
-		t.Errorf("after the reissue the status is %+v", again.Status)
-	}
-}
-
-// shell runs a command line as an administrator would.
-func shell(t *testing.T, command string) (string, error) {
-	t.Helper()
-	path, err := cluster.Binary("kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	kubeconfig, err := cluster.WriteAdminKubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(path)+":"+os.Getenv("PATH"), "KUBECONFIG="+kubeconfig)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
