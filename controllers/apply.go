@@ -79,7 +79,8 @@ func (r *NodeReconciler) reportOutliving(ctx context.Context, f *bootstrap.Facts
 			"tokenID", bootstrap.TokenIDOfUser(request.Spec.Username))
 		r.Metrics.outlives()
 		r.Recorder.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.ReasonIssuedBeforeRevocation, "Reported",
-			"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires", f.Name)
+			"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires. "+
+				"If its key is not that of your machine, lock the name out: see docs/troubleshooting.md", f.Name)
 	}
 }
 

@@ -30,6 +30,16 @@ func TestKubeconfigToStandardOutput(t *testing.T) {
 	}
 }
 
+// A dash is standard output, as in kubectl, and no file of that name.
+func TestKubeconfigToDash(t *testing.T) {
+	t.Chdir(t.TempDir())
+	r := cluster{objects: []client.Object{awaiting(), publishedSecret()}}.succeeds(t, "kubeconfig", node, "--output-file", "-")
+	if r.out != kubeconfig || r.errOut != "" {
+		t.Errorf("got %q and %q, want the kubeconfig and nothing else", r.out, r.errOut)
+	}
+	wantFiles(t, ".")
+}
+
 func TestKubeconfigWithTokenThatExpired(t *testing.T) {
 	expired := func(nb *v1alpha1.NodeBootstrap) {
 		nb.Status.Token.ExpirationTime = metav1.NewTime(time.Now().Add(-time.Hour))
@@ -225,13 +235,18 @@ func TestKubeconfigReplacesNothing(t *testing.T) {
 func TestKubeconfigToFileThatCannotBe(t *testing.T) {
 	cl := cluster{objects: []client.Object{awaiting(), publishedSecret()}}
 	dir := t.TempDir()
+	missing := filepath.Join(dir, "no", "file")
 	for name, args := range map[string][]string{
-		"in no directory":  {"--output-file", filepath.Join(dir, "no", "file")},
+		"in no directory":  {"--output-file", missing},
 		"over a directory": {"--output-file", dir, "--overwrite"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if r := cl.execute(t, append([]string{"kubeconfig", node}, args...)...); r.err == nil {
-				t.Error("no error")
+			r := cl.execute(t, append([]string{"kubeconfig", node}, args...)...)
+			if r.err == nil {
+				t.Fatal("no error")
+			}
+			if slices.Contains(args, missing) {
+				mention(t, "the error", r.err.Error(), missing, "the directory "+filepath.Dir(missing)+" does not exist")
 			}
 			wantFiles(t, dir)
 		})

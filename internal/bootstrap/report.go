@@ -82,10 +82,10 @@ func ReportForbidden(nb *v1alpha1.NodeBootstrap, err error, now time.Time) *v1al
 	const advice = "the operator's RBAC is not as it ships"
 	if was := meta.FindStatusCondition(r.new.Conditions, v1alpha1.ConditionReady); was != nil && was.Status == metav1.ConditionTrue {
 		before, _, _ := strings.Cut(was.Message, "; "+advice)
-		r.set(v1alpha1.ConditionReady, yes(was.Reason, "%s; %s: %v", before, advice, err))
+		r.set(v1alpha1.ConditionReady, yes(was.Reason, "%s; %s, apply its manifests again: %v", before, advice, err))
 		return r.new
 	}
-	why := stalled(&Problem{v1alpha1.ReasonForbidden, fmt.Sprintf("%s: %v", advice, err)})
+	why := stalled(&Problem{v1alpha1.ReasonForbidden, fmt.Sprintf("%s, apply its manifests again: %v", advice, err)})
 	r.set(v1alpha1.ConditionReady, why)
 	r.setWhile(v1alpha1.ConditionStalled, true, why)
 	r.setWhile(v1alpha1.ConditionReconciling, false, why)
