@@ -80,7 +80,8 @@ func (r *NodeReconciler) reportOutliving(ctx context.Context, f *bootstrap.Facts
 			"tokenID", bootstrap.TokenIDOfUser(request.Spec.Username))
 		r.Metrics.outlives()
 		r.Recorder.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.ReasonIssuedBeforeRevocation, "Reported",
-			"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires", f.Name)
+			"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires. "+
+				"If its key is not that of your machine, lock the name out: see docs/troubleshooting.md", f.Name)
 	}
 }
 
@@ -123,7 +124,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 	}
 	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
-		"the Secret %s/%s and others after it are there and were not made for this NodeBootstrap: delete them",
+		"the Secret %s/%s and others that follow it exist and do not belong to this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}
 	return nil
 }

@@ -29,6 +29,7 @@ const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
 // +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the present token runs out"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Alarm",type=string,JSONPath=`.status.conditions[?(@.type=="TokenMisused")].reason`,priority=1,description="How a token was misused"
+// +kubebuilder:printcolumn:name="Enforced",type=string,JSONPath=`.status.conditions[?(@.type=="ApprovalEnforced")].status`,priority=1,description="False when something else approves requests of the token, whatever the name"
 // +kubebuilder:printcolumn:name="Token",type=string,JSONPath=`.status.token.id`,priority=1
 // +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.status.server`,priority=1
 // +kubebuilder:printcolumn:name="Secret",type=string,JSONPath=`.status.kubeconfigSecretRef.name`,priority=1

@@ -14,6 +14,9 @@ import (
 // that is there already is replaced only when told to.
 func writeFile(path string, content []byte, overwrite bool) error {
 	temporary, err := writeTemporary(filepath.Dir(path), content)
+	if errors.Is(err, fs.ErrNotExist) { // it names the temporary file, which nobody asked for
+		return fmt.Errorf("writing %s: the directory %s does not exist", path, filepath.Dir(path))
+	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}

@@ -64,7 +64,7 @@ status.kubeconfigSecretRef names.`,
 
 func (o *kubeconfigOptions) validate() error {
 	switch {
-	case o.overwrite && o.outputFile == "":
+	case o.overwrite && o.file() == "":
 		return errors.New("--overwrite goes with --output-file")
 	case o.wait < 0:
 		return fmt.Errorf("--wait takes a time like 1m, and %s is negative", o.wait)
@@ -125,10 +125,18 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 
 // checkTarget finds a file that is in the way before the cluster is asked and maybe waited for.
 func (o *kubeconfigOptions) checkTarget() error {
-	if o.outputFile == "" || o.overwrite {
+	if o.file() == "" || o.overwrite {
 		return nil
 	}
 	return checkAbsent(o.outputFile)
+}
+
+// file is the path to write to; empty for standard output, as which kubectl takes a dash too.
+func (o *kubeconfigOptions) file() string {
+	if o.outputFile == "-" {
+		return ""
+	}
+	return o.outputFile
 }
 
 // warnExpired does no more than warn, since it may be the clock here that is wrong.
@@ -140,7 +148,7 @@ func (o *kubeconfigOptions) warnExpired(token *v1alpha1.TokenStatus, now time.Ti
 }
 
 func (o *kubeconfigOptions) write(kubeconfig []byte, name string) error {
-	if o.outputFile == "" {
+	if o.file() == "" {
 		_, err := o.Out.Write(kubeconfig)
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +28,16 @@ func TestKubeconfigToStandardOutput(t *testing.T) {
 	if r.out != kubeconfig || r.errOut != "" {
 		t.Errorf("got %q and %q, want the kubeconfig byte for byte and nothing else", r.out, r.errOut)
 	}
+}
+
+// A dash is standard output, as in kubectl, and no file of that name.
+func TestKubeconfigToDash(t *testing.T) {
+	t.Chdir(t.TempDir())
+	r := cluster{objects: []client.Object{awaiting(), publishedSecret()}}.succeeds(t, "kubeconfig", node, "--output-file", "-")
+	if r.out != kubeconfig || r.errOut != "" {
+		t.Errorf("got %q and %q, want the kubeconfig and nothing else", r.out, r.errOut)
+	}
+	wantFiles(t, ".")
 }
 
 func TestKubeconfigWithTokenThatExpired(t *testing.T) {
@@ -62,7 +73,23 @@ func TestKubeconfigThatIsNotThere(t *testing.T) {
 		},
 		"stalled": {
 			cluster{objects: []client.Object{awaiting(isStalled)}},
-			[]string{"not ready", "ServerUnknown: no API server URL is known", "--wait"},
+			[]string{"is stalled, and waiting does not help", "ServerUnknown: no API server URL is known", "docs/troubleshooting.md under ServerUnknown"},
+		},
+		"the token misused, and a key was approved with it": {
+			cluster{objects: []client.Object{awaiting(isMisused), publishedSecret()}},
+			[]string{"was misused", "SecondKey: the request csr-b", "kubectl nodebootstrap reissue worker-1\nkubectl nodebootstrap kubeconfig worker-1 --wait 1m"},
+		},
+		"the token misused and revoked": {
+			cluster{objects: []client.Object{awaiting(isStalled, isMisused)}},
+			[]string{"was misused", "kubectl nodebootstrap reissue worker-1"},
+		},
+		"too late": {
+			cluster{objects: []client.Object{awaiting(isTooLate)}},
+			[]string{"JoinDeadlineExceeded", "kubectl nodebootstrap reissue worker-1"},
+		},
+		"reconciling": {
+			cluster{objects: []client.Object{awaiting(isReconciling)}},
+			[]string{"not ready", "Verifying", "With --wait 1m this waits for it"},
 		},
 		"edited since": {
 			cluster{objects: []client.Object{awaiting(isEdited), publishedSecret()}},
@@ -104,8 +131,19 @@ func TestKubeconfigThatIsNotThere(t *testing.T) {
 				t.Fatal("no error")
 			}
 			mention(t, "the error", r.err.Error(), tc.want...)
+			if offers := strings.Contains(r.err.Error(), "this waits for it"); offers && strings.Contains(r.err.Error(), "waiting does not help") {
+				t.Errorf("it offers to wait in vain: %v", r.err)
+			}
 			wantFiles(t, filepath.Dir(path))
 		})
+	}
+}
+
+// isTooLate has the deadline passed.
+func isTooLate(nb *v1alpha1.NodeBootstrap) {
+	isStalled(nb)
+	for i := range nb.Status.Conditions {
+		nb.Status.Conditions[i].Reason = v1alpha1.ReasonJoinDeadlineExceeded
 	}
 }
 
@@ -197,13 +235,18 @@ func TestKubeconfigReplacesNothing(t *testing.T) {
 func TestKubeconfigToFileThatCannotBe(t *testing.T) {
 	cl := cluster{objects: []client.Object{awaiting(), publishedSecret()}}
 	dir := t.TempDir()
+	missing := filepath.Join(dir, "no", "file")
 	for name, args := range map[string][]string{
-		"in no directory":  {"--output-file", filepath.Join(dir, "no", "file")},
+		"in no directory":  {"--output-file", missing},
 		"over a directory": {"--output-file", dir, "--overwrite"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if r := cl.execute(t, append([]string{"kubeconfig", node}, args...)...); r.err == nil {
-				t.Error("no error")
+			r := cl.execute(t, append([]string{"kubeconfig", node}, args...)...)
+			if r.err == nil {
+				t.Fatal("no error")
+			}
+			if slices.Contains(args, missing) {
+				mention(t, "the error", r.err.Error(), missing, "the directory "+filepath.Dir(missing)+" does not exist")
 			}
 			wantFiles(t, dir)
 		})
@@ -251,7 +294,7 @@ func TestKubeconfigWait(t *testing.T) {
 		"ready after a while": {
 			cluster: cluster{objects: []client.Object{awaiting(isNew), publishedSecret()}},
 			onWatch: func(ctx context.Context, c client.WithWatch, _ int) error {
-				return errors.Join(put(ctx, c, awaiting(isStalled)), put(ctx, c, awaiting()))
+				return errors.Join(put(ctx, c, awaiting(isReconciling)), put(ctx, c, awaiting()))
 			},
 		},
 		"reissued after a while": {
@@ -269,12 +312,12 @@ func TestKubeconfigWait(t *testing.T) {
 }
 
 func TestKubeconfigWaitTellsWhatIsInTheWay(t *testing.T) {
-	r := waiting{cluster: cluster{objects: []client.Object{awaiting(isStalled)}}, limit: "20ms"}.execute(t)
+	r := waiting{cluster: cluster{objects: []client.Object{awaiting(isReconciling)}}, limit: "20ms"}.execute(t)
 	if r.err == nil {
 		t.Fatal("no error")
 	}
-	mention(t, "the error", r.err.Error(), "gave up after 20ms", "ServerUnknown: no API server URL is known")
-	if want := "Waiting: ServerUnknown: no API server URL is known\n"; r.errOut != want {
+	mention(t, "the error", r.err.Error(), "gave up after 20ms", "Verifying: the API server is asked")
+	if want := "Waiting: Verifying: the API server is asked\n"; r.errOut != want {
 		t.Errorf("told %q, want %q", r.errOut, want)
 	}
 }
@@ -286,7 +329,15 @@ func TestKubeconfigWaitEndsWhenItIsInVain(t *testing.T) {
 	}{
 		"deleted": {
 			func(ctx context.Context, c client.WithWatch, _ int) error { return c.Delete(ctx, awaiting()) },
-			[]string{"no NodeBootstrap worker-1"},
+			[]string{"NodeBootstrap worker-1 does not exist"},
+		},
+		"stalled": {
+			func(ctx context.Context, c client.WithWatch, _ int) error { return put(ctx, c, awaiting(isStalled)) },
+			[]string{"waiting does not help: ServerUnknown"},
+		},
+		"misused meanwhile": {
+			func(ctx context.Context, c client.WithWatch, _ int) error { return put(ctx, c, awaiting(isMisused)) },
+			[]string{"was misused", "kubectl nodebootstrap reissue worker-1"},
 		},
 		"joined meanwhile": {
 			func(ctx context.Context, c client.WithWatch, _ int) error { return put(ctx, c, awaiting(hasJoined)) },

@@ -54,8 +54,9 @@ func explain(err error, verb, name string) error {
 	}
 }
 
+// notFound offers no manifest: from a mistyped name it would create a credential.
 func notFound(name string) error {
-	return fmt.Errorf("there is no NodeBootstrap %s. This makes it:\n\nkubectl apply -f - <<EOF\n%s\nEOF", name, manifest(name, ""))
+	return fmt.Errorf("NodeBootstrap %s does not exist: kubectl get nodebootstraps lists those that do", name)
 }
 
 func readyCondition(nb *v1alpha1.NodeBootstrap) (status, reason, message string) {

@@ -143,7 +143,20 @@ func hasJoined(nb *v1alpha1.NodeBootstrap) {
 func isStalled(nb *v1alpha1.NodeBootstrap) {
 	nb.Status = v1alpha1.NodeBootstrapStatus{Conditions: []metav1.Condition{
 		condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonServerUnknown, "no API server URL is known"),
+		condition(v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ReasonServerUnknown, "no API server URL is known"),
 	}}
+}
+
+func isReconciling(nb *v1alpha1.NodeBootstrap) {
+	nb.Status = v1alpha1.NodeBootstrapStatus{Conditions: []metav1.Condition{
+		condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonVerifying, "the API server is asked"),
+		condition(v1alpha1.ConditionReconciling, metav1.ConditionTrue, v1alpha1.ReasonVerifying, "the API server is asked"),
+	}}
+}
+
+// isMisused has the token misused after a key was approved with it, so that Ready stays True and the kubeconfig is still published.
+func isMisused(nb *v1alpha1.NodeBootstrap) {
+	nb.Status.Conditions = append(nb.Status.Conditions, condition(v1alpha1.ConditionTokenMisused, metav1.ConditionTrue, "SecondKey", "the request csr-b"))
 }
 
 func isNew(nb *v1alpha1.NodeBootstrap) { nb.Status = v1alpha1.NodeBootstrapStatus{} }
@@ -225,7 +238,7 @@ func TestClusterErrors(t *testing.T) {
 		want    []string
 	}{
 		"no connection":     {cluster{err: errors.New("no configuration")}, []string{"no configuration"}},
-		"no such name":      {cluster{}, []string{"no NodeBootstrap " + node, "kubectl apply -f - <<EOF\n" + manifest(node, "") + "\nEOF"}},
+		"no such name":      {cluster{}, []string{"NodeBootstrap " + node + " does not exist", "kubectl get nodebootstraps"}},
 		"not installed":     {cluster{funcs: failing(noMatch)}, []string{"install the operator", "--context"}},
 		"not allowed":       {cluster{funcs: failing(forbidden(nodeBootstraps, node))}, []string{"permission to", "nodebootstraps.nodebootstrap.io", "no rule allows it"}},
 		"server in trouble": {cluster{funcs: failing(errors.New("connection refused"))}, []string{"NodeBootstrap " + node, "connection refused"}},
@@ -239,6 +252,9 @@ func TestClusterErrors(t *testing.T) {
 				mention(t, "the error", r.err.Error(), tc.want...)
 				if r.out != "" {
 					t.Errorf("printed %q", r.out)
+				}
+				if strings.Contains(r.err.Error(), "kind: NodeBootstrap") {
+					t.Errorf("a mistyped name gets a manifest to paste: %v", r.err)
 				}
 			})
 		}

@@ -29,7 +29,7 @@ func (e *notReadyError) Error() string {
 	return fmt.Sprintf("NodeBootstrap %s is not ready: %s", e.name, e.why)
 }
 
-// checkPublished says why there is no kubeconfig to have; with a notReadyError while there may be one later. A status that
+// checkPublished says why there is no kubeconfig to hand out; with a notReadyError while there may be one later. A status that
 // is older than the spec, or than the last request for a reissue, counts for nothing.
 func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 	pending := reissuePending(nb)
@@ -39,17 +39,44 @@ func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 		return notReady(nb, "the operator has not handled the reissue requested at %s yet: is it running?", pending)
 	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined):
 		return fmt.Errorf("the node %s has joined already, and no credential is left. If its machine has to join again, "+
-			"for example after a reinstallation:\n\nkubectl nodebootstrap reissue %[1]s\nkubectl nodebootstrap kubeconfig %[1]s --wait 1m", nb.Name)
+			"for example after a reinstallation:%s", nb.Name, reissueCommands(nb.Name))
 	case reason == "":
 		return notReady(nb, "%s", message)
+	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionTokenMisused):
+		return misusedError(nb)
 	case nb.Status.ObservedGeneration != nb.Generation:
 		return notReady(nb, "the operator has not handled the last change of its spec yet: is it running?")
+	case status != "True" && meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled):
+		return stalledError(nb, reason, message)
 	case status != "True":
 		return notReady(nb, "%s: %s", reason, message)
 	case nb.Status.KubeconfigSecretRef == nil:
 		return notReady(nb, "its status names no Secret with a kubeconfig")
 	}
 	return nil
+}
+
+// misusedError refuses a kubeconfig whose token somebody else may have: it is good for one key at most, and not for a machine that has
+// yet to join.
+func misusedError(nb *v1alpha1.NodeBootstrap) error {
+	alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused)
+	return fmt.Errorf("the token of NodeBootstrap %s was misused, so its kubeconfig is not handed out: %s: %s\n"+
+		"Find out how that happened (docs/troubleshooting.md, \"The alarm\"), then request a new one:%s",
+		nb.Name, alarm.Reason, alarm.Message, reissueCommands(nb.Name))
+}
+
+// stalledError says what to do while the operator cannot go on by itself.
+func stalledError(nb *v1alpha1.NodeBootstrap, reason, message string) error {
+	err := fmt.Errorf("NodeBootstrap %s is stalled, and waiting does not help: %s: %s", nb.Name, reason, message)
+	if reason == v1alpha1.ReasonJoinDeadlineExceeded {
+		return fmt.Errorf("%w. For a new credential:%s", err, reissueCommands(nb.Name))
+	}
+	return fmt.Errorf("%w\nWhat to do is in docs/troubleshooting.md under %s", err, reason)
+}
+
+// reissueCommands are the commands that get a new kubeconfig.
+func reissueCommands(name string) string {
+	return fmt.Sprintf("\n\nkubectl nodebootstrap reissue %[1]s\nkubectl nodebootstrap kubeconfig %[1]s --wait 1m", name)
 }
 
 func notReady(nb *v1alpha1.NodeBootstrap, format string, args ...any) error {

@@ -24,7 +24,7 @@ func TestReissue(t *testing.T) {
 	if r.err == nil {
 		t.Fatal("no error for worker-9")
 	}
-	mention(t, "the error", r.err.Error(), "no NodeBootstrap worker-9")
+	mention(t, "the error", r.err.Error(), "NodeBootstrap worker-9 does not exist")
 	for _, name := range []string{node, "worker-2"} {
 		mention(t, "the output", r.out, name+": reissue requested", "kubectl nodebootstrap kubeconfig "+name+" --wait 1m")
 		var nb v1alpha1.NodeBootstrap

@@ -62,6 +62,16 @@ func describe(nb *v1alpha1.NodeBootstrap, now time.Time) string {
 	return out.String()
 }
 
+// warnings are the conditions, next to the alarm, that somebody should see who looks at Ready only.
+var warnings = []struct {
+	condition string
+	status    metav1.ConditionStatus
+}{
+	{v1alpha1.ConditionKeyConflict, metav1.ConditionTrue},
+	{v1alpha1.ConditionCertificateNotRevoked, metav1.ConditionTrue},
+	{v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse},
+}
+
 func describeState(out io.Writer, nb *v1alpha1.NodeBootstrap, now time.Time) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	defer w.Flush()
@@ -72,6 +82,11 @@ func describeState(out io.Writer, nb *v1alpha1.NodeBootstrap, now time.Time) {
 	row("Message", message)
 	if alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); alarm != nil {
 		row("Alarm", alarm.Reason+": "+alarm.Message)
+	}
+	for _, w := range warnings {
+		if c := meta.FindStatusCondition(nb.Status.Conditions, w.condition); c != nil && c.Status == w.status {
+			row("Warning", c.Reason+": "+c.Message)
+		}
 	}
 	row("Server", orNone(nb.Status.Server))
 	row("Token", tokenText(nb.Status.Token, now))

@@ -81,6 +81,24 @@ func TestDescribeTellsOfAnAlarm(t *testing.T) {
 	}
 }
 
+// A binding that approves any name showed nowhere but in the list of conditions, beside Ready True.
+func TestDescribeWarns(t *testing.T) {
+	got := describe(awaiting(func(nb *v1alpha1.NodeBootstrap) {
+		nb.Status.Conditions = append(nb.Status.Conditions,
+			condition(v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse, v1alpha1.ReasonApprovedByOthers, "any name"),
+			condition(v1alpha1.ConditionKeyConflict, metav1.ConditionTrue, v1alpha1.ReasonSeveralKeys, "2 keys"))
+	}), start)
+	if want := "Warning:        SeveralKeys: 2 keys\nWarning:        ApprovedByOthers: any name\nServer:"; !strings.Contains(got, want) {
+		t.Errorf("got:\n%s\nwant in it:\n%s", got, want)
+	}
+	enforced := describe(awaiting(func(nb *v1alpha1.NodeBootstrap) {
+		nb.Status.Conditions = append(nb.Status.Conditions, condition(v1alpha1.ConditionApprovalEnforced, metav1.ConditionTrue, v1alpha1.ReasonNothingElseApproves, ""))
+	}), start)
+	if strings.Contains(enforced, "Warning") {
+		t.Errorf("it warns without need:\n%s", enforced)
+	}
+}
+
 func TestStatus(t *testing.T) {
 	colourful := func(nb *v1alpha1.NodeBootstrap) { nb.Status.Conditions[0].Message = "\x1b[31mred" }
 	r := cluster{objects: []client.Object{awaiting(colourful), publishedSecret()}}.succeeds(t, "status", node)

@@ -118,7 +118,7 @@ func BindingsProblemFor(nb *v1alpha1.NodeBootstrap, bindings map[string]*rbacv1.
 		switch {
 		case b != nil && !BindingOurs(b):
 			return &Problem{v1alpha1.ReasonObjectNotOurs, fmt.Sprintf(
-				"the ClusterRoleBinding %s is there and was not made by this operator: delete or rename it", name)}
+				"the ClusterRoleBinding %s exists and does not belong to this operator: delete it. If somebody needs it, copy it to another name first", name)}
 		case b == nil || RoleDiffers(b) || !equality.Semantic.DeepEqual(b.Subjects, Binding(name).Subjects):
 			pending = &Problem{v1alpha1.ReasonBindingsPending, fmt.Sprintf("the ClusterRoleBinding %s is being made", name)}
 		}

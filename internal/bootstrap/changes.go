@@ -37,7 +37,7 @@ func kubeconfigChangeNote(old, new *v1alpha1.NodeBootstrapStatus) string {
 		return ""
 	}
 	return fmt.Sprintf("the published kubeconfig, whose token %s is live, has changed: the server from %.250s to %.250s, the CA from %s to %s. "+
-		"If nobody meant that, somebody may be after the token", tokenID(new), old.Server, new.Server, known(old.CAFingerprint), new.CAFingerprint)
+		"If nobody meant that, somebody may be after the token: see docs/troubleshooting.md", tokenID(new), old.Server, new.Server, known(old.CAFingerprint), new.CAFingerprint)
 }
 
 func known(fingerprint string) string {

@@ -87,9 +87,9 @@ func resolveCA(cluster Cluster, spec v1alpha1.ClusterSpec, sources ClusterSource
 		source{fromClusterInfo, info.ca}, source{fromRootCA, sources.RootCA})
 	switch fromFlag := from != fromSpecCA; {
 	case fromFlag && sources.FlagCAError != nil:
-		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fmt.Sprintf("%s: the file cannot be read: %v", fromFlagCA, sources.FlagCAError)}
+		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fmt.Sprintf("%s: the file cannot be read: %v: put the cluster's ca.crt there. It is read again every few seconds", fromFlagCA, sources.FlagCAError)}
 	case fromFlag && sources.FlagCA != nil && len(sources.FlagCA) == 0:
-		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fromFlagCA + ": the file is empty"}
+		return Cluster{}, &Problem{v1alpha1.ReasonCAInvalid, fromFlagCA + ": the file is empty: put the cluster's ca.crt there. It is read again every few seconds"}
 	case broken != nil && from != fromSpecCA && from != fromFlagCA:
 		return Cluster{}, broken
 	case ca == "":

@@ -275,7 +275,7 @@ func blocked(f *Facts) *Problem {
 // NotOurs is the problem of a Secret in the way.
 func NotOurs(s *corev1.Secret) *Problem {
 	return &Problem{v1alpha1.ReasonObjectNotOurs, fmt.Sprintf(
-		"the Secret %s/%s is there and was not made for this NodeBootstrap: delete or rename it", s.Namespace, s.Name)}
+		"the Secret %s/%s exists and does not belong to this NodeBootstrap: delete it. If somebody needs it, copy it to another name first", s.Namespace, s.Name)}
 }
 
 // awaitingSince is since when the node is waited for, at a time: a reissue that is due begins the wait anew, and so does a

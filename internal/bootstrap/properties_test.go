@@ -123,10 +123,12 @@ var rules = map[string]func(*Facts, *Plan) bool{
 			switch _, approved := approvedAt(d.Request); {
 			case d.Result.Verdict != csr.Leave:
 				return undecided(d.Request) && !slices.Contains(p.DeleteRequests, d.Request)
+			case d.Record.Verdict == v1alpha1.VerdictDenied && !undecided(d.Request): // by somebody else
+				return Misuse(d.Record.Reason) && !deniedByUs(d.Request)
 			case d.Record.Verdict == v1alpha1.VerdictDenied:
 				return d.Record.Reason == csr.ReasonWrongSigner && slices.Contains(p.DeleteRequests, d.Request)
 			case d.Record.Verdict == v1alpha1.VerdictApproved:
-				return approved && Misuse(d.Record.Reason)
+				return (approved || issued(d.Request)) && Misuse(d.Record.Reason)
 			default:
 				return d.Record.Verdict == v1alpha1.VerdictIgnored && d.Record.Reason == ReasonTooManyRequests
 			}

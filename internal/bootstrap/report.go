@@ -67,7 +67,7 @@ func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstra
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
 	r.new.Certificates = recordOvertaken(r.new.Certificates, f.Requests)
 	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, r.issuedToRecord()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
-	r.new.Certificates = recordDenied(r.new.Certificates, f.Requests, f.NodeBootstrap.CreationTimestamp.Time)
+	r.new.Certificates = recordDenied(r.new.Certificates, p.withoutDecisions(f.Requests), f.NodeBootstrap.CreationTimestamp.Time)
 	r.recordLate()
 	r.wait()
 	r.hosts()
@@ -84,10 +84,10 @@ func ReportForbidden(nb *v1alpha1.NodeBootstrap, err error, now time.Time) *v1al
 	const advice = "the operator's RBAC is not as it ships"
 	if was := meta.FindStatusCondition(r.new.Conditions, v1alpha1.ConditionReady); was != nil && was.Status == metav1.ConditionTrue {
 		before, _, _ := strings.Cut(was.Message, "; "+advice)
-		r.set(v1alpha1.ConditionReady, yes(was.Reason, "%s; %s: %v", before, advice, err))
+		r.set(v1alpha1.ConditionReady, yes(was.Reason, "%s; %s, apply its manifests again: %v", before, advice, err))
 		return r.new
 	}
-	why := stalled(&Problem{v1alpha1.ReasonForbidden, fmt.Sprintf("%s: %v", advice, err)})
+	why := stalled(&Problem{v1alpha1.ReasonForbidden, fmt.Sprintf("%s, apply its manifests again: %v", advice, err)})
 	r.set(v1alpha1.ConditionReady, why)
 	r.setWhile(v1alpha1.ConditionStalled, true, why)
 	r.setWhile(v1alpha1.ConditionReconciling, false, why)
@@ -264,7 +264,7 @@ func (r *report) credentials() finding {
 		return no(v1alpha1.ReasonVerifying, "a kubelet has reported as the node: its first Lease will show whether the node is a member, which needs no credential")
 	case r.o.Acceptance == Rejected:
 		return stalled(&Problem{v1alpha1.ReasonTokensNotAccepted, fmt.Sprintf(
-			"the API server does not accept the token %s: start kube-apiserver with --enable-bootstrap-token-auth", r.o.Token.ID)})
+			"the API server does not accept the token %s: start every kube-apiserver with --enable-bootstrap-token-auth", r.o.Token.ID)})
 	default:
 		return no(v1alpha1.ReasonVerifying, "the API server is asked whether it accepts the new token")
 	}
@@ -285,7 +285,7 @@ func (r *report) ready(credentials finding) finding {
 		return yes(v1alpha1.ReasonJoined, "the node has joined and its credential is gone")
 	case r.p.Phase == DeadlineExceeded:
 		return stalled(&Problem{v1alpha1.ReasonJoinDeadlineExceeded, fmt.Sprintf(
-			"the node has not joined within spec.token.joinDeadline (%s): set the annotation %s to a new value to try again",
+			"the node has not joined within spec.token.joinDeadline (%s): raise it, or request a reissue by setting the annotation %s to a new value",
 			r.f.NodeBootstrap.Spec.Token.JoinDeadline.Duration, v1alpha1.ReissueRequestedAtAnnotation)})
 	case r.p.Phase == Withdrawn && r.o.Err == nil:
 		return stalled(&Problem{v1alpha1.ReasonTokenMisused, fmt.Sprintf(
@@ -306,7 +306,8 @@ func (r *report) waitingFor() finding {
 	if late := notIssued(r.f, r.now); late != nil {
 		if failed := requestCondition(late, certificatesv1.CertificateFailed); failed != nil {
 			return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
-				"the signer could not sign the request %s: %s: %s", late.Name, failed.Reason, failed.Message)})
+				"the signer could not sign the request %s: %s: %s: fix that, then request a reissue, since a kubelet sends its next request with "+
+					"another key", late.Name, failed.Reason, failed.Message)})
 		}
 		return stalled(&Problem{v1alpha1.ReasonCertificateNotIssued, fmt.Sprintf(
 			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+

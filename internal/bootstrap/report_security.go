@@ -61,7 +61,7 @@ func (r *report) served() finding {
 		case d.Verdict == v1alpha1.VerdictApproved:
 			return yes(d.Reason, "the last request, %s, was approved", d.Name)
 		default:
-			return no(d.Reason, "the last request, %s, was denied (%s): see its condition", d.Name, saidOf(&d))
+			return no(d.Reason, "the last request, %s, was denied (%s): see docs/troubleshooting.md", d.Name, saidOf(&d))
 		}
 	}
 	return finding{status: metav1.ConditionUnknown, reason: v1alpha1.ReasonAwaitingRequest,

@@ -234,7 +234,7 @@ func TestReportMessagesNameWhatToDo(t *testing.T) {
 		"a write failed":     {fresh(), nil, Outcome{Err: errWrite}, []string{errWrite.Error(), "tried again"}},
 		"not issued":         {awaited(1, young), with(request("csr-a", 1, minutes(2), approved(minutes(2)))), published(1, young), []string{"csr-a", "--cluster-signing-cert-file"}},
 		"after the deadline": {fresh(), deadlineAfter(time.Minute), Outcome{}, []string{"spec.token.joinDeadline", "1m0s", v1alpha1.ReissueRequestedAtAnnotation}},
-		"another's Secret":   {fresh(), func(f *Facts) { f.Kubeconfig = foreignKubeconfig() }, Outcome{}, []string{testNamespace + "/bootstrap-kubeconfig-worker-1", "delete or rename"}},
+		"another's Secret":   {fresh(), func(f *Facts) { f.Kubeconfig = foreignKubeconfig() }, Outcome{}, []string{testNamespace + "/bootstrap-kubeconfig-worker-1", "delete it"}},
 		"Manual": {awaited(1, young), func(f *Facts) { approval(v1alpha1.ApprovalManual)(f); with(request("csr-a", 1, 0))(f) }, published(1, young),
 			[]string{"kubectl certificate approve"}},
 	}

@@ -46,8 +46,11 @@ func byCreation(a, b *certificatesv1.CertificateSigningRequest) int {
 func (p *Plan) decideRequests(f *Facts, now time.Time) {
 	for _, r := range newestFirst(f.Requests) {
 		_, approved := approvedAt(r)
+		settled := !approved && (issued(r) || !undecided(r)) // denied or failed: stays for people to see until Kubernetes deletes it
 		switch t := p.liveToken(TokenIDOfUser(r.Spec.Username)); {
-		case !approved && (issued(r) || !undecided(r)): // denied or failed: stays for people to see until Kubernetes deletes it
+		case settled && t != nil:
+			p.judgeSettled(f, t, r, now)
+		case settled:
 		case t != nil:
 			p.judge(f, t, r, now)
 		case !issued(r):

@@ -27,7 +27,8 @@ func (p *Plan) decideServing(f *Facts, now time.Time) {
 	waiting := newestUndecided(f.ServingRequests)
 	if newest := newestFirst(f.ServingRequests); len(waiting) == 0 && len(newest) > 0 && undecided(newest[0]) {
 		p.Serving = &csr.Result{Verdict: csr.Wait, Reason: ReasonTooManyRequests,
-			Message: "the node has asked for very many serving certificates within an hour: is its kubelet restarted over and over?"}
+			Message: "the node has asked for very many serving certificates within an hour: see its kubelet's log for why it is restarted over and over. " +
+				"The operator goes on when Kubernetes has deleted the old requests, an hour or two after the decisions on them"}
 	}
 	for _, r := range waiting {
 		result := p.servingVerdict(f, r)

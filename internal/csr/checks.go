@@ -60,14 +60,14 @@ func hasPlainMetadata(e *evaluation) *Result {
 
 func livesAYearAtMost(e *evaluation) *Result {
 	if s := e.csr.Spec.ExpirationSeconds; s != nil && *s > maxDurationSeconds {
-		return deny(ReasonWrongDuration, "a certificate for %d seconds was asked for; %d are the most", *s, maxDurationSeconds)
+		return deny(ReasonWrongDuration, "a certificate for %d seconds was asked for; %d are the most: ask for less, or for none as a kubelet does", *s, maxDurationSeconds)
 	}
 	return nil
 }
 
 func isOfModestSize(e *evaluation) *Result {
 	if n := len(e.csr.Spec.Request); n > MaxRequestBytes {
-		return deny(ReasonTooLarge, "the request has more than %d bytes", MaxRequestBytes)
+		return deny(ReasonTooLarge, "the request has more than %d bytes"+stockKubelet, MaxRequestBytes)
 	}
 	return nil
 }
@@ -77,11 +77,11 @@ func isOnePEMBlock(e *evaluation) *Result {
 	block, _ := pem.Decode(e.csr.Spec.Request)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(block.Headers) > 0 ||
 		!bytes.Equal(pem.EncodeToMemory(block), e.csr.Spec.Request) {
-		return deny(ReasonMalformed, "the request is not exactly one PEM block of type CERTIFICATE REQUEST without headers")
+		return deny(ReasonMalformed, "the request is not exactly one PEM block of type CERTIFICATE REQUEST without headers"+stockKubelet)
 	}
 	parsed, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
-		return deny(ReasonMalformed, "the certificate request cannot be parsed: %v", err)
+		return deny(ReasonMalformed, "the certificate request cannot be parsed: %v"+stockKubelet, err)
 	}
 	e.parsed = parsed
 	return nil
@@ -90,10 +90,10 @@ func isOnePEMBlock(e *evaluation) *Result {
 // isSigned does not leave the choice of the algorithm to crypto/x509, which accepts SHA-1 on requests.
 func isSigned(e *evaluation) *Result {
 	if _, sound := signatureAlgorithms[e.parsed.SignatureAlgorithm]; !sound {
-		return deny(ReasonBadSignature, "the request is signed with %s; SHA-256, SHA-384 or SHA-512 is expected, with RSA or ECDSA", e.parsed.SignatureAlgorithm)
+		return deny(ReasonBadSignature, "the request is signed with %s; SHA-256, SHA-384 or SHA-512 is expected, with RSA or ECDSA"+stockKubelet, e.parsed.SignatureAlgorithm)
 	}
 	if err := e.parsed.CheckSignature(); err != nil {
-		return deny(ReasonBadSignature, "the request is not signed with its own key: %v", err)
+		return deny(ReasonBadSignature, "the request is not signed with its own key: %v"+stockKubelet, err)
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func hasSoundKey(e *evaluation) *Result {
 			return nil
 		}
 	}
-	return deny(ReasonWrongKey, "the key is neither RSA of 2048 to 8192 bits with the exponent 65537 nor ECDSA on P-256, P-384 or P-521")
+	return deny(ReasonWrongKey, "the key is neither RSA of 2048 to 8192 bits with the exponent 65537 nor ECDSA on P-256, P-384 or P-521"+stockKubelet)
 }
 
 // hasUsages: a kubelet asks for key encipherment with an RSA key, and only then
@@ -121,7 +121,7 @@ func hasUsages(e *evaluation, purpose certificatesv1.KeyUsage) *Result {
 	}
 	slices.Sort(want)
 	if have := slices.Sorted(slices.Values(e.csr.Spec.Usages)); !slices.Equal(have, want) {
-		return deny(ReasonWrongUsages, "the usages asked for are %q; a kubelet's certificate of this signer with this kind of key has %q", have, want)
+		return deny(ReasonWrongUsages, "the usages asked for are %q; a kubelet's certificate of this signer with this kind of key has %q"+stockKubelet, have, want)
 	}
 	return nil
 }
@@ -152,8 +152,13 @@ func meansSubjectOf(e *evaluation, node string) bool {
 
 func denyEncoding(e *evaluation) *Result {
 	return deny(ReasonUnexpectedAttributes, "the subject %q is encoded in another way than a kubelet does: organization first, then common name, "+
-		"each alone and a PrintableString", e.parsed.Subject.String())
+		"each alone and a PrintableString"+stockKubelet, e.parsed.Subject.String())
 }
+
+// stockKubelet ends the message of a denial for a defect that no stock kubelet's request has. Both causes are possible, and the advice
+// differs.
+const stockKubelet = ". Start a stock kubelet. If a stock kubelet runs on the machine, this request is not its own: find out who sent it, and " +
+	"request a reissue if it was sent with the bootstrap token"
 
 // isCanonical encodes the request anew from the parts that were checked, and compares: extensions, attributes and whatever
 // a parser passes over would differ. Only the signature's bits are taken as they are.

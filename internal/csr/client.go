@@ -128,23 +128,26 @@ func hasNoOtherIdentity(e *evaluation) *Result {
 	must := []string{bootstrapapi.BootstrapDefaultGroup, everyGroup, e.client.TokenGroup}
 	for _, group := range must {
 		if !slices.Contains(e.csr.Spec.Groups, group) {
-			return deny(ReasonWrongRequester, "the requester is not in the group %s: the groups of its token were changed when it asked", group)
+			return deny(ReasonWrongRequester, "the requester is not in the group %s: the groups of its token were changed when it asked. "+
+				"The operator has restored them: restart the kubelet, which sends another request", group)
 		}
 	}
 	for _, group := range e.csr.Spec.Groups {
 		if !slices.Contains(must, group) && !slices.Contains(e.client.MayHave, group) {
-			return deny(ReasonWrongRequester, "the requester is in the group %q, which a token of this operator is not in", group)
+			return deny(ReasonWrongRequester, "the requester is in the group %q, which a token of this operator is not in. See who edited the token's Secret. "+
+				"The operator has restored it: restart the kubelet, which sends another request", group)
 		}
 	}
 	if e.csr.Spec.UID != "" || len(e.csr.Spec.Extra) > 0 {
-		return deny(ReasonWrongRequester, "the requester has a uid or extra data, which a bootstrap token has not")
+		return deny(ReasonWrongRequester, "the requester has a uid or extra data, which a bootstrap token has not: see who sends requests in its name")
 	}
 	return nil
 }
 
 func asksKubeletClientSigner(e *evaluation) *Result {
 	if want := certificatesv1.KubeAPIServerClientKubeletSignerName; e.csr.Spec.SignerName != want {
-		return deny(ReasonWrongSigner, "the signer asked is %q; with a bootstrap token it may only be %s", e.csr.Spec.SignerName, want)
+		return deny(ReasonWrongSigner, "the signer asked is %q; with a bootstrap token it may only be %s. "+
+			"No kubelet asks it with such a token, so somebody else has the kubeconfig: request a reissue", e.csr.Spec.SignerName, want)
 	}
 	return nil
 }
@@ -168,7 +171,7 @@ func asksForNothingElse(e *evaluation) *Result {
 	if len(e.parsed.DNSNames) == 0 && len(e.parsed.IPAddresses) == 0 && isCanonical(e) {
 		return nil
 	}
-	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it")
+	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it"+stockKubelet)
 }
 
 func hasClaimedKey(e *evaluation) *Result {

@@ -115,12 +115,12 @@ func hasRequestersSubject(e *evaluation) *Result {
 	if meansSubjectOf(e, e.node) {
 		return denyEncoding(e)
 	}
-	return deny(ReasonWrongSubject, "the subject asked for is %.300q; the requester may only be %q", e.parsed.Subject.String(), nodesSubject(e.node).String())
+	return deny(ReasonWrongSubject, "the subject asked for is %.300q; the requester may only be %q"+stockKubelet, e.parsed.Subject.String(), nodesSubject(e.node).String())
 }
 
 func namesAnAddress(e *evaluation) *Result {
 	if len(addressesOf(e.parsed)) == 0 {
-		return deny(ReasonNoAddress, "the request names neither a DNS name nor an IP that the node serves as")
+		return deny(ReasonNoAddress, "the request names neither a DNS name nor an IP that the node serves as"+stockKubelet)
 	}
 	return nil
 }
@@ -129,7 +129,7 @@ func asksForAddressesAlone(e *evaluation) *Result {
 	if isCanonical(e) {
 		return nil
 	}
-	return deny(ReasonUnexpectedAttributes, "the request asks for other than DNS names and IPs, or hides something; a kubelet's serving certificate has nothing else")
+	return deny(ReasonUnexpectedAttributes, "the request asks for other than DNS names and IPs, or hides something; a kubelet's serving certificate has nothing else"+stockKubelet)
 }
 
 func namesNothingReserved(e *evaluation) *Result {
@@ -156,8 +156,10 @@ func namesNothingOfOthers(e *evaluation) *Result {
 				"the machine: the kubelet asks for the status.addresses of its Node. If both are right, approve by hand: kubectl certificate approve %[3]s",
 				a.text, other, e.csr.Name)
 		} else if ok {
-			return objection(Wait, ReasonAddressDeclaredElsewhere, "the request names %.300q, which the NodeBootstrap %s declares as its own: "+
-				"take it out of spec.servingCertificate.addresses of one of the two", a.text, other)
+			return objection(Wait, ReasonAddressDeclaredElsewhere, "the request names %.300q, which the NodeBootstrap %s declares as its own. If it is an "+
+				"address of this node, take it out of spec.servingCertificate.addresses of %[2]s, and declare it in %[3]s. If it is not, take it from this "+
+				"machine: the kubelet asks for the status.addresses of its Node. If both are right, approve by hand: kubectl certificate approve %[4]s",
+				a.text, other, e.node, e.csr.Name)
 		}
 	}
 	return nil
