@@ -265,6 +265,24 @@ func (m *meddler) pokeBindings(t *testing.T) {
 	m.DeleteAfter(t, nb)
 }
 
+// What belongs to one node.
+func TestInterference(t *testing.T) {
+	t.Parallel()
+	m := startMeddler(t)
+	t.Run("admission changes Secrets and statuses", m.admissionChangesSecrets)
+	t.Run("another client undoes Secrets", m.othersUndoSecrets)
+	t.Run("another client undoes a status", m.othersUndoStatus)
+}
+
+// What all nodes share.
+func TestInterferenceWithBindings(t *testing.T) {
+	t.Parallel()
+	m := startMeddler(t)
+	t.Run("another client undoes bindings", m.othersUndoBindings)
+	t.Run("admission changes bindings", m.admissionChangesBindings)
+	t.Run("bindings are refused", m.bindingsAreRefused)
+}
+
 // Bounds of the writes for one node: until it is quiet, and in each minute after that. A token that is replaced takes five: both
 // Secrets are deleted and created, and the status is stored.
 const (
@@ -274,9 +292,7 @@ const (
 
 // Whatever admission control changes of what the operator writes, it is left alone if it does no harm; else it is reported with the
 // object and the field, no further token is created, and few writes are made. Once it is no longer changed, the credential is published.
-func TestAdmissionInterferes(t *testing.T) {
-	t.Parallel()
-	m := startMeddler(t)
+func (m *meddler) admissionChangesSecrets(t *testing.T) {
 	const group, usage = "auth-extra-groups", "usage-bootstrap-authentication"
 	cases := map[string]struct {
 		of    map[string]mutation
@@ -427,9 +443,7 @@ func (m *meddler) onKubeconfig(node string, how func(*corev1.Secret)) func(conte
 
 // Another client undoes what the operator writes of an object, whenever it does. Few writes are made, the condition names the object and
 // does not change with each of them, and once the other client stops the credential is published again.
-func TestContested(t *testing.T) {
-	t.Parallel()
-	m := startMeddler(t)
+func (m *meddler) othersUndoSecrets(t *testing.T) {
 	const group = "auth-extra-groups"
 	relabel := func(s *corev1.Secret) { s.Labels = map[string]string{bootstrap.ManagedByLabel: "someone"} }
 	disown := func(s *corev1.Secret) { s.OwnerReferences = nil }
@@ -465,6 +479,9 @@ func TestContested(t *testing.T) {
 			}
 		}), false},
 	}
+	m.mu.Lock()
+	m.created = map[string]int{}
+	m.mu.Unlock()
 	for node := range fights {
 		m.Create(t, m.NodeBootstrap(node))
 	}
@@ -509,9 +526,7 @@ func TestContested(t *testing.T) {
 }
 
 // Another client undoes each write of a NodeBootstrap's status, which then cannot report it: few writes are made all the same.
-func TestContestedStatus(t *testing.T) {
-	t.Parallel()
-	m := startMeddler(t)
+func (m *meddler) othersUndoStatus(t *testing.T) {
 	const node = "status"
 	m.Create(t, m.NodeBootstrap(node))
 	m.WaitAwaited(t, node)
@@ -538,9 +553,7 @@ func TestContestedStatus(t *testing.T) {
 }
 
 // The shared ClusterRoleBindings are as bounded as what belongs to one node, and each node that needs them reports it.
-func TestContestedBindings(t *testing.T) {
-	t.Parallel()
-	m := startMeddler(t)
+func (m *meddler) othersUndoBindings(t *testing.T) {
 	const node, name = "bindings", bootstrap.BindingCreateCSRs
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	other := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "someone"}}
@@ -596,9 +609,7 @@ func TestContestedBindings(t *testing.T) {
 }
 
 // Admission control changes the shared bindings, so that tokens could not send requests: no token is created until it no longer does.
-func TestAdmissionInterferesWithBindings(t *testing.T) {
-	t.Parallel()
-	m := startMeddler(t)
+func (m *meddler) admissionChangesBindings(t *testing.T) {
 	const node, name = "bindings", bootstrap.BindingCreateCSRs
 	for field, how := range map[string]mutation{
 		"subjects":                 set([]any{map[string]any{"apiGroup": rbacv1.GroupName, "kind": "User", "name": "someone"}}, "subjects"),
@@ -632,4 +643,25 @@ func TestAdmissionInterferesWithBindings(t *testing.T) {
 		})
 		m.clock.SetTime(m.clock.Now().Add(11 * time.Minute))
 	}
+}
+
+// A shared binding that the API server refuses is reported with what it says, and the credential is published once it no longer refuses.
+func (m *meddler) bindingsAreRefused(t *testing.T) {
+	const node, name = "bindings", bootstrap.BindingCreateCSRs
+	m.meddle(m.bindings, name, set("cluster-admin", "roleRef", "name")) // which the operator may not give to anyone
+	m.Create(t, m.NodeBootstrap(node))
+	env.Eventually(t, "the condition", func() error {
+		var nb v1alpha1.NodeBootstrap
+		m.Get(t, "", node, &nb)
+		if err := env.HasReady(&nb, metav1.ConditionFalse, v1alpha1.ReasonWriteFailed); err != nil {
+			return err
+		}
+		if message := env.ReadyMessage(&nb); !strings.Contains(message, "ClusterRoleBinding "+name) || !strings.Contains(message, "forbidden") {
+			return fmt.Errorf("it says: %s", message)
+		}
+		return nil
+	})
+	m.meddle(m.bindings, name, nil)
+	m.pokeBindings(t)
+	m.WaitAwaited(t, node)
 }

@@ -91,7 +91,13 @@ func Main(m *testing.M, setup func(context.Context) (func() error, error)) {
 // Eventually waits until a check returns nil, and fails the test with its last error when that takes too long.
 func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
-	deadline := time.NewTimer(Limit)
+	Within(t, Limit, what, check)
+}
+
+// Within is Eventually for what takes longer.
+func Within(t testing.TB, limit time.Duration, what string, check func() error) {
+	t.Helper()
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -102,7 +108,7 @@ func Eventually(t testing.TB, what string, check func() error) {
 		}
 		select {
 		case <-deadline.C:
-			t.Fatalf("%s: not within %s: %v", what, Limit, err)
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
 		case <-tick.C:
 		}
 	}
