@@ -32,7 +32,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// item is what a workqueue holds: a node's name, or one of the two singletons.
+// item is what a workqueue holds: a node's name, a token Secret's, or one of the two singletons.
 type item struct{ controller, name string }
 
 var (
@@ -42,12 +42,16 @@ var (
 
 func nodeItem(name string) item { return item{"node", name} }
 
+// strayItem is a Secret in kube-system.
+func strayItem(name string) item { return item{"stray-tokens", name} }
+
 // operator is one process of it. What is here is lost in a crash.
 type operator struct {
 	w         *world
 	node      *controllers.NodeReconciler
 	bindings  *controllers.BindingsReconciler
 	approvers *controllers.Approvers
+	stray     *controllers.StrayTokensReconciler
 	// transport is where the operator reads the API server's clock.
 	transport http.RoundTripper
 
@@ -71,6 +75,7 @@ func (w *world) startOperator() {
 		},
 		bindings:  &controllers.BindingsReconciler{Client: c, Live: l, AllowClusterWide: true, Writes: writes, Clock: k},
 		approvers: a,
+		stray:     &controllers.StrayTokensReconciler{Client: c, Live: l},
 		transport: k.Wrap(answers{w}),
 		timers:    map[item]time.Time{},
 		failures:  map[item]int{},
@@ -151,6 +156,9 @@ func (o *operator) wakeFor(c change) {
 				o.add(bindingsItem)
 			}
 		case *corev1.Secret:
+			if bootstrap.Stray(object) {
+				o.add(strayItem(object.Name))
+			}
 			o.addNodes(bootstrap.NodeOfChild(object), bootstrap.NodeOfKubeconfigSecret(object.Name))
 			if id, ok := strings.CutPrefix(object.Name, bootstrapapi.BootstrapTokenSecretPrefix); ok {
 				for _, sent := range o.w.list(selector{kind: "CertificateSigningRequest", field: "token", value: id}, o.w.seen("CertificateSigningRequest")) {
@@ -256,6 +264,8 @@ func (o *operator) reconcile(i item) (result reconcile.Result, err error) {
 	switch i.controller {
 	case "node":
 		return o.node.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Name: i.name}})
+	case "stray-tokens":
+		return o.stray.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: bootstrap.TokenNamespace, Name: i.name}})
 	case "bindings":
 		return reconcileOne(ctx, o.bindings.Reconcile)
 	default:
