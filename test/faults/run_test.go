@@ -85,7 +85,7 @@ func (w *world) caught(do func()) {
 // disturbed runs a story with faults and reports what does not hold.
 func (r *reference) disturbed(plan ...at) (*world, string) {
 	var now moment
-	if i := slices.IndexFunc(r.calls, func(c *call) bool { return plan[0].fault == ahead && c.id == plan[0].id }); i >= 0 {
+	if i := slices.IndexFunc(r.calls, func(c *call) bool { return len(plan) > 0 && plan[0].fault == ahead && c.id == plan[0].id }); i >= 0 {
 		now = moment{r.calls[i].at, r.calls[i].next}
 	}
 	if _, ok := r.hopeless.Load(now); ok {
