@@ -172,7 +172,7 @@ func (r *report) heldFor() *Problem {
 	}) {
 		return nil
 	}
-	return &Problem{v1alpha1.ReasonSeveralKeys, "several keys were sent with the token, and with spec.clientCertificate.approvalDelay none of " +
-		"them is approved: see the condition " + v1alpha1.ConditionKeyConflict + ", then approve the request with the machine's key by hand, " +
+	return &Problem{v1alpha1.ReasonSeveralKeys, "several keys were sent with the token, and with spec.clientCertificate.approvalDelay the operator " +
+		"approves none that waits: see the condition " + v1alpha1.ConditionKeyConflict + ", then approve the request with the machine's key by hand, " +
 		"or request a reissue"}
 }
