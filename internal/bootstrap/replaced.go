@@ -152,18 +152,22 @@ func (p *Plan) records() []v1alpha1.CertificateDecision {
 }
 
 // lastReplaced is the decision on the newest key of some tokens, if it was denied because another one was approved that nobody uses;
-// nil when the newest key was approved.
+// nil when the newest key was approved. A key that was approved before and is sent again is no newer one: a thief may do so.
 func lastReplaced(record []v1alpha1.CertificateDecision, of func(v1alpha1.CertificateDecision) bool) *v1alpha1.CertificateDecision {
-	for i := len(record) - 1; i >= 0; i-- {
+	var replaced *v1alpha1.CertificateDecision
+	var approved []string
+	for i := range record {
 		switch d := &record[i]; {
 		case d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || d.TokenID == "" || !of(*d):
 		case d.Verdict == v1alpha1.VerdictApproved && ofThisNode(*d):
-			return nil
+			if !slices.Contains(approved, d.KeyFingerprint) {
+				replaced, approved = nil, append(approved, d.KeyFingerprint)
+			}
 		case d.Reason == csr.ReasonKeyReplaced, d.Reason == ReasonTooManyKeys:
-			return d
+			replaced = d
 		}
 	}
-	return nil
+	return replaced
 }
 
 // noteUse finds evidence of two machines when the node has joined: whoever sent the newest key was denied, so somebody else has joined.

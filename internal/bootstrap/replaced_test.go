@@ -106,6 +106,10 @@ func TestUseOfAKeyIsEvidence(t *testing.T) {
 	deny := func(name, reason string) v1alpha1.CertificateDecision {
 		return d(name, v1alpha1.VerdictDenied, reason, 1)
 	}
+	again := func(d v1alpha1.CertificateDecision, key string) v1alpha1.CertificateDecision {
+		d.KeyFingerprint = "SHA256:" + key
+		return d
+	}
 	for name, c := range map[string]struct {
 		edit func(*Facts)
 		want string
@@ -114,6 +118,7 @@ func TestUseOfAKeyIsEvidence(t *testing.T) {
 		"the newest was denied":           {records(approve("a"), deny("b", csr.ReasonKeyReplaced)), csr.ReasonSecondKey},
 		"it was left alone":               {records(approve("a"), d("b", v1alpha1.VerdictIgnored, ReasonTooManyKeys, 1)), csr.ReasonSecondKey},
 		"the newest was approved":         {records(approve("a"), deny("b", csr.ReasonKeyReplaced), approve("c")), ""},
+		"the first one was sent again":    {records(approve("a"), deny("b", csr.ReasonKeyReplaced), again(approve("c"), "a")), csr.ReasonSecondKey},
 		"a person approved it":            {records(approve("a"), d("b", v1alpha1.VerdictApproved, csr.ReasonKeyReplaced, 1)), ""},
 		"it was superseded":               {records(approve("a"), deny("b", csr.ReasonSuperseded)), ""},
 		"another defect came after":       {records(approve("a"), deny("b", csr.ReasonKeyReplaced), deny("c", csr.ReasonWrongUsages)), csr.ReasonSecondKey},
