@@ -59,7 +59,7 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 		}),
 		outliving: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_certificates_not_revoked_total",
-			Help: "Client certificates that were issued although their request or token was revoked. They are valid until they expire.",
+			Help: "Client certificates that were issued although their request or token was revoked, or whose key another one replaced. They are valid until they expire.",
 		}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nodebootstrap_kubeconfig_changes_total",
