@@ -93,7 +93,10 @@ func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 		t.Errorf("there is an alarm: %+v", c)
 	}
 
-	// The remedy of docs/troubleshooting.md.
+	// The remedy of docs/troubleshooting.md, which the message names.
+	if message := env.ReadyMessage(stuck); !strings.Contains(message, csr.ReissueCommand(name)) {
+		t.Errorf("Ready says: %s", message)
+	}
 	value := time.Now().UTC().Format(time.RFC3339)
 	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "annotate", "nodebootstrap", name, "--overwrite", v1alpha1.ReissueRequestedAtAnnotation+"="+value); err != nil {
 		t.Fatal(err)
