@@ -59,7 +59,7 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 		}),
 		outliving: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_certificates_not_revoked_total",
-			Help: "Client certificates that were issued although their request or token was revoked. They are valid until they expire.",
+			Help: "Client certificates that were issued although their request or token was revoked, or whose key another one replaced. They are valid until they expire.",
 		}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nodebootstrap_kubeconfig_changes_total",
@@ -101,11 +101,16 @@ func (m *Metrics) observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 	if m == nil {
 		return
 	}
+	evidence := false
 	for _, d := range bootstrap.NewDecisions(old, new) {
 		m.decisions.WithLabelValues(knownSigner(d.SignerName), string(d.Verdict), d.Reason).Inc()
 		if bootstrap.Evidence(d) {
 			m.alarms.WithLabelValues(d.Reason).Inc()
+			evidence = true
 		}
+	}
+	if alarm := meta.FindStatusCondition(new.Conditions, v1alpha1.ConditionTokenMisused); !evidence && becameTrue(old, new, v1alpha1.ConditionTokenMisused) {
+		m.alarms.WithLabelValues(alarm.Reason).Inc() // an earlier decision became evidence
 	}
 	if bootstrap.Renewed(old, new) {
 		m.renewals.Inc()

@@ -135,15 +135,18 @@ func TestMisusedTokensRequest(t *testing.T) {
 	}
 }
 
-// A second key is evidence of theft too, but whoever has the first one may be about to collect the certificate: the token
-// stays, and is good for that key alone.
+// A second key is evidence of theft too once a machine has registered with the first one, which may be about to collect its certificate:
+// the token stays, and is good for that key alone.
 func TestSecondKeyRaisesTheAlarm(t *testing.T) {
 	const name = "second-key"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	before, kubeconfig := cluster.WaitAwaited(t, name)
 	key := newKey(t)
 	waitCondition(t, ask(t, kubeconfig, name, key), certificatesv1.CertificateApproved)
-	waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateDenied)
+	registers(t, name)
+	if c := waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateDenied); c.Reason != csr.ReasonSecondKey {
+		t.Errorf("it is denied with %s: %s", c.Reason, c.Message)
+	}
 	if c := waitCond(t, name, v1alpha1.ConditionTokenMisused, metav1.ConditionTrue); c.Reason != csr.ReasonSecondKey {
 		t.Errorf("the alarm is %+v", c)
 	}

@@ -119,7 +119,7 @@ func TestVerdicts(t *testing.T) {
 
 	waitCondition(t, ask(t, kubeconfig, name, key), certificatesv1.CertificateApproved)
 	waitCondition(t, ask(t, kubeconfig, name, key), certificatesv1.CertificateApproved) // the same kubelet, trying again
-	if c := waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateDenied); c.Reason != csr.ReasonSecondKey {
+	if c := waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateDenied); c.Reason != csr.ReasonKeyReplaced {
 		t.Errorf("a second key is denied with %s: %s", c.Reason, c.Message)
 	}
 
@@ -129,7 +129,7 @@ func TestVerdicts(t *testing.T) {
 	for _, d := range nb.Status.Certificates {
 		got = append(got, string(d.Verdict)+" "+d.Reason)
 	}
-	want := "[Approved KubeletClientOfThisNode Approved KubeletClientOfThisNode Denied SecondKey]"
+	want := "[Approved KubeletClientOfThisNode Approved KubeletClientOfThisNode Denied KeyReplaced]"
 	if fmt.Sprint(got) != want {
 		t.Errorf("the record is %v, want %s", got, want)
 	}

@@ -20,7 +20,7 @@ const (
 	// the kubelet was restarted before it had its certificate, or two machines have the token. It stays until a reissue.
 	ConditionKeyConflict = "KeyConflict"
 	// ConditionCertificateNotRevoked is True, and present, while a client certificate is valid whose token was revoked before
-	// the node joined with it. Kubernetes cannot revoke a certificate.
+	// the node joined with it, or in place of whose key another one was approved. Kubernetes cannot revoke a certificate.
 	ConditionCertificateNotRevoked = "CertificateNotRevoked"
 	// ConditionServingCertificateApproved is True when the node's last request for a serving certificate was approved. It is
 	// there while spec.servingCertificate.addresses declares any.
@@ -71,6 +71,9 @@ const (
 	ReasonTokensNotAccepted = "TokensNotAccepted"
 	// ReasonCertificateNotIssued surfaces when an approved request has had no certificate for a minute.
 	ReasonCertificateNotIssued = "CertificateNotIssued"
+	// ReasonKeyReplaced surfaces when a request was denied because another key was approved with the token, and nobody uses that one:
+	// as a rule the kubelet was restarted before it received its certificate. It takes a reissue.
+	ReasonKeyReplaced = "KeyReplaced"
 	// ReasonJoinDeadlineExceeded surfaces when spec.token.joinDeadline has passed and the last token has run out.
 	ReasonJoinDeadlineExceeded = "JoinDeadlineExceeded"
 	// ReasonTokenMisused surfaces when a token was misused before the node had a certificate approved, so that it was revoked.
@@ -115,8 +118,10 @@ const (
 const (
 	// ReasonSeveralKeys is the reason of KeyConflict.
 	ReasonSeveralKeys = "SeveralKeys"
-	// ReasonIssuedBeforeRevocation is the reason of CertificateNotRevoked.
+	// ReasonIssuedBeforeRevocation is the reason of CertificateNotRevoked when the request or its token was revoked.
 	ReasonIssuedBeforeRevocation = "IssuedBeforeRevocation"
+	// ReasonIssuedBeforeReplacement is the reason of CertificateNotRevoked when another key was approved with the same token.
+	ReasonIssuedBeforeReplacement = "IssuedBeforeReplacement"
 	// ReasonNodeAlive is the reason of Joined when a kubelet worked as the node between the reissue and the approval of the new
 	// certificate, so that the Lease does not prove that the new certificate is used.
 	ReasonNodeAlive = "NodeAlive"

@@ -131,6 +131,8 @@ const (
 )
 
 // ClientCertificateSpec is about the certificate with which the kubelet authenticates to the API server.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.replacementKeys) || self.replacementKeys == 0 || !has(self.approval) || self.approval != 'ClusterWide'",message="replacementKeys has no meaning with approval ClusterWide, with which every key is approved: leave it out"
 type ClientCertificateSpec struct {
 	// approval says who approves the CertificateSigningRequest that the kubelet sends with its bootstrap token.
 	// Node: this operator, for this node's name alone. ClusterWide: kube-controller-manager, whatever the name, which takes the
@@ -146,6 +148,15 @@ type ClientCertificateSpec struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,2}m)?([0-9]{1,3}s)?$') && self != '' && duration(self) <= duration('10m')",message="must be a duration in minutes and seconds from 0s to 10m: write for example 30s or 1m30s. A kubelet waits 15 minutes for its certificate"
 	ApprovalDelay *metav1.Duration `json:"approvalDelay,omitempty"`
+
+	// replacementKeys is how many further keys may be approved with one token while nobody uses those before, from 0 to 7. A
+	// kubelet that restarts before it has received its certificate asks with another key, and so does another machine that has the
+	// kubeconfig: with this field both get a certificate. Approval Node approves them; with approval Manual or an approvalDelay they
+	// wait for a person instead of being denied. Defaults to 0: one key for one token.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=7
+	ReplacementKeys int32 `json:"replacementKeys,omitempty"`
 }
 
 // ServingCertificateSpec is about the certificate with which the kubelet serves its own API on port 10250.
@@ -296,7 +307,8 @@ type CertificateDecision struct {
 	// +optional
 	IssuedTime *metav1.Time `json:"issuedTime,omitempty"`
 	// expirationTime is when the issued certificate expires, if it was issued before its token was revoked and the node had not
-	// joined with it. Kubernetes cannot revoke a certificate: until then it authenticates.
+	// joined with it, or if another key was approved in place of this one. Kubernetes cannot revoke a certificate: until then it
+	// authenticates.
 	// +optional
 	ExpirationTime *metav1.Time `json:"expirationTime,omitempty"`
 }
@@ -319,6 +331,11 @@ func (s *NodeBootstrapSpec) TokenTTL() time.Duration {
 		return DefaultTokenTTL
 	}
 	return s.Token.TTL.Duration
+}
+
+// ReplacementKeys is spec.clientCertificate.replacementKeys.
+func (s *NodeBootstrapSpec) ReplacementKeys() int {
+	return max(0, int(s.ClientCertificate.ReplacementKeys))
 }
 
 // ApprovalMode is spec.clientCertificate.approval or its default.

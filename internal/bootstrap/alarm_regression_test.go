@@ -22,8 +22,13 @@ func TestSecondKeyIsTheSameInAnyOrder(t *testing.T) {
 			f := awaited(1, young)
 			edits(approval(mode), with(requests...))(f)
 			p := Decide(f, now)
-			if got, want := outlineOf(&p), alarmed("csr-b: Approved", "SecondKey"); got != want {
+			if got, want := outlineOf(&p), alarmed("csr-b: Approved", ""); got != want || p.Decisions[0].Record.Reason != csr.ReasonKeyReplaced {
 				t.Errorf("%s first: got  %+v\nwant %+v", requests[0].Name, got, want)
+			}
+			registered(minutes(1))(f)
+			p = Decide(f, now)
+			if got, want := outlineOf(&p), alarmed("csr-b: Approved", "SecondKey"); got != want {
+				t.Errorf("%s first, and the first key is used: got  %+v\nwant %+v", requests[0].Name, got, want)
 			}
 		}
 	}
@@ -61,7 +66,7 @@ func TestSecondKeyIsOneWithoutTheFirstRequest(t *testing.T) {
 	f := awaited(1, 2*young)
 	f.NodeBootstrap.Status.AwaitingSince = new(ago(2 * time.Hour))
 	edits(approval(v1alpha1.ApprovalManual), records(approvedDecision("csr-a", 1, minutes(70))),
-		with(request("csr-b", 1, minutes(10), approved(minutes(9)), withCertificate)))(f)
+		with(request("csr-b", 1, minutes(10), approved(minutes(9)), withCertificate)), registered(minutes(20)))(f)
 	p := Decide(f, now)
 	if got, want := outlineOf(&p), alarmed("csr-b: Approved", "SecondKey"); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -112,12 +112,12 @@ func (f *Facts) find(name string) *certificatesv1.CertificateSigningRequest {
 func TestNodeThatWasApprovedJoinsInSpiteOfAnAlarm(t *testing.T) {
 	tell(t, awaited(1, young),
 		moment{further(request("csr-a", 1, minutes(1))), Awaited, "#1", waits, "", ""},
-		moment{further(request("csr-b", 1, -time.Second)), Awaited, "#1", waits, "SecondKey", denies + conflict},
-		moment{further(request("csr-c", 1, -2*time.Second, forNode("worker-2"))), Awaited, "#1", waits, "SecondKey", "CertificateDenied"},
-		moment{func(f *Facts) { withCertificate(f.find("csr-a")); worksSince(0)(f) }, Joined, "", hasJoined, "SecondKey", ""},
+		moment{further(request("csr-b", 1, -time.Second, forNode("worker-2"))), Awaited, "#1", waits, "WrongSubject", denies + conflict},
+		moment{further(request("csr-c", 1, -2*time.Second)), Awaited, "#1", isReplaced, "WrongSubject", "CertificateDenied KeyReplaced"},
+		moment{func(f *Facts) { withCertificate(f.find("csr-a")); worksSince(0)(f) }, Joined, "", hasJoined, "WrongSubject", ""},
 		moment{func(f *Facts) {
 			f.Requests, f.Node, f.NodeReported, f.LeaseRenewed = nil, nodeMade(-time.Minute), false, time.Time{}
-		}, Withdrawn, "", isWithdrawn, "SecondKey", ""},
+		}, Withdrawn, "", isWithdrawn, "WrongSubject", ""},
 		moment{askReissue, Awaited, "#2", waits, "", ""},
 	)
 }
@@ -149,11 +149,17 @@ func TestPersonWhoApprovesASecondKeyIsTold(t *testing.T) {
 	tell(t, awaited(1, young),
 		moment{edits(approval(v1alpha1.ApprovalManual), further(request("csr-a", 1, minutes(2)))), Awaited, "#1", asked, "", ""},
 		moment{approve("csr-a"), Awaited, "#1", waits, "", ""},
+		moment{further(request("csr-b", 1, -time.Second, approved(-2*time.Second))), Awaited, "#1", waits, "", "CertificateApproved SeveralKeys IssuedBeforeReplacement"},
+		moment{approve("csr-b"), Awaited, "#1", waits, "", ""},
+		moment{further(request("csr-c", 1, -3*time.Second)), Awaited, "#1", isReplaced, "", "CertificateDenied KeyReplaced"},
+		moment{noRequests, Awaited, "#1", isReplaced, "", ""},
+		moment{further(request("csr-a/2", 1, -3*time.Second)), Awaited, "#1", isReplaced, "", ""},
+	)
+	tell(t, awaited(1, young), // somebody else approves a second key when a machine works with the first one
+		moment{edits(approval(v1alpha1.ApprovalManual), further(request("csr-a", 1, minutes(2)))), Awaited, "#1", asked, "", ""},
+		moment{edits(approve("csr-a"), registered(0)), Awaited, "#1", waits, "", ""},
 		moment{further(request("csr-b", 1, -time.Second, approved(-2*time.Second))), Awaited, "#1", waits, "SecondKey", approves + conflict},
 		moment{approve("csr-b"), Awaited, "#1", waits, "SecondKey", "IssuedBeforeRevocation"},
-		moment{further(request("csr-c", 1, -3*time.Second)), Awaited, "#1", waits, "SecondKey", "CertificateDenied"},
-		moment{noRequests, Awaited, "#1", waits, "SecondKey", ""},
-		moment{further(request("csr-a/2", 1, -3*time.Second)), Awaited, "#1", waits, "SecondKey", ""},
 	)
 }
 

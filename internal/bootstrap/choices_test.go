@@ -43,7 +43,7 @@ var choices = []choice{
 		func(f *Facts) { setStatus(f, statusOf(2, young)) },
 		func(f *Facts) { setStatus(f, joinedBefore().NodeBootstrap.Status) },
 	},
-	{as, onNodeBootstrap(claimed("csr-a")), onNodeBootstrap(claimedWithSecond), onNodeBootstrap(longHistory)},
+	{as, onNodeBootstrap(claimed("csr-a")), onNodeBootstrap(claimedWithSecond), onNodeBootstrap(longHistory), onNodeBootstrap(deniedAKey)},
 	{as, onNodeBootstrap(raised(csr.ReasonSecondKey))},
 	{as, noCluster},
 	{as, func(f *Facts) { f.Kubeconfig = kubeconfigSecret(1) }, func(f *Facts) { f.Kubeconfig = foreignKubeconfig() }},
@@ -70,6 +70,7 @@ var choices = []choice{
 		further(badRequests(2, 3)...),
 	},
 	{as, as, onNodeBootstrap(approval(v1alpha1.ApprovalManual)), onNodeBootstrap(approval(v1alpha1.ApprovalClusterWide))},
+	{as, as, as, onNodeBootstrap(replacements(1)), onNodeBootstrap(replacements(7))},
 	{as, as, as, onNodeBootstrap(deadlineAfter(time.Minute))},
 	{as, onNodeBootstrap(askReissue), onNodeBootstrap(handledReissue)},
 	{ // serving certificates
@@ -117,6 +118,12 @@ func handledReissue(f *Facts) {
 func claimedWithSecond(f *Facts) {
 	f.NodeBootstrap.Status.LastTokenID = nthID(2)
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{approvedDecision("csr-r", 2, minutes(50))}
+}
+
+// deniedAKey has a second key denied since the first one was approved.
+func deniedAKey(f *Facts) {
+	claimed("csr-q")(f)
+	f.NodeBootstrap.Status.Certificates = append(f.NodeBootstrap.Status.Certificates, because(csr.ReasonKeyReplaced, deniedDecision("csr-r", 1, minutes(0))))
 }
 
 // longHistory leaves room for one decision more.

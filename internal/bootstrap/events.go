@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // Event is something to tell people, once.
@@ -46,8 +47,8 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 		switch {
 		case i >= 0 && old.Certificates[i].Verdict == d.Verdict:
 		case i < 0 && isSettledElsewhere(d):
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "CSR %s, %s, is evidence of misuse although %s (%s)", d.Name, sender, d.Message, d.Reason)
-		case d.Verdict == v1alpha1.VerdictApproved && (Evidence(d) || i >= 0):
+			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "CSR %s, %s, would have been denied: %s (%s)", d.Name, sender, d.Message, d.Reason)
+		case d.Verdict == v1alpha1.VerdictApproved && (Evidence(d) || d.Reason == csr.ReasonKeyReplaced || i >= 0):
 			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateApproved, "somebody else approved the request %s, %s, which would have been denied (%s)", d.Name, sender, d.Reason)
 		case i >= 0:
 		case d.Verdict == v1alpha1.VerdictDenied && d.TokenID != "" && d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:

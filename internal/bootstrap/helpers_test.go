@@ -160,6 +160,14 @@ func approvedDecision(name string, n int, age time.Duration) v1alpha1.Certificat
 	}
 }
 
+// claimOf is the key that was first approved with a token, and when.
+func claimOf(f *Facts, tokenID string) (string, time.Time) {
+	for _, c := range claimsOf(f, tokenID, nil) {
+		return c.key, c.at
+	}
+	return "", time.Time{}
+}
+
 func deniedDecision(name string, n int, age time.Duration) v1alpha1.CertificateDecision {
 	d := approvedDecision(name, n, age)
 	d.Verdict, d.Reason, d.IssuedTime = v1alpha1.VerdictDenied, csr.ReasonSecondKey, nil

@@ -172,7 +172,7 @@ func olderThanAll(history []v1alpha1.CertificateDecision, at metav1.Time) bool {
 }
 
 // recordOvertaken corrects the entries on requests that were to be denied, or left alone, and that somebody else approved
-// before: a certificate is out, and the record must not say otherwise. Of evidence the reason stays.
+// before: a certificate is out, and the record must not say otherwise. Of evidence, and of a second key, the reason stays.
 func recordOvertaken(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest) []v1alpha1.CertificateDecision {
 	out := slices.Clone(history)
 	for i, d := range out {
@@ -184,7 +184,7 @@ func recordOvertaken(history []v1alpha1.CertificateDecision, requests []*certifi
 			continue
 		}
 		out[i].Verdict = v1alpha1.VerdictApproved
-		if !Evidence(d) {
+		if !Evidence(d) && d.Reason != csr.ReasonKeyReplaced {
 			out[i].Reason = reasonApprovedElsewhere
 		}
 	}

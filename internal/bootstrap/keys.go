@@ -128,12 +128,21 @@ func (p *Plan) noteKeys(f *Facts) {
 func (p *Plan) presentTokens(f *Facts) []string {
 	var out []string
 	for _, t := range slices.Backward(p.kept) {
-		out = append(out, t.ID)
+		if !f.beforeReissue(t) {
+			out = append(out, t.ID)
+		}
 	}
 	if t := f.NodeBootstrap.Status.Token; t != nil && !p.Reissue && !slices.Contains(out, t.ID) {
 		out = append(out, t.ID)
 	}
 	return out
+}
+
+// beforeReissue reports whether a token is from before the reissue that the node waits with: it was revoked, and a cache that is behind
+// still shows it.
+func (f *Facts) beforeReissue(t Token) bool {
+	s := f.NodeBootstrap.Status
+	return f.awaitingReissue() && t.Created.Before(s.AwaitingSince.Time) && ReissueOf(t.Object) != NormalReissue(s.LastHandledReissueAt)
 }
 
 // recordKeys adds the keys that a plan found to those in a status, and reports whether there are new ones.
@@ -172,7 +181,7 @@ func (r *report) heldFor() *Problem {
 	}) {
 		return nil
 	}
-	return &Problem{v1alpha1.ReasonSeveralKeys, "several keys were sent with the token, and with spec.clientCertificate.approvalDelay none of " +
-		"them is approved: see the condition " + v1alpha1.ConditionKeyConflict + ", then approve the request with the machine's key by hand, " +
+	return &Problem{v1alpha1.ReasonSeveralKeys, "several keys were sent with the token, and with spec.clientCertificate.approvalDelay the operator " +
+		"approves none that waits: see the condition " + v1alpha1.ConditionKeyConflict + ", then approve the request with the machine's key by hand, " +
 		"or request a reissue"}
 }

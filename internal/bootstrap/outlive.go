@@ -4,7 +4,6 @@ package bootstrap
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -65,14 +64,14 @@ func (p *Plan) recordOutliving(record []v1alpha1.CertificateDecision) (_ []v1alp
 }
 
 // recordLate notes certificates that were issued although the operator had denied the request or revoked its token: somebody else
-// approved the one, the signer was faster than the deletion with the other.
+// approved the one, the signer was faster than the deletion with the other. It also notes those of keys that were replaced.
 func (r *report) recordLate() {
 	for _, q := range r.f.Requests {
 		i := slices.IndexFunc(r.new.Certificates, func(d v1alpha1.CertificateDecision) bool { return d.UID == q.UID })
 		if i < 0 || !issued(q) || r.new.Certificates[i].ExpirationTime != nil {
 			continue
 		}
-		if d := r.new.Certificates[i]; Evidence(d) || r.tooLate(d) {
+		if d := r.new.Certificates[i]; Evidence(d) || r.tooLate(d) || r.replaced(d) {
 			r.new.Certificates[i].ExpirationTime = expiry(q)
 		}
 	}
@@ -99,19 +98,19 @@ func expiry(r *certificatesv1.CertificateSigningRequest) *metav1.Time {
 
 // notRevoked reports certificates that are valid and were to be prevented.
 func (r *report) notRevoked() {
-	var list []string
+	var list []v1alpha1.CertificateDecision
 	for _, d := range r.new.Certificates {
 		if d.ExpirationTime != nil && r.now.Before(d.ExpirationTime.Time) {
-			list = append(list, d.Name+" (key "+d.KeyFingerprint+", until "+d.ExpirationTime.UTC().Format(time.RFC3339)+")")
+			list = append(list, d)
 		}
 	}
 	if list == nil {
 		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionCertificateNotRevoked)
 		return
 	}
-	r.set(v1alpha1.ConditionCertificateNotRevoked, yes(v1alpha1.ReasonIssuedBeforeRevocation, "a certificate was issued before its request "+
-		"could be revoked, and Kubernetes cannot revoke certificates: whoever has the key is system:node:%s until it expires. If the key is not "+
-		"the machine's, lock the name out, see docs/troubleshooting.md: %s", r.f.Name, strings.Join(list, "; ")))
+	reason, what := r.whyNotRevoked(list)
+	r.set(v1alpha1.ConditionCertificateNotRevoked, yes(reason, "%s, and Kubernetes cannot revoke certificates: whoever has the key is system:node:%s "+
+		"until it expires. If the key was not the machine's, lock the name out, see docs/troubleshooting.md: %s", what, r.f.Name, expirations(list)))
 }
 
 // NewlyOutliving is how many certificates one status reports that were not revoked and an older one does not.

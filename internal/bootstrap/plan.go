@@ -115,6 +115,7 @@ func Decide(f *Facts, now time.Time) Plan {
 		p.revoke(f, Gone)
 	case f.joined():
 		p.revoke(f, Joined)
+		p.noteUse(f, now)
 	default:
 		p.await(f, now)
 	}
@@ -203,14 +204,15 @@ func (p *Plan) renewalDue(f *Facts, now time.Time) bool {
 
 // withdraw lets go of every token that no key was approved with: whoever has it could still be the first to ask with the
 // node's name. One that a key was approved with is of no use to anybody else, and the node may be about to collect its
-// certificate with it, so it stays. Nothing is approved in the pass that finds the evidence.
+// certificate with it, so it stays. No further key is approved in the pass that finds the evidence.
 func (p *Plan) withdraw(f *Facts) {
 	p.kept = slices.DeleteFunc(p.kept, func(t Token) bool {
-		key, _ := claimOf(f, t.ID)
-		return key == ""
+		return len(claimsOf(f, t.ID, nil)) == 0
 	})
 	p.Decisions = slices.DeleteFunc(p.Decisions, func(d Decision) bool {
-		return d.Result.Verdict == csr.Approve && p.liveToken(d.Record.TokenID) == nil
+		return d.Result.Verdict == csr.Approve && d.Record.UID != "" && !slices.ContainsFunc(claimsOf(f, d.Record.TokenID, nil), func(c claimedKey) bool {
+			return c.key == d.Record.KeyFingerprint
+		})
 	})
 }
 

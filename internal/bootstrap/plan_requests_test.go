@@ -68,12 +68,12 @@ func TestDecideOnRequests(t *testing.T) {
 		"the same key twice":           {awaited(1, young), with(a(), request("csr-a/2", 1, 0)), verdicts("csr-a/2: Approved, csr-a: Approved")},
 		"another's and then its own":   {awaited(1, young), with(a(forNode("worker-2")), request("csr-b", 1, 0)), withdrawn("csr-a: Denied", csr.ReasonWrongSubject)},
 		"the predecessor's and its":    {awaited(2, young), func(f *Facts) { f.addToken(1, due); with(a(), request("csr-b", 2, 0))(f) }, outline{phase: Awaited, token: "#2", verdicts: "csr-b: Approved, csr-a: Approved"}},
-		"another key is claimed":       {awaited(1, young), edits(recorded(minutes(2), 1), with(a())), alarmed("csr-a: Denied", csr.ReasonSecondKey)},
+		"another key is claimed":       {awaited(1, young), edits(recorded(minutes(2), 1), with(a())), alarmed("csr-a: Denied", "")},
 		"claimed while it was waiting": {awaited(1, young), edits(recorded(minutes(0), 1), with(a())), verdicts("csr-a: Denied")},
 		"a key claimed with another":   {awaited(1, young), edits(recorded(minutes(2), 7), with(a())), verdicts("csr-a: Approved")},
 		"another key was denied":       {awaited(1, young), edits(denied(minutes(2)), with(a())), verdicts("csr-a: Approved")},
 		"claimed, then a crash":        {awaited(1, young), edits(with(a()), claimed("csr-a")), verdicts("csr-a: Approved")},
-		"claimed, another one in line": {awaited(1, young), edits(with(request("csr-b", 1, 0), a()), claimed("csr-a")), alarmed("csr-b: Denied, csr-a: Approved", csr.ReasonSecondKey)},
+		"claimed, another one in line": {awaited(1, young), edits(with(request("csr-b", 1, 0), a()), claimed("csr-a")), alarmed("csr-b: Denied, csr-a: Approved", "")},
 	})
 }
 

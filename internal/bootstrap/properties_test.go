@@ -73,7 +73,8 @@ var rules = map[string]func(*Facts, *Plan) bool{
 	"nothing is minted while there is a problem": func(_ *Facts, p *Plan) bool { return p.Problem == nil || p.MintAfter == nil },
 	"nothing is left without a NodeBootstrap or after joining": func(f *Facts, p *Plan) bool {
 		return p.Phase != Gone && p.Phase != Joined ||
-			len(p.DeleteTokens) == len(f.TokenSecrets) && p.MintAfter == nil && p.Token == nil && len(ofTokens(p)) == 0 && p.Misuse == nil &&
+			len(p.DeleteTokens) == len(f.TokenSecrets) && p.MintAfter == nil && p.Token == nil && len(ofTokens(p)) == 0 &&
+				(p.Misuse == nil || p.Phase == Joined && p.Misuse.Reason == csr.ReasonSecondKey && f.NodeBootstrap.Status.AwaitingSince != nil) &&
 				all(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool {
 					return issued(r) || requestCondition(r, "Denied") != nil || slices.Contains(p.DeleteRequests, r)
 				})
@@ -87,19 +88,25 @@ var rules = map[string]func(*Facts, *Plan) bool{
 	},
 	"it waits for what it does not do now": func(_ *Facts, p *Plan) bool { return p.Token == nil || p.Again.After(now) },
 
-	"one key is approved for a token, by approval Node alone": func(f *Facts, p *Plan) bool {
-		byToken := map[string]string{}
+	"one key is approved for a token and as many as may replace it, by approval Node alone": func(f *Facts, p *Plan) bool {
+		byToken := map[string][]string{}
 		for _, d := range ofTokens(p) {
 			if d.Result.Verdict != csr.Approve {
 				continue
 			}
-			if have, ok := byToken[d.Record.TokenID]; ok && have != d.Record.KeyFingerprint {
+			keys, seen := byToken[d.Record.TokenID]
+			if !seen {
+				for _, c := range claimsOf(f, d.Record.TokenID, nil) {
+					keys = append(keys, c.key)
+				}
+			}
+			if i := slices.Index(keys, d.Record.KeyFingerprint); i >= 0 && i < 1+f.NodeBootstrap.Spec.ReplacementKeys() {
+				continue
+			}
+			if len(keys) > f.NodeBootstrap.Spec.ReplacementKeys() {
 				return false
 			}
-			if key, _ := claimOf(f, d.Record.TokenID); key != "" && key != d.Record.KeyFingerprint {
-				return false
-			}
-			byToken[d.Record.TokenID] = d.Record.KeyFingerprint
+			byToken[d.Record.TokenID] = append(keys, d.Record.KeyFingerprint)
 			if f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode || d.Record.Verdict != v1alpha1.VerdictApproved {
 				return false
 			}
@@ -128,9 +135,9 @@ var rules = map[string]func(*Facts, *Plan) bool{
 			case d.Record.Verdict == v1alpha1.VerdictDenied:
 				return d.Record.Reason == csr.ReasonWrongSigner && slices.Contains(p.DeleteRequests, d.Request)
 			case d.Record.Verdict == v1alpha1.VerdictApproved:
-				return (approved || issued(d.Request)) && Misuse(d.Record.Reason)
+				return (approved || issued(d.Request)) && (Misuse(d.Record.Reason) || d.Record.Reason == csr.ReasonKeyReplaced)
 			default:
-				return d.Record.Verdict == v1alpha1.VerdictIgnored && d.Record.Reason == ReasonTooManyRequests
+				return d.Record.Verdict == v1alpha1.VerdictIgnored && tooMany(d.Record)
 			}
 		})
 	},
@@ -174,6 +181,9 @@ var rules = map[string]func(*Facts, *Plan) bool{
 
 	"evidence is recorded": func(_ *Facts, p *Plan) bool {
 		evidence := slices.IndexFunc(p.Decisions, func(d Decision) bool { return Misuse(d.Record.Reason) })
+		if p.Phase == Joined { // the use of the key that was approved makes what is recorded evidence, or what is deleted now
+			return evidence < 0
+		}
 		if p.Misuse == nil || evidence < 0 {
 			return p.Misuse == nil && evidence < 0
 		}

@@ -313,6 +313,9 @@ func (r *report) waitingFor() finding {
 			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+
 				"with --cluster-signing-cert-file and --cluster-signing-key-file?", late.Name, issuanceDeadline)})
 	}
+	if replaced := r.keyReplaced(); replaced != nil {
+		return stalled(replaced)
+	}
 	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
 		return yes(v1alpha1.ReasonAwaitingNode, "the node is waited for, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
 	}

@@ -71,7 +71,7 @@ func (p *Plan) liveToken(id string) *Token {
 func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) {
 	at, approved := approvedAt(r)
 	i := slices.IndexFunc(f.NodeBootstrap.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
-		return d.UID == r.UID && d.Reason != ReasonTooManyRequests
+		return d.UID == r.UID && !tooMany(d)
 	})
 	recorded := i >= 0
 	if recorded && approved && f.NodeBootstrap.Status.Certificates[i].Verdict == v1alpha1.VerdictApproved { // nothing is left to decide
@@ -98,7 +98,7 @@ func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningReq
 			p.LookAgain(overdue)
 		}
 		told := !recorded && !at.After(lastTheft(f, t.ID))
-		if !told && result.Verdict == csr.Deny && Misuse(result.Reason) {
+		if !told && result.Verdict == csr.Deny && (Misuse(result.Reason) || result.Reason == csr.ReasonKeyReplaced) {
 			p.record(f, v1alpha1.VerdictApproved, t, r, csr.Result{Verdict: csr.Leave, Reason: result.Reason, KeyFingerprint: result.KeyFingerprint,
 				Message: "somebody else approved it although " + result.Message}, now)
 		}
@@ -130,9 +130,7 @@ func (p *Plan) evaluate(f *Facts, t *Token, r *certificatesv1.CertificateSigning
 		MayHave:    []string{ClusterWideGroup},
 		Now:        now,
 	}
-	if f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide {
-		request.ClaimedKey, request.ClaimedAt = p.claim(f, t.ID)
-	}
+	p.claimOn(f, t, &request)
 	if len(f.KeysElsewhere) > 0 {
 		if key, err := csr.Fingerprint(r); err == nil {
 			request.OtherNode = f.KeysElsewhere[key]
@@ -164,7 +162,12 @@ func (b *budget) add(d v1alpha1.CertificateDecision) {
 	if d.Reason != reasonApprovedElsewhere {
 		b.decided.Insert(d.UID)
 	}
-	b.over = b.over || d.Reason == ReasonTooManyRequests
+	b.over = b.over || tooMany(d)
+}
+
+// tooMany reports whether a decision is the one to decide on nothing any more that is sent with a token.
+func tooMany(d v1alpha1.CertificateDecision) bool {
+	return d.Reason == ReasonTooManyRequests || d.Reason == ReasonTooManyKeys
 }
 
 // budgetOf is the budget of a token, by the record and by the requests, since a long record forgets denials.
@@ -194,7 +197,11 @@ func (p *Plan) budgetOf(f *Facts, tokenID string) *budget {
 func (p *Plan) overspent(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) bool {
 	b := p.budgetOf(f, t.ID)
 	if !b.over && b.decided.Len() >= maxDecisionsPerToken {
-		p.record(f, v1alpha1.VerdictIgnored, t, r, csr.Result{Verdict: csr.Leave, Reason: ReasonTooManyRequests, Message: fmt.Sprintf(
+		reason := ReasonTooManyRequests
+		if p.restarts(f, t, r, now) {
+			reason = ReasonTooManyKeys
+		}
+		p.record(f, v1alpha1.VerdictIgnored, t, r, csr.Result{Verdict: csr.Leave, Reason: reason, Message: fmt.Sprintf(
 			"%d requests of the token were decided on: this one and all that follow are left alone", b.decided.Len())}, now)
 	}
 	return b.over
@@ -214,40 +221,6 @@ func (p *Plan) record(f *Facts, verdict v1alpha1.Verdict, t *Token, r *certifica
 	if p.Misuse == nil && Misuse(result.Reason) {
 		p.Misuse = &Problem{result.Reason, fmt.Sprintf("the request %s was sent with the token %s: %s", r.Name, t.ID, result.Message)}
 	}
-}
-
-// claim is the key that was approved with a token, and when: no other one will be.
-func (p *Plan) claim(f *Facts, tokenID string) (string, time.Time) {
-	if key, at := claimOf(f, tokenID); key != "" {
-		return key, at
-	}
-	for _, d := range p.Decisions {
-		if d.Record.TokenID == tokenID && d.Result.Verdict == csr.Approve { // the newest: all others were sent before
-			return d.Record.KeyFingerprint, d.Record.Time.Add(time.Hour)
-		}
-	}
-	return "", time.Time{}
-}
-
-// claimOf is the key that was approved with a token before, by whomever, and when: the first one, since what came after it
-// is a second key. The record outlives requests.
-func claimOf(f *Facts, tokenID string) (string, time.Time) {
-	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if d.TokenID == tokenID && d.Verdict == v1alpha1.VerdictApproved && ofThisNode(d) {
-			return d.KeyFingerprint, d.Time.Time
-		}
-	}
-	key, first := "", time.Time{}
-	for _, r := range slices.SortedFunc(slices.Values(f.Requests), byCreation) {
-		at, approved := approvedAt(r)
-		if !approved || TokenIDOfUser(r.Spec.Username) != tokenID || key != "" && !at.Time.Before(first) || !f.concerns(r) {
-			continue
-		}
-		if k, err := csr.Fingerprint(r); err == nil {
-			key, first = k, at.Time
-		}
-	}
-	return key, first
 }
 
 // HasVerdict reports whether a request has the verdict of a decision: an admission policy may have changed it on its way.

@@ -34,13 +34,13 @@ func howSettled(r *certificatesv1.CertificateSigningRequest) (string, v1alpha1.V
 }
 
 // judgeSettled records a request that was sent with a live token and that somebody else has denied or failed, if what it asks for is
-// evidence of misuse, once. Nothing is carried out: it has its verdict. With approval ClusterWide only what was approved is evidence.
+// evidence of misuse, or will be when the key that was approved is used, once. Nothing is carried out: it has its verdict. With approval ClusterWide only what was approved is evidence.
 func (p *Plan) judgeSettled(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) {
 	if f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide || deniedByUs(r) || f.hasDecisionOn(r.UID) || p.mayBeForgotten(f, r) {
 		return
 	}
 	result := p.evaluate(f, t, r, now)
-	if result.Verdict != csr.Deny || !Misuse(result.Reason) {
+	if result.Verdict != csr.Deny || !Misuse(result.Reason) && result.Reason != csr.ReasonKeyReplaced {
 		return
 	}
 	if p.onRecord(f, t) >= maxDecisionsPerToken {
@@ -98,7 +98,7 @@ func (p *Plan) onRecord(f *Facts, t *Token) int {
 
 // isSettledElsewhere reports whether a decision is one that judgeSettled has recorded.
 func isSettledElsewhere(d v1alpha1.CertificateDecision) bool {
-	return Evidence(d) && strings.HasPrefix(d.Message, settledElsewhere)
+	return (Evidence(d) || d.Reason == csr.ReasonKeyReplaced) && strings.HasPrefix(d.Message, settledElsewhere)
 }
 
 // withoutDecisions are the requests on which a plan has no decision: the record of the others is stored before the report.

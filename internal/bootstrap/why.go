@@ -101,6 +101,9 @@ func RaisedAlarms(old, new *v1alpha1.NodeBootstrapStatus) []RaisedAlarm {
 					a.Evidence = d
 				}
 			}
+			if d := lastReplaced(new.Certificates, func(v1alpha1.CertificateDecision) bool { return true }); d != nil && a.Evidence.UID == "" {
+				a.Evidence = *d // which the use of the key before it has made evidence
+			}
 		case v1alpha1.ConditionKeyConflict:
 			if len(new.Keys) > 0 {
 				a.Evidence.TokenID = new.Keys[0].TokenID

@@ -78,7 +78,9 @@ func TestDecideWhileAnAlarmStands(t *testing.T) {
 
 		"a sound request":                 {awaited(1, young), edits(alarm, asked(1)), gone},
 		"a sound request of the key":      {awaited(1, young), edits(alarm, claimed("csr-c"), further(request("csr-c/2", 1, 0))), alarmed("csr-c/2: Approved", "")},
-		"a sound request of another one":  {awaited(1, young), edits(alarm, claimed("csr-c"), further(request("csr-b", 1, 0))), alarmed("csr-b: Denied", "SecondKey")},
+		"a sound request of another one":  {awaited(1, young), edits(alarm, claimed("csr-c"), further(request("csr-b", 1, 0))), alarmed("csr-b: Denied", "")},
+		"the same, with replacement keys": {awaited(1, young), edits(alarm, replacements(7), claimed("csr-c"), further(request("csr-b", 1, 0))), alarmed("csr-b: Denied", "")},
+		"the same, the key is used":       {awaited(1, young), edits(alarm, claimed("csr-c"), registered(0), further(request("csr-b", 1, 0))), alarmed("csr-b: Denied", "SecondKey")},
 		"a bad request":                   {awaited(1, young), edits(alarm, asked(1, tooLong)), withdrawn("csr-a: Denied", "")},
 		"requests of a token withdrawn":   {awaited(1, young), edits(alarm, asked(1), func(f *Facts) { f.TokenSecrets, f.Kubeconfig = nil, nil }), outline{phase: Withdrawn}.deleting("csr-a")},
 		"evidence of a token withdrawn":   {awaited(1, young), edits(alarm, asked(1, forNode("worker-2")), func(f *Facts) { f.TokenSecrets, f.Kubeconfig = nil, nil }), outline{phase: Withdrawn}.deleting("csr-a")},

@@ -36,7 +36,7 @@ func TestMessagesAreBounded(t *testing.T) {
 		"the longest node name, another key": func(r *Request) {
 			r.NodeName = strings.Repeat("n", 232)
 			r.CSR.Spec.Request = kubeletPEM(otherKey(), r.NodeName)
-			r.ClaimedKey = must(Fingerprint(goodRequest().CSR))
+			r.ClaimedKeys = []string{must(Fingerprint(goodRequest().CSR))}
 		},
 		"the longest node names, one key": func(r *Request) {
 			r.NodeName, r.OtherNode = strings.Repeat("n", 232), strings.Repeat("m", 232)

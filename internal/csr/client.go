@@ -5,6 +5,7 @@ package csr
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -23,8 +24,12 @@ const (
 	ReasonWrongRequester = "WrongRequester"
 	// ReasonWrongSigner surfaces when another signer than that of kubelet client certificates is asked.
 	ReasonWrongSigner = "WrongSigner"
-	// ReasonSecondKey surfaces when another key was approved with the same token before this one asked.
+	// ReasonSecondKey surfaces when another key was approved with the same token before this one asked, and a machine works with it:
+	// two machines have the token.
 	ReasonSecondKey = "SecondKey"
+	// ReasonKeyReplaced surfaces when another key was approved with the same token before this one asked, and was not used: as a rule
+	// the kubelet was restarted before it received its certificate, and has another key now.
+	ReasonKeyReplaced = "KeyReplaced"
 	// ReasonKeyOfAnotherNode is the reason to deny a request whose key is claimed for another node: one node, one key, in both
 	// directions. Machines that were cloned from one disk send the same key.
 	ReasonKeyOfAnotherNode = "KeyOfAnotherNode"
@@ -47,9 +52,14 @@ type Request struct {
 	TokenGroup string
 	// MayHave are further groups that it may be in.
 	MayHave []string
-	// ClaimedKey is the fingerprint of the key that was approved with the token before, and ClaimedAt is when; empty for none.
-	ClaimedKey string
-	ClaimedAt  time.Time
+	// ClaimedKeys are the fingerprints of the keys that were approved with the token before, the first one first, and ClaimedAt is
+	// when the last of them was; empty for none.
+	ClaimedKeys []string
+	ClaimedAt   time.Time
+	// ClaimUsed reports whether a machine works with one of these keys.
+	ClaimUsed bool
+	// Replacements is how many keys may be approved after the first one while none is used.
+	Replacements int
 	// OtherNode is another node that the key of the request is claimed for; empty for none.
 	OtherNode string
 	// Now is the time of the verdict.
@@ -93,7 +103,7 @@ func Evaluate(r Request) Result {
 // DeniesClient reports whether a reason is one for which requests that were sent with a token are denied.
 func DeniesClient(reason string) bool {
 	switch reason {
-	case ReasonWrongRequester, ReasonWrongSigner, ReasonSecondKey, ReasonKeyOfAnotherNode, ReasonSuperseded, ReasonWrongUsages, ReasonWrongDuration,
+	case ReasonWrongRequester, ReasonWrongSigner, ReasonSecondKey, ReasonKeyReplaced, ReasonKeyOfAnotherNode, ReasonSuperseded, ReasonWrongUsages, ReasonWrongDuration,
 		ReasonTooLarge, ReasonMalformed, ReasonBadSignature, ReasonWrongKey, ReasonWrongSubject, ReasonUnexpectedAttributes:
 		return true
 	default:
@@ -164,7 +174,7 @@ func hasTokensSubject(e *evaluation) *Result {
 	return deny(ReasonWrongSubject, "the subject asked for is %.300q; the token is for %q alone. If this is another machine, give it "+
 		"the kubeconfig of a NodeBootstrap of its own; if it is the right one, start its kubelet with --hostname-override=%[3]s. "+
 		"Whoever it is, ask for a reissue, since the token is not safe any more: %[4]s",
-		e.parsed.Subject.String(), nodesSubject(e.node).String(), e.node, reissueCommand(e.node))
+		e.parsed.Subject.String(), nodesSubject(e.node).String(), e.node, ReissueCommand(e.node))
 }
 
 func asksForNothingElse(e *evaluation) *Result {
@@ -174,20 +184,29 @@ func asksForNothingElse(e *evaluation) *Result {
 	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it"+stockKubelet)
 }
 
+// hasClaimedKey holds a token to one key, or to as many as may replace it. A kubelet with rotateCertificates has its key in memory until
+// it has the certificate, so one that is restarted asks with another key. That is no evidence of a second machine until somebody uses
+// the key before.
 func hasClaimedKey(e *evaluation) *Result {
-	claimed := e.client.ClaimedKey
+	claimed := e.client.ClaimedKeys
 	switch {
-	case claimed == "" || claimed == fingerprint(e.parsed):
+	case len(claimed) == 0 || slices.Contains(claimed, fingerprint(e.parsed)):
 		return nil
 	case e.csr.CreationTimestamp.Time.Before(e.client.ClaimedAt):
-		return deny(ReasonSuperseded, "while this request was waiting another one with another key (%s) was approved", claimed)
+		return deny(ReasonSuperseded, "while this request was waiting another one with another key (%s) was approved", claimed[len(claimed)-1])
+	case e.client.ClaimUsed:
+		return deny(ReasonSecondKey, "another key (%s) was approved with this token before, and a machine works with it as the node: two machines "+
+			"have the kubeconfig. Compare the keys (docs/security.md), then request a reissue: %s", strings.Join(claimed, ", "), ReissueCommand(e.node))
+	case len(claimed) <= e.client.Replacements:
+		return nil
 	default:
-		return deny(ReasonSecondKey, "another key (%s) was approved with this token before; a kubelet that lost its key needs a reissue: %s",
-			claimed, reissueCommand(e.node))
+		return deny(ReasonKeyReplaced, "the kubelet restarted before it received its certificate, or another machine has the kubeconfig: another key "+
+			"was approved with this token. See the kubelet's log for why it restarted, then request a reissue: %s. The approved key: %s",
+			ReissueCommand(e.node), strings.Join(claimed, ", "))
 	}
 }
 
-// hasKeyOfNoOtherNode comes after hasClaimedKey: a second key for one token is evidence of theft, whoever else has that key.
+// hasKeyOfNoOtherNode comes after hasClaimedKey: a second key for one token may be evidence of theft, whoever else has that key.
 func hasKeyOfNoOtherNode(e *evaluation) *Result {
 	other := e.client.OtherNode
 	if other == "" {
@@ -198,6 +217,7 @@ func hasKeyOfNoOtherNode(e *evaluation) *Result {
 		"If the node was renamed, delete the other NodeBootstrap and this request, and start the kubelet again", fingerprint(e.parsed), other, e.node)
 }
 
-func reissueCommand(node string) string {
+// ReissueCommand is the command that requests a reissue for a node.
+func ReissueCommand(node string) string {
 	return "kubectl annotate nodebootstrap " + node + " --overwrite nodebootstrap.io/reissue-requested-at=\"$(date -u +%FT%TZ)\""
 }

@@ -30,7 +30,7 @@ func TestEvaluateApproves(t *testing.T) {
 		"a token that is also in the cluster-wide group": func(r *Request) {
 			r.CSR.Spec.Groups = append(r.CSR.Spec.Groups, testClusterWide)
 		},
-		"the claimed key again": func(r *Request) { r.ClaimedKey = must(Fingerprint(r.CSR)) },
+		"the claimed key again": func(r *Request) { r.ClaimedKeys = []string{must(Fingerprint(r.CSR))} },
 		"a year":                func(r *Request) { r.CSR.Spec.ExpirationSeconds = new(int32(366 * 24 * 60 * 60)) },
 		"a name with dots": func(r *Request) {
 			r.NodeName = "worker-1.rack.example.com"
@@ -150,14 +150,14 @@ func TestEvaluateLooksAtTheSpec(t *testing.T) {
 		"the longest duration that can be asked":       seconds(1<<31 - 1),
 		"RSA without key encipherment":                 {func(r *Request) { r.CSR.Spec.Request = kubeletPEM(rsa2048(), testNode) }, Deny, ReasonWrongUsages},
 		"RSA with key encipherment and no client auth": {func(r *Request) { useRSA(r, rsa2048()); r.CSR.Spec.Usages = slices.Delete(r.CSR.Spec.Usages, 1, 2) }, Deny, ReasonWrongUsages},
-		"another key than the one that is claimed":     {func(r *Request) { r.ClaimedKey = must(Fingerprint(requestWith(otherKey()).CSR)) }, Deny, ReasonSecondKey},
+		"another key than the one that is claimed":     {func(r *Request) { r.ClaimedKeys = []string{must(Fingerprint(requestWith(otherKey()).CSR))} }, Deny, ReasonKeyReplaced},
 		"another key of another kind than the one that is claimed": {func(r *Request) {
-			r.ClaimedKey = must(Fingerprint(r.CSR))
+			r.ClaimedKeys = []string{must(Fingerprint(r.CSR))}
 			useRSA(r, rsa2048())
-		}, Deny, ReasonSecondKey},
+		}, Deny, ReasonKeyReplaced},
 		"a key that another node has": {func(r *Request) { r.OtherNode = "worker-2" }, Deny, ReasonKeyOfAnotherNode},
 		"the claimed key, which another node has too": {func(r *Request) {
-			r.ClaimedKey, r.OtherNode = must(Fingerprint(r.CSR)), "worker-2"
+			r.ClaimedKeys, r.OtherNode = []string{must(Fingerprint(r.CSR))}, "worker-2"
 		}, Deny, ReasonKeyOfAnotherNode},
 	})
 }
@@ -170,12 +170,16 @@ func TestKeyOfAnotherNodeHidesNoEvidence(t *testing.T) {
 			spoil(r)
 		}
 	}
-	second := func(r *Request) { r.ClaimedKey = must(Fingerprint(requestWith(otherKey()).CSR)) }
+	second := func(r *Request) { r.ClaimedKeys = []string{must(Fingerprint(requestWith(otherKey()).CSR))} }
 	testFindings(t, map[string]finding{
 		"another token":  {with(func(r *Request) { r.CSR.Spec.Username = "system:bootstrap:zzz999" }), Leave, ReasonNotOurs},
 		"another signer": {with(func(r *Request) { r.CSR.Spec.SignerName = certificatesv1.KubeletServingSignerName }), Deny, ReasonWrongSigner},
 		"another node":   {with(func(r *Request) { r.CSR.Spec.Request = kubeletPEM(p256(), "worker-2") }), Deny, ReasonWrongSubject},
-		"a second key":   {with(second), Deny, ReasonSecondKey},
+		"a second key":   {with(second), Deny, ReasonKeyReplaced},
+		"a second key, and the first is used": {with(func(r *Request) {
+			second(r)
+			r.ClaimUsed = true
+		}), Deny, ReasonSecondKey},
 		"a second key that was asked for before": {with(func(r *Request) {
 			second(r)
 			r.ClaimedAt = testTime.Add(time.Second)
@@ -210,17 +214,57 @@ func TestEvaluateApprovesNoOtherByte(t *testing.T) {
 
 // What a message says of a second key lets a person tell it from the first and ask for a reissue.
 func TestSecondKeyMessageHelps(t *testing.T) {
-	r := goodRequest()
-	r.ClaimedKey = must(Fingerprint(requestWith(otherKey()).CSR))
-	got := Evaluate(r)
-	for _, want := range []string{strings.TrimPrefix(r.ClaimedKey, "SHA256:"), "kubectl annotate nodebootstrap " + testNode, "nodebootstrap.io/reissue-requested-at"} {
-		if !strings.Contains(got.Message, want) {
-			t.Errorf("%q is not in the message: %s", want, got.Message)
+	for reason, c := range map[string]struct {
+		used bool
+		says string
+	}{ReasonSecondKey: {true, "two machines have the kubeconfig"}, ReasonKeyReplaced: {false, "the kubelet restarted before it received its certificate"}} {
+		r := goodRequest()
+		r.ClaimedKeys, r.ClaimUsed = []string{must(Fingerprint(requestWith(otherKey()).CSR))}, c.used
+		got := Evaluate(r)
+		if got.Reason != reason {
+			t.Errorf("it is denied with %s, want %s", got.Reason, reason)
+		}
+		for _, want := range []string{c.says, strings.TrimPrefix(r.ClaimedKeys[0], "SHA256:"), "kubectl annotate nodebootstrap " + testNode, "nodebootstrap.io/reissue-requested-at"} {
+			if !strings.Contains(got.Message, want) {
+				t.Errorf("%q is not in the message: %s", want, got.Message)
+			}
+		}
+		if got.KeyFingerprint != must(Fingerprint(r.CSR)) {
+			t.Errorf("the key of the denied request is %q", got.KeyFingerprint)
 		}
 	}
-	if got.KeyFingerprint != must(Fingerprint(r.CSR)) {
-		t.Errorf("the key of the denied request is %q", got.KeyFingerprint)
+}
+
+// A restarted kubelet asks with another key. Without use of the key before that is no evidence of theft, and as many keys as may take
+// its place are approved.
+func TestKeysThatReplaceOthers(t *testing.T) {
+	key := func(r *Request) string { return must(Fingerprint(r.CSR)) }
+	before, another := must(Fingerprint(requestWith(otherKey()).CSR)), must(Fingerprint(requestWith(ecdsaKey(elliptic.P384())).CSR))
+	approve := func(edit func(*Request)) finding { return finding{edit, Approve, ReasonKubeletClient} }
+	set := func(replacements int, used bool, keys ...string) func(*Request) {
+		return func(r *Request) {
+			r.Replacements, r.ClaimUsed, r.ClaimedKeys, r.ClaimedAt = replacements, used, keys, r.CSR.CreationTimestamp.Time
+		}
 	}
+	late := func(edit func(*Request)) func(*Request) {
+		return func(r *Request) { edit(r); r.ClaimedAt = r.CSR.CreationTimestamp.Add(time.Second) }
+	}
+	testFindings(t, map[string]finding{
+		"none is left":                      {set(0, false, before), Deny, ReasonKeyReplaced},
+		"none is left, it is used":          {set(0, true, before), Deny, ReasonSecondKey},
+		"one is left":                       approve(set(1, false, before)),
+		"one is left, it is used":           {set(1, true, before), Deny, ReasonSecondKey},
+		"one was taken":                     {set(1, false, before, another), Deny, ReasonKeyReplaced},
+		"one of two was taken":              approve(set(2, false, before, another)),
+		"one is left, it waited":            {late(set(1, false, before)), Deny, ReasonSuperseded},
+		"none is left, it waited":           {late(set(0, false, before)), Deny, ReasonSuperseded},
+		"it waited, and the key is used":    {late(set(0, true, before)), Deny, ReasonSuperseded},
+		"it is the first one":               approve(func(r *Request) { set(0, true, key(r), before)(r) }),
+		"it is the last one":                approve(func(r *Request) { set(0, true, before, key(r))(r) }),
+		"another node has it, one is left":  {func(r *Request) { set(1, false, before)(r); r.OtherNode = "worker-2" }, Deny, ReasonKeyOfAnotherNode},
+		"another node has it, none is left": {func(r *Request) { set(0, false, before)(r); r.OtherNode = "worker-2" }, Deny, ReasonKeyReplaced},
+		"a wrong name, one is left":         {func(r *Request) { set(1, false, before)(r); r.CSR.Spec.Request = kubeletPEM(p256(), "worker-2") }, Deny, ReasonWrongSubject},
+	})
 }
 
 // What a message says of another node's key tells the two nodes and the key, and what to do on the machine.

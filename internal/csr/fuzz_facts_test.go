@@ -194,7 +194,7 @@ func (f facts) client(text []byte, node string) csr.Request {
 	r.NodeName = nodeName(node)
 	f.apply(r.CSR, clientGroups)
 	fingerprint := oracleFingerprint(content.spki)
-	r.ClaimedKey = pick([]string{"", fingerprint, "SHA256:", strings.ToUpper(fingerprint), strings.TrimPrefix(fingerprint, "SHA256:"), fingerprint + "0"}, f.claimed)
+	pick(claimsOf(fingerprint, r.CSR.CreationTimestamp.Time), f.claimed)(&r)
 	r.OtherNode = pick(otherNodes, f.other)
 	for i, change := range spoilClient {
 		if f.spoil&(1<<i) != 0 {
@@ -202,6 +202,20 @@ func (f facts) client(text []byte, node string) csr.Request {
 		}
 	}
 	return r
+}
+
+// claimsOf are what may have been approved with the token before, when the request with a key was sent. The first two of them deny
+// nothing, and the next four do, as strings that are not the key.
+func claimsOf(key string, sent time.Time) []func(*csr.Request) {
+	claimed := func(replacements int, keys ...string) func(*csr.Request) {
+		return func(r *csr.Request) { r.ClaimedKeys, r.ClaimedAt, r.Replacements = keys, sent, replacements }
+	}
+	used := func(r *csr.Request) { claimed(7, "SHA256:")(r); r.ClaimUsed = true }
+	late := func(r *csr.Request) { claimed(7, "SHA256:")(r); r.ClaimedAt = sent.Add(time.Second) }
+	return []func(*csr.Request){
+		claimed(0), claimed(0, key), claimed(0, "SHA256:"), claimed(0, strings.ToUpper(key)), claimed(0, strings.TrimPrefix(key, "SHA256:")), claimed(0, key+"0"),
+		claimed(1, "SHA256:"), claimed(1, "SHA256:", key), claimed(1, "SHA256:", key+"0"), used, late,
+	}
 }
 
 // serving is a request for a serving certificate with these facts.

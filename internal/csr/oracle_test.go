@@ -70,7 +70,7 @@ func oracleClient(r csr.Request) error {
 		func() error { return oracleSubject(content.subject, r.NodeName) },
 		func() error { return oracleNoAttributes(content.attributes) },
 		func() error { return oracleUsages(spec.Usages, "client auth", content.isRSA) },
-		func() error { return oracleClaimed(content.spki, r.ClaimedKey) },
+		func() error { return oracleClaimed(content.spki, r) },
 		func() error { return oracleOtherNode(r.OtherNode) },
 	)
 }
@@ -218,9 +218,12 @@ func oracleUsages(usages []certificatesv1.KeyUsage, purpose string, isRSA bool) 
 	return nil
 }
 
-// Rule: the key is the one that was approved with the token before, if any was.
-func oracleClaimed(spki []byte, claimed string) error {
-	if claimed != "" && claimed != oracleFingerprint(spki) {
+// Rule: the key is one of those that were approved with the token before, if any were, or it may take their place: there are
+// replacements left, no key is used, and it was not sent before the last one was approved.
+func oracleClaimed(spki []byte, r csr.Request) error {
+	known := slices.Contains(r.ClaimedKeys, oracleFingerprint(spki))
+	mayReplace := len(r.ClaimedKeys) < 1+r.Replacements && !r.ClaimUsed && !r.CSR.CreationTimestamp.Time.Before(r.ClaimedAt)
+	if len(r.ClaimedKeys) > 0 && !known && !mayReplace {
 		return errClaimed
 	}
 	return nil

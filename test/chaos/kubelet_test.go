@@ -45,7 +45,7 @@ func (s *suite) joinOnce(ctx context.Context, node string) {
 	}
 	s.line.note("%s: its kubelet is started", node)
 	// Its token may be replaced before it has asked. A kubelet that waits for its certificate for long asks anew with another
-	// key: that is the alarm of a second key.
+	// key, which is denied.
 	id := tokenIDIn(kubeconfig)
 	replaced := func(l *ledger) bool { return l.kubeconfigs[node] != "" && l.kubeconfigs[node] != id }
 	hasJoined := func(l *ledger) bool { return l.ready(node, v1alpha1.ReasonJoined) == nil }

@@ -250,10 +250,14 @@ func (s *slot) awaited(ctx context.Context) {
 	})
 }
 
-// misused tells whether a theft stands recorded. The caller holds mu.
+// misused reports whether a theft stands recorded, or a second key was denied: either takes a reissue. The caller holds mu.
 func (l *ledger) misused(node string) bool {
 	nb := l.bootstraps[node]
-	return nb != nil && meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionTokenMisused)
+	if nb == nil {
+		return false
+	}
+	ready := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady)
+	return meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionTokenMisused) || ready != nil && ready.Reason == v1alpha1.ReasonKeyReplaced
 }
 
 // ready is nil when a NodeBootstrap is Ready for a reason, and has no wish that is not met. The caller holds mu.

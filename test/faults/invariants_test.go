@@ -150,7 +150,8 @@ func (v *version) isOf(uid types.UID) bool { return v != nil && v.object.GetUID(
 // liveReads are how many reads directly ahead of an approval look once more at what it rests on.
 const liveReads = 2
 
-// Invariant 1: no certificate is approved for a name that the requesting token is not bound to; one key for a token.
+// Invariant 1: no certificate is approved for a name that the requesting token is not bound to; one key for a token, and as many more as
+// spec.clientCertificate.replacementKeys says.
 func (w *world) checkApproval(c change) {
 	const rule = "1 approvals"
 	if !isApproved(c.new) || isApproved(c.old) {
@@ -189,11 +190,22 @@ func (w *world) checkApproval(c change) {
 	if len(r.Finalizers) > 0 || len(r.OwnerReferences) > 0 {
 		w.violated(rule, "%s is approved, which could not be revoked", c.key)
 	}
-	if len(w.keys[id]) > 1 {
-		w.violated(rule, "a second key is approved with the token %s", id)
+	if n := len(w.keys[id]); n > 1+w.replacementKeys(node) {
+		w.violated(rule, "key %d is approved with the token %s", n, id)
 	}
 	w.checkClaim(r, node, id, fingerprint, looked)
 	w.checkGround(c.key, node, id, looked)
+}
+
+// replacementKeys are the most that a NodeBootstrap of a node ever allowed.
+func (w *world) replacementKeys(node string) int {
+	most := 0
+	for _, v := range w.versions[key{kind: "NodeBootstrap", name: node}] {
+		if nb, ok := objectOf(v).(*v1alpha1.NodeBootstrap); ok && nb != nil {
+			most = max(most, nb.Spec.ReplacementKeys())
+		}
+	}
+	return most
 }
 
 // checkClaim: the decision is in the status before it is carried out, or was when it was looked at last.

@@ -56,7 +56,15 @@ func (h *historian) people() map[string]func() {
 			h.reissues++
 			h.asksReissue(h.node(), fmt.Sprint(h.reissues))
 		},
-		"somebody edits a spec":     func() { edit(h.store, userAuthor, "", h.node(), h.spec()) },
+		"somebody edits a spec": func() { edit(h.store, userAuthor, "", h.node(), h.spec()) },
+		"somebody allows replacement keys": func() {
+			n := rapid.Int32Range(0, 7).Draw(h.t, "keys")
+			edit(h.store, userAuthor, "", h.node(), func(nb *v1alpha1.NodeBootstrap) {
+				if nb.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide {
+					nb.Spec.ClientCertificate.ReplacementKeys = n
+				}
+			})
+		},
 		"somebody deletes a Node":   func() { h.remove(userAuthor, key{kind: "Node", name: h.node()}) },
 		"somebody deletes a Secret": func() { h.onChild(func(s *corev1.Secret) { h.remove(userAuthor, keyOf(s)) }) },
 		"somebody edits a Secret": func() {
@@ -168,6 +176,14 @@ func (h *historian) kubelets() map[string]func() {
 				h.old = append(h.old, &before)
 			}
 			m.wipe()
+		},
+		"a kubelet is restarted and asks": func() {
+			if m := m(); !m.certified && m.bearer != "" {
+				bearer := m.bearer
+				m.wipe()
+				m.bearer = bearer
+				m.ask()
+			}
 		},
 		"a thief gets a kubeconfig": func() { h.thief.bearer = h.published(worker) },
 		"a thief gets a kubeconfig and asks": func() {

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+)
+
+// noRuntime is the configuration of a kubelet whose container runtime is not up: it exits with an error soon after its start.
+var noRuntime = map[string]any{"containerRuntimeEndpoint": "unix:///run/there-is-no-runtime.sock"}
+
+// crashes starts a stock kubelet whose container runtime is down, as often as it takes until it has sent one request more than there are,
+// and until that is decided on. It keeps its key in memory until it has its certificate.
+func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificatesv1.CertificateSigningRequest {
+	t.Helper()
+	before := map[string]bool{}
+	for _, r := range sentWith(t, tokenID) {
+		before[r.Name] = true
+	}
+	var sent *certificatesv1.CertificateSigningRequest
+	for try := range 20 {
+		kubelet, err := cluster.StartKubelet(t.Context(), localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig, ExtraConfig: noRuntime})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-kubelet.Done():
+			t.Logf("start %d: the kubelet has exited by itself", try+1)
+		case <-time.After(env.Limit):
+			t.Fatal("the kubelet runs on without a container runtime")
+		}
+		if err := kubelet.Stop(); err != nil {
+			t.Log(err)
+		}
+		for _, r := range sentWith(t, tokenID) {
+			if !before[r.Name] {
+				sent = &r
+			}
+		}
+		if sent != nil {
+			break
+		}
+	}
+	if sent == nil {
+		t.Fatal("the kubelet never got as far as sending its request")
+	}
+	env.Eventually(t, "the verdict on "+sent.Name, func() error {
+		cluster.Get(t, "", sent.Name, sent)
+		if len(sent.Status.Conditions) == 0 {
+			return errors.New("there is none")
+		}
+		return nil
+	})
+	return sent
+}
+
+// The most common mistake of an installation: the container runtime is not up, and the kubelet exits after it has asked for its
+// certificate. Its next start has another key. There is no alarm; what the condition says lets the machine join.
+func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
+	const name = "crash-looping"
+	nb := cluster.NodeBootstrap(name)
+	cluster.Create(t, nb)
+	before, kubeconfig := cluster.WaitAwaited(t, name)
+	first := crashes(t, name, before.Status.Token.ID, kubeconfig)
+	if reason := approvedFor(first); reason != csr.ReasonKubeletClient {
+		t.Errorf("the first request is %+v", first.Status.Conditions)
+	}
+	second := crashes(t, name, before.Status.Token.ID, kubeconfig)
+	if c := second.Status.Conditions[0]; c.Type != certificatesv1.CertificateDenied || c.Reason != csr.ReasonKeyReplaced {
+		t.Errorf("the second request is %+v", c)
+	}
+	stuck := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonKeyReplaced)
+	for _, condition := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionKeyConflict} {
+		if !meta.IsStatusConditionTrue(stuck.Status.Conditions, condition) {
+			t.Errorf("%s is not True: %+v", condition, stuck.Status.Conditions)
+		}
+	}
+	if c := meta.FindStatusCondition(stuck.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
+		t.Errorf("there is an alarm: %+v", c)
+	}
+
+	// The remedy of docs/troubleshooting.md, which the message names.
+	if message := env.ReadyMessage(stuck); !strings.Contains(message, csr.ReissueCommand(name)) {
+		t.Errorf("Ready says: %s", message)
+	}
+	value := time.Now().UTC().Format(time.RFC3339)
+	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "annotate", "nodebootstrap", name, "--overwrite", v1alpha1.ReissueRequestedAtAnnotation+"="+value); err != nil {
+		t.Fatal(err)
+	}
+	env.Eventually(t, "the reissue", func() error {
+		cluster.Get(t, "", name, nb)
+		if nb.Status.LastHandledReissueAt != value {
+			return fmt.Errorf("%q is handled", nb.Status.LastHandledReissueAt)
+		}
+		return nil
+	})
+	_, fresh := cluster.WaitAwaited(t, name)
+	startKubelet(t, name, fresh)
+	joined := waitJoined(t, name)
+	if c := meta.FindStatusCondition(joined.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
+		t.Errorf("there is an alarm: %+v", c)
+	}
+}
+
+// With a replacement key the next start joins with the kubeconfig that the machine has, without anybody's help.
+func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
+	const name = "crashed-once"
+	nb := cluster.NodeBootstrap(name)
+	nb.Spec.ClientCertificate.ReplacementKeys = 1
+	cluster.Create(t, nb)
+	before, kubeconfig := cluster.WaitAwaited(t, name)
+	first := crashes(t, name, before.Status.Token.ID, kubeconfig)
+	startKubelet(t, name, kubeconfig)
+	joined := waitJoined(t, name)
+	if c := meta.FindStatusCondition(joined.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
+		t.Errorf("there is an alarm: %+v", c)
+	}
+	if !meta.IsStatusConditionTrue(joined.Status.Conditions, v1alpha1.ConditionKeyConflict) || len(joined.Status.Keys) != 2 {
+		t.Errorf("the keys are %+v", joined.Status.Keys)
+	}
+	c := meta.FindStatusCondition(joined.Status.Conditions, v1alpha1.ConditionCertificateNotRevoked)
+	if c == nil || c.Reason != v1alpha1.ReasonIssuedBeforeReplacement {
+		t.Errorf("the certificate of %s is not reported: %+v", first.Name, joined.Status.Conditions)
+	}
+}
+
+// A thief asks first and is approved, and the machine is denied. When the thief joins, two machines are known to have the kubeconfig: that
+// raises the alarm, although the same denial alone does not.
+func TestThiefWhoAskedFirstJoins(t *testing.T) {
+	const name = "second-in-line"
+	cluster.Create(t, cluster.NodeBootstrap(name))
+	before, kubeconfig := cluster.WaitAwaited(t, name)
+	// Without rotateCertificates a kubelet stores its certificate before it looks for its container runtime.
+	config := localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig, ExtraConfig: map[string]any{"rotateCertificates": false}}
+	for field, value := range noRuntime {
+		config.ExtraConfig[field] = value
+	}
+	thief, err := cluster.StartKubelet(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-thief.Done():
+	case <-time.After(env.Limit):
+		t.Fatal("the thief's kubelet runs on without a container runtime")
+	}
+	if err := thief.Stop(); err != nil {
+		t.Log(err)
+	}
+	if n := len(sentWith(t, before.Status.Token.ID)); n != 1 {
+		t.Fatalf("%d requests were sent with the token", n)
+	}
+
+	machine := crashes(t, name, before.Status.Token.ID, kubeconfig)
+	if c := machine.Status.Conditions[0]; c.Type != certificatesv1.CertificateDenied || c.Reason != csr.ReasonKeyReplaced {
+		t.Errorf("the machine's request is %+v", c)
+	}
+	stuck := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonKeyReplaced)
+	if c := meta.FindStatusCondition(stuck.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
+		t.Errorf("there is an alarm without evidence: %+v", c)
+	}
+
+	startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, Dir: thief.Dir(), ExtraConfig: map[string]any{"rotateCertificates": false}})
+	joined := waitJoined(t, name)
+	c := meta.FindStatusCondition(joined.Status.Conditions, v1alpha1.ConditionTokenMisused)
+	if c == nil || c.Status != metav1.ConditionTrue || c.Reason != csr.ReasonSecondKey || !strings.Contains(c.Message, machine.Name) {
+		t.Errorf("the alarm is %+v", c)
+	}
+	if !meta.IsStatusConditionTrue(joined.Status.Conditions, v1alpha1.ConditionKeyConflict) {
+		t.Errorf("the conditions are %+v", joined.Status.Conditions)
+	}
+}
