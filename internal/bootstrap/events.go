@@ -28,76 +28,115 @@ type Event struct {
 // maxNoteBytes is the most that events.k8s.io/v1 takes (pkg/apis/core/validation).
 const maxNoteBytes = 1024
 
-// Events are what there is to tell of the change from one status to the next.
+func newEvent(eventType, reason, format string, args ...any) Event {
+	note := fmt.Sprintf(format, args...)
+	if len(note) > maxNoteBytes {
+		note = strings.ToValidUTF8(note[:maxNoteBytes], "")
+	}
+	return Event{Type: eventType, Reason: reason, Note: note}
+}
+
+func normal(reason, format string, args ...any) Event {
+	return newEvent(corev1.EventTypeNormal, reason, format, args...)
+}
+
+func warning(reason, format string, args ...any) Event {
+	return newEvent(corev1.EventTypeWarning, reason, format, args...)
+}
+
+// Events are those of the change from one status to the next.
 func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	var out []Event
-	add := func(eventType, reason, format string, args ...any) {
-		note := fmt.Sprintf(format, args...)
-		if len(note) > maxNoteBytes {
-			note = strings.ToValidUTF8(note[:maxNoteBytes], "")
-		}
-		out = append(out, Event{Type: eventType, Reason: reason, Note: note})
-	}
 	for _, d := range new.Certificates {
 		i := decisionOn(old.Certificates, d)
-		sender := "sent by the node"
-		if d.TokenID != "" {
-			sender = "sent with the token " + d.TokenID
-		}
 		switch {
-		case i >= 0 && old.Certificates[i].Verdict == d.Verdict:
-		case i < 0 && isSettledElsewhere(d):
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "CSR %s, %s, would have been denied: %s (%s)", d.Name, sender, d.Message, d.Reason)
-		case d.Verdict == v1alpha1.VerdictApproved && (Evidence(d) || d.Reason == csr.ReasonKeyReplaced || i >= 0):
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateApproved, "somebody else approved the request %s, %s, which would have been denied (%s)", d.Name, sender, d.Reason)
-		case i >= 0:
-		case d.Verdict == v1alpha1.VerdictDenied && d.TokenID != "" && d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "deleting the request %s, %s (%s)", d.Name, sender, saidOf(&d))
-		case d.Verdict == v1alpha1.VerdictDenied && d.Reason == reasonDeniedElsewhere:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "CSR %s was denied by someone else (%s, %s): find out who. A kubelet that is restarted sends the next one",
-				d.Name, sender, saidOf(&d))
-		case d.Verdict == v1alpha1.VerdictDenied:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonCertificateDenied, "denying the request %s, %s (%s): see its condition", d.Name, sender, saidOf(&d))
-		case d.Verdict == v1alpha1.VerdictIgnored:
-			add(corev1.EventTypeWarning, v1alpha1.ReasonRequestIgnored, "leaving alone the request %s and all that follow, %s (%s)", d.Name, sender, d.Reason)
-		case d.Reason == reasonApprovedElsewhere:
-			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "CSR %s was approved by someone else (%s, %s)", d.Name, sender, d.Reason)
-		default:
-			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateApproved, "approving the request %s, %s (%s)", d.Name, sender, d.Reason)
+		case i < 0:
+			out = append(out, decisionEvent(d))
+		case old.Certificates[i].Verdict != d.Verdict && d.Verdict == v1alpha1.VerdictApproved:
+			out = append(out, overtakenEvent(d))
 		}
 		if d.IssuedTime != nil && (i < 0 || old.Certificates[i].IssuedTime == nil) {
-			add(corev1.EventTypeNormal, v1alpha1.ReasonCertificateIssued, "the request %s has its certificate", d.Name)
+			out = append(out, normal(v1alpha1.ReasonCertificateIssued, "the request %s has its certificate", d.Name))
 		}
 	}
+	return append(append(out, changeEvents(old, new)...), conditionEvents(old, new)...)
+}
+
+// sender is by whom the request of a decision was sent.
+func sender(d v1alpha1.CertificateDecision) string {
+	if d.TokenID == "" {
+		return "sent by the node"
+	}
+	return "sent with the token " + d.TokenID
+}
+
+// decisionEvent is the event of a new decision.
+func decisionEvent(d v1alpha1.CertificateDecision) Event {
+	otherSigner := d.TokenID != "" && d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName
+	switch {
+	case isSettledElsewhere(d):
+		return warning(v1alpha1.ReasonCertificateDenied, "CSR %s, %s, would have been denied: %s (%s)", d.Name, sender(d), d.Message, d.Reason)
+	case d.Verdict == v1alpha1.VerdictApproved && (Evidence(d) || d.Reason == csr.ReasonKeyReplaced):
+		return overtakenEvent(d)
+	case d.Verdict == v1alpha1.VerdictDenied && otherSigner:
+		return warning(v1alpha1.ReasonCertificateDenied, "deleting the request %s, %s (%s)", d.Name, sender(d), saidOf(&d))
+	case d.Verdict == v1alpha1.VerdictDenied && d.Reason == reasonDeniedElsewhere:
+		return warning(v1alpha1.ReasonCertificateDenied, "CSR %s was denied by someone else (%s, %s): find out who. A kubelet that is restarted sends the next one",
+			d.Name, sender(d), saidOf(&d))
+	case d.Verdict == v1alpha1.VerdictDenied:
+		return warning(v1alpha1.ReasonCertificateDenied, "denying the request %s, %s (%s): see its condition", d.Name, sender(d), saidOf(&d))
+	case d.Verdict == v1alpha1.VerdictIgnored:
+		return warning(v1alpha1.ReasonRequestIgnored, "leaving alone the request %s and all that follow, %s (%s)", d.Name, sender(d), d.Reason)
+	case d.Reason == reasonApprovedElsewhere:
+		return normal(v1alpha1.ReasonCertificateApproved, "CSR %s was approved by someone else (%s, %s)", d.Name, sender(d), d.Reason)
+	default:
+		return normal(v1alpha1.ReasonCertificateApproved, "approving the request %s, %s (%s)", d.Name, sender(d), d.Reason)
+	}
+}
+
+// overtakenEvent is the event of a request that someone else approved and the operator would have denied.
+func overtakenEvent(d v1alpha1.CertificateDecision) Event {
+	return warning(v1alpha1.ReasonCertificateApproved, "someone else approved the request %s, %s, which would have been denied (%s)", d.Name, sender(d), d.Reason)
+}
+
+// changeEvents are those of what is published, of a reissue and of the join.
+func changeEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
+	var out []Event
 	if new.KubeconfigSecretRef != nil && (old.KubeconfigSecretRef == nil || tokenID(old) != tokenID(new)) {
-		add(corev1.EventTypeNormal, v1alpha1.ReasonPublished, "the Secret %s/%s holds a kubeconfig with the new token %s",
-			new.KubeconfigSecretRef.Namespace, new.KubeconfigSecretRef.Name, tokenID(new))
+		out = append(out, normal(v1alpha1.ReasonPublished, "the Secret %s/%s holds a kubeconfig with the new token %s",
+			new.KubeconfigSecretRef.Namespace, new.KubeconfigSecretRef.Name, tokenID(new)))
 	}
 	if note := kubeconfigChangeNote(old, new); note != "" {
-		add(corev1.EventTypeWarning, v1alpha1.ReasonKubeconfigChanged, "%s", note)
+		out = append(out, warning(v1alpha1.ReasonKubeconfigChanged, "%s", note))
 	}
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
-		add(corev1.EventTypeNormal, v1alpha1.ReasonJoined, "the node has joined")
+		out = append(out, normal(v1alpha1.ReasonJoined, "the node has joined"))
 	}
 	if value := outdatedReissue(old, new); value != "" {
-		add(corev1.EventTypeNormal, v1alpha1.ReasonReissueOutdated, "the reissue requested at %.64s counts as handled: it is older than this NodeBootstrap, and a kubelet "+
-			"works as the node. If the node needs a new credential, set the annotation %s to the present time", value, v1alpha1.ReissueRequestedAtAnnotation)
+		out = append(out, normal(v1alpha1.ReasonReissueOutdated, "the reissue requested at %.64s counts as handled: it is older than this NodeBootstrap, and a kubelet "+
+			"works as the node. If the node needs a new credential, set the annotation %s to the present time", value, v1alpha1.ReissueRequestedAtAnnotation))
 	}
+	return out
+}
+
+// conditionEvents are those of conditions that got the status at which a person should look.
+func conditionEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
+	var out []Event
 	for _, w := range warnings {
 		before, now := meta.FindStatusCondition(old.Conditions, w.condition), meta.FindStatusCondition(new.Conditions, w.condition)
 		switch {
 		case now == nil || now.Status != w.status || before != nil && before.Status == w.status && before.Reason == now.Reason:
 		case w.condition == v1alpha1.ConditionJoined && now.Reason != v1alpha1.ReasonNodeAlive: // a node that has not joined is no cause
 		case w.condition == v1alpha1.ConditionTokenMisused: // its own reason is that of the denial, which has an event too
-			add(corev1.EventTypeWarning, v1alpha1.ReasonTokenMisused, "%s", now.Message)
+			out = append(out, warning(v1alpha1.ReasonTokenMisused, "%s", now.Message))
 		case now.Reason != v1alpha1.ReasonTokenMisused:
-			add(corev1.EventTypeWarning, now.Reason, "%s", now.Message)
+			out = append(out, warning(now.Reason, "%s", now.Message))
 		}
 	}
 	return out
 }
 
-// warnings are the conditions that tell, with this status, that somebody should look.
+// warnings are the conditions with the status at which a person should look.
 var warnings = []struct {
 	condition string
 	status    metav1.ConditionStatus

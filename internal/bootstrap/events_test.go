@@ -155,7 +155,7 @@ func TestEventsNameTheSender(t *testing.T) {
 		"approved":           {approvedDecision("csr-a", 1, 0), []string{"approving", "csr-a", "sent with the token " + nthID(1), "KubeletClientOfThisNode"}},
 		"ignored":            {decision('i', "csr-a"), []string{"leaving alone", "csr-a", "all that follow", "sent with the token " + nthID(1), "TooManyRequests"}},
 		"deleted":            {because("WrongSigner", another), []string{"deleting", "csr-a", "sent with the token " + nthID(1), "WrongSigner"}},
-		"elsewhere":          {because("WrongSubject", approvedDecision("csr-a", 1, 0)), []string{"somebody else approved", "csr-a", "sent with the token " + nthID(1), "WrongSubject"}},
+		"elsewhere":          {because("WrongSubject", approvedDecision("csr-a", 1, 0)), []string{"someone else approved", "csr-a", "sent with the token " + nthID(1), "WrongSubject"}},
 		"by someone else":    {because("ApprovedElsewhere", approvedDecision("csr-a", 1, 0)), []string{"CSR csr-a was approved by someone else", "sent with the token " + nthID(1), "ApprovedElsewhere"}},
 		"denied by others":   {because("DeniedElsewhere", saying("not this one", deniedDecision("csr-a", 1, 0))), []string{"CSR csr-a was denied by someone else", "not this one", "DeniedElsewhere"}},
 		"denied, and why":    {saying("another key", deniedDecision("csr-a", 1, 0)), []string{"denying", "csr-a", "SecondKey: another key"}},
