@@ -55,7 +55,7 @@ build-installer: ## dist/install.yaml, with the image $(IMG), of config/$(CONFIG
 	$(TOOL) kustomize build config/$(CONFIG) | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
 
 .PHONY: release-assets
-release-assets: build-installer ## dist/release: what a release $(VERSION) has, but for the image $(IMG).
+release-assets: build-installer ## dist/release: what a release $(VERSION) has, except for the image $(IMG).
 	rm -rf dist/release && mkdir dist/release
 	cp dist/install.yaml dist/release/install.yaml
 	$(MAKE) -s build-installer CONFIG=overlays/hardened && mv dist/install.yaml dist/release/install-hardened.yaml

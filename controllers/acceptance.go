@@ -35,7 +35,7 @@ type tokenAcceptance struct {
 	rejectedSince map[string]time.Time // by token id
 }
 
-// review tells whether the API server accepts a token. The token travels to the API server alone, in a TokenReview.
+// review reports whether the API server accepts a token. The token travels to the API server alone, in a TokenReview.
 func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *bootstrap.Token, now time.Time) (bootstrap.Acceptance, error) {
 	if a.known(now) {
 		return bootstrap.Accepted, nil
@@ -66,7 +66,7 @@ func (a *tokenAcceptance) note(id string, accepted bool, now time.Time) bootstra
 		a.rejectedSince = map[string]time.Time{}
 	}
 	since, known := a.rejectedSince[id]
-	if !known || since.After(now) { // the clock was set back: the grace begins anew
+	if !known || since.After(now) { // the clock was set back: the grace begins again
 		since = now
 		a.rejectedSince[id] = now
 	}

@@ -71,7 +71,7 @@ func TestStricterRulesSpareWhatIsThere(t *testing.T) {
 	if err := patch("another server", `{"spec":{"cluster":{"server":"https://<LB_IP>:6444"}}}`, false); err == nil {
 		t.Error("a server that is changed to another impossible one passes")
 	}
-	if err := patch("mended", `{"spec":{"cluster":{"server":"https://api.example.com:6443"},"servingCertificate":{"addresses":["10.0.0.30"]}}}`, false); err != nil {
+	if err := patch("fixed", `{"spec":{"cluster":{"server":"https://api.example.com:6443"},"servingCertificate":{"addresses":["10.0.0.30"]}}}`, false); err != nil {
 		t.Error(err)
 	}
 }

@@ -22,7 +22,7 @@ import (
 // apply carries out a plan. It is the only code that writes, and stops at the first error. What was decided, and why, is
 // claimed in the status before anything is done about it. What revokes comes before what makes, so that a crash in between
 // leaves less access, never more. Approvals come before new credentials: they rest on the present ones alone, and the node
-// that waits may be the one that mends what makes the other writes fail.
+// that waits may be the one that fixes what makes the other writes fail.
 func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) *bootstrap.Outcome {
 	o := &bootstrap.Outcome{Token: p.Token, Published: carries(f, p.Token)}
 	if i := r.Writes.interference(statusOf(f.Name), r.Clock.Now()); i != nil && i.ByAdmission {
@@ -39,7 +39,7 @@ func (r *NodeReconciler) apply(ctx context.Context, f *bootstrap.Facts, p *boots
 	return o
 }
 
-// carries tells whether the kubeconfig Secret that was read carries a token.
+// carries reports whether the kubeconfig Secret that was read carries a token.
 func carries(f *bootstrap.Facts, t *bootstrap.Token) bool {
 	return t != nil && f.Kubeconfig != nil && bootstrap.Ours(f.Kubeconfig, f.Name) && bootstrap.Carries(f.Kubeconfig, *t)
 }
@@ -122,7 +122,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 			return nil
 		}
 	}
-	p.LookAgain(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
+	p.RequeueBy(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
 	o.Problem = &bootstrap.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s and others that follow it exist and do not belong to this NodeBootstrap: delete them",
 		bootstrap.TokenNamespace, bootstrap.TokenSecretName(ids[0]))}
@@ -228,7 +228,7 @@ func (r *NodeReconciler) updateKubeconfig(ctx context.Context, f *bootstrap.Fact
 		o.Published = true
 		return nil
 	}
-	published, err := r.restoreSecret(ctx, f, p, o, have, restored, r.updateAtLeisure)
+	published, err := r.restoreSecret(ctx, f, p, o, have, restored, r.updateLowPriority)
 	if err != nil {
 		return bootstrap.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
 	}
@@ -246,9 +246,9 @@ func (r *NodeReconciler) verify(ctx context.Context, f *bootstrap.Facts, p *boot
 	o.Acceptance, err = r.tokens.review(ctx, r.Client, o.Token, now)
 	switch o.Acceptance {
 	case bootstrap.AcceptanceUnknown:
-		p.LookAgain(now.Add(unknownRetry))
+		p.RequeueBy(now.Add(unknownRetry))
 	case bootstrap.Rejected:
-		p.LookAgain(now.Add(rejectedRetry))
+		p.RequeueBy(now.Add(rejectedRetry))
 	case bootstrap.Accepted:
 	}
 	return err

@@ -25,7 +25,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// The node that waits for its approval may be the one that mends what makes other writes fail. What the API server
+// The node that waits for its approval may be the one that fixes what makes other writes fail. What the API server
 // answers to those repeats what it was sent, and no secret part of it is passed on.
 func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)

@@ -31,10 +31,10 @@ import (
 )
 
 const (
-	// approversRefresh is how often the API server is asked anew. Bindings are watched, ClusterRoles and other authorizers
+	// approversRefresh is how often the API server is asked again. Bindings are watched, ClusterRoles and other authorizers
 	// are not.
 	approversRefresh = 5 * time.Minute
-	// approversStale is how long an answer is used when the API server cannot be asked anew. It is asked every approversMaxRetry at
+	// approversStale is how long an answer is used when the API server cannot be asked again. It is asked every approversMaxRetry at
 	// least, so that nodes learn within two refreshes that nothing is known any more.
 	approversStale = 2*approversRefresh - approversMaxRetry
 	// approversMinRetry and approversMaxRetry bound how soon the API server is asked again after a failure.

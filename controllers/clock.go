@@ -12,8 +12,8 @@ import (
 )
 
 // ServerClock tells the API server's time, by the Date of its answers (RFC 9110, section 6.6.1). The API server stamps what
-// decisions are about, and accepts a token until that has run out by its clock: an operator that goes by another one, which
-// is an hour behind, makes tokens that have run out when they are made, again and again.
+// decisions are about, and accepts a token until that has expired by its clock: an operator that goes by another one, which
+// is an hour behind, makes tokens that have expired when they are made, again and again.
 type ServerClock struct {
 	own   clock.PassiveClock
 	ahead atomic.Int64 // the API server's clock of our own, in nanoseconds
@@ -29,7 +29,7 @@ func (c *ServerClock) Now() time.Time { return c.own.Now().Add(time.Duration(c.a
 func (c *ServerClock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
 
 // within reports whether an age is less than a limit. The age of what is from the future is unknown, since the clock was set back:
-// it counts as too old, so that what rests on it is asked anew.
+// it counts as too old, so that what rests on it is asked again.
 func within(age, limit time.Duration) bool { return age >= 0 && age < limit }
 
 // Wrap reads the clock in all answers that come through a transport. It is for rest.Config.Wrap.

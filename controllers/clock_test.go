@@ -21,7 +21,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// An operator whose machine's clock is an hour behind made tokens of half an hour that had run out when they were made.
+// An operator whose machine's clock is an hour behind made tokens of half an hour that had expired when they were made.
 func TestClockAnHourBehind(t *testing.T) {
 	behind := controllers.NewServerClock(clocktesting.NewFakePassiveClock(time.Now().Add(-time.Hour)))
 	e, stop, err := startOperator(t.Context(), localcluster.Config{NoControllerManager: true}, behind, prometheus.NewRegistry())
@@ -44,7 +44,7 @@ func TestClockAnHourBehind(t *testing.T) {
 		t.Errorf("the kubeconfig: %v", err)
 	}
 	if left := time.Until(nb.Status.Token.ExpirationTime.Time); (left - ttl).Abs() > time.Minute {
-		t.Errorf("the token runs out in %s, want about %s", left, ttl)
+		t.Errorf("the token expires in %s, want about %s", left, ttl)
 	}
 }
 

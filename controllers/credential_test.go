@@ -164,7 +164,7 @@ func sameAgain(ctx context.Context, want *corev1.Secret) error {
 	return sameSecret(&have, want)
 }
 
-// An immutable Secret of ours cannot be updated: it is made anew.
+// An immutable Secret of ours cannot be updated: it is created again.
 func TestImmutableKubeconfigIsMadeAnew(t *testing.T) {
 	const name = "immutable"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -173,7 +173,7 @@ func TestImmutableKubeconfigIsMadeAnew(t *testing.T) {
 	env.Change(t, cluster, kubeconfigSecret(t, name), func(s *corev1.Secret) {
 		s.Data[bootstrap.KubeconfigKey], s.Immutable = []byte("edited"), new(true)
 	})
-	env.Eventually(t, "making it anew", func() error { return sameAgain(t.Context(), want) })
+	env.Eventually(t, "making it again", func() error { return sameAgain(t.Context(), want) })
 }
 
 // Deleting a token's Secret revokes the token: the next one has another id and another secret part.
@@ -227,7 +227,7 @@ func TestForeignKubeconfigSecretIsUntouched(t *testing.T) {
 	cluster.WaitAwaited(t, name)
 }
 
-// The id of the first token is somebody else's: the next one is taken.
+// The id of the first token is someone else's: the next one is taken.
 func TestForeignTokenSecretIsSkipped(t *testing.T) {
 	const name = "foreign-token"
 	nb := cluster.NodeBootstrap(name)
@@ -268,7 +268,7 @@ func at(t *testing.T, later time.Duration) {
 	t.Cleanup(func() { now.SetTime(time.Now()) })
 }
 
-// Before a token runs out, another takes its place in the kubeconfig, and both are accepted for a while.
+// Before a token expires, another takes its place in the kubeconfig, and both are accepted for a while.
 func TestTokenIsRenewed(t *testing.T) {
 	const name = "renewed"
 	cluster.Create(t, cluster.NodeBootstrap(name))

@@ -56,7 +56,7 @@ type resolved struct {
 	cluster bootstrap.Cluster
 }
 
-// Resolve finds endpoint and CA for a NodeBootstrap at a time. As a rule all of them and all passes ask for the same, whose
+// Resolve finds endpoint and CA for a NodeBootstrap at a time. Usually all of them and all passes ask for the same, whose
 // certificates are then parsed once. (DeepEqual takes the same pointer for equal: it does not look into certificates.)
 func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now time.Time) (bootstrap.Cluster, *bootstrap.Problem, error) {
 	sources, err := d.Sources(ctx)
@@ -79,7 +79,7 @@ func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now 
 }
 
 // Sources reads all places where endpoint and CA may be. A place that is not there is empty; one that cannot be read is an
-// error, except for the file, which somebody has to mend.
+// error, except for the file, which somebody has to fix.
 func (d *Discovery) Sources(ctx context.Context) (bootstrap.ClusterSources, error) {
 	s := bootstrap.ClusterSources{FlagServer: d.Server, Presented: d.Certificates.Recent()}
 	if d.CAFile != "" {

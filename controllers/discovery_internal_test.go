@@ -75,7 +75,7 @@ func TestResolveForgetsWhatHasChanged(t *testing.T) {
 		{"again", func() {}, v1alpha1.ClusterSpec{}, now, "https://api.example.com " + string(first)},
 		{"another spec", func() {}, v1alpha1.ClusterSpec{Server: "https://b.example.com"}, now, "https://b.example.com " + string(first)},
 		{"another CA", func() { store(second) }, v1alpha1.ClusterSpec{}, now, "https://api.example.com " + string(second)},
-		{"which has run out", func() {}, v1alpha1.ClusterSpec{}, now.AddDate(100, 0, 0), v1alpha1.ReasonCAExpired},
+		{"which has expired", func() {}, v1alpha1.ClusterSpec{}, now.AddDate(100, 0, 0), v1alpha1.ReasonCAExpired},
 		{"by another clock it has not", func() {}, v1alpha1.ClusterSpec{}, now, "https://api.example.com " + string(second)},
 		{"an empty file", func() { store(nil) }, v1alpha1.ClusterSpec{}, now, v1alpha1.ReasonCAInvalid},
 		{"no file", func() { _ = os.Remove(file) }, v1alpha1.ClusterSpec{}, now, v1alpha1.ReasonCAInvalid},

@@ -26,7 +26,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// ca is a self-signed certificate that runs out at a time.
+// ca is a self-signed certificate that expires at a time.
 func ca(t *testing.T, notAfter time.Time) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -91,7 +91,7 @@ func TestClusterInfoIsFollowed(t *testing.T) {
 	}
 }
 
-// What is found and cannot be used is said, with the place to mend it, and nothing is minted.
+// What is found and cannot be used is said, with the place to fix it, and nothing is minted.
 func TestUnusableClusterInfo(t *testing.T) {
 	expired := ca(t, time.Now().Add(-time.Hour))
 	for name, c := range map[string]struct {

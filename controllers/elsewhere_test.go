@@ -113,7 +113,7 @@ func TestApprovalOfAPersonIsNotTheOperators(t *testing.T) {
 	}
 }
 
-// The operator's own approval was recorded as somebody else's after the NodeBootstrap was deleted and created again.
+// The operator's own approval was recorded as someone else's after the NodeBootstrap was deleted and created again.
 func TestOwnApprovalOutlivesTheNodeBootstrap(t *testing.T) {
 	const name = "approved-before"
 	nb := cluster.NodeBootstrap(name)

@@ -15,13 +15,13 @@ const (
 	// freshnessPatience is for how long a pass waits for a write to come back before it reads live: a watch that stands still
 	// must not hold it up for long.
 	freshnessPatience = 200 * time.Millisecond
-	// maxAway bounds the writes that are remembered until they come back. What is forgotten costs a live read.
+	// maxAway bounds the writes that are remembered until they come back. What is forgotten costs a uncached read.
 	maxAway = 1000
 )
 
 // freshness tells when the cache of NodeBootstraps shows all that was stored before a question, so that nothing has to be read
 // live. What this process writes comes back by the watch, behind everything that was stored before it was sent: once one has
-// come back that was sent after the question, the cache shows what a live read at that moment would have, or something newer.
+// come back that was sent after the question, the cache shows what a uncached read at that moment would have, or something newer.
 //
 // It rests on one watch for all NodeBootstraps, whose events come in the order of their resourceVersions, which have an order
 // (KEP-5504). Its moments are counted and not timed: no clock has a say in it. The zero value knows nothing yet.
@@ -49,7 +49,7 @@ type ownWrite struct {
 	stored string
 }
 
-// await tells whether the cache shows all that was stored before the call. It waits as long as a write that tells is on its way
+// await reports whether the cache shows all that was stored before the call. It waits as long as a write that tells is on its way
 // or is to be expected of another pass; whoever is the first has nothing to wait for. The pass that asks is expected to write,
 // until ended.
 func (f *freshness) await(ctx context.Context, node string) bool {
@@ -92,7 +92,7 @@ func (f *freshness) wait(ctx context.Context, news <-chan struct{}, timeout <-ch
 	}
 }
 
-// expects tells whether a write may come back that was sent, or will be, after a moment.
+// expects reports whether a write may come back that was sent, or will be, after a moment.
 func (f *freshness) expects(moment int) bool {
 	if f.writing.Len() > 0 {
 		return true
@@ -180,7 +180,7 @@ func (f *freshness) tell() {
 	}
 }
 
-// notOlder tells whether one resourceVersion is another one or came after it. Of what is none nothing is known.
+// notOlder reports whether one resourceVersion is another one or came after it. Of what is none nothing is known.
 func notOlder(version, than string) bool {
 	order, err := resourceversion.CompareResourceVersion(version, than)
 	return err == nil && order >= 0

@@ -63,7 +63,7 @@ func TestFreshnessIsNeverWrong(t *testing.T) {
 				store.shown++
 				f.shows(strconv.Itoa(store.shown))
 			},
-			"list anew": func(t *rapid.T) {
+			"list again": func(t *rapid.T) {
 				store.shown = rapid.IntRange(store.shown, store.revision).Draw(t, "revision")
 				f.shows(strconv.Itoa(rapid.IntRange(1, store.shown).Draw(t, "an old object")))
 				f.shows(strconv.Itoa(store.shown))

@@ -117,7 +117,7 @@ func (m *minting) tokens(t *testing.T) map[string]bool {
 	return out
 }
 
-// Before a token is made it is certain that its NodeBootstrap is there as it was decided on: by a live read for one, and by
+// Before a token is made it is certain that its NodeBootstrap is there as it was decided on: by a uncached read for one, and by
 // that one's write, when it has come back, for all that were waiting.
 func TestOneLiveReadIsEnoughForManyTokens(t *testing.T) {
 	const nodes = 20

@@ -95,7 +95,7 @@ func (r *NodeReconciler) bindingsInterfered(f *bootstrap.Facts) {
 	}
 }
 
-// gatherLive reads what tells whether a kubelet works as the node. Neither is in the cache.
+// gatherLive reads what reports whether a kubelet works as the node. Neither is in the cache.
 func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) error {
 	if err := r.liveSlots.take(ctx); err != nil { // either may be large
 		return err
@@ -209,7 +209,7 @@ func (r *NodeReconciler) requests(ctx context.Context, f *bootstrap.Facts) ([]*c
 	return out, nil
 }
 
-// tokenGone tells whether there is no token of an id. One that is another node's is in the cache, as a rule; one that is
+// tokenGone reports whether there is no token of an id. One that is another node's is in the cache, usually; one that is
 // too new for it is not.
 func (r *NodeReconciler) tokenGone(ctx context.Context, id string) (bool, error) {
 	for _, reader := range []client.Reader{r.Client, r.Live} {

@@ -76,7 +76,7 @@ func noteLarge(size int) {
 	if sum := largeTraffic.Add(int64(size)); sum < leastGarbage || sum < heapInUse()/garbageShare {
 		return
 	}
-	if largeTraffic.Swap(0) > 0 { // somebody else may be at it
+	if largeTraffic.Swap(0) > 0 { // someone else may be at it
 		debug.FreeOSMemory()
 	}
 }

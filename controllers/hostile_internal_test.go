@@ -240,7 +240,7 @@ func retained(v reflect.Value) int {
 	return n
 }
 
-// What is left out of an edited Secret of ours still shows that it was edited, and that the rest has to be read before it is mended.
+// What is left out of an edited Secret of ours still shows that it was edited, and that the rest has to be read before it is fixed.
 func TestEditedSecretsDifferWhenStripped(t *testing.T) {
 	shared, nb := newTransforms(), wanted("worker-1")
 	want := bootstrap.TokenSecret(nb, "abcdef", "0123456789abcdef", time.Unix(1, 0))
@@ -290,7 +290,7 @@ func TestLongNamesMakeNoSecretOurs(t *testing.T) {
 	}
 }
 
-// Of a token that somebody else has made it is kept whether it is in a group of ours.
+// Of a token that someone else has made it is kept whether it is in a group of ours.
 func TestForeignTokensShowTheirGroups(t *testing.T) {
 	for groups, want := range map[string]string{
 		bootstrap.Group: bootstrap.Group,
@@ -323,7 +323,7 @@ func TestBindingOfVeryManyTokensNamesAll(t *testing.T) {
 	}
 }
 
-// What a verdict goes by is kept of a request, and what others have added is read anew before it is stored.
+// What a verdict goes by is kept of a request, and what others have added is read again before it is stored.
 func TestRequestsShowWhatMatters(t *testing.T) {
 	r := hostileRequest("system:bootstrap:abcdef", bootstrap.Group)
 	bloat(r)
@@ -342,7 +342,7 @@ func TestRequestsShowWhatMatters(t *testing.T) {
 			Conditions: []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateApproved, Message: "m"}}},
 	}
 	if got := transformed(t, cutRequest, plain); isPartial(got) || len(got.Status.Certificate) != maxCertificateBytes {
-		t.Errorf("an ordinary request would be read anew: %+v", got.ObjectMeta)
+		t.Errorf("an ordinary request would be read again: %+v", got.ObjectMeta)
 	}
 	plain.Status.Conditions[0].Message = long
 	if got := transformed(t, cutRequest, plain); !isPartial(got) {

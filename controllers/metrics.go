@@ -51,7 +51,7 @@ func NewMetrics(registry prometheus.Registerer, cache client.Reader) (*Metrics, 
 		}, []string{"reason"}),
 		renewals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_token_renewals_total",
-			Help: "Tokens that took the place of one that was about to run out.",
+			Help: "Tokens that took the place of one that was about to expire.",
 		}),
 		conflicts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_key_conflicts_total",
@@ -169,11 +169,11 @@ var (
 	outlivingDesc = prometheus.NewDesc("nodebootstrap_certificates_not_revoked",
 		"NodeBootstraps with a valid certificate that was to be prevented: those with the condition CertificateNotRevoked.", nil, nil)
 	bypassedDesc = prometheus.NewDesc("nodebootstrap_approvals_not_enforced",
-		"NodeBootstraps whose token's requests are approved by others too: those with the condition ApprovalEnforced False, but for those with approval ClusterWide.", nil, nil)
+		"NodeBootstraps whose token's requests are approved by others too: those with the condition ApprovalEnforced False, except for those with approval ClusterWide.", nil, nil)
 	foreignDesc = prometheus.NewDesc("nodebootstrap_foreign_tokens",
 		"Bootstrap tokens in the operator's groups that no NodeBootstrap owns and that have not the operator's label.", nil, nil)
 	expiryDesc = prometheus.NewDesc("nodebootstrap_soonest_token_expiry_timestamp_seconds",
-		"When the first of the tokens runs out whose node is still waited for, in seconds since 1970. Absent when there is none.", nil, nil)
+		"When the first of the tokens expires whose node is still waited for, in seconds since 1970. Absent when there is none.", nil, nil)
 )
 
 // Describe is of prometheus.Collector.
@@ -239,7 +239,7 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// foreignTokens counts the tokens in the operator's groups that are somebody else's.
+// foreignTokens counts the tokens in the operator's groups that are someone else's.
 func (s *states) foreignTokens(ctx context.Context) (int, error) {
 	var list corev1.SecretList
 	if err := s.cache.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace)); err != nil {

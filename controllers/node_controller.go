@@ -49,14 +49,14 @@ type NodeReconciler struct {
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
 
-	tokens       tokenAcceptance
-	replaced     replacedVersions
-	created      createdTokens
-	freshness    freshness
-	keys         heldKeys
-	leisureSlots slots
-	heavySlots   counter
-	liveSlots    slots
+	tokens            tokenAcceptance
+	replaced          replacedVersions
+	created           createdTokens
+	freshness         freshness
+	keys              heldKeys
+	lowPriorityWrites slots
+	heavySlots        counter
+	liveSlots         slots
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
@@ -75,7 +75,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	if err == nil {
 		err = r.gatherCluster(ctx, facts)
 	}
-	if apierrors.IsConflict(err) { // what was read anew is newer than what the cache shows
+	if apierrors.IsConflict(err) { // what was read again is newer than what the cache shows
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
 	if err != nil {
@@ -92,7 +92,7 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	if wait, held := onlyHeld(err); held {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
-	if apierrors.IsConflict(err) { // somebody was faster; the cache will show it in a moment, and then it is reported
+	if apierrors.IsConflict(err) { // a conflict; the cache will show it in a moment, and then it is reported
 		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", err.Error())
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
@@ -106,10 +106,10 @@ const conflictRetry = 200 * time.Millisecond
 
 // again never asks for less than a second: what is due now was done in this pass.
 func (r *NodeReconciler) again(plan *bootstrap.Plan) ctrl.Result {
-	if plan.Again.IsZero() {
+	if plan.RequeueAt.IsZero() {
 		return ctrl.Result{}
 	}
-	return ctrl.Result{RequeueAfter: max(plan.Again.Sub(r.Clock.Now()), time.Second)}
+	return ctrl.Result{RequeueAfter: max(plan.RequeueAt.Sub(r.Clock.Now()), time.Second)}
 }
 
 // report stores the status, also after an error. A NodeBootstrap that is gone needs none; its deletion is the next event.
@@ -120,7 +120,7 @@ func (r *NodeReconciler) report(ctx context.Context, f *bootstrap.Facts, p *boot
 	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, bootstrap.Report(f, p, o, r.Clock.Now())))
 }
 
-// reportForbidden says in the status that a read was refused: it will not mend itself. Of other failures to read nothing is
+// reportForbidden says in the status that a read was refused: it will not fix itself. Of other failures to read nothing is
 // stored, since they pass, and what works goes on working.
 func (r *NodeReconciler) reportForbidden(ctx context.Context, f *bootstrap.Facts, err error) error {
 	if f.NodeBootstrap == nil || !apierrors.IsForbidden(err) {

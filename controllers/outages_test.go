@@ -56,7 +56,7 @@ func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
 	}{
 		{nil, v1alpha1.ReasonCAInvalid, "empty"},
 		{[]byte("no PEM"), v1alpha1.ReasonCAInvalid, "PEM"},
-		{ca(t, now.Now().Add(-time.Minute)), v1alpha1.ReasonCAExpired, "run out"},
+		{ca(t, now.Now().Add(-time.Minute)), v1alpha1.ReasonCAExpired, "expire"},
 	} {
 		if err := os.WriteFile(file, content.file, 0o600); err != nil {
 			t.Fatal(err)

@@ -21,7 +21,7 @@ import (
 
 const (
 	// partialAnnotation is on an object in the cache of which something was left out that an update would erase, such as labels of
-	// others: it has to be read anew before. Its value is isLarge for one that takes much memory while it is read or written. It is
+	// others: it has to be read again before. Its value is isLarge for one that takes much memory while it is read or written. It is
 	// never stored.
 	partialAnnotation = "nodebootstrap.io/partial"
 	large             = "large"
@@ -103,7 +103,7 @@ func bareMetadata(m *metav1.ObjectMeta, size int, labels, annotations map[string
 	return left
 }
 
-// mark says of an object that it has to be read anew before an update, when something was left out.
+// mark says of an object that it has to be read again before an update, when something was left out.
 func (left remainder) mark(m *metav1.ObjectMeta) {
 	switch all := left == nothing; {
 	case all:

@@ -19,17 +19,17 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// leisurely enqueues what nobody waits for behind everything else. A changed CA concerns every node, and what the operator has
+// prioritized enqueues what nobody waits for behind everything else. A changed CA concerns every node, and what the operator has
 // written itself comes back to it as events: neither a machine that is joining nor a node that has no credential yet shall
 // wait for that.
-type leisurely struct {
+type prioritized struct {
 	handler.EventHandler
 	// but tells of what somebody waits for; nil for nothing. The old object is nil when the new one was created, and the new
 	// one when the old one was deleted.
 	but func(old, new client.Object) bool
 }
 
-// awaitsVerdict tells whether a request waits for a verdict. What comes after the verdict is bookkeeping.
+// awaitsVerdict reports whether a request waits for a verdict. What comes after the verdict is bookkeeping.
 func awaitsVerdict(_, new client.Object) bool {
 	r, ok := new.(*certificatesv1.CertificateSigningRequest)
 	return ok && !bootstrap.AllDecided([]*certificatesv1.CertificateSigningRequest{r})
@@ -46,68 +46,68 @@ func isWanted(old, new client.Object) bool {
 
 type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 
-// Create is of handler.EventHandler.
-func (h leisurely) Create(ctx context.Context, e event.CreateEvent, q queue) {
+// Create implements handler.EventHandler.
+func (h prioritized) Create(ctx context.Context, e event.CreateEvent, q queue) {
 	h.EventHandler.Create(ctx, e, h.queueFor(nil, e.Object, q))
 }
 
-// Update is of handler.EventHandler.
-func (h leisurely) Update(ctx context.Context, e event.UpdateEvent, q queue) {
+// Update implements handler.EventHandler.
+func (h prioritized) Update(ctx context.Context, e event.UpdateEvent, q queue) {
 	h.EventHandler.Update(ctx, e, h.queueFor(e.ObjectOld, e.ObjectNew, q))
 }
 
-// Delete is of handler.EventHandler.
-func (h leisurely) Delete(ctx context.Context, e event.DeleteEvent, q queue) {
+// Delete implements handler.EventHandler.
+func (h prioritized) Delete(ctx context.Context, e event.DeleteEvent, q queue) {
 	h.EventHandler.Delete(ctx, e, h.queueFor(e.Object, nil, q))
 }
 
-// Generic is of handler.EventHandler.
-func (h leisurely) Generic(ctx context.Context, e event.GenericEvent, q queue) {
-	h.EventHandler.Generic(ctx, e, atLeisure(q))
+// Generic implements handler.EventHandler.
+func (h prioritized) Generic(ctx context.Context, e event.GenericEvent, q queue) {
+	h.EventHandler.Generic(ctx, e, lowPriority(q))
 }
 
-func (h leisurely) queueFor(old, new client.Object, q queue) queue {
+func (h prioritized) queueFor(old, new client.Object, q queue) queue {
 	switch {
 	case h.but == nil:
-		return atLeisure(q)
+		return lowPriority(q)
 	case h.but(old, new):
 		return q
 	default:
-		return leisure(q, echoes)
+		return lowPriorityAfter(q, ownEventDelay)
 	}
 }
 
-// echoes is for how long the operator waits when what nobody waits for has happened to one node. As a rule it has written that
+// ownEventDelay is for how long the operator waits when what nobody waits for has happened to one node. Usually it has written that
 // itself, and one pass in a while looks at all of it, when all of it is in the cache.
-const echoes = time.Second
+const ownEventDelay = time.Second
 
-// atLeisure is a queue with everything added behind everything else.
-func atLeisure(q queue) queue { return leisure(q, 0) }
+// lowPriority is a queue with everything added behind everything else.
+func lowPriority(q queue) queue { return lowPriorityAfter(q, 0) }
 
-func leisure(q queue, after time.Duration) queue {
+func lowPriorityAfter(q queue, after time.Duration) queue {
 	if pq, ok := q.(priorityqueue.PriorityQueue[reconcile.Request]); ok {
-		return leisurelyQueue{pq, after}
+		return lowPriorityQueue{pq, after}
 	}
 	return q
 }
 
-type leisurelyQueue struct {
+type lowPriorityQueue struct {
 	priorityqueue.PriorityQueue[reconcile.Request]
 	after time.Duration
 }
 
-// Add is of workqueue.TypedInterface.
-func (q leisurelyQueue) Add(r reconcile.Request) { q.AddWithOpts(priorityqueue.AddOpts{}, r) }
+// Add implements workqueue.TypedInterface.
+func (q lowPriorityQueue) Add(r reconcile.Request) { q.AddWithOpts(priorityqueue.AddOpts{}, r) }
 
-// AddWithOpts is of priorityqueue.PriorityQueue.
-func (q leisurelyQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.Request) {
+// AddWithOpts implements priorityqueue.PriorityQueue.
+func (q lowPriorityQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.Request) {
 	o.Priority, o.After = new(handler.LowPriority), max(o.After, q.after)
 	q.PriorityQueue.AddWithOpts(o, all...)
 }
 
-// leisurelyWrites is how many writes that nobody waits for are under way at a time. The API server works on all that it is sent
+// maxLowPriorityWrites is how many writes that nobody waits for are under way at a time. The API server works on all that it is sent
 // at once, and a machine that is joining takes three requests one after the other.
-const leisurelyWrites = 8
+const maxLowPriorityWrites = 8
 
 // slots lets so many go on at a time; the others wait. The zero value is ready.
 type slots struct {
@@ -117,7 +117,7 @@ type slots struct {
 
 // take waits for a slot. An error is the context's, and no slot was taken.
 func (s *slots) take(ctx context.Context) error {
-	s.once.Do(func() { s.free = make(chan struct{}, leisurelyWrites) })
+	s.once.Do(func() { s.free = make(chan struct{}, maxLowPriorityWrites) })
 	select {
 	case s.free <- struct{}{}:
 		return nil

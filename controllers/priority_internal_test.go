@@ -49,9 +49,9 @@ type place struct {
 	after    time.Duration
 }
 
-var now, behind, later = place{}, place{handler.LowPriority, 0}, place{handler.LowPriority, echoes}
+var now, behind, later = place{}, place{handler.LowPriority, 0}, place{handler.LowPriority, ownEventDelay}
 
-func TestLeisurely(t *testing.T) {
+func TestPrioritized(t *testing.T) {
 	denied := &certificatesv1.CertificateSigningRequest{Status: certificatesv1.CertificateSigningRequestStatus{
 		Conditions: []certificatesv1.CertificateSigningRequestCondition{{Type: certificatesv1.CertificateDenied, Status: corev1.ConditionTrue}},
 	}}
@@ -69,9 +69,9 @@ func TestLeisurely(t *testing.T) {
 		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "now"}
 	})
 	worker := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return requestsFor("worker") })
-	requests, secrets, wishes, all := leisurely{worker, awaitsVerdict}, leisurely{worker, isGone}, leisurely{&handler.EnqueueRequestForObject{}, isWanted}, leisurely{worker, nil}
+	requests, secrets, wishes, all := prioritized{worker, awaitsVerdict}, prioritized{worker, isGone}, prioritized{&handler.EnqueueRequestForObject{}, isWanted}, prioritized{worker, nil}
 	for name, tt := range map[string]struct {
-		h    leisurely
+		h    prioritized
 		e    changed
 		want place
 	}{
@@ -109,9 +109,9 @@ func TestLeisurely(t *testing.T) {
 }
 
 // What nobody waits for does not crowd the API server.
-func TestFewUpdatesAtLeisureAreUnderWayAtATime(t *testing.T) {
+func TestFewLowPriorityUpdatesAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const updates = 3 * leisurelyWrites
+		const updates = 3 * maxLowPriorityWrites
 		var mu sync.Mutex
 		underWay, most := 0, 0
 		count := func(n int) {
@@ -133,23 +133,23 @@ func TestFewUpdatesAtLeisureAreUnderWayAtATime(t *testing.T) {
 		var all sync.WaitGroup
 		for range updates {
 			all.Go(func() {
-				if _, err := r.updateAtLeisure(t.Context(), &corev1.Secret{}); err != nil {
+				if _, err := r.updateLowPriority(t.Context(), &corev1.Secret{}); err != nil {
 					t.Error(err)
 				}
 			})
 		}
 		all.Wait()
-		if took := time.Since(began); most != leisurelyWrites || took != updates/leisurelyWrites*time.Millisecond {
+		if took := time.Since(began); most != maxLowPriorityWrites || took != updates/maxLowPriorityWrites*time.Millisecond {
 			t.Errorf("%d at a time, all in %s", most, took)
 		}
-		for range leisurelyWrites {
-			if err := r.leisureSlots.take(t.Context()); err != nil {
+		for range maxLowPriorityWrites {
+			if err := r.lowPriorityWrites.take(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := r.updateAtLeisure(ended, &corev1.Secret{}); !errors.Is(err, context.Canceled) {
+		if _, err := r.updateLowPriority(ended, &corev1.Secret{}); !errors.Is(err, context.Canceled) {
 			t.Errorf("with all slots taken, when the process ends: %v", err)
 		}
 	})

@@ -15,19 +15,19 @@ const (
 	normalEventsAtOnce    = 50
 )
 
-// calmRecorder leaves Normal events out when there are very many. They are for whoever watches a few nodes join: conditions and
+// rateLimitedRecorder leaves Normal events out when there are very many. They are for whoever watches a few nodes join: conditions and
 // status.certificates say the same, and stay. Warnings are always told.
-type calmRecorder struct {
+type rateLimitedRecorder struct {
 	events.EventRecorder
 	normal flowcontrol.PassiveRateLimiter
 }
 
-func newCalmRecorder(r events.EventRecorder) *calmRecorder {
-	return &calmRecorder{r, flowcontrol.NewTokenBucketPassiveRateLimiter(normalEventsPerSecond, normalEventsAtOnce)}
+func newRateLimitedRecorder(r events.EventRecorder) *rateLimitedRecorder {
+	return &rateLimitedRecorder{r, flowcontrol.NewTokenBucketPassiveRateLimiter(normalEventsPerSecond, normalEventsAtOnce)}
 }
 
 // Eventf is of events.EventRecorder.
-func (r *calmRecorder) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
+func (r *rateLimitedRecorder) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
 	if eventType != corev1.EventTypeNormal || r.normal.TryAccept() {
 		r.EventRecorder.Eventf(regarding, related, eventType, reason, action, note, args...)
 	}

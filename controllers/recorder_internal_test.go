@@ -19,7 +19,7 @@ func (r countingRecorder) Eventf(_, _ runtime.Object, eventType, _, _, _ string,
 func TestCalmRecorder(t *testing.T) {
 	const many = 10 * normalEventsAtOnce
 	counts := countingRecorder{}
-	r := newCalmRecorder(counts)
+	r := newRateLimitedRecorder(counts)
 	for range many {
 		r.Eventf(nil, nil, corev1.EventTypeNormal, "Published", "Reconciled", "")
 		r.Eventf(nil, nil, corev1.EventTypeWarning, "TokenMisused", "Reported", "")

@@ -34,7 +34,7 @@ func versionOf(o client.Object) objectVersion {
 	return objectVersion{o.GetUID(), o.GetResourceVersion()}
 }
 
-// has tells whether an object is one that was replaced a moment ago.
+// has reports whether an object is one that was replaced a moment ago.
 func (r *replacedVersions) has(o client.Object, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

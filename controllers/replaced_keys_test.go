@@ -54,7 +54,7 @@ func TestRestartedKubeletIsNoTheft(t *testing.T) {
 	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil || alarms(t, csr.ReasonSecondKey) != before {
 		t.Errorf("there is an alarm: %+v", c)
 	}
-	_, kubeconfig = reissue(t, name, "the machine is mended")
+	_, kubeconfig = reissue(t, name, "the machine is fixed")
 	waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateApproved)
 	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 }

@@ -74,7 +74,7 @@ func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *b
 		}
 		if !holds {
 			log.FromContext(ctx).Info("not approving a request, since its token or its NodeBootstrap has changed", "request", d.Request.Name)
-			p.LookAgain(r.Clock.Now())
+			p.RequeueBy(r.Clock.Now())
 			return nil
 		}
 	}

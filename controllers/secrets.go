@@ -36,7 +36,7 @@ func (r *NodeReconciler) heldBack(key string, p *bootstrap.Plan, o *bootstrap.Ou
 	if wait <= 0 {
 		return false
 	}
-	p.LookAgain(now.Add(wait))
+	p.RequeueBy(now.Add(wait))
 	if i := r.Writes.interference(key, now); i != nil {
 		o.Problem = i.Problem()
 	}
@@ -49,7 +49,7 @@ func deletionOf(object string) string { return "deletion of the " + object }
 // interferes says in the outcome what keeps an object from being as it was written, and comes back when it may be written again.
 func (r *NodeReconciler) interferes(i *bootstrap.Interference, p *bootstrap.Plan, o *bootstrap.Outcome) {
 	o.Problem = i.Problem()
-	p.LookAgain(r.Clock.Now().Add(objectInterval))
+	p.RequeueBy(r.Clock.Now().Add(objectInterval))
 }
 
 // createSecret creates a Secret, and returns it as the API server has stored it; nil when something interferes. One that admission
@@ -123,13 +123,13 @@ func (r *NodeReconciler) restoreSecret(ctx context.Context, f *bootstrap.Facts, 
 	return false, nil
 }
 
-// updateAtLeisure updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
+// updateLowPriority updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
 // kubeconfig of a reissue may be among them, and waits its turn.
-func (r *NodeReconciler) updateAtLeisure(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
-	if err := r.leisureSlots.take(ctx); err != nil {
+func (r *NodeReconciler) updateLowPriority(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+	if err := r.lowPriorityWrites.take(ctx); err != nil {
 		return nil, err
 	}
-	defer r.leisureSlots.giveBack()
+	defer r.lowPriorityWrites.giveBack()
 	return r.updateSecret(ctx, s)
 }
 
@@ -141,7 +141,7 @@ func (r *NodeReconciler) keysOf(node string) []string {
 	return []string{secret(bootstrap.TokenNamespace, ""), secret(r.Namespace, bootstrap.KubeconfigSecretName(node))}
 }
 
-// forgetWrites begins anew with what a node does not need any more.
+// forgetWrites begins again with what a node does not need any more.
 func (r *NodeReconciler) forgetWrites(_ context.Context, f *bootstrap.Facts, p *bootstrap.Plan, _ *bootstrap.Outcome) error {
 	if p.Phase == bootstrap.Gone || p.Phase == bootstrap.Joined {
 		r.Writes.forget(r.keysOf(f.Name)...)
@@ -160,7 +160,7 @@ func (r *NodeReconciler) contested(_ context.Context, f *bootstrap.Facts, p *boo
 	}
 	now := r.Clock.Now()
 	if f.BindingsProblem != nil { // no event tells when a write of a binding has failed
-		p.LookAgain(now.Add(bindingsRetry))
+		p.RequeueBy(now.Add(bindingsRetry))
 	}
 	for _, key := range r.keysOf(f.Name) {
 		i := r.Writes.interference(key, now)
@@ -172,7 +172,7 @@ func (r *NodeReconciler) contested(_ context.Context, f *bootstrap.Facts, p *boo
 		case o.Problem == nil:
 			o.Problem = i.Problem()
 		}
-		p.LookAgain(now.Add(objectInterval))
+		p.RequeueBy(now.Add(objectInterval))
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (c *ServerCertificates) Wrap(next http.RoundTripper) http.RoundTripper {
 	})
 }
 
-// observe is called for each answer. As a rule the certificate is the very one of the answer before: crypto/tls parses equal ones
+// observe is called for each answer. Usually the certificate is the very one of the answer before: crypto/tls parses equal ones
 // once.
 func (c *ServerCertificates) observe(chain []*x509.Certificate) {
 	now := c.clock.Now()
@@ -102,7 +102,7 @@ func (c *ServerCertificates) add(chain []*x509.Certificate, now time.Time) {
 	}
 }
 
-// Changed receives an event for each certificate that was not presented before, but for the first one.
+// Changed receives an event for each certificate that was not presented before, except for the first one.
 func (c *ServerCertificates) Changed() <-chan event.GenericEvent { return c.changed }
 
 // Leaves are all certificates that are kept, without their chains.

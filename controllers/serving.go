@@ -74,7 +74,7 @@ func (r *NodeReconciler) reservedAddresses(ctx context.Context, f *bootstrap.Fac
 		known.Insert(csr.HostKey(one.Host))
 	}
 	for _, key := range bootstrap.AddressesToDecide(f.ServingRequests) {
-		if known.Has(key) { // as a rule most NodeBootstraps have the same server
+		if known.Has(key) { // usually most NodeBootstraps have the same server
 			continue
 		}
 		names, err := r.namesBy(ctx, indexServer, key)
@@ -155,7 +155,7 @@ func (r *NodeReconciler) declaredElsewhere(ctx context.Context, f *bootstrap.Fac
 	return out, nil
 }
 
-// servingHolds gathers anew what an approval of a serving certificate rests on, and reports whether it would be decided again. The
+// servingHolds gathers again what an approval of a serving certificate rests on, and reports whether it would be decided again. The
 // node's own NodeBootstrap was read live: whoever may change it can have changed server and addresses since the decision. What
 // others reserve comes from the cache, as for the decision: an approval a moment before they did would stand as well.
 func (r *NodeReconciler) servingHolds(ctx context.Context, decided, live *v1alpha1.NodeBootstrap, request *certificatesv1.CertificateSigningRequest) (bool, error) {

@@ -108,7 +108,7 @@ func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 			nb.Spec.ServingCertificate.Addresses = append(nb.Spec.ServingCertificate.Addresses, "x")
 		}), true},
 		"it is gone":           {replaced(""), false},
-		"it is made anew":      {replaced("another-uid"), false},
+		"it is created again":  {replaced("another-uid"), false},
 		"and that is the same": {replaced("the-uid"), true},
 		"an alarm": {own(func(nb *v1alpha1.NodeBootstrap) {
 			meta.SetStatusCondition(&nb.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue, Reason: "WrongSubject"})

@@ -161,7 +161,7 @@ func TestServingCertificateIsLeftAlone(t *testing.T) {
 	}
 }
 
-// What no edit can mend is denied.
+// What no edit can fix is denied.
 func TestServingCertificateIsDenied(t *testing.T) {
 	const name = "serves-nothing"
 	declare(t, name, name)

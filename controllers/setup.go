@@ -107,7 +107,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Approvers: approvers,
 		Writes:    &WriteLimits{},
 		Metrics:   metrics,
-		Recorder:  newCalmRecorder(mgr.GetEventRecorder("nodebootstrap")),
+		Recorder:  newRateLimitedRecorder(mgr.GetEventRecorder("nodebootstrap")),
 		Clock:     o.Clock,
 	}
 	if err := node.watchFreshness(ctx, mgr.GetCache()); err != nil {

@@ -79,7 +79,7 @@ func TestTTLChanges(t *testing.T) {
 			return err
 		}
 		if left := time.Until(expires); left > time.Hour+time.Minute || !nb.Status.Token.ExpirationTime.Time.Equal(expires) {
-			return fmt.Errorf("it runs out at %s, and the status says %s", expires, nb.Status.Token.ExpirationTime)
+			return fmt.Errorf("it expires at %s, and the status says %s", expires, nb.Status.Token.ExpirationTime)
 		}
 		return nil
 	})
@@ -95,7 +95,7 @@ func TestServerChanges(t *testing.T) {
 	cluster.Create(t, nb)
 	before, _ := cluster.WaitAwaited(t, name)
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.Server = moved })
-	env.Eventually(t, "the kubeconfig being rendered anew", func() error {
+	env.Eventually(t, "the kubeconfig being rendered again", func() error {
 		cluster.Get(t, "", name, nb)
 		if nb.Status.Server != moved || !bytes.Contains(kubeconfigSecret(t, name).Data[bootstrap.KubeconfigKey], []byte(moved)) {
 			return fmt.Errorf("the status says %s", nb.Status.Server)

@@ -23,7 +23,7 @@ import (
 
 // StrayTokensReconciler looks after tokens in the operator's groups that no NodeBootstrap owns, such as a compromised operator or
 // somebody who may write Secrets in kube-system makes: in our group they may send requests, and in that of approval ClusterWide
-// become any node. It deletes those that have the operator's label. What has not is somebody else's: it reports that once.
+// become any node. It deletes those that have the operator's label. What has not is someone else's: it reports that once.
 type StrayTokensReconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client

@@ -19,14 +19,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A token that renewal left to run out was forgotten when somebody took the label off its Secret: a reissue, which is asked for
+// A token that renewal left to expire was forgotten when somebody took the label off its Secret: a reissue, which is asked for
 // when older tokens are not trusted any more, left it alive for up to a year.
 func TestPredecessorIsRevokedWhateverItSays(t *testing.T) {
 	for what, change := range map[string]func(*corev1.Secret){
 		"label":                func(s *corev1.Secret) { s.Labels = nil },
 		"annotation":           func(s *corev1.Secret) { s.Annotations = nil },
 		"owner":                func(s *corev1.Secret) { s.OwnerReferences = nil },
-		"another annotation":   func(s *corev1.Secret) { s.Annotations[bootstrap.NodeNameAnnotation] = "somebody-else" },
+		"another annotation":   func(s *corev1.Secret) { s.Annotations[bootstrap.NodeNameAnnotation] = "someone-else" },
 		"label and annotation": func(s *corev1.Secret) { s.Labels, s.Annotations = nil, nil },
 		"annotation and owner": func(s *corev1.Secret) { s.Annotations, s.OwnerReferences = nil, nil },
 		"everything":           func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil },
@@ -108,7 +108,7 @@ func TestStrayTokensOfOursAreDeleted(t *testing.T) {
 	}
 }
 
-// One without the label is somebody else's: it is counted, and left alone. What is asked for with it is not approved.
+// One without the label is someone else's: it is counted, and left alone. What is asked for with it is not approved.
 func TestForeignTokensAreReported(t *testing.T) {
 	foreign := strayToken("strang", nil)
 	cluster.Create(t, foreign)

@@ -30,7 +30,7 @@ var tokenKeys = []string{
 	bootstrapapi.BootstrapTokenUsageAuthentication, bootstrapapi.BootstrapTokenUsageSigningKey,
 }
 
-// stripSecret keeps the content of other people's Secrets out of memory, and that of kubeconfigs but for digests. What is kept of
+// stripSecret keeps the content of other people's Secrets out of memory, and that of kubeconfigs except for digests. What is kept of
 // an edited Secret of ours differs from what it should be, so that it is repaired.
 func stripSecret(s *corev1.Secret) { stripSecretOf(s, bootstrap.NodeOfChild(s)) }
 
@@ -110,7 +110,7 @@ func tokenData(data map[string][]byte) map[string][]byte {
 	return out
 }
 
-// foreignData are the groups of a token that somebody else has made: it may be in ours.
+// foreignData are the groups of a token that someone else has made: it may be in ours.
 func foreignData(s *corev1.Secret) map[string][]byte {
 	groups, ok := s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]
 	if !ok || s.Type != bootstrapapi.SecretTypeBootstrapToken || s.Namespace != bootstrap.TokenNamespace {

@@ -110,7 +110,7 @@ func (t *transforms) nodeBootstrap(o any) (any, error) {
 }
 
 // stripNodeBootstrap leaves out what GitOps tools and people write for themselves. The schema bounds the spec, and the operator what it
-// writes into the status; what somebody else may have written there is cut to that.
+// writes into the status; what someone else may have written there is cut to that.
 func stripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 	var annotations map[string]string
 	if reissue := bootstrap.ReissueOf(nb); reissue != "" {

@@ -51,7 +51,7 @@ func kubeconfigSecret(t *testing.T, nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 	return s
 }
 
-// client-go transforms twice what it lists: at a restart, all kubeconfigs were written anew.
+// client-go transforms twice what it lists: at a restart, all kubeconfigs were written again.
 func TestTransformingTwiceChangesNothing(t *testing.T) {
 	shared, nb := newTransforms(), wanted("worker-1")
 	foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"a": "b"}}, Data: map[string][]byte{"a": []byte("b")}}
@@ -74,16 +74,16 @@ func TestTransformingTwiceChangesNothing(t *testing.T) {
 	}
 }
 
-// What the cache leaves out of a Secret of ours must not look like an edit of somebody else.
+// What the cache leaves out of a Secret of ours must not look like an edit of someone else.
 func TestTransformedSecretsAreAsTheyShouldBe(t *testing.T) {
 	shared, nb := newTransforms(), wanted("worker-1")
 	kubeconfig := kubeconfigSecret(t, nb)
 	if got := bootstrap.RestoredKubeconfig(transformed(t, shared.secret, kubeconfig), kubeconfig); got != nil {
-		t.Errorf("the kubeconfig would be written anew: %v", got)
+		t.Errorf("the kubeconfig would be written again: %v", got)
 	}
 	token := bootstrap.TokenSecret(nb, "abcdef", "0123456789abcdef", time.Unix(1, 0))
 	if got := bootstrap.Restored(transformed(t, shared.secret, token), token); got != nil {
-		t.Errorf("the token would be written anew: %v", got)
+		t.Errorf("the token would be written again: %v", got)
 	}
 }
 

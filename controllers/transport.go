@@ -22,7 +22,7 @@ const (
 	receiveBuffer = 256 << 10
 	// largeFramePatience is for how long a watch with a large event waits for another one, which may have stalled.
 	largeFramePatience = 30 * time.Second
-	// largeFrameAge is how long a watch with a large event lasts at least: it bounds how often watches begin anew.
+	// largeFrameAge is how long a watch with a large event lasts at least: it bounds how often watches begin again.
 	largeFrameAge = time.Second
 	// frameHeader is how many bytes there are ahead of each event.
 	frameHeader = 4
@@ -81,7 +81,7 @@ func isFramed(contentType string) bool {
 
 // framedBody is the body of a watch. Whoever reads it decodes an event before the next one is read, into a buffer that stays as large
 // as the largest event was. So a watch that had a large event ends soon after, as any watch does now and then, and client-go
-// begins another one where it ended. It lists everything anew after a watch that ends within a second without an event.
+// begins another one where it ended. It lists everything again after a watch that ends within a second without an event.
 type framedBody struct {
 	io.ReadCloser
 	age     time.Duration // how long the watch lasts at least

@@ -33,13 +33,13 @@ const nodeConcurrency = 48
 
 // SetupWithManager has the reconciler called whenever anything about a node changes.
 func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	all := leisurely{EventHandler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })}
+	all := prioritized{EventHandler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })}
 	none := handler.Funcs{} // read from the cache when a request asks for it
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("node").
-		Watches(&v1alpha1.NodeBootstrap{}, leisurely{&handler.EnqueueRequestForObject{}, isWanted}).
-		Watches(&corev1.Secret{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isGone}).
-		Watches(&certificatesv1.CertificateSigningRequest{}, leisurely{handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR), awaitsVerdict}).
+		Watches(&v1alpha1.NodeBootstrap{}, prioritized{&handler.EnqueueRequestForObject{}, isWanted}).
+		Watches(&corev1.Secret{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isGone}).
+		Watches(&certificatesv1.CertificateSigningRequest{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR), awaitsVerdict}).
 		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
 		Watches(&corev1.ConfigMap{}, all, builder.WithPredicates(usedConfigMap)).
 		Watches(&corev1.Service{}, none).
@@ -47,11 +47,11 @@ func (r *NodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&rbacv1.ClusterRoleBinding{}, all, builder.WithPredicates(sharedBinding)).
 		WatchesRawSource(source.Func(func(ctx context.Context, q queue) error {
 			if err := r.Discovery.CAFileProblem(r.Clock.Now()); err != nil {
-				log.FromContext(ctx).Error(err, "NodeBootstraps without a CA of their own wait until the file is mended")
+				log.FromContext(ctx).Error(err, "NodeBootstraps without a CA of their own wait until the file is fixed")
 			}
 			go r.Discovery.WatchCAFile(ctx, func() {
 				for _, request := range r.everyNode(ctx) {
-					atLeisure(q).Add(request)
+					lowPriority(q).Add(request)
 				}
 			})
 			return nil
@@ -85,7 +85,7 @@ var sharedBinding = predicate.NewPredicateFuncs(func(o client.Object) bool {
 	return slices.Contains(bootstrap.BindingNames, o.GetName())
 })
 
-// requestsOfSecret also goes by the name: a Secret of somebody else may be in the way of one node and be annotated with another.
+// requestsOfSecret also goes by the name: a Secret of someone else may be in the way of one node and be annotated with another.
 // When a token goes, so must the requests that were sent with it and that name other nodes.
 func (r *NodeReconciler) requestsOfSecret(ctx context.Context, o client.Object) []reconcile.Request {
 	out := append(requestsFor(bootstrap.NodeOfChild(o)), requestsFor(bootstrap.NodeOfKubeconfigSecret(o.GetName()))...)

@@ -74,7 +74,7 @@ func requestFor(t *testing.T, node string) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// The bootstrap signer signs cluster-info anew for each token that may sign. That woke every NodeBootstrap each time.
+// The bootstrap signer signs cluster-info again for each token that may sign. That woke every NodeBootstrap each time.
 func TestOnlyWhatIsUsedOfAConfigMapWakesNodes(t *testing.T) {
 	configMap := func(name string, data map[string]string) *corev1.ConfigMap {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: name}, Data: data}

@@ -141,7 +141,7 @@ func (l *WriteLimits) interference(key string, now time.Time) *bootstrap.Interfe
 	}
 }
 
-// forget begins anew with an object that is no longer needed, or is again: nobody interferes when the operator itself deletes it and
+// forget begins again with an object that is no longer needed, or is again: nobody interferes when the operator itself deletes it and
 // creates it again.
 func (l *WriteLimits) forget(keys ...string) {
 	l.mu.Lock()

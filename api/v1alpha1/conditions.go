@@ -51,7 +51,7 @@ const (
 	ReasonCAUnknown = "CAUnknown"
 	// ReasonCAInvalid surfaces when the CA found is not made of PEM certificates alone.
 	ReasonCAInvalid = "CAInvalid"
-	// ReasonCAExpired surfaces when all of the CA certificates found have run out.
+	// ReasonCAExpired surfaces when all of the CA certificates found have expired.
 	ReasonCAExpired = "CAExpired"
 	// ReasonCADoesNotVerify surfaces when the operator cannot verify the API server that it talks to with the CA that was
 	// discovered. A CA that is set explicitly is not checked.
@@ -59,7 +59,7 @@ const (
 	// ReasonClusterWideNotAllowed surfaces when spec.clientCertificate.approval is ClusterWide and the manager runs without
 	// --allow-cluster-wide-approval.
 	ReasonClusterWideNotAllowed = "ClusterWideNotAllowed"
-	// ReasonObjectNotOurs surfaces when an object of a name that the operator needs belongs to somebody else.
+	// ReasonObjectNotOurs surfaces when an object of a name that the operator needs belongs to someone else.
 	ReasonObjectNotOurs = "ObjectNotOurs"
 	// ReasonAdmissionInterferes surfaces when admission control changes an object that the operator writes so that it is of no use.
 	// Nothing is created until a dry run shows that it no longer does.
@@ -72,9 +72,9 @@ const (
 	// ReasonCertificateNotIssued surfaces when an approved request has had no certificate for a minute.
 	ReasonCertificateNotIssued = "CertificateNotIssued"
 	// ReasonKeyReplaced surfaces when a request was denied because another key was approved with the token, and nobody uses that one:
-	// as a rule the kubelet was restarted before it received its certificate. It takes a reissue.
+	// usually the kubelet was restarted before it received its certificate. It takes a reissue.
 	ReasonKeyReplaced = "KeyReplaced"
-	// ReasonJoinDeadlineExceeded surfaces when spec.token.joinDeadline has passed and the last token has run out.
+	// ReasonJoinDeadlineExceeded surfaces when spec.token.joinDeadline has passed and the last token has expired.
 	ReasonJoinDeadlineExceeded = "JoinDeadlineExceeded"
 	// ReasonTokenMisused surfaces when a token was misused before the node had a certificate approved, so that it was revoked.
 	ReasonTokenMisused = "TokenMisused"

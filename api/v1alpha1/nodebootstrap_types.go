@@ -26,7 +26,7 @@ const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
 // +kubebuilder:resource:scope=Cluster,shortName=nb
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="What the node is waiting for"
-// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the present token runs out"
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the present token expires"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Alarm",type=string,JSONPath=`.status.conditions[?(@.type=="TokenMisused")].reason`,priority=1,description="How a token was misused"
 // +kubebuilder:printcolumn:name="Enforced",type=string,JSONPath=`.status.conditions[?(@.type=="ApprovalEnforced")].status`,priority=1,description="False when something else approves requests of the token, whatever the name"
@@ -77,7 +77,7 @@ type NodeBootstrapSpec struct {
 
 // ClusterSpec is the API server as the node sees it.
 type ClusterSpec struct {
-	// server is the URL at which the node reaches the API server: a load balancer, as a rule. Its host is a DNS name
+	// server is the URL at which the node reaches the API server: a load balancer, usually. Its host is a DNS name
 	// without a dot at the end, an IPv4 address, or an IPv6 address in brackets.
 	// Defaults to the operator's --cluster-server flag, else to the server in the ConfigMap kube-public/cluster-info.
 	// +optional
@@ -98,7 +98,7 @@ type ClusterSpec struct {
 
 // TokenSpec is the life of the bootstrap token.
 type TokenSpec struct {
-	// ttl is the life of one token, from 10m to 8760h. A token is renewed before it runs out, until the node joins.
+	// ttl is the life of one token, from 10m to 8760h. A token is renewed before it expires, until the node joins.
 	// Defaults to 24h.
 	// +optional
 	// +kubebuilder:validation:Type=string

@@ -33,7 +33,7 @@ func newKubeconfigCommand(streams genericiooptions.IOStreams, connect connector)
 		Long: `Write the kubeconfig with which the node may join: the file for kubelet's --bootstrap-kubeconfig.
 
 It holds a bootstrap token and goes to standard output, or to a file that only you can read. Whoever has it can join as
-this node, with approval ClusterWide as any, until the node has joined or the token has run out.
+this node, with approval ClusterWide as any, until the node has joined or the token has expired.
 
 Needs the permission to get the NodeBootstrap, with --wait also to watch it, and to get the Secret that its
 status.kubeconfigSecretRef names.`,
@@ -117,7 +117,7 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 	case err != nil:
 		return nil, fmt.Errorf("reading the Secret %s/%s: %w", ref.Namespace, ref.Name, err)
 	case len(secret.Data[bootstrap.KubeconfigKey]) == 0:
-		return nil, fmt.Errorf("the Secret %s/%s has no key %q: somebody else changed it; the operator mends it, try again",
+		return nil, fmt.Errorf("the Secret %s/%s has no key %q: someone else changed it; the operator fixes it, try again",
 			ref.Namespace, ref.Name, bootstrap.KubeconfigKey)
 	}
 	return secret.Data[bootstrap.KubeconfigKey], nil

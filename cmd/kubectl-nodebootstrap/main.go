@@ -96,7 +96,7 @@ func usageError(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w\nSee %s --help", err, cmd.CommandPath())
 }
 
-// connectionFlags are those of kubectl, but for the namespace and the discovery cache, which nothing here uses.
+// connectionFlags are those of kubectl, except for the namespace and the discovery cache, which nothing here uses.
 func connectionFlags() *genericclioptions.ConfigFlags {
 	flags := genericclioptions.NewConfigFlags(true)
 	flags.Namespace, flags.CacheDir = nil, nil

@@ -56,7 +56,7 @@ func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 	return nil
 }
 
-// misusedError refuses a kubeconfig whose token somebody else may have: it is good for one key at most, and not for a machine that has
+// misusedError refuses a kubeconfig whose token someone else may have: it is good for one key at most, and not for a machine that has
 // yet to join.
 func misusedError(nb *v1alpha1.NodeBootstrap) error {
 	alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused)

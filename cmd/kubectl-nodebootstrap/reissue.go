@@ -21,7 +21,7 @@ func newReissueCommand(streams genericiooptions.IOStreams, connect connector) *c
 	return &cobra.Command{
 		Use:   "reissue NAME...",
 		Short: "Ask for a fresh credential, for a machine that has to join again",
-		Long: `Ask for a fresh credential, for a machine that has to join again: it was reinstalled, its certificate has run out, or its
+		Long: `Ask for a fresh credential, for a machine that has to join again: it was reinstalled, its certificate has expired, or its
 bootstrap kubeconfig got into wrong hands.
 
 The operator then revokes the token that is live, if there is one, and publishes a kubeconfig with a new one. A

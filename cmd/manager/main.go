@@ -93,7 +93,7 @@ func parse(args []string) (options, error) {
 	return o, o.validate()
 }
 
-// validate refuses what can only be mended by another start, before anything starts. The file of --cluster-ca-file may come, change
+// validate refuses what can only be fixed by another start, before anything starts. The file of --cluster-ca-file may come, change
 // and expire at any time, and NodeBootstraps that do not need it go on meanwhile: a condition reports on it, and the log at the start.
 func (o *options) validate() error {
 	if o.ClusterServer != "" {

@@ -194,7 +194,7 @@ func (s *story) observeNode(node *corev1.Node) {
 	}
 }
 
-// sentWithTokenOfNode tells whether a request was sent with one of the tokens that the node has had so far.
+// sentWithTokenOfNode reports whether a request was sent with one of the tokens that the node has had so far.
 func (s *story) sentWithTokenOfNode(request *certificatesv1.CertificateSigningRequest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -147,7 +147,7 @@ func (p *planeProcess) stop() error {
 		return p.kill()
 	}
 	if !isChild(p.pid) {
-		return nil // Its id may belong to somebody else by now.
+		return nil // Its id may belong to someone else by now.
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

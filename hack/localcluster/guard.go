@@ -78,7 +78,7 @@ func startGuard(dir string) (*guard, error) {
 // add puts a process group under guard.
 func (g *guard) add(group int) error { return g.tell("add", group) }
 
-// drop takes a process group away again: its id may be used anew.
+// drop takes a process group away again: its id may be used again.
 func (g *guard) drop(group int) error { return g.tell("drop", group) }
 
 func (g *guard) tell(verb string, group int) error {

@@ -132,7 +132,7 @@ func mountBelow(t *testing.T, dir string) {
 	}
 }
 
-// pids lists what must not survive, but for the guard.
+// pids lists what must not survive, except for the guard.
 func (c *Cluster) pids() []int {
 	var pids []int
 	for _, p := range c.plane {

@@ -62,7 +62,7 @@ func startProcess(g *guard, name, path, logFile string, args []string) (*process
 }
 
 // reap waits for the process to end and then kills what it leaves behind in its
-// group: at once, as the group's id may be used anew from now on.
+// group: at once, as the group's id may be used again from now on.
 func (p *process) reap(g *guard) {
 	defer close(p.exited)
 	_ = p.cmd.Wait() // How it ended is in ProcessState and in its log.

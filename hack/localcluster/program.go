@@ -75,7 +75,7 @@ func (p *Program) LogFile() string { return p.p.logFile }
 // FreePort is a TCP port that nobody listened on a moment ago.
 func FreePort() (int, error) { return freePort() }
 
-// Answers tells whether a URL answers 200 now.
+// Answers reports whether a URL answers 200 now.
 func Answers(ctx context.Context, url string) bool {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {

@@ -74,7 +74,7 @@ func short(s *v1alpha1.NodeBootstrapStatus, conditionType string) string {
 const (
 	waits, isWithdrawn, hasJoined = "True AwaitingNode", "False TokenMisused", "True Joined"
 	denies                        = "CertificateDenied TokenMisused"
-	approves                      = "CertificateApproved TokenMisused" // somebody else does
+	approves                      = "CertificateApproved TokenMisused" // someone else does
 	conflict                      = " SeveralKeys"
 	outlives                      = " IssuedBeforeRevocation"
 )
@@ -155,7 +155,7 @@ func TestPersonWhoApprovesASecondKeyIsTold(t *testing.T) {
 		moment{noRequests, Awaited, "#1", isReplaced, "", ""},
 		moment{further(request("csr-a/2", 1, -3*time.Second)), Awaited, "#1", isReplaced, "", ""},
 	)
-	tell(t, awaited(1, young), // somebody else approves a second key when a machine works with the first one
+	tell(t, awaited(1, young), // someone else approves a second key when a machine works with the first one
 		moment{edits(approval(v1alpha1.ApprovalManual), further(request("csr-a", 1, minutes(2)))), Awaited, "#1", asked, "", ""},
 		moment{edits(approve("csr-a"), registered(0)), Awaited, "#1", waits, "", ""},
 		moment{further(request("csr-b", 1, -time.Second, approved(-2*time.Second))), Awaited, "#1", waits, "SecondKey", approves + conflict},

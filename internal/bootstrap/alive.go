@@ -66,7 +66,7 @@ func (f *Facts) alive(now time.Time) *metav1.Time {
 	}
 	before := f.firstApproval()
 	if before.IsZero() && f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode {
-		before = now.Add(-cacheDelay) // the cache may not show yet that somebody else has approved
+		before = now.Add(-cacheDelay) // the cache may not show yet that someone else has approved
 	}
 	if f.LeaseRenewed.Before(s.AwaitingSince.Add(time.Second)) || !before.IsZero() && !f.LeaseRenewed.Before(before.Truncate(time.Second)) {
 		return nil
@@ -100,7 +100,7 @@ func (f *Facts) firstApproval() time.Time {
 func (p *Plan) lookForOldKubelet(f *Facts, now time.Time) {
 	if p.Alive == nil && f.sameNodeAsReissued() && f.firstApproval().IsZero() {
 		since := now.Sub(f.NodeBootstrap.Status.AwaitingSince.Time)
-		p.LookAgain(now.Add(min(max(since/10, leaseInterval), leasePollMax)))
+		p.RequeueBy(now.Add(min(max(since/10, leaseInterval), leasePollMax)))
 	}
 }
 

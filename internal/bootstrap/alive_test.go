@@ -76,7 +76,7 @@ func TestAlive(t *testing.T) {
 	}
 }
 
-// The old kubelet's Lease does not tell whether the new certificate is used.
+// The old kubelet's Lease does not report whether the new certificate is used.
 func TestJoinedAfterAReissue(t *testing.T) {
 	alive := func(f *Facts) { f.NodeBootstrap.Status.NodeAliveTime = new(ago(minutes(4))) }
 	long, short := reissuedSince(minutes(5)), reissuedSince(minutes(2)+19*time.Second)
@@ -176,8 +176,8 @@ func TestLooksForTheOldKubelet(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := reissued()
 			tt.edit(f)
-			if p := Decide(f, now); !p.Again.Equal(now.Add(tt.want)) {
-				t.Errorf("got %s, want %s", p.Again.Sub(now), tt.want)
+			if p := Decide(f, now); !p.RequeueAt.Equal(now.Add(tt.want)) {
+				t.Errorf("got %s, want %s", p.RequeueAt.Sub(now), tt.want)
 			}
 		})
 	}

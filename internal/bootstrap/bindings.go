@@ -36,7 +36,7 @@ var bindingSpecs = map[string]struct{ group, role string }{
 	BindingApproveClusterWide: {ClusterWideGroup, "system:certificates.k8s.io:certificatesigningrequests:nodeclient"},
 }
 
-// Binding is a shared binding as it should be, but for its owner.
+// Binding is a shared binding as it should be, except for its owner.
 func Binding(name string) *rbacv1.ClusterRoleBinding {
 	spec := bindingSpecs[name]
 	return &rbacv1.ClusterRoleBinding{
@@ -46,7 +46,7 @@ func Binding(name string) *rbacv1.ClusterRoleBinding {
 	}
 }
 
-// BindingNeeded tells whether any of these NodeBootstraps needs a shared binding.
+// BindingNeeded reports whether any of these NodeBootstraps needs a shared binding.
 func BindingNeeded(name string, all []v1alpha1.NodeBootstrap) bool {
 	return slices.ContainsFunc(all, func(nb v1alpha1.NodeBootstrap) bool {
 		return nb.DeletionTimestamp == nil && NeedsBinding(&nb, name)
@@ -65,7 +65,7 @@ func bindingsFor(nb *v1alpha1.NodeBootstrap) []string {
 	return []string{BindingCreateCSRs, BindingApproveRenewals}
 }
 
-// BindingOurs tells whether a binding was made by the operator.
+// BindingOurs reports whether a binding was made by the operator.
 func BindingOurs(b *rbacv1.ClusterRoleBinding) bool {
 	return b.Labels[ManagedByLabel] == ManagedBy || bindingOwner(b) != nil
 }
@@ -91,7 +91,7 @@ func BindingOwner(crd metav1.Object) metav1.OwnerReference {
 }
 
 // RestoredBinding is a binding as it is with everything that the operator cares about as it should be, or nil when nothing
-// differs. A different role is not mended thereby: roleRef cannot be changed, see RoleDiffers.
+// differs. A different role is not fixed thereby: roleRef cannot be changed, see RoleDiffers.
 func RestoredBinding(have *rbacv1.ClusterRoleBinding, owner metav1.OwnerReference) *rbacv1.ClusterRoleBinding {
 	out := have.DeepCopy()
 	want := Binding(have.Name)
@@ -107,7 +107,7 @@ func RestoredBinding(have *rbacv1.ClusterRoleBinding, owner metav1.OwnerReferenc
 	return out
 }
 
-// RoleDiffers tells whether a binding gives another role than it should, so that it has to be made anew.
+// RoleDiffers reports whether a binding gives another role than it should, so that it has to be created again.
 func RoleDiffers(b *rbacv1.ClusterRoleBinding) bool { return b.RoleRef != Binding(b.Name).RoleRef }
 
 // BindingsProblemFor is why the shared bindings do not serve a NodeBootstrap; nil when they do. Absent bindings are nil.

@@ -125,9 +125,9 @@ func TestRestoredBinding(t *testing.T) {
 		"a subject besides": {func(b *rbacv1.ClusterRoleBinding) {
 			b.Subjects = append(b.Subjects, rbacv1.Subject{Kind: "User", Name: "eve"})
 		}, true},
-		"no owner":             {func(b *rbacv1.ClusterRoleBinding) { b.OwnerReferences = nil }, true},
-		"a former CRD's":       {func(b *rbacv1.ClusterRoleBinding) { b.OwnerReferences[0].UID = "former" }, true},
-		"the role, not mended": {func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "cluster-admin" }, false},
+		"no owner":            {func(b *rbacv1.ClusterRoleBinding) { b.OwnerReferences = nil }, true},
+		"a former CRD's":      {func(b *rbacv1.ClusterRoleBinding) { b.OwnerReferences[0].UID = "former" }, true},
+		"the role, not fixed": {func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "cluster-admin" }, false},
 		"an owner besides ours": {func(b *rbacv1.ClusterRoleBinding) {
 			b.OwnerReferences = append(b.OwnerReferences, metav1.OwnerReference{UID: "x"})
 		}, true},

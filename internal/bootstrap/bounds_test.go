@@ -50,7 +50,7 @@ func TestLongReissueOfAnEarlierVersion(t *testing.T) {
 	}
 }
 
-// Of a CA that is too large nothing is published, wherever it comes from, and whoever can mend it is told.
+// Of a CA that is too large nothing is published, wherever it comes from, and whoever can fix it is told.
 func TestVeryLargeClusterFacts(t *testing.T) {
 	one := string(goodCA()) // not two of them are of the same length
 	ca := strings.Repeat(one, 1+MaxCABytes/len(one))

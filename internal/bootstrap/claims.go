@@ -36,8 +36,8 @@ func (p *Plan) Claimed(nb *v1alpha1.NodeBootstrap, now time.Time) *v1alpha1.Node
 		status.NodeAliveTime, changed = p.Alive, true
 	}
 	alarmed := p.raise(status, nb.Generation, now)
-	if p.untold != "" && p.untold != status.LastTokenID {
-		status.LastTokenID, changed = p.untold, true
+	if p.unrecorded != "" && p.unrecorded != status.LastTokenID {
+		status.LastTokenID, changed = p.unrecorded, true
 	}
 	if p.recordKeys(status) && p.Revokes() { // the requests may be deleted; otherwise the report is early enough
 		changed = true
@@ -53,7 +53,7 @@ func (p *Plan) approves() bool {
 	return slices.ContainsFunc(p.Decisions, func(d Decision) bool { return d.Result.Verdict == csr.Approve && d.Record.UID != "" })
 }
 
-// raise sets the condition of the alarm, and tells whether it was not set before: the first evidence stays.
+// raise sets the condition of the alarm, and reports whether it was not set before: the first evidence stays.
 func (p *Plan) raise(status *v1alpha1.NodeBootstrapStatus, generation int64, now time.Time) bool {
 	if p.Misuse == nil || meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionTokenMisused) {
 		return false

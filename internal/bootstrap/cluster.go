@@ -22,7 +22,7 @@ type Cluster struct {
 	Server string
 	// CA is one or more certificates in PEM, each followed by a newline, and nothing else.
 	CA []byte
-	// CAExpires is when the last of the certificates runs out.
+	// CAExpires is when the last of the certificates expires.
 	CAExpires time.Time
 	// CAFingerprint is SHA256:<hex> of CA.
 	CAFingerprint string
@@ -34,7 +34,7 @@ type Cluster struct {
 type Problem struct {
 	// Reason is one of the reasons in api/v1alpha1.
 	Reason string
-	// Message names the field, flag or object to mend.
+	// Message names the field, flag or object to fix.
 	Message string
 }
 
@@ -132,12 +132,12 @@ func parseClusterInfo(kubeconfig string) (clusterInfo, *Problem) {
 	}
 	if len(kubeconfig) > MaxClusterInfoBytes {
 		return clusterInfo{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf(
-			"%s holds a kubeconfig of more than %d KiB: mend it, or set %s", fromClusterInfo, MaxClusterInfoBytes>>10, fromSpecServer)}
+			"%s holds a kubeconfig of more than %d KiB: fix it, or set %s", fromClusterInfo, MaxClusterInfoBytes>>10, fromSpecServer)}
 	}
 	config, err := clientcmd.Load([]byte(kubeconfig))
 	if err != nil {
 		return clusterInfo{}, &Problem{v1alpha1.ReasonServerInvalid, fmt.Sprintf(
-			"%s holds no kubeconfig (%v): mend it, or set %s", fromClusterInfo, err, fromSpecServer)}
+			"%s holds no kubeconfig (%v): fix it, or set %s", fromClusterInfo, err, fromSpecServer)}
 	}
 	names := slices.Sorted(maps.Keys(config.Clusters)) // kubeadm writes one
 	if len(names) == 0 {
@@ -162,7 +162,7 @@ func ValidateCA(data []byte, now time.Time) error {
 var pemBegin = []byte("-----BEGIN ")
 
 // parseCA returns the certificates re-encoded, so that the same certificates always give the same kubeconfig. Of a bundle
-// in the middle of a rotation one certificate that has not run out is enough. One that is not valid yet is fine: on a new
+// in the middle of a rotation one certificate that has not expired is enough. One that is not valid yet is fine: on a new
 // cluster that is a clock a moment behind, and the node has a clock of its own.
 func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Problem) {
 	invalid := func(format string, args ...any) ([]byte, time.Time, *Problem) {
@@ -199,7 +199,7 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *Probl
 	}
 	if !now.Before(last) {
 		return nil, time.Time{}, &Problem{v1alpha1.ReasonCAExpired, fmt.Sprintf(
-			"%s: its certificates have run out, the last one at %s: give the cluster's present CA",
+			"%s: its certificates have expired, the last one at %s: give the cluster's present CA",
 			from, last.UTC().Format(time.RFC3339))}
 	}
 	return out.Bytes(), last, nil

@@ -22,7 +22,7 @@ func clusterInfoOf(server string, ca []byte) string {
 		server, base64.StdEncoding.EncodeToString(ca))
 }
 
-// Each source has its own server and a CA that runs out at an hour of its own, so that it shows which one was taken.
+// Each source has its own server and a CA that expires at an hour of its own, so that it shows which one was taken.
 func TestResolveClusterTakesTheFirstSource(t *testing.T) {
 	ca := func(hours int) []byte {
 		return certificate(now.Add(-time.Hour), now.Add(time.Duration(hours)*time.Hour))

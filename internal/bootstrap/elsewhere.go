@@ -39,7 +39,7 @@ func approvalReason(r *certificatesv1.CertificateSigningRequest) string {
 	return reasonApprovedElsewhere
 }
 
-// recordDenied notes the requests for client certificates that somebody else has denied since the NodeBootstrap was created. The
+// recordDenied notes the requests for client certificates that someone else has denied since the NodeBootstrap was created. The
 // operator's own denials are recorded before they are carried out.
 //
 // Nothing is noted twice: once the record is full only what is newer than all of it is added, since what went may be among the

@@ -42,7 +42,7 @@ func reportOf(f *Facts) *v1alpha1.NodeBootstrapStatus {
 	return Report(f, &p, &o, now)
 }
 
-// A client certificate's request that somebody else has denied left no trace.
+// A client certificate's request that someone else has denied left no trace.
 func TestDenialsOfOthersAreRecorded(t *testing.T) {
 	f := awaited(1, young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(3), kubectlDeny(minutes(2)))}
@@ -105,7 +105,7 @@ func TestDenialsOfOthersComeToRest(t *testing.T) {
 	}
 }
 
-// The operator's own approval was recorded as somebody else's after the NodeBootstrap was deleted and created again.
+// The operator's own approval was recorded as someone else's after the NodeBootstrap was deleted and created again.
 func TestOwnApprovalIsNotSomebodyElses(t *testing.T) {
 	for reason, want := range map[string]string{csr.ReasonKubeletClient: csr.ReasonKubeletClient, "KubectlApprove": "ApprovedElsewhere", "": "ApprovedElsewhere"} {
 		r := request("csr-a", 1, minutes(3), judged(certificatesv1.CertificateApproved, reason, "x", minutes(2)), withCertificate)

@@ -150,7 +150,7 @@ var warnings = []struct {
 	{v1alpha1.ConditionJoined, metav1.ConditionFalse},
 }
 
-// Renewed tells whether a token took the place of one that was about to run out, from one status to the next.
+// Renewed reports whether a token took the place of one that was about to expire, from one status to the next.
 func Renewed(old, new *v1alpha1.NodeBootstrapStatus) bool {
 	return old.Token != nil && new.Token != nil && old.Token.ID != new.Token.ID && old.LastHandledReissueAt == new.LastHandledReissueAt
 }

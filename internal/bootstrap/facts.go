@@ -38,7 +38,7 @@ type Facts struct {
 	Kubeconfig *corev1.Secret
 	// Node is the Node of the name.
 	Node *metav1.PartialObjectMetadata
-	// NodeReported tells whether a kubelet has reported in the Node's status; read only when NeedsLive.
+	// NodeReported reports whether a kubelet has reported in the Node's status; read only when NeedsLive.
 	NodeReported bool
 	// LeaseRenewed is when the node's Lease was last renewed; read only when NeedsLive.
 	LeaseRenewed time.Time
@@ -63,7 +63,7 @@ type Facts struct {
 
 // Bypass is what else in a cluster than this operator approves requests of bootstrap tokens, whatever the name.
 type Bypass struct {
-	// Open tells whether anything does.
+	// Open reports whether anything does.
 	Open bool
 	// Why is what the authorizer says, which for RBAC names the bindings.
 	Why []string
@@ -96,19 +96,19 @@ func conditionTime(c *certificatesv1.CertificateSigningRequestCondition) metav1.
 	return c.LastTransitionTime
 }
 
-// undecided tells whether a request waits for a verdict.
+// undecided reports whether a request waits for a verdict.
 func undecided(r *certificatesv1.CertificateSigningRequest) bool {
 	return requestCondition(r, certificatesv1.CertificateApproved) == nil &&
 		requestCondition(r, certificatesv1.CertificateDenied) == nil &&
 		requestCondition(r, certificatesv1.CertificateFailed) == nil
 }
 
-// Settled tells whether nothing is to be done about a request any more: it has its certificate, was denied, or failed.
+// Settled reports whether nothing is to be done about a request any more: it has its certificate, was denied, or failed.
 func Settled(r *certificatesv1.CertificateSigningRequest) bool {
 	return issued(r) || requestCondition(r, certificatesv1.CertificateDenied) != nil || requestCondition(r, certificatesv1.CertificateFailed) != nil
 }
 
-// concerns tells whether a request is for a client certificate in the node's name, right or wrong otherwise.
+// concerns reports whether a request is for a client certificate in the node's name, right or wrong otherwise.
 func (f *Facts) concerns(r *certificatesv1.CertificateSigningRequest) bool {
 	return r.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName && csr.RequestedNode(r) == f.Name
 }
@@ -128,13 +128,13 @@ func (f *Facts) ownRequests() []*certificatesv1.CertificateSigningRequest {
 	return slices.DeleteFunc(slices.Clone(f.Requests), func(r *certificatesv1.CertificateSigningRequest) bool { return !f.concerns(r) })
 }
 
-// misused tells whether an alarm stands: it does until a reissue is asked for, or after it when it is about the token that
+// misused reports whether an alarm stands: it does until a reissue is asked for, or after it when it is about the token that
 // was made for the reissue.
 func (f *Facts) misused() bool {
 	return meta.IsStatusConditionTrue(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionTokenMisused) && (!f.reissueDue() || f.reissuedMisused())
 }
 
-// reissuedMisused tells whether a token was misused that the status does not tell of yet, such as one made for a reissue.
+// reissuedMisused reports whether a token was misused that the status does not tell of yet, such as one made for a reissue.
 func (f *Facts) reissuedMisused() bool {
 	nb := f.NodeBootstrap
 	return slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
@@ -142,13 +142,13 @@ func (f *Facts) reissuedMisused() bool {
 	})
 }
 
-// reissueDue tells whether a reissue was asked for that has not been handled.
+// reissueDue reports whether a reissue was asked for that has not been handled.
 func (f *Facts) reissueDue() bool {
 	want := ReissueOf(f.NodeBootstrap)
 	return want != "" && want != NormalReissue(f.NodeBootstrap.Status.LastHandledReissueAt) && !f.reissueOutdated()
 }
 
-// awaitingReissue tells whether a reissue was handled and the node has not joined since.
+// awaitingReissue reports whether a reissue was handled and the node has not joined since.
 func (f *Facts) awaitingReissue() bool {
 	s := f.NodeBootstrap.Status
 	return s.LastHandledReissueAt != "" && s.AwaitingSince != nil

@@ -18,7 +18,7 @@ import (
 // maxDecisions bounds status.certificates: all decisions on one token, and room for what came before.
 const maxDecisions = 16
 
-// reasonApprovedElsewhere and reasonDeniedElsewhere surface in status.certificates when somebody else decided on the
+// reasonApprovedElsewhere and reasonDeniedElsewhere surface in status.certificates when someone else decided on the
 // request: a person, or kube-controller-manager with approval ClusterWide.
 const (
 	reasonApprovedElsewhere = "ApprovedElsewhere"
@@ -28,13 +28,13 @@ const (
 // MisuseReasons are those of decisions that are evidence that a token is in wrong hands.
 var MisuseReasons = []string{csr.ReasonWrongSubject, csr.ReasonWrongSigner, csr.ReasonSecondKey, ReasonTooManyRequests}
 
-// Misuse tells whether a reason of a decision on a token's request is such evidence.
+// Misuse reports whether a reason of a decision on a token's request is such evidence.
 func Misuse(reason string) bool { return slices.Contains(MisuseReasons, reason) }
 
-// Evidence tells whether a decision is such evidence.
+// Evidence reports whether a decision is such evidence.
 func Evidence(d v1alpha1.CertificateDecision) bool { return d.TokenID != "" && Misuse(d.Reason) }
 
-// ofThisNode tells whether a decision is on a client certificate in the node's name.
+// ofThisNode reports whether a decision is on a client certificate in the node's name.
 func ofThisNode(d v1alpha1.CertificateDecision) bool {
 	return d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName && !Misuse(d.Reason)
 }
@@ -105,7 +105,7 @@ func expendable(history []v1alpha1.CertificateDecision) int {
 	return 0
 }
 
-// oldestServing is the oldest entry but for the last approval. What recordServing adds in one go is never among those that
+// oldestServing is the oldest entry except for the last approval. What recordServing adds in one go is never among those that
 // go, or it would be added again and again.
 func oldestServing(history []v1alpha1.CertificateDecision) int {
 	for i, d := range history {
@@ -117,7 +117,7 @@ func oldestServing(history []v1alpha1.CertificateDecision) int {
 	return 0
 }
 
-// approvedAgain tells whether what an entry tells of was approved later with the same token, or with two others.
+// approvedAgain reports whether what an entry tells of was approved later with the same token, or with two others.
 func approvedAgain(d v1alpha1.CertificateDecision, later []v1alpha1.CertificateDecision) bool {
 	with := sets.New[string]()
 	for _, o := range later {
@@ -128,11 +128,11 @@ func approvedAgain(d v1alpha1.CertificateDecision, later []v1alpha1.CertificateD
 	return with.Has(d.TokenID) || with.Len() > 1
 }
 
-// joinSoon is how long a node takes from its certificate to its first Lease, as a rule: until then the record that it was
+// joinSoon is how long a node takes from its certificate to its first Lease, usually: until then the record that it was
 // issued waits, since the write that tells of the join tells of it too.
 const joinSoon = 15 * time.Second
 
-// recordWaits tells whether the record that a request which the operator approved has its certificate may wait for the node to
+// recordWaits reports whether the record that a request which the operator approved has its certificate may wait for the node to
 // join, at a time, and until when.
 func (f *Facts) recordWaits(r *certificatesv1.CertificateSigningRequest, now time.Time) (time.Time, bool) {
 	at, approved := approvedAt(r)
@@ -165,13 +165,13 @@ func recordIssued(history []v1alpha1.CertificateDecision, requests []*certificat
 	return history
 }
 
-// olderThanAll tells whether a history is full of what came later.
+// olderThanAll reports whether a history is full of what came later.
 func olderThanAll(history []v1alpha1.CertificateDecision, at metav1.Time) bool {
 	i := slices.IndexFunc(history, ofToken)
 	return i >= 0 && !at.After(history[i].Time.Time) && len(slices.DeleteFunc(slices.Clone(history), ofServing)) == maxDecisions-maxServing
 }
 
-// recordOvertaken corrects the entries on requests that were to be denied, or left alone, and that somebody else approved
+// recordOvertaken corrects the entries on requests that were to be denied, or left alone, and that someone else approved
 // before: a certificate is out, and the record must not say otherwise. Of evidence, and of a second key, the reason stays.
 func recordOvertaken(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest) []v1alpha1.CertificateDecision {
 	out := slices.Clone(history)

@@ -17,7 +17,7 @@ import (
 )
 
 // decision is one of a kind, made an hour ago: a for an approval, d for a denial, i for what was ignored, m for the approval
-// of a second key by somebody else, o for that of another signer's certificate; of the first token in lower case, of the
+// of a second key by someone else, o for that of another signer's certificate; of the first token in lower case, of the
 // second one in upper case. s is the approval of a serving certificate, and x its denial.
 func decision(letter rune, name string) v1alpha1.CertificateDecision {
 	n := 1

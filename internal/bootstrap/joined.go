@@ -47,28 +47,28 @@ func (f *Facts) certificateUsed() bool {
 // (pkg/controller/certificates/cleaner).
 const approvedRequestLife = time.Hour
 
-// issuedUnseen tells whether a request of the present wait was approved and is gone by now, so that its certificate was
+// issuedUnseen reports whether a request of the present wait was approved and is gone by now, so that its certificate was
 // issued while nobody looked.
 func (f *Facts) issuedUnseen(d v1alpha1.CertificateDecision) bool {
 	return d.Verdict == v1alpha1.VerdictApproved && d.IssuedTime == nil && f.inPresentWait(d.TokenID, d.Time) &&
 		!slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == d.UID })
 }
 
-// inPresentWait tells whether a certificate was issued for the wait that lasts: to the present token, or to one that was
+// inPresentWait reports whether a certificate was issued for the wait that lasts: to the present token, or to one that was
 // renewed since. Times alone do not tell, since they are whole seconds.
 func (f *Facts) inPresentWait(tokenID string, issued metav1.Time) bool {
 	s := f.NodeBootstrap.Status
 	return s.Token != nil && s.Token.ID == tokenID || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
 }
 
-// joinedBefore tells whether the status says Joined of the Node that is there now.
+// joinedBefore reports whether the status says Joined of the Node that is there now.
 func (f *Facts) joinedBefore() bool {
 	s := f.NodeBootstrap.Status
 	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
 	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue && s.NodeUID == f.Node.UID
 }
 
-// NeedsLive tells whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
+// NeedsLive reports whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
 // reconcile would be two requests for each, and watching them would be an event for each node every ten seconds.
 func (f *Facts) NeedsLive() bool {
 	return f.NodeBootstrap != nil && f.Node != nil && (!f.reissueDue() || f.reissueOlder()) && !f.joinedBefore()

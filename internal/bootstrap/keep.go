@@ -33,7 +33,7 @@ func (f *Facts) tokens() []Token {
 	return out
 }
 
-// keep is the tokens that may live on: the newest live one, and its predecessor, which renewal leaves to run out. A reissue
+// keep is the tokens that may live on: the newest live one, and its predecessor, which renewal leaves to expire. A reissue
 // is asked for when older tokens are not trusted any more: then only those count that were made for it.
 func (f *Facts) keep(now time.Time) []Token {
 	nb := f.NodeBootstrap
@@ -49,11 +49,11 @@ func (f *Facts) keep(now time.Time) []Token {
 	return live
 }
 
-// Trusts tells whether a token of this node may live on as far as a reissue is concerned: it may unless one is due that it was
+// Trusts reports whether a token of this node may live on as far as a reissue is concerned: it may unless one is due that it was
 // not made for.
 func (f *Facts) Trusts(t Token) bool { return !f.reissueDue() || t.madeFor(f.NodeBootstrap) }
 
-// spent tells whether a token is one that the node joined with before the present wait: its Node is gone since, and the token
+// spent reports whether a token is one that the node joined with before the present wait: its Node is gone since, and the token
 // could not be revoked in between. It is good for the key of the machine's former life alone.
 func (f *Facts) spent(t Token) bool {
 	s := f.NodeBootstrap.Status

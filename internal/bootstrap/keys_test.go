@@ -172,8 +172,8 @@ func TestApprovalDelayHolds(t *testing.T) {
 			if len(p.KeysToClaim()) != c.approves || len(p.Decisions) != c.approves {
 				t.Errorf("the decisions are %+v, want %d approvals and nothing else", p.Decisions, c.approves)
 			}
-			if c.again > 0 && !p.Again.Equal(now.Add(c.again)) {
-				t.Errorf("it looks again at %s, want in %s", p.Again, c.again)
+			if c.again > 0 && !p.RequeueAt.Equal(now.Add(c.again)) {
+				t.Errorf("it looks again at %s, want in %s", p.RequeueAt, c.again)
 			}
 			s := reported(f, published(1, young))
 			ready := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady)

@@ -62,7 +62,7 @@ func newKubeconfigTemplate(cluster Cluster) *kubeconfigTemplate {
 	return &kubeconfigTemplate{before: text[:at], after: text[at+len(anyToken):]}
 }
 
-// plainInYAML tells whether a token is sure to be written without quotes: nothing but digits and an e may be a number.
+// plainInYAML reports whether a token is sure to be written without quotes: nothing but digits and an e may be a number.
 func plainInYAML(bearer string) bool { return strings.ContainsAny(bearer, "abcdfghijklmnopqrstuvwxyz") }
 
 // KubeconfigSecret is the Secret that publishes a node's bootstrap kubeconfig.
@@ -103,7 +103,7 @@ func Restored(have, want *corev1.Secret) *corev1.Secret {
 const (
 	// digestKey is no key that the API server would take.
 	digestKey = "(digest)"
-	// maxDigestTokens bounds a digest. A kubeconfig of ours carries one token; one that carries more is written anew.
+	// maxDigestTokens bounds a digest. A kubeconfig of ours carries one token; one that carries more is written again.
 	maxDigestTokens = 16
 )
 

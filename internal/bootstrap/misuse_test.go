@@ -107,7 +107,7 @@ func TestDecideOnEvidence(t *testing.T) {
 		"with the predecessor": {awaited(2, young), edits(predecessor, a(other)), outline{phase: Withdrawn, deleteToken: "#2 #1", dropConfig: true,
 			verdicts: "csr-a: Denied", misuse: "WrongSubject"}},
 		"with a token that is renewed now": {awaited(1, due), a(other), withdrawn("csr-a: Denied", "WrongSubject")},
-		"with one that ran out":            {awaited(1, old), a(other), outline{phase: Awaited, mint: "#2", deleteToken: "#1"}.deleting("csr-a")},
+		"with one that expired":            {awaited(1, old), a(other), outline{phase: Awaited, mint: "#2", deleteToken: "#1"}.deleting("csr-a")},
 		"joined":                           {joinedBefore(), a(other), outline{phase: Joined}.deleting("csr-a")},
 		"a reissue is due":                 {awaited(1, young), edits(a(other), askReissue), outline{phase: Awaited, reissue: true, mint: "#2", deleteToken: "#1"}.deleting("csr-a")},
 		"no cluster": {awaited(1, young), edits(a(other), noCluster), outline{phase: Withdrawn, deleteToken: "#1", dropConfig: true,
@@ -184,7 +184,7 @@ func TestEvidenceIsToldInFull(t *testing.T) {
 	}{
 		"denied": {request("csr-a", 1, 0, forNode("worker-2")), v1alpha1.VerdictDenied, csr.ReasonWrongSubject, csr.Deny, []string{"worker-2", "reissue-requested-at"}},
 		"approved": {request("csr-a", 1, 0, forNode("worker-2"), approved(0)), v1alpha1.VerdictApproved, csr.ReasonWrongSubject, csr.Leave,
-			[]string{"somebody else approved it although", "worker-2"}},
+			[]string{"someone else approved it although", "worker-2"}},
 		"deleted": {request("csr-a", 1, 0, anotherSigner), v1alpha1.VerdictDenied, csr.ReasonWrongSigner, csr.Leave, []string{certificatesv1.KubeAPIServerClientSignerName}},
 	}
 	for name, tt := range tests {

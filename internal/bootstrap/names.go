@@ -71,13 +71,13 @@ func TokenIDOfUser(username string) string {
 	return id
 }
 
-// ownedBy tells whether an object is a child of this very NodeBootstrap.
+// ownedBy reports whether an object is a child of this very NodeBootstrap.
 func ownedBy(o metav1.Object, nb *v1alpha1.NodeBootstrap) bool {
 	owner := metav1.GetControllerOf(o)
 	return owner != nil && owner.UID == nb.UID
 }
 
-// Ours tells whether a Secret was made by the operator for a node, under this NodeBootstrap or a former one of its name.
+// Ours reports whether a Secret was made by the operator for a node, under this NodeBootstrap or a former one of its name.
 func Ours(s *corev1.Secret, node string) bool {
 	if owner := metav1.GetControllerOfNoCopy(s); owner != nil {
 		return ofNodeBootstrap(owner) && owner.Name == node

@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// While nobody decided, a kubelet gave up twice and asked anew each time, with another key. It waits for the last request,
+// While nobody decided, a kubelet gave up twice and asked again each time, with another key. It waits for the last request,
 // in whatever order a cache lists them.
 func TestKubeletThatGaveUpWaitsForItsNewestRequest(t *testing.T) {
 	requests := []*certificatesv1.CertificateSigningRequest{

@@ -40,7 +40,7 @@ func (p *Plan) noteOutliving(f *Facts, now time.Time) {
 	}
 	for _, d := range f.NodeBootstrap.Status.Certificates { // the condition ends with the certificate
 		if d.ExpirationTime != nil && now.Before(d.ExpirationTime.Time) {
-			p.LookAgain(d.ExpirationTime.Time)
+			p.RequeueBy(d.ExpirationTime.Time)
 		}
 	}
 }
@@ -63,7 +63,7 @@ func (p *Plan) recordOutliving(record []v1alpha1.CertificateDecision) (_ []v1alp
 	return record, changed
 }
 
-// recordLate notes certificates that were issued although the operator had denied the request or revoked its token: somebody else
+// recordLate notes certificates that were issued although the operator had denied the request or revoked its token: someone else
 // approved the one, the signer was faster than the deletion with the other. It also notes those of keys that were replaced.
 func (r *report) recordLate() {
 	for _, q := range r.f.Requests {

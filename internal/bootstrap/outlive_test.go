@@ -92,8 +92,8 @@ func TestOutlivingCertificateExpires(t *testing.T) {
 	d.ExpirationTime = &metav1.Time{Time: expires}
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{d}
 	p := Decide(f, now)
-	if p.Again.IsZero() || p.Again.After(expires) {
-		t.Errorf("it looks again at %s, want by %s", p.Again, expires)
+	if p.RequeueAt.IsZero() || p.RequeueAt.After(expires) {
+		t.Errorf("it looks again at %s, want by %s", p.RequeueAt, expires)
 	}
 	for at, want := range map[time.Time]bool{expires.Add(-time.Second): true, expires: false} {
 		o := published(1, young)

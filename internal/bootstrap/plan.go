@@ -27,7 +27,7 @@ const (
 	// Joined means: the node is a member; no credential may be left.
 	Joined
 	// DeadlineExceeded means: the node has not joined in time.
-	// Whatever credential there was has run out and is not renewed.
+	// Whatever credential there was has expired and is not renewed.
 	DeadlineExceeded
 	// Withdrawn means: a token of the node was in wrong hands, and there is no credential until a reissue.
 	Withdrawn
@@ -77,13 +77,13 @@ type Plan struct {
 	// Outliving are requests that have a certificate although the plan revokes their token.
 	Outliving []*certificatesv1.CertificateSigningRequest
 
-	untold  string             // the id of the last token to be deleted, if the status does not tell of it
-	kept    []Token            // the live tokens, the newest last: Token and its predecessor
-	budgets map[string]*budget // by token id
-	keys    []v1alpha1.SentKey // sent with one token, if several
+	unrecorded string             // the id of the last token to be deleted, if the status does not tell of it
+	kept       []Token            // the live tokens, the newest last: Token and its predecessor
+	budgets    map[string]*budget // by token id
+	keys       []v1alpha1.SentKey // sent with one token, if several
 
-	// Again is when to look again even if nothing happens; zero for never.
-	Again time.Time
+	// RequeueAt is when to reconcile again even if nothing happens; zero for never.
+	RequeueAt time.Time
 }
 
 // Decision is a verdict on a request.
@@ -94,14 +94,14 @@ type Decision struct {
 	Record v1alpha1.CertificateDecision
 }
 
-// LookAgain asks for another pass at a time, or earlier.
-func (p *Plan) LookAgain(at time.Time) {
-	if p.Again.IsZero() || at.Before(p.Again) {
-		p.Again = at
+// RequeueBy asks for another reconcile at a time, or earlier.
+func (p *Plan) RequeueBy(at time.Time) {
+	if p.RequeueAt.IsZero() || at.Before(p.RequeueAt) {
+		p.RequeueAt = at
 	}
 }
 
-// Revokes tells whether something is denied or deleted, but for what is replaced.
+// Revokes reports whether something is denied or deleted, except for what is replaced.
 func (p *Plan) Revokes() bool {
 	return len(p.DeleteTokens) > 0 || len(p.DeleteRequests) > 0 || p.DeleteKubeconfig != nil ||
 		slices.ContainsFunc(p.Decisions, func(d Decision) bool { return d.Result.Verdict == csr.Deny })
@@ -120,22 +120,22 @@ func Decide(f *Facts, now time.Time) Plan {
 		p.await(f, now)
 	}
 	p.decideServing(f, now)
-	p.noteUntold(f)
+	p.noteUnrecorded(f)
 	p.noteOutliving(f, now)
 	p.noteKeys(f)
 	return p
 }
 
-// noteUntold has the status tell of a token before that is deleted: after a crash in between, the next token would get its id,
+// noteUnrecorded has the status tell of a token before that is deleted: after a crash in between, the next token would get its id,
 // and the API server accepts a deleted token for ten seconds more. Evidence of misuse tells of its token by itself.
-func (p *Plan) noteUntold(f *Facts) {
+func (p *Plan) noteUnrecorded(f *Facts) {
 	if f.NodeBootstrap == nil || p.Misuse != nil || f.misused() {
 		return
 	}
 	last := f.NodeBootstrap.Status.LastTokenID
 	for _, t := range f.tokens() {
 		if slices.Contains(p.DeleteTokens, t.Object) && follows(f.NodeBootstrap.UID, t.ID, last) {
-			p.untold, last = t.ID, t.ID
+			p.unrecorded, last = t.ID, t.ID
 		}
 	}
 }
@@ -154,7 +154,7 @@ func (p *Plan) dropKubeconfig(f *Facts) {
 	}
 }
 
-// await sees to one live credential, and no more besides a predecessor that renewal left to run out.
+// await sees to one live credential, and no more besides a predecessor that renewal left to expire.
 func (p *Plan) await(f *Facts, now time.Time) {
 	p.Phase = Awaited
 	p.Reissue = f.reissueDue()
@@ -196,7 +196,7 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	p.schedule(f, deadline, now)
 }
 
-// renewalDue tells whether the node has no live token, or one that a successor is due for.
+// renewalDue reports whether the node has no live token, or one that a successor is due for.
 func (p *Plan) renewalDue(f *Facts, now time.Time) bool {
 	n := len(p.kept)
 	return n == 0 || !now.Before(p.kept[n-1].renewAt(f.NodeBootstrap))
@@ -231,20 +231,20 @@ func (p *Plan) sortSecrets(f *Facts) {
 // schedule says when time alone changes what has to be done.
 func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 	for _, t := range p.kept {
-		p.LookAgain(t.Expires)
+		p.RequeueBy(t.Expires)
 	}
 	if p.Token != nil && p.MintAfter == nil && p.Problem == nil {
 		if due := p.Token.renewAt(f.NodeBootstrap); due.After(now) {
-			p.LookAgain(due)
+			p.RequeueBy(due)
 		}
-		p.LookAgain(f.Cluster.CAExpires)
+		p.RequeueBy(f.Cluster.CAExpires)
 	}
 	if deadline.After(now) {
-		p.LookAgain(deadline)
+		p.RequeueBy(deadline)
 	}
 	for _, r := range f.ownRequests() {
 		if until, waits := f.recordWaits(r, now); waits {
-			p.LookAgain(until)
+			p.RequeueBy(until)
 		}
 	}
 	if f.Node != nil { // its Lease will tell, but is not watched: look often at first, then ever more seldom
@@ -252,7 +252,7 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 		if at := f.lastIssued(); !at.IsZero() {
 			age = min(age, now.Sub(at))
 		}
-		p.LookAgain(now.Add(min(max(age/10, leasePollMin), leasePollMax)))
+		p.RequeueBy(now.Add(min(max(age/10, leasePollMin), leasePollMax)))
 	}
 	p.lookForNode(f, now)
 	p.lookForOldKubelet(f, now)
@@ -280,7 +280,7 @@ func NotOurs(s *corev1.Secret) *Problem {
 		"the Secret %s/%s exists and does not belong to this NodeBootstrap: delete it. If somebody needs it, copy it to another name first", s.Namespace, s.Name)}
 }
 
-// awaitingSince is since when the node is waited for, at a time: a reissue that is due begins the wait anew, and so does a
+// awaitingSince is since when the node is waited for, at a time: a reissue that is due begins the wait again, and so does a
 // node that had joined and is gone.
 func awaitingSince(f *Facts, now time.Time) time.Time {
 	s := f.NodeBootstrap.Status

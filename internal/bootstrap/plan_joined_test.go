@@ -58,7 +58,7 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 		"a member, but no kubelet's":   {fresh(), node(old), outline{phase: Awaited, mint: "#1"}},
 		"a Lease alone":                {fresh(), both(node(old), lease(time.Second)), outline{phase: Awaited, mint: "#1"}},
 		"a report without a Node":      {fresh(), reported, outline{phase: Awaited, mint: "#1"}},
-		"a member, wanted anew":        {fresh(), both(node(old), reported, lease(time.Second), askReissue), outline{phase: Awaited, reissue: true, mint: "#1"}},
+		"a member, wanted again":       {fresh(), both(node(old), reported, lease(time.Second), askReissue), outline{phase: Awaited, reissue: true, mint: "#1"}},
 		"waited for, no Node":          {awaited(1, young), nil, waits},
 		"waited for, Node made ahead":  {awaited(1, young), node(minutes(5)), waits},
 		"joined in another way":        {awaited(1, young), both(node(minutes(5)), works), clean},
@@ -191,8 +191,8 @@ func TestDecideLooksAgain(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(tt.facts)
 			}
-			if p := Decide(tt.facts, now); !p.Again.Equal(tt.want) {
-				t.Errorf("got %s, want %s", p.Again, tt.want)
+			if p := Decide(tt.facts, now); !p.RequeueAt.Equal(tt.want) {
+				t.Errorf("got %s, want %s", p.RequeueAt, tt.want)
 			}
 		})
 	}
@@ -226,10 +226,10 @@ func TestPlanSince(t *testing.T) {
 func TestLookAgainTakesTheEarliest(t *testing.T) {
 	var p Plan
 	for _, at := range []time.Duration{2 * time.Hour, time.Hour, 3 * time.Hour} {
-		p.LookAgain(now.Add(at))
+		p.RequeueBy(now.Add(at))
 	}
-	if want := now.Add(time.Hour); !p.Again.Equal(want) {
-		t.Errorf("got %s, want %s", p.Again, want)
+	if want := now.Add(time.Hour); !p.RequeueAt.Equal(want) {
+		t.Errorf("got %s, want %s", p.RequeueAt, want)
 	}
 }
 
@@ -265,8 +265,8 @@ func TestNewNodeMayBeAMember(t *testing.T) {
 			if got := short(Report(c.facts, &p, &o, now), v1alpha1.ConditionReady); got != c.ready {
 				t.Errorf("Ready is %s, want %s", got, c.ready)
 			}
-			if p.MayBeMember && (p.Again.IsZero() || p.Again.Sub(now) > 5*time.Second) {
-				t.Errorf("it looks again at %s", p.Again)
+			if p.MayBeMember && (p.RequeueAt.IsZero() || p.RequeueAt.Sub(now) > 5*time.Second) {
+				t.Errorf("it looks again at %s", p.RequeueAt)
 			}
 		})
 	}

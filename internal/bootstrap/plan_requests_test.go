@@ -54,7 +54,7 @@ func TestDecideOnRequests(t *testing.T) {
 		"the same, denied":             {awaited(1, young), with(request("csr-a", 7, minutes(1), decided(isDenied, 0))), first},
 		"the same, issued":             {awaited(1, young), with(request("csr-a", 7, minutes(1), approved(0), withCertificate)), first},
 		"the same, approval Manual":    {awaited(1, young), edits(with(request("csr-a", 7, minutes(1))), approval(v1alpha1.ApprovalManual)), deleted("csr-a")},
-		"with a token that ran out":    {awaited(1, old), with(a()), outline{phase: Awaited, mint: "#2", deleteToken: "#1", deleteCSR: "csr-a"}},
+		"with a token that expired":    {awaited(1, old), with(a()), outline{phase: Awaited, mint: "#2", deleteToken: "#1", deleteCSR: "csr-a"}},
 		"a reissue is due":             {awaited(1, young), edits(with(a()), askReissue), outline{phase: Awaited, reissue: true, mint: "#2", deleteToken: "#1", deleteCSR: "csr-a"}},
 		"a reissue is due, approved":   {awaited(1, young), edits(with(a(approved(0))), askReissue), outline{phase: Awaited, reissue: true, mint: "#2", deleteToken: "#1", deleteCSR: "csr-a"}},
 		"joined":                       {joinedBefore(), with(a()), outline{phase: Joined, deleteCSR: "csr-a"}},

@@ -15,7 +15,7 @@ import (
 const (
 	young = time.Hour      // a token that is not due
 	due   = 21 * time.Hour // a token whose renewal is due: the latest moment is at 20 h
-	old   = 25 * time.Hour // a token that has run out
+	old   = 25 * time.Hour // a token that has expired
 )
 
 func foreignKubeconfig() *corev1.Secret {
@@ -66,8 +66,8 @@ func TestDecideMintsATokenWhereThereIsNone(t *testing.T) {
 		"the same and no cluster": {fresh(), func(f *Facts) { noCluster(f); f.Kubeconfig = kubeconfigSecret(1) },
 			outline{phase: Awaited, problem: v1alpha1.ReasonServerUnknown, dropConfig: true}},
 		"the token deleted by hand": {awaited(2, young), func(f *Facts) { f.TokenSecrets = nil }, outline{phase: Awaited, mint: "#3"}},
-		"the token run out":         {awaited(2, old), nil, outline{phase: Awaited, mint: "#3", deleteToken: "#2"}},
-		"run out and no cluster":    {awaited(2, old), noCluster, outline{phase: Awaited, problem: v1alpha1.ReasonServerUnknown, deleteToken: "#2", dropConfig: true}},
+		"the token expired":         {awaited(2, old), nil, outline{phase: Awaited, mint: "#3", deleteToken: "#2"}},
+		"expired and no cluster":    {awaited(2, old), noCluster, outline{phase: Awaited, problem: v1alpha1.ReasonServerUnknown, deleteToken: "#2", dropConfig: true}},
 		"nobody knows of a token":   {awaited(2, young), func(f *Facts) { f.TokenSecrets, f.NodeBootstrap.Status.LastTokenID = nil, "" }, outline{phase: Awaited, mint: "#1"}},
 		"there was one, long ago":   {fresh(), func(f *Facts) { f.NodeBootstrap.Status.LastTokenID = nthID(4) }, outline{phase: Awaited, mint: "#5"}},
 		"the token malformed": {awaited(2, young), func(f *Facts) { f.TokenSecrets[0].Data["token-secret"] = []byte("x") },
@@ -101,7 +101,7 @@ func TestDecideKeepsTheLiveToken(t *testing.T) {
 		"live and no cluster":           {awaited(2, young), noCluster, outline{phase: Awaited, token: "#2", problem: v1alpha1.ReasonServerUnknown}},
 		"groups edited":                 {awaited(2, young), data("auth-extra-groups", "system:bootstrappers:x"), repaired},
 		"put off":                       {awaited(2, young), data("expiration", "2046-03-04T05:06:07Z"), repaired},
-		"run out by an edit":            {awaited(2, young), data("expiration", "2006-03-04T05:06:07Z"), repaired},
+		"expired by an edit":            {awaited(2, young), data("expiration", "2006-03-04T05:06:07Z"), repaired},
 		"no end":                        {awaited(2, young), func(f *Facts) { delete(f.TokenSecrets[0].Data, "expiration") }, repaired},
 		"may sign":                      {awaited(2, young), data("usage-bootstrap-signing", "true"), repaired},
 		"may not authenticate":          {awaited(2, young), data("usage-bootstrap-authentication", "false"), repaired},
@@ -111,7 +111,7 @@ func TestDecideKeepsTheLiveToken(t *testing.T) {
 		"a shorter ttl asked":   {awaited(2, young), ttl(2 * time.Hour), repaired},
 		"a ttl that has passed": {awaited(2, young), ttl(30 * time.Minute), repaired},
 		"after the deadline":    {awaited(2, young), deadlineAfter(30 * time.Minute), second},
-		"put off and run out": {awaited(2, old), data("expiration", "2046-03-04T05:06:07Z"),
+		"put off and expired": {awaited(2, old), data("expiration", "2046-03-04T05:06:07Z"),
 			outline{phase: Awaited, mint: "#3", deleteToken: "#2"}},
 	})
 }
@@ -132,7 +132,7 @@ func TestDecideRenews(t *testing.T) {
 		"renewed in the same second": {renewed(3, young, young), func(f *Facts) { f.TokenSecrets[0], f.TokenSecrets[1] = f.TokenSecrets[1], f.TokenSecrets[0] },
 			outline{phase: Awaited, token: "#3"}},
 		"renewed, a crash before the status": {renewed(3, young, due), func(f *Facts) { f.NodeBootstrap.Status = statusOf(2, due) }, outline{phase: Awaited, token: "#3"}},
-		"renewed, the old one ran out":       {renewed(3, young, old), nil, outline{phase: Awaited, token: "#3", deleteToken: "#2"}},
+		"renewed, the old one expired":       {renewed(3, young, old), nil, outline{phase: Awaited, token: "#3", deleteToken: "#2"}},
 		"renewed, then deleted by hand": {awaited(2, due), func(f *Facts) { f.NodeBootstrap.Status = statusOf(3, young) },
 			outline{phase: Awaited, token: "#2", mint: "#4"}},
 		"three live": {renewed(3, young, 2*time.Hour), func(f *Facts) { f.addToken(1, 3*time.Hour) }, outline{phase: Awaited, token: "#3", deleteToken: "#1"}},
@@ -151,7 +151,7 @@ func TestDecideAfterTheDeadline(t *testing.T) {
 	testPlans(t, map[string]planned{
 		"no token":              {fresh(), after, outline{phase: DeadlineExceeded}},
 		"at the deadline":       {fresh(), deadlineAfter(time.Hour), outline{phase: DeadlineExceeded}},
-		"the token run out":     {awaited(1, old), after, outline{phase: DeadlineExceeded, deleteToken: "#1", dropConfig: true}},
+		"the token expired":     {awaited(1, old), after, outline{phase: DeadlineExceeded, deleteToken: "#1", dropConfig: true}},
 		"no token, no cluster":  {fresh(), func(f *Facts) { after(f); noCluster(f) }, outline{phase: DeadlineExceeded, problem: v1alpha1.ReasonServerUnknown}},
 		"another's Secret":      {fresh(), func(f *Facts) { after(f); f.Kubeconfig = foreignKubeconfig() }, outline{phase: DeadlineExceeded, problem: v1alpha1.ReasonObjectNotOurs}},
 		"reissued since":        {awaited(1, old), func(f *Facts) { after(f); askReissue(f) }, outline{phase: Awaited, reissue: true, mint: "#2", deleteToken: "#1"}},

@@ -23,12 +23,12 @@ func clusterWide(f *Facts) bool {
 	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide
 }
 
-// alarming tells whether an alarm stands with a plan, that tokens are withdrawn for.
+// alarming reports whether an alarm stands with a plan, that tokens are withdrawn for.
 func alarming(f *Facts, p *Plan) bool {
 	return f.NodeBootstrap != nil && p.Phase != Joined && !clusterWide(f) && (p.Misuse != nil || f.misused())
 }
 
-// unclaimed tells whether no key was approved with a token before this pass.
+// unclaimed reports whether no key was approved with a token before this pass.
 func unclaimed(f *Facts, tokenID string) bool {
 	key, _ := claimOf(f, tokenID)
 	return key == ""
@@ -86,7 +86,7 @@ var rules = map[string]func(*Facts, *Plan) bool{
 		hasOurs := f.Kubeconfig != nil && Ours(f.Kubeconfig, f.Name)
 		return (p.DeleteKubeconfig != nil) == (hasOurs && p.Token == nil && p.MintAfter == nil)
 	},
-	"it waits for what it does not do now": func(_ *Facts, p *Plan) bool { return p.Token == nil || p.Again.After(now) },
+	"it waits for what it does not do now": func(_ *Facts, p *Plan) bool { return p.Token == nil || p.RequeueAt.After(now) },
 
 	"one key is approved for a token and as many as may replace it, by approval Node alone": func(f *Facts, p *Plan) bool {
 		byToken := map[string][]string{}
@@ -130,7 +130,7 @@ var rules = map[string]func(*Facts, *Plan) bool{
 			switch _, approved := approvedAt(d.Request); {
 			case d.Result.Verdict != csr.Leave:
 				return undecided(d.Request) && !slices.Contains(p.DeleteRequests, d.Request)
-			case d.Record.Verdict == v1alpha1.VerdictDenied && !undecided(d.Request): // by somebody else
+			case d.Record.Verdict == v1alpha1.VerdictDenied && !undecided(d.Request): // by someone else
 				return Misuse(d.Record.Reason) && !deniedByUs(d.Request)
 			case d.Record.Verdict == v1alpha1.VerdictDenied:
 				return d.Record.Reason == csr.ReasonWrongSigner && slices.Contains(p.DeleteRequests, d.Request)

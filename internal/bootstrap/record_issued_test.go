@@ -84,7 +84,7 @@ func TestRecordIssuedGoesByTime(t *testing.T) {
 	}
 }
 
-// Somebody else was faster than a denial: a certificate is out, whatever is recorded of it.
+// Someone else was faster than a denial: a certificate is out, whatever is recorded of it.
 func TestRecordOvertaken(t *testing.T) {
 	mine := func(edit ...func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
 		return request("csr-a", 1, minutes(3), edit...)
@@ -147,10 +147,10 @@ func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
 		tells bool
 		again time.Duration
 	}{
-		"it waits":                           {facts(since, claimed), false, joinSoon - since},
-		"not for long":                       {facts(joinSoon, claimed), true, 0},
-		"nor when the node has joined":       {joining, true, 0},
-		"nor when somebody else approved it": {facts(since), true, 0},
+		"it waits":                          {facts(since, claimed), false, joinSoon - since},
+		"not for long":                      {facts(joinSoon, claimed), true, 0},
+		"nor when the node has joined":      {joining, true, 0},
+		"nor when someone else approved it": {facts(since), true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := Decide(tt.f, now)
@@ -158,8 +158,8 @@ func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
 			if tells := len(status.Certificates) == 1 && status.Certificates[0].IssuedTime != nil; tells != tt.tells {
 				t.Errorf("the status tells of it: %v", tells)
 			}
-			if tt.again > 0 && !p.Again.Equal(now.Add(tt.again)) {
-				t.Errorf("it is looked at again at %s", p.Again)
+			if tt.again > 0 && !p.RequeueAt.Equal(now.Add(tt.again)) {
+				t.Errorf("it is looked at again at %s", p.RequeueAt)
 			}
 		})
 	}

@@ -165,7 +165,7 @@ func TestServingDenialsAreNotToldAgain(t *testing.T) {
 	}
 }
 
-// Somebody else's approval of a theft is not the operator's; what was deleted has no condition to look at.
+// Someone else's approval of a theft is not the operator's; what was deleted has no condition to look at.
 func TestEventsOnThefts(t *testing.T) {
 	events := func(edit ...func(*certificatesv1.CertificateSigningRequest)) []Event {
 		f := awaited(1, young)
@@ -183,7 +183,7 @@ func TestEventsOnThefts(t *testing.T) {
 	}
 }
 
-// A history forgets what somebody else approved long ago; while the request is there it is not to be told of again.
+// A history forgets what someone else approved long ago; while the request is there it is not to be told of again.
 func TestApprovedTheftsAreNotToldAgain(t *testing.T) {
 	theft := func(name string, age time.Duration) *certificatesv1.CertificateSigningRequest {
 		return request(name, 1, age, forNode("worker-2"), approved(age))

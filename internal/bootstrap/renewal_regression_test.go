@@ -34,7 +34,7 @@ func TestTokensOfOneSecondKeepTheirOrder(t *testing.T) {
 	}
 }
 
-// Tokens that are no chain, since an id in between was somebody else's, must not change places from list to list.
+// Tokens that are no chain, since an id in between was someone else's, must not change places from list to list.
 func TestTokensWithoutAChainKeepTheirOrder(t *testing.T) {
 	secrets := []*corev1.Secret{tokenSecret(1, young), tokenSecret(9, young)}
 	f := fresh()

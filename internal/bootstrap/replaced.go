@@ -170,7 +170,7 @@ func lastReplaced(record []v1alpha1.CertificateDecision, of func(v1alpha1.Certif
 	return replaced
 }
 
-// noteUse finds evidence of two machines when the node has joined: whoever sent the newest key was denied, so somebody else has joined.
+// noteUse finds evidence of two machines when the node has joined: whoever sent the newest key was denied, so someone else has joined.
 func (p *Plan) noteUse(f *Facts, now time.Time) {
 	s := &f.NodeBootstrap.Status
 	if s.AwaitingSince == nil || meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionTokenMisused) || !f.certificateUsed() ||

@@ -33,12 +33,12 @@ const (
 type Outcome struct {
 	// Token is the newest live token; nil when there is none.
 	Token *Token
-	// Claimed tells whether the NodeBootstrap among the facts is what the API server answered when the claim was stored, and
+	// Claimed reports whether the NodeBootstrap among the facts is what the API server answered when the claim was stored, and
 	// nothing else was done since.
 	Claimed bool
-	// Revoked tells whether what the plan deletes is gone.
+	// Revoked reports whether what the plan deletes is gone.
 	Revoked bool
-	// Published tells whether the kubeconfig Secret carries that token.
+	// Published reports whether the kubeconfig Secret carries that token.
 	Published bool
 	// Acceptance is what the API server says of that token.
 	Acceptance Acceptance
@@ -50,12 +50,12 @@ type Outcome struct {
 	Err error
 }
 
-// Carries tells whether a kubeconfig Secret carries a token.
+// Carries reports whether a kubeconfig Secret carries a token.
 func Carries(s *corev1.Secret, t Token) bool {
 	return s != nil && bytes.Contains(tokensIn(s), []byte(t.bearer()))
 }
 
-// Verified tells whether a status says that the API server accepts a token.
+// Verified reports whether a status says that the API server accepts a token.
 func Verified(status *v1alpha1.NodeBootstrapStatus, t *Token) bool {
 	return t != nil && status.Token != nil && status.Token.ID == t.ID &&
 		meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCredentialsAvailable)
@@ -102,7 +102,7 @@ type report struct {
 	now      time.Time
 }
 
-// issuedToRecord are the node's requests but for those whose record waits.
+// issuedToRecord are the node's requests except for those whose record waits.
 func (r *report) issuedToRecord() []*certificatesv1.CertificateSigningRequest {
 	own := r.f.ownRequests()
 	if r.p.Phase != Awaited {
@@ -177,7 +177,7 @@ func (r *report) credential() {
 	}
 }
 
-// deletesNamed tells whether the plan deletes the token that the status names: if somebody took its label off, the status alone
+// deletesNamed reports whether the plan deletes the token that the status names: if somebody took its label off, the status alone
 // tells of it.
 func (r *report) deletesNamed() bool {
 	return r.old.Token != nil && slices.ContainsFunc(r.p.DeleteTokens, func(s *corev1.Secret) bool { return s.Name == TokenSecretName(r.old.Token.ID) })
@@ -248,7 +248,7 @@ func (r *report) credentials() finding {
 	case r.p.Phase == Joined:
 		return no(v1alpha1.ReasonJoined, "the node has joined: no credential is left")
 	case r.p.Phase == DeadlineExceeded:
-		return no(v1alpha1.ReasonJoinDeadlineExceeded, "the last token has run out")
+		return no(v1alpha1.ReasonJoinDeadlineExceeded, "the last token has expired")
 	case r.p.Phase == Withdrawn && r.o.Err != nil:
 		return no(v1alpha1.ReasonWriteFailed, "a token was misused and the credential could not be removed: %v; this is tried again", r.o.Err)
 	case r.p.Phase == Withdrawn:
@@ -332,7 +332,7 @@ func (r *report) waitingFor() finding {
 	return yes(v1alpha1.ReasonAwaitingNode, "%s", r.awaitingMessage())
 }
 
-// wasAvailable tells whether the API server accepted the token, or the one before: a renewal does not put that in doubt.
+// wasAvailable reports whether the API server accepted the token, or the one before: a renewal does not put that in doubt.
 func (r *report) wasAvailable() bool {
 	return meta.IsStatusConditionTrue(r.old.Conditions, v1alpha1.ConditionCredentialsAvailable)
 }

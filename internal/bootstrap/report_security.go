@@ -15,7 +15,7 @@ import (
 // alarm keeps the condition that a token was misused as it was first raised.
 func (r *report) alarm() { r.p.raise(r.new, r.new.ObservedGeneration, r.now) }
 
-// enforcement tells whether this operator alone approves what the node's token asks for. Without a token there is nothing
+// enforcement reports whether this operator alone approves what the node's token asks for. Without a token there is nothing
 // to tell.
 func (r *report) enforcement() {
 	if r.new.Token == nil {

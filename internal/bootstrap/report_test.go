@@ -183,7 +183,7 @@ func TestReportFields(t *testing.T) {
 		"not published":         {fresh(), nil, unpublished(published(1, 0)), fields{tokenStatus(1, 0), nthID(1), nil, "", hourAgo, ""}},
 		"renewed":               {awaited(1, due), nil, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, hourAgo, ""}},
 		"not made":              {fresh(), nil, Outcome{Err: errWrite}, fields{nil, "", nil, "", hourAgo, ""}},
-		"the old one ran out":   {awaited(1, old), nil, Outcome{Revoked: true, Err: errWrite}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
+		"the old one expired":   {awaited(1, old), nil, Outcome{Revoked: true, Err: errWrite}, fields{nil, nthID(1), nil, "", hourAgo, ""}},
 		"another server":        {awaited(1, young), func(f *Facts) { f.Cluster.Server = "https://new" }, published(1, young), fields{tokenStatus(1, young), nthID(1), secret, "https://new", hourAgo, ""}},
 		"the server is unknown": {awaited(1, young), noCluster, published(1, young), fields{tokenStatus(1, young), nthID(1), secret, testServer, hourAgo, ""}},
 		"reissued":              {awaited(1, young), askReissue, published(2, 0), fields{tokenStatus(2, 0), nthID(2), secret, testServer, justNow, reissueAt}},

@@ -41,7 +41,7 @@ func byCreation(a, b *certificatesv1.CertificateSigningRequest) int {
 // decideRequests gives each request that was sent with a token its verdict. One without a certificate whose token is no more
 // is deleted, even when it was approved: an approval cannot be taken back, and the signer would still sign.
 //
-// The newest request comes first: a kubelet that gives up, or restarts, asks anew with another key and waits for that one
+// The newest request comes first: a kubelet that gives up, or restarts, asks again with another key and waits for that one
 // alone, so that an older one must not claim the token.
 func (p *Plan) decideRequests(f *Facts, now time.Time) {
 	for _, r := range newestFirst(f.Requests) {
@@ -67,7 +67,7 @@ func (p *Plan) liveToken(id string) *Token {
 	return &p.kept[i]
 }
 
-// judge decides on a request that was sent with a live token, and looks at those that somebody else has approved.
+// judge decides on a request that was sent with a live token, and looks at those that someone else has approved.
 func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) {
 	at, approved := approvedAt(r)
 	i := slices.IndexFunc(f.NodeBootstrap.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
@@ -76,7 +76,7 @@ func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningReq
 	recorded := i >= 0
 	if recorded && approved && f.NodeBootstrap.Status.Certificates[i].Verdict == v1alpha1.VerdictApproved { // nothing is left to decide
 		if overdue := at.Add(issuanceDeadline); !issued(r) && overdue.After(now) {
-			p.LookAgain(overdue)
+			p.RequeueBy(overdue)
 		}
 		return
 	}
@@ -95,12 +95,12 @@ func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningReq
 		}
 	case approved:
 		if overdue := at.Add(issuanceDeadline); !issued(r) && overdue.After(now) {
-			p.LookAgain(overdue)
+			p.RequeueBy(overdue)
 		}
-		told := !recorded && !at.After(lastTheft(f, t.ID))
+		told := !recorded && !at.After(lastMisuse(f, t.ID))
 		if !told && result.Verdict == csr.Deny && (Misuse(result.Reason) || result.Reason == csr.ReasonKeyReplaced) {
 			p.record(f, v1alpha1.VerdictApproved, t, r, csr.Result{Verdict: csr.Leave, Reason: result.Reason, KeyFingerprint: result.KeyFingerprint,
-				Message: "somebody else approved it although " + result.Message}, now)
+				Message: "someone else approved it although " + result.Message}, now)
 		}
 	case mode == v1alpha1.ApprovalClusterWide: // kube-controller-manager decides
 	case result.Verdict == csr.Deny && r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
@@ -113,7 +113,7 @@ func (p *Plan) judge(f *Facts, t *Token, r *certificatesv1.CertificateSigningReq
 	case mode == v1alpha1.ApprovalNode:
 		if until, held := p.held(f, t, r, now); held && !recorded {
 			if !until.IsZero() {
-				p.LookAgain(until)
+				p.RequeueBy(until)
 			}
 			return
 		}
@@ -139,9 +139,9 @@ func (p *Plan) evaluate(f *Facts, t *Token, r *certificatesv1.CertificateSigning
 	return csr.Evaluate(request)
 }
 
-// lastTheft is when a theft was last recorded that somebody else approved a request of a token for. What was approved before
+// lastMisuse is when a theft was last recorded that someone else approved a request of a token for. What was approved before
 // was seen then: a long record may have forgotten it.
-func lastTheft(f *Facts, tokenID string) time.Time {
+func lastMisuse(f *Facts, tokenID string) time.Time {
 	var last time.Time
 	for _, d := range f.NodeBootstrap.Status.Certificates {
 		if d.TokenID == tokenID && d.Verdict == v1alpha1.VerdictApproved && Evidence(d) && d.Time.After(last) {
@@ -193,7 +193,7 @@ func (p *Plan) budgetOf(f *Facts, tokenID string) *budget {
 	return b
 }
 
-// overspent tells whether as many requests of a token were decided on as there may be, and notes that once.
+// overspent reports whether as many requests of a token were decided on as there may be, and notes that once.
 func (p *Plan) overspent(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) bool {
 	b := p.budgetOf(f, t.ID)
 	if !b.over && b.decided.Len() >= maxDecisionsPerToken {
@@ -232,7 +232,7 @@ func HasVerdict(r *certificatesv1.CertificateSigningRequest, d Decision) bool {
 	return denied != nil && approved == nil
 }
 
-// Supports tells whether an approval that was decided on for a NodeBootstrap still rests on what is there at a time: the
+// Supports reports whether an approval that was decided on for a NodeBootstrap still rests on what is there at a time: the
 // same NodeBootstrap, with the claim in its status, with no new wish for a reissue and with the approval left to us, and the
 // live token.
 func Supports(decided, live *v1alpha1.NodeBootstrap, token *corev1.Secret, d Decision, now time.Time) bool {
@@ -242,7 +242,7 @@ func Supports(decided, live *v1alpha1.NodeBootstrap, token *corev1.Secret, d Dec
 		ok && t.ID == d.Record.TokenID && ownedBy(token, live) && token.DeletionTimestamp == nil && t.Live(now)
 }
 
-// hasClaim tells whether a status has an approval on record.
+// hasClaim reports whether a status has an approval on record.
 func hasClaim(status *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) bool {
 	i := decisionOn(status.Certificates, d)
 	return i >= 0 && status.Certificates[i].Verdict == v1alpha1.VerdictApproved && status.Certificates[i].KeyFingerprint == d.KeyFingerprint
@@ -258,7 +258,7 @@ func notIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningReques
 	return nil
 }
 
-// awaitsPerson tells whether a request waits for somebody to approve it.
+// awaitsPerson reports whether a request waits for somebody to approve it.
 func awaitsPerson(f *Facts) bool {
 	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalManual &&
 		slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return undecided(r) && f.concerns(r) })

@@ -81,7 +81,7 @@ func TestSupports(t *testing.T) {
 		"another's token":            {func(l *live) { l.token.OwnerReferences[0].UID = formerUID }, false},
 		"nobody's token":             {func(l *live) { l.token.OwnerReferences = nil }, false},
 		"the token being deleted":    {func(l *live) { l.token.DeletionTimestamp = new(ago(0)) }, false},
-		"the token run out":          {func(l *live) { l.token = tokenSecret(1, old) }, false},
+		"the token expired":          {func(l *live) { l.token = tokenSecret(1, old) }, false},
 		"the status lost":            {func(l *live) { l.nb.Status = v1alpha1.NodeBootstrapStatus{} }, false},
 		"another request claimed":    {func(l *live) { l.nb.Status.Certificates[0].UID = "csr-b" }, false},
 		"another key claimed":        {func(l *live) { l.nb.Status.Certificates[0].KeyFingerprint = "SHA256:another" }, false},

@@ -41,7 +41,7 @@ const (
 
 // ValidateServer reports why a URL is none at which a node can reach the API server, and what to write instead. The URL
 // itself is not in the error, since it may carry a password. The CustomResourceDefinition has the same rules
-// (TestServersAreJudgedAlike), but for what only an implementation of IDNA knows.
+// (TestServersAreJudgedAlike), except for what only an implementation of IDNA knows.
 func ValidateServer(server string) error {
 	u, err := url.Parse(server)
 	switch {

@@ -36,7 +36,7 @@ func (p *Plan) decideServing(f *Facts, now time.Time) {
 		case csr.Leave:
 			continue
 		case csr.Wait:
-			p.LookAgain(now.Add(servingRetry))
+			p.RequeueBy(now.Add(servingRetry))
 		case csr.Approve, csr.Deny:
 			p.Decisions = append(p.Decisions, Decision{Request: r, Result: result})
 		}
@@ -61,7 +61,7 @@ func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequ
 	return result
 }
 
-// AllDecided tells whether no request waits for a verdict.
+// AllDecided reports whether no request waits for a verdict.
 func AllDecided(requests []*certificatesv1.CertificateSigningRequest) bool {
 	return !slices.ContainsFunc(requests, undecided)
 }
@@ -80,7 +80,7 @@ func AddressesToDecide(requests []*certificatesv1.CertificateSigningRequest) []s
 }
 
 // newestUndecided are those requests that a kubelet may be waiting for, as many as may still be decided on: none that is older
-// than one that was decided on, and the last few. A kubelet gives up after a quarter of an hour and asks anew with another
+// than one that was decided on, and the last few. A kubelet gives up after a quarter of an hour and asks again with another
 // key, while Kubernetes keeps what it asked before for a day.
 func newestUndecided(requests []*certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
 	const few = 3
@@ -118,7 +118,7 @@ func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.
 }
 
 // SupportsServing reports whether an approval of a request for a serving certificate that was decided on for a NodeBootstrap still
-// rests on what is there, by facts that were gathered anew: it would be decided in the same way.
+// rests on what is there, by facts that were gathered again: it would be decided in the same way.
 func SupportsServing(decided *v1alpha1.NodeBootstrap, f *Facts, r *certificatesv1.CertificateSigningRequest) bool {
 	var none Plan // of this reconcile: what it found of misuse is in the status by now
 	return f.NodeBootstrap.UID == decided.UID && none.servingVerdict(f, r).Verdict == csr.Approve

@@ -116,8 +116,8 @@ func TestDecideLooksAgainForServingCertificates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := joinedBefore()
 			tt.edit(f)
-			if p := Decide(f, now); !p.Again.Equal(tt.want) {
-				t.Errorf("got %s, want %s", p.Again, tt.want)
+			if p := Decide(f, now); !p.RequeueAt.Equal(tt.want) {
+				t.Errorf("got %s, want %s", p.RequeueAt, tt.want)
 			}
 		})
 	}

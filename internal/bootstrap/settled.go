@@ -15,13 +15,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// Requests that somebody else settled before the operator saw them, for example while it did not run. What was asked for is evidence
+// Requests that someone else settled before the operator saw them, for example while it did not run. What was asked for is evidence
 // of misuse all the same: whoever sent it has the token, and the token is still live.
 
 // settledElsewhere is how a message begins that reports such a request.
 const settledElsewhere = "someone else "
 
-// howSettled is what somebody else did to a request that nobody approved, for a message, with the verdict that the record has.
+// howSettled is what someone else did to a request that nobody approved, for a message, with the verdict that the record has.
 func howSettled(r *certificatesv1.CertificateSigningRequest) (string, v1alpha1.Verdict) {
 	switch {
 	case issued(r): // a signer that does not wait for an approval
@@ -33,7 +33,7 @@ func howSettled(r *certificatesv1.CertificateSigningRequest) (string, v1alpha1.V
 	}
 }
 
-// judgeSettled records a request that was sent with a live token and that somebody else has denied or failed, if what it asks for is
+// judgeSettled records a request that was sent with a live token and that someone else has denied or failed, if what it asks for is
 // evidence of misuse, or will be when the key that was approved is used, once. Nothing is carried out: it has its verdict. With approval ClusterWide only what was approved is evidence.
 func (p *Plan) judgeSettled(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) {
 	if f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide || deniedByUs(r) || f.hasDecisionOn(r.UID) || p.mayBeForgotten(f, r) {

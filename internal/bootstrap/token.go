@@ -59,7 +59,7 @@ func (t Token) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, t.String()
 // MarshalText is String too: structured logs take it.
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// Live tells whether the API server accepts the token at a time.
+// Live reports whether the API server accepts the token at a time.
 func (t Token) Live(now time.Time) bool { return now.Before(t.Expires) }
 
 // bearer is the token in the form in which it authenticates.
@@ -79,7 +79,7 @@ func NextTokenID(owner types.UID, last string) string {
 	return string(id)
 }
 
-// maxSkipped is how many ids that somebody else holds are skipped in a row when a token is made. There are two thousand
+// maxSkipped is how many ids that someone else holds are skipped in a row when a token is made. There are two thousand
 // million ids: more than one is no accident.
 const maxSkipped = 5
 
@@ -93,7 +93,7 @@ func TokenIDs(owner types.UID, last string) []string {
 	return ids
 }
 
-// follows tells whether a token was made after another one.
+// follows reports whether a token was made after another one.
 func follows(owner types.UID, id, last string) bool {
 	return slices.Contains(TokenIDs(owner, last), id)
 }
@@ -120,7 +120,7 @@ func TokenExpires(s *corev1.Secret) time.Time {
 	return expires
 }
 
-// TokenSecret is the Secret of a new token of a NodeBootstrap, with this id and secret part, that runs out at a time. It says
+// TokenSecret is the Secret of a new token of a NodeBootstrap, with this id and secret part, that expires at a time. It says
 // for which reissue it was made: a crash may come before the status does, and then neither may a token from before pass for
 // the one that was asked for, nor may that one be made twice.
 func TokenSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Time) *corev1.Secret {
@@ -142,7 +142,7 @@ func TokenSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Tim
 	return s
 }
 
-// madeFor tells whether a token was made for the reissue that a NodeBootstrap asks for, if any.
+// madeFor reports whether a token was made for the reissue that a NodeBootstrap asks for, if any.
 func (t Token) madeFor(nb *v1alpha1.NodeBootstrap) bool {
 	return ReissueOf(t.Object) == ReissueOf(nb)
 }
@@ -158,7 +158,7 @@ func tokenGroups(nb *v1alpha1.NodeBootstrap) []string {
 // server's clock, which stamps the creation, may be behind. The policy nodebootstrap-cage-secrets refuses what expires later.
 const maxTokenLife = 8760*time.Hour + 10*time.Minute
 
-// wantExpires is when the token shall run out: when the status says, and no later than a ttl from now or maxTokenLife from the
+// wantExpires is when the token shall expire: when the status says, and no later than a ttl from now or maxTokenLife from the
 // creation. A ttl is not counted from the Secret's creation, which is stamped by another clock.
 func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time {
 	want, latest := t.Expires, now.Add(nb.Spec.TokenTTL())
@@ -174,7 +174,7 @@ func (t Token) wantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time 
 	return want
 }
 
-// repaired is the Secret of a token, which runs out at wantExpires, as it should be; nil when it is. For which reissue it was
+// repaired is the Secret of a token, which expires at wantExpires, as it should be; nil when it is. For which reissue it was
 // made stays as it is.
 func (t Token) repaired(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 	want := TokenSecret(nb, t.ID, t.Secret.Reveal(), t.Expires)

@@ -91,7 +91,7 @@ func TestParseToken(t *testing.T) {
 			}
 			want, _ := time.Parse(time.RFC3339, string(s.Data["expiration"])) // zero when it does not say
 			if !got.Expires.Equal(want) {
-				t.Errorf("it runs out at %s, want %s", got.Expires, want)
+				t.Errorf("it expires at %s, want %s", got.Expires, want)
 			}
 		})
 	}
@@ -200,15 +200,15 @@ func TestTokenWantExpires(t *testing.T) {
 	tests := map[string]times{
 		"as it was made":                        {in(time.Hour), in(time.Hour), in(time.Hour)},
 		"put off":                               {in(2 * time.Hour), in(time.Hour), in(time.Hour)},
-		"put off after it ran out":              {in(2 * time.Hour), in(-time.Hour), in(-time.Hour)},
+		"put off after it expired":              {in(2 * time.Hour), in(-time.Hour), in(-time.Hour)},
 		"brought forward":                       {in(-time.Hour), in(time.Hour), in(time.Hour)},
 		"taken out":                             {time.Time{}, in(time.Hour), in(time.Hour)},
 		"the ttl is shorter now":                {in(ttl + time.Hour), in(ttl + time.Hour), in(ttl)},
 		"the status does not know it":           {in(time.Hour), time.Time{}, in(time.Hour)},
 		"put off, the status does not know":     {in(10 * ttl), time.Time{}, in(ttl)},
 		"taken out, and the status knows not":   {time.Time{}, time.Time{}, in(ttl)},
-		"it ran out, and the status knows it":   {in(-time.Hour), in(-time.Hour), in(-time.Hour)},
-		"it ran out, the status does not know":  {in(-time.Hour), time.Time{}, in(-time.Hour)},
+		"it expired, and the status knows it":   {in(-time.Hour), in(-time.Hour), in(-time.Hour)},
+		"it expired, the status does not know":  {in(-time.Hour), time.Time{}, in(-time.Hour)},
 		"a ttl ahead, which is the most it may": {in(ttl), in(ttl), in(ttl)},
 	}
 	for name, tt := range tests {

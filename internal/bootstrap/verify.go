@@ -30,7 +30,7 @@ func doesNotVerify(ca []byte, from string, presented [][]*x509.Certificate, now 
 			"through a load balancer that terminates TLS, set its CA explicitly, with %s or %s", from, err.Error(), fromSpecCA, fromFlagCA)}
 }
 
-// verify checks a chain, the leaf first, as a client does, but for the host name. A leaf that has expired, or is not valid yet,
+// verify checks a chain, the leaf first, as a client does, except for the host name. A leaf that has expired, or is not valid yet,
 // does not speak against the CA.
 func verify(roots *x509.CertPool, chain []*x509.Certificate, now time.Time) error {
 	leaf := chain[0]

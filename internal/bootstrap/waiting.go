@@ -76,6 +76,6 @@ func (p *Plan) lookForNode(f *Facts, now time.Time) {
 		return
 	}
 	if until := f.lastIssued().Add(registerSoon); until.After(now) {
-		p.LookAgain(until)
+		p.RequeueBy(until)
 	}
 }

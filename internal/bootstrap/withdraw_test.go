@@ -51,11 +51,11 @@ func TestDecideWhileAnAlarmStands(t *testing.T) {
 		"no key, approval Manual":           {awaited(1, young), edits(alarm, approval(v1alpha1.ApprovalManual)), gone},
 		"no token":                          {fresh(), alarm, outline{phase: Withdrawn}},
 		"no token, past the deadline":       {fresh(), edits(alarm, deadlineAfter(time.Minute)), outline{phase: Withdrawn}},
-		"the token ran out":                 {awaited(1, old), alarm, gone},
+		"the token expired":                 {awaited(1, old), alarm, gone},
 		"a key is recorded":                 {awaited(1, young), edits(alarm, records(mine)), stays},
 		"a key is recorded, Manual":         {awaited(1, young), edits(alarm, records(mine), approval(v1alpha1.ApprovalManual)), stays},
 		"a key is recorded, renewal due":    {awaited(1, due), edits(alarm, records(mine)), stays},
-		"a key is recorded, it ran out":     {awaited(1, old), edits(alarm, records(mine)), gone},
+		"a key is recorded, it expired":     {awaited(1, old), edits(alarm, records(mine)), gone},
 		"a key is recorded, no cluster":     {awaited(1, young), edits(alarm, records(mine), noCluster), outline{phase: Awaited, token: "#1", problem: "ServerUnknown"}},
 		"a key is recorded, it was edited":  {awaited(1, young), edits(alarm, records(mine), func(f *Facts) { delete(f.TokenSecrets[0].Data, "auth-extra-groups") }), stays.repairing("#1")},
 		"a key was approved elsewhere":      {awaited(1, young), edits(alarm, records(because(reasonApprovedElsewhere, mine))), stays},
@@ -119,8 +119,8 @@ func TestDecideLooksAgainWithAnAlarm(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			tt.edit(tt.facts)
-			if p := Decide(tt.facts, now); !p.Again.Equal(tt.want) {
-				t.Errorf("got %s, want %s", p.Again, tt.want)
+			if p := Decide(tt.facts, now); !p.RequeueAt.Equal(tt.want) {
+				t.Errorf("got %s, want %s", p.RequeueAt, tt.want)
 			}
 		})
 	}

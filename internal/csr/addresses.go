@@ -140,7 +140,7 @@ func (s addressSet) holds(a Address) bool {
 // (pkg/controlplane/apiserver/options). The cluster's domain may follow.
 var apiServerNames = []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc"}
 
-// reservedEverywhere tells whether an address belongs to no node in any cluster: it leads to the API server, to the very
+// reservedEverywhere reports whether an address belongs to no node in any cluster: it leads to the API server, to the very
 // machine that connects, or to many.
 func (a Address) reservedEverywhere() bool {
 	if ip := a.asIP(); ip.IsValid() {

@@ -137,7 +137,7 @@ func hasSubjectOf(e *evaluation, node string) bool {
 	return err == nil && bytes.Equal(e.parsed.RawSubject, want)
 }
 
-// meansSubjectOf tells whether the parsed subject is the node's, in whatever encoding and order. Tools other than a kubelet
+// meansSubjectOf reports whether the parsed subject is the node's, in whatever encoding and order. Tools other than a kubelet
 // write strings of other kinds.
 func meansSubjectOf(e *evaluation, node string) bool {
 	have := e.parsed.Subject.Names
@@ -160,7 +160,7 @@ func denyEncoding(e *evaluation) *Result {
 const stockKubelet = ". Start a stock kubelet. If a stock kubelet runs on the machine, this request is not its own: find out who sent it, and " +
 	"request a reissue if it was sent with the bootstrap token"
 
-// isCanonical encodes the request anew from the parts that were checked, and compares: extensions, attributes and whatever
+// isCanonical encodes the request again from the parts that were checked, and compares: extensions, attributes and whatever
 // a parser passes over would differ. Only the signature's bits are taken as they are.
 func isCanonical(e *evaluation) bool {
 	want, err := canonical(e.parsed)

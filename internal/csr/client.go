@@ -18,7 +18,7 @@ const (
 	ReasonKubeletClient = "KubeletClientOfThisNode"
 	// ReasonOlderThanToken surfaces when the request was there before the token: another one of the same id sent it.
 	ReasonOlderThanToken = "OlderThanToken"
-	// ReasonTokenExpired surfaces when the token has run out since.
+	// ReasonTokenExpired surfaces when the token has expired since.
 	ReasonTokenExpired = "TokenExpired"
 	// ReasonWrongRequester surfaces when the requester has groups, a uid or extra data that a bootstrap token has not.
 	ReasonWrongRequester = "WrongRequester"
@@ -27,14 +27,14 @@ const (
 	// ReasonSecondKey surfaces when another key was approved with the same token before this one asked, and a machine works with it:
 	// two machines have the token.
 	ReasonSecondKey = "SecondKey"
-	// ReasonKeyReplaced surfaces when another key was approved with the same token before this one asked, and was not used: as a rule
+	// ReasonKeyReplaced surfaces when another key was approved with the same token before this one asked, and was not used: usually
 	// the kubelet was restarted before it received its certificate, and has another key now.
 	ReasonKeyReplaced = "KeyReplaced"
 	// ReasonKeyOfAnotherNode is the reason to deny a request whose key is claimed for another node: one node, one key, in both
 	// directions. Machines that were cloned from one disk send the same key.
 	ReasonKeyOfAnotherNode = "KeyOfAnotherNode"
 	// ReasonSuperseded surfaces when another key was approved with the same token while this request was waiting: a kubelet
-	// that is restarted, or tired of waiting, asks anew with another key.
+	// that is restarted, or tired of waiting, asks again with another key.
 	ReasonSuperseded = "Superseded"
 )
 
@@ -46,7 +46,7 @@ type Request struct {
 	NodeName string
 	// TokenID is the id of the token.
 	TokenID string
-	// TokenCreated is when the token was made, and TokenExpires when it runs out.
+	// TokenCreated is when the token was made, and TokenExpires when it expires.
 	TokenCreated, TokenExpires time.Time
 	// TokenGroup is the group that the token's user must be in, besides those that every bootstrap token is in.
 	TokenGroup string
@@ -127,7 +127,7 @@ func sentAfterTokenWasMade(e *evaluation) *Result {
 
 func sentWithLiveToken(e *evaluation) *Result {
 	if !e.client.Now.Before(e.client.TokenExpires) {
-		return objection(Leave, ReasonTokenExpired, "the token %s has run out", e.client.TokenID)
+		return objection(Leave, ReasonTokenExpired, "the token %s has expired", e.client.TokenID)
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func hasNoOtherIdentity(e *evaluation) *Result {
 func asksKubeletClientSigner(e *evaluation) *Result {
 	if want := certificatesv1.KubeAPIServerClientKubeletSignerName; e.csr.Spec.SignerName != want {
 		return deny(ReasonWrongSigner, "the signer asked is %q; with a bootstrap token it may only be %s. "+
-			"No kubelet asks it with such a token, so somebody else has the kubeconfig: request a reissue", e.csr.Spec.SignerName, want)
+			"No kubelet asks it with such a token, so someone else has the kubeconfig: request a reissue", e.csr.Spec.SignerName, want)
 	}
 	return nil
 }

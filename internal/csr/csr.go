@@ -28,7 +28,7 @@ const (
 	Leave Verdict = iota
 	// Approve means: it is what the kubelet of the node sends.
 	Approve
-	// Deny means: it is ours to decide and has a defect that no waiting mends.
+	// Deny means: it is ours to decide and has a defect that no waiting fixes.
 	Deny
 	// Wait means: it is ours to decide and sound, and may not be approved as things stand. They may change.
 	Wait
@@ -50,7 +50,7 @@ const (
 	ReasonBadSignature = "BadSignature"
 	// ReasonWrongKey surfaces when the key's algorithm or size is not on the list.
 	ReasonWrongKey = "WrongKey"
-	// ReasonWrongSubject surfaces when the subject is not the node's: as a rule another node's name.
+	// ReasonWrongSubject surfaces when the subject is not the node's: usually another node's name.
 	ReasonWrongSubject = "WrongSubject"
 	// ReasonUnexpectedAttributes surfaces when the request asks for what a kubelet does not ask for, or has finalizers or owner
 	// references.

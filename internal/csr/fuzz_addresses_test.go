@@ -116,7 +116,7 @@ func oracleKey(text string) string {
 	return plainName(text)
 }
 
-// isDeclarable tells whether the API server lets a NodeBootstrap declare an address; capitals and a dot at the end, which it does
+// isDeclarable reports whether the API server lets a NodeBootstrap declare an address; capitals and a dot at the end, which it does
 // not, are let through to see that they do no harm.
 func isDeclarable(text string) bool {
 	_, isIP := parseNumber(text)

@@ -124,7 +124,7 @@ func signed(t testing.TB, key crypto.Signer, info []byte, n uint8) []byte {
 	return write(tagSequence, info, algorithm, write(tagBitString, []byte{0}, signature))
 }
 
-// signWith signs the same data in the same way each time, but for PSS.
+// signWith signs the same data in the same way each time, except for PSS.
 func signWith(key crypto.Signer, data []byte, options crypto.SignerOpts) ([]byte, error) {
 	switch key := key.(type) {
 	case *ecdsa.PrivateKey:
@@ -178,7 +178,7 @@ func kubeletUsages(isRSA bool, purpose certificatesv1.KeyUsage) []certificatesv1
 	return []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, purpose}
 }
 
-// clientRequest is all that a kubelet's client certificate needs, but for what is in the request.
+// clientRequest is all that a kubelet's client certificate needs, except for what is in the request.
 func clientRequest(text []byte, isRSA bool) csr.Request {
 	r := csr.Request{CSR: &certificatesv1.CertificateSigningRequest{}, NodeName: testNode, TokenID: "abcdef",
 		TokenCreated: now.Add(-time.Minute), TokenExpires: now.Add(time.Hour), Now: now,
@@ -190,7 +190,7 @@ func clientRequest(text []byte, isRSA bool) csr.Request {
 	return r
 }
 
-// servingRequest is all that a kubelet's serving certificate needs, but for what is in the request.
+// servingRequest is all that a kubelet's serving certificate needs, except for what is in the request.
 func servingRequest(text []byte, isRSA bool) csr.ServingRequest {
 	r := csr.ServingRequest{CSR: &certificatesv1.CertificateSigningRequest{}, NodeName: testNode,
 		Declared: []string{testNode, "192.0.2.10", "2001:db8::/64", "10.1.0.0/16", "localhost", "10.96.0.1", "other.example.org", "::/0"},
@@ -205,7 +205,7 @@ func servingRequest(text []byte, isRSA bool) csr.ServingRequest {
 // isReason is what a reason of a condition or an event looks like.
 var isReason = regexp.MustCompile(`^[A-Z][A-Za-z]{1,63}$`)
 
-// compareClient fails a test when Evaluate and the oracle are not of one mind, and tells whether they approve.
+// compareClient fails a test when Evaluate and the oracle are not of one mind, and reports whether they approve.
 func compareClient(t testing.TB, r csr.Request) bool {
 	t.Helper()
 	before := r.CSR.DeepCopy()
@@ -243,7 +243,7 @@ func compareServing(t testing.TB, r csr.ServingRequest) bool {
 	return true
 }
 
-// namesOrIPs tells whether a list of reserved addresses is what the rules speak of. Of anything else, such as a CIDR, they do not
+// namesOrIPs reports whether a list of reserved addresses is what the rules speak of. Of anything else, such as a CIDR, they do not
 // say what it reserves, so that a verdict may be stricter than the oracle's.
 func namesOrIPs(reserved []csr.Reservation) bool {
 	return !slices.ContainsFunc(reserved, func(r csr.Reservation) bool {
@@ -261,7 +261,7 @@ func reserve(hosts ...string) []csr.Reservation {
 	return out
 }
 
-// isName tells whether a text is a DNS name in any case, with a dot at the end or without, and not an IP with a dot.
+// isName reports whether a text is a DNS name in any case, with a dot at the end or without, and not an IP with a dot.
 func isName(text string) bool {
 	return isSubdomain(plainName(text)) && !isAnyIP(plainName(text))
 }

@@ -31,7 +31,7 @@ func compareMetadata(t testing.TB, f facts, change func(*metav1.ObjectMeta), tex
 	changesAsItShould(t, plainServing, csr.EvaluateServing(serving), isStrange)
 }
 
-// changesAsItShould fails a test when metadata changes a result, but for the denial that it is a reason for.
+// changesAsItShould fails a test when metadata changes a result, except for the denial that it is a reason for.
 func changesAsItShould(t testing.TB, plain, got csr.Result, denies bool) {
 	t.Helper()
 	want := plain

@@ -91,7 +91,7 @@ func FuzzServing(f *testing.F) {
 	})
 }
 
-// FuzzServingMutated spoils the content of a request for a serving certificate, and signs it anew.
+// FuzzServingMutated spoils the content of a request for a serving certificate, and signs it again.
 func FuzzServingMutated(f *testing.F) {
 	add := func(key uint8, list, ops, outer string, scheme uint8) {
 		f.Add(key, []byte(list), testNode, []byte(ops), []byte(outer), scheme, uint8(0), uint16(0))

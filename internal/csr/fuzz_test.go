@@ -119,7 +119,7 @@ func FuzzClientDER(f *testing.F) {
 	})
 }
 
-// FuzzClientMutated spoils the content of a good request, and signs it anew.
+// FuzzClientMutated spoils the content of a good request, and signs it again.
 func FuzzClientMutated(f *testing.F) {
 	add := func(key uint8, ops, outer string, scheme uint8) {
 		f.Add(key, testNode, testNode, []byte(ops), []byte(outer), scheme, uint8(0), uint8(0))

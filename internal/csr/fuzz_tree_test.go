@@ -4,7 +4,7 @@ package csr_test
 
 import "bytes"
 
-// A node is one TLV of a DER encoding that can be spoilt. Lengths are made anew when it is encoded, so that a change deep inside
+// A node is one TLV of a DER encoding that can be spoilt. Lengths are created again when it is encoded, so that a change deep inside
 // leaves what is around it readable.
 type node struct {
 	tag      byte

@@ -138,7 +138,7 @@ func TestMetadataHidesNoEvidence(t *testing.T) {
 	}
 	testFindings(t, map[string]finding{
 		"another token":            {with(func(r *Request) { r.CSR.Spec.Username = "system:bootstrap:zzz999" }), Leave, ReasonNotOurs},
-		"a token that has run out": {with(func(r *Request) { r.TokenExpires = r.Now }), Leave, ReasonTokenExpired},
+		"a token that has expired": {with(func(r *Request) { r.TokenExpires = r.Now }), Leave, ReasonTokenExpired},
 		"another group":            {with(func(r *Request) { r.CSR.Spec.Groups = append(r.CSR.Spec.Groups, "system:masters") }), Deny, ReasonWrongRequester},
 		"another signer":           {with(func(r *Request) { r.CSR.Spec.SignerName = certificatesv1.KubeAPIServerClientSignerName }), Deny, ReasonWrongSigner},
 		"another node":             {request(func() []byte { return kubeletPEM(p256(), "worker-2") }), Deny, ReasonWrongSubject},

@@ -48,7 +48,7 @@ func cut(s string, most int) string {
 	return strings.Clone(s[:most])
 }
 
-// neededExtra tells whether there is a credential id, and whether there is anything else.
+// neededExtra reports whether there is a credential id, and whether there is anything else.
 func neededExtra(extra map[string]certificatesv1.ExtraValue) map[string]certificatesv1.ExtraValue {
 	if len(extra) == 0 {
 		return nil

@@ -26,7 +26,7 @@ func (n number) equal(other number) bool {
 	return n.bits == other.bits && n.value.Cmp(other.value) == 0
 }
 
-// within tells whether the leading bits of two addresses are the same.
+// within reports whether the leading bits of two addresses are the same.
 func (n number) within(network number, prefix int) bool {
 	shift := uint(n.bits - prefix)
 	return n.bits == network.bits && new(big.Int).Rsh(n.value, shift).Cmp(new(big.Int).Rsh(network.value, shift)) == 0
@@ -196,7 +196,7 @@ func isAnyIP(text string) bool {
 	return err == nil
 }
 
-// isSubdomain tells whether a text is a DNS-1123 subdomain as Kubernetes has it: labels of a-z, 0-9 and -, which neither begin nor
+// isSubdomain reports whether a text is a DNS-1123 subdomain as Kubernetes has it: labels of a-z, 0-9 and -, which neither begin nor
 // end with -, and at most 253 characters in all.
 func isSubdomain(text string) bool {
 	if len(text) > 253 {

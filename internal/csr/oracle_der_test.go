@@ -131,7 +131,7 @@ func readPEM(text []byte) ([]byte, error) {
 	return der, nil
 }
 
-// certificationRequest is a request as RFC 2986 has it. Each field is DER with its tag, but for the attributes.
+// certificationRequest is a request as RFC 2986 has it. Each field is DER with its tag, except for the attributes.
 type certificationRequest struct {
 	info, subject, spki  []byte
 	attributes           []byte // the content of [0]
@@ -256,7 +256,7 @@ func readNamed(der, oid []byte, tag byte) ([]byte, error) {
 	return parts[1].content, nil
 }
 
-// isPlainIP tells whether bytes are an IPv4 address, or an IPv6 address that is not an IPv4 address in disguise.
+// isPlainIP reports whether bytes are an IPv4 address, or an IPv6 address that is not an IPv4 address in disguise.
 func isPlainIP(b []byte) bool {
 	mapped := append(make([]byte, 10), 0xff, 0xff)
 	return len(b) == 4 || (len(b) == 16 && !bytes.HasPrefix(b, mapped))

@@ -30,7 +30,7 @@ var (
 	errExtra      = errors.New("the user has extra data")
 	errGroups     = errors.New("the user's groups are others")
 	errOlder      = errors.New("the request is older than the token")
-	errExpired    = errors.New("the token has run out")
+	errExpired    = errors.New("the token has expired")
 	errSigner     = errors.New("the signer is another one")
 	errDuration   = errors.New("the certificate would live too long")
 	errSize       = errors.New("the request is too large")
@@ -276,7 +276,7 @@ func relativeName(oid []byte, text string) []byte {
 	return write(tagSet, write(tagSequence, write(tagOID, oid), write(tag, []byte(text))))
 }
 
-// isPrintableStringByte tells whether X.680 lists a character for a PrintableString.
+// isPrintableStringByte reports whether X.680 lists a character for a PrintableString.
 func isPrintableStringByte(c byte) bool {
 	switch {
 	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':

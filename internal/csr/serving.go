@@ -73,7 +73,7 @@ func EvaluateServing(r ServingRequest) Result {
 	})
 }
 
-// DeniesServing tells whether a reason is one for which requests for serving certificates are denied.
+// DeniesServing reports whether a reason is one for which requests for serving certificates are denied.
 func DeniesServing(reason string) bool {
 	switch reason {
 	case ReasonWrongUsages, ReasonWrongDuration, ReasonTooLarge, ReasonMalformed, ReasonBadSignature, ReasonWrongKey,

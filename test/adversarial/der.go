@@ -115,7 +115,7 @@ func split(whole []byte) (tag byte, content []byte) {
 	return whole[0], v.Bytes
 }
 
-// inside adds to the content of an element, and mends the length.
+// inside adds to the content of an element, and fixes the length.
 func inside(whole []byte, parts ...[]byte) []byte {
 	var v asn1.RawValue
 	must(asn1.Unmarshal(whole, &v))

@@ -29,7 +29,7 @@ func clientExtensions() []Case {
 			{Name: "ext-usage-any", Why: "A certificate for any use is one for servers as well.", Spoil: ask(extension(oidExtKeyUsage, sequence(der(asn1.ObjectIdentifier{2, 5, 29, 37, 0}))))},
 			{Name: "ext-usage-server", Why: "A certificate for servers could serve in place of others.", Spoil: ask(extension(oidExtKeyUsage, sequence(der(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 1}))))},
 			{Name: "ext-name-constraints", Why: "Constraints are for certificate authorities.", Spoil: ask(critical(oidNameConstraints, sequence(tagged(0, sequence(dnsName(""))))))},
-			{Name: "ext-subject-key-id", Why: "A key id of one's choice stands for somebody else's key.", Spoil: ask(extension(oidSubjectKeyID, octetString([]byte("somebody else's key"))))},
+			{Name: "ext-subject-key-id", Why: "A key id of one's choice stands for someone else's key.", Spoil: ask(extension(oidSubjectKeyID, octetString([]byte("someone else's key"))))},
 			{Name: "ext-unknown", Why: "An extension that is not known cannot be judged.", Spoil: ask(extension(oidUnknown, null()))},
 			{Name: "ext-unknown-critical", Why: "A critical extension that is not known makes the certificate useless to those that keep the rules.", Spoil: ask(critical(oidUnknown, null()))},
 			{Name: "ext-none", Why: "A list of no extensions is none that a kubelet sends.", Spoil: ask()},

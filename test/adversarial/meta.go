@@ -13,7 +13,7 @@ import (
 
 const maxSeconds = 366 * 24 * 60 * 60
 
-// clientRequesters are requests that somebody else sent. The API server writes who that was.
+// clientRequesters are requests that someone else sent. The API server writes who that was.
 func clientRequesters() []Case {
 	return ofRequester(slices.Concat(
 		all(leave, notOurs, []Case{
@@ -44,8 +44,8 @@ func clientRequesters() []Case {
 			{Name: "groups-upper-case", Why: "Group names are told apart by case.", Spoil: groups(func(have []string) []string {
 				return append(slices.DeleteFunc(have, func(g string) bool { return g == "system:bootstrappers:nodebootstrap" }), "system:bootstrappers:NodeBootstrap")
 			})},
-			{Name: "requester-uid", Why: "A bootstrap token's user has no uid: this is somebody else.", Spoil: func(spec *spec, _ string, _ crypto.Signer) { spec.UID = "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11" }},
-			{Name: "requester-extra", Why: "A bootstrap token's user has no extra data: this is somebody else.", Spoil: extra("example.com/scope", "x")},
+			{Name: "requester-uid", Why: "A bootstrap token's user has no uid: this is someone else.", Spoil: func(spec *spec, _ string, _ crypto.Signer) { spec.UID = "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11" }},
+			{Name: "requester-extra", Why: "A bootstrap token's user has no extra data: this is someone else.", Spoil: extra("example.com/scope", "x")},
 			{Name: "requester-credential-id", Why: "A bootstrap token's user has no certificate.", Spoil: extra("authentication.kubernetes.io/credential-id", "X509SHA256="+strings.Repeat("0", 64))},
 			{Name: "requester-pod", Why: "A bootstrap token's user is not in a Pod.", Spoil: extra("authentication.kubernetes.io/pod-name", "attacker")},
 		}),

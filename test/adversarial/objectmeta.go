@@ -22,7 +22,7 @@ func objectMeta(prefix string) []Case {
 	cases := all(deny, unexpectedAttributes, []Case{
 		{Name: "finalizer", Why: outlives, SpoilMeta: finalizers("example.com/protect")},
 		{Name: "finalizer-kubernetes", Why: "A finalizer with a name of Kubernetes is nobody's either.", SpoilMeta: finalizers("kubernetes.io/pv-protection")},
-		{Name: "finalizer-operator", Why: "The operator sets no finalizers: one in its name is somebody else's.", SpoilMeta: finalizers("nodebootstrap.io/protect")},
+		{Name: "finalizer-operator", Why: "The operator sets no finalizers: one in its name is someone else's.", SpoilMeta: finalizers("nodebootstrap.io/protect")},
 		{Name: "finalizer-foreground", Why: "The garbage collector keeps a request with this one until what it owns is gone.", SpoilMeta: finalizers(metav1.FinalizerDeleteDependents)},
 		{Name: "finalizer-orphan", Why: "The garbage collector takes this one away on deletion, when it works.", SpoilMeta: finalizers(metav1.FinalizerOrphanDependents)},
 		{Name: "finalizer-two", Why: "Whoever takes one away has not taken both away.", SpoilMeta: finalizers("example.com/one", "example.com/two")},
@@ -35,7 +35,7 @@ func objectMeta(prefix string) []Case {
 		{Name: "owner-blocking-controller", Why: "This is what controllers write on objects of their own.", SpoilMeta: changeOwner(func(o *metav1.OwnerReference) {
 			o.BlockOwnerDeletion, o.Controller = new(true), new(true)
 		})},
-		{Name: "owner-and-finalizer", Why: "Whoever mends one of the two has not mended the other.", SpoilMeta: func(meta *metav1.ObjectMeta, node string) {
+		{Name: "owner-and-finalizer", Why: "Whoever fixes one of the two has not fixed the other.", SpoilMeta: func(meta *metav1.ObjectMeta, node string) {
 			finalizers("example.com/protect")(meta, node)
 			ownedBy("v1", "Node", OwnerNode)(meta, node)
 		}},

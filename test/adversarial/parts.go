@@ -21,7 +21,7 @@ type spec = certificatesv1.CertificateSigningRequestSpec
 type spoil = func(spec *spec, node string, key crypto.Signer)
 
 // parts are a certificate request taken apart (RFC 2986), so that one of them can be made wrong and the whole be signed
-// anew. Each is already encoded.
+// again. Each is already encoded.
 type parts struct {
 	version, subject, key []byte
 	// attributes is the whole [0] element, with whatever follows it.
@@ -110,7 +110,7 @@ func encode(data []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: data})
 }
 
-// rebuild changes parts of the request and signs it anew with its own key.
+// rebuild changes parts of the request and signs it again with its own key.
 func rebuild(change func(p *parts, node string)) spoil {
 	return func(spec *spec, node string, key crypto.Signer) {
 		p := takeApart(spec.Request, key)

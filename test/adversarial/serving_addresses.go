@@ -71,7 +71,7 @@ func servingUndeclaredNames() []Case {
 		{Name: "serving-dns-subdomain", Why: "Who may use a name may not use all below it.", Spoil: alsoDNS("www.<node>.example.com")},
 		{Name: "serving-dns-parent", Why: "Who may use a name may not use the one above it.", Spoil: alsoDNS("example.com")},
 		{Name: "serving-dns-other-domain", Why: "The node's name in another domain is another machine.", Spoil: alsoDNS("<node>.example.org")},
-		{Name: "serving-dns-more-domain", Why: "A name that begins with the whole declared one belongs to somebody else's domain.", Spoil: alsoDNS("<node>.example.com.evil.example")},
+		{Name: "serving-dns-more-domain", Why: "A name that begins with the whole declared one belongs to someone else's domain.", Spoil: alsoDNS("<node>.example.com.evil.example")},
 		{Name: "serving-dns-final-dot", Why: "A final dot makes another text of the same name.", Spoil: alsoDNS("<node>.example.com.")},
 		{Name: "serving-dns-leading-dot", Why: "A dot in front is a domain in some constraints.", Spoil: alsoDNS(".example.com")},
 		{Name: "serving-dns-two-dots", Why: "An empty label is no name.", Spoil: alsoDNS("<node>..example.com")},
@@ -126,7 +126,7 @@ func servingUndeclaredIPs() []Case {
 		{Name: "serving-ip-link-local", Why: "Clouds hand out credentials under this address.", Spoil: alsoIP("169.254.169.254")},
 		{Name: "serving-ip-link-local-v6", Why: "A link-local address is that of a machine on each link.", Spoil: alsoIP("fe80::1")},
 		{Name: "serving-ip-broadcast", Why: "The broadcast address is that of all machines.", Spoil: alsoIP("255.255.255.255")},
-		{Name: "serving-ip-next-service", Why: "The address next to that of the kubernetes Service is as a rule that of the cluster's DNS.", Spoil: alsoIP("10.0.0.10")},
+		{Name: "serving-ip-next-service", Why: "The address next to that of the kubernetes Service is usually that of the cluster's DNS.", Spoil: alsoIP("10.0.0.10")},
 	})
 }
 

@@ -28,8 +28,8 @@ func servingRequesters() []Case {
 		{Name: "serving-groups-masters", Why: "An administrator who impersonates a node is not its kubelet.", Spoil: withGroup("system:masters")},
 		{Name: "serving-groups-bootstrappers", Why: "A node has no token.", Spoil: withGroup("system:bootstrappers")},
 		{Name: "serving-groups-longer", Why: "A group that begins alike is another group.", Spoil: withGroup("system:nodes:x")},
-		{Name: "serving-requester-uid", Why: "A user of a certificate has no uid: this is somebody else.", Spoil: func(spec *spec, _ string, _ crypto.Signer) { spec.UID = "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11" }},
-		{Name: "serving-requester-extra", Why: "A node has no other extra data than its certificate's id: this is somebody else.", Spoil: extra("example.com/scope", "x")},
+		{Name: "serving-requester-uid", Why: "A user of a certificate has no uid: this is someone else.", Spoil: func(spec *spec, _ string, _ crypto.Signer) { spec.UID = "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11" }},
+		{Name: "serving-requester-extra", Why: "A node has no other extra data than its certificate's id: this is someone else.", Spoil: extra("example.com/scope", "x")},
 		{Name: "serving-requester-pod", Why: "A token of a Pod is not the node's certificate.", Spoil: extra("authentication.kubernetes.io/pod-name", "attacker")},
 	}))
 }

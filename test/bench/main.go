@@ -85,7 +85,7 @@ var measurements = []struct {
 }{
 	{"mint", "NodeBootstraps that are there at start, to the last with credentials", (*bench).mint},
 	{"large", "the same in a large cluster, and its memory, restart and rest", (*bench).large},
-	{"largest", "the largest cluster, and honest requests while all of its kubeconfigs are rendered anew", (*bench).largest},
+	{"largest", "the largest cluster, and honest requests while all of its kubeconfigs are rendered again", (*bench).largest},
 	{"approve", "requests of kubelets at once, to the last approved", (*bench).approve},
 	{"serving", "requests for serving certificates at once, to the last approved", (*bench).serving},
 	{"latency", "one NodeBootstrap, to its kubeconfig readable", (*bench).latency},

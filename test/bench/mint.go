@@ -83,7 +83,7 @@ type minted struct {
 	build build
 	// perSecond is how many got them in a second, from the start of the process.
 	perSecond float64
-	// cost is the manager's processor time for each, but for what its start takes.
+	// cost is the manager's processor time for each, except for what its start takes.
 	cost time.Duration
 }
 

@@ -17,7 +17,7 @@ import (
 type rival struct {
 	name string
 	site *site
-	// manager is the operator, paused but for its own rounds; nil when there is none.
+	// manager is the operator, paused except for its own rounds; nil when there is none.
 	manager *running
 	client  *http.Client
 	// senders send the same again in each round.

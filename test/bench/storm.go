@@ -54,7 +54,7 @@ func (b *bench) storm(ctx context.Context, s *site, m *minted) error {
 		return err
 	}
 	if have, asked, err := b.renewedCAs(ctx, s); err != nil || have == asked {
-		return errors.Join(err, errors.New("all kubeconfigs were rendered anew before the nodes had asked: take more with -most"))
+		return errors.Join(err, errors.New("all kubeconfigs were rendered again before the nodes had asked: take more with -most"))
 	}
 	err = until(ctx, time.Second/2, "the last kubeconfig with the new CA", func() (bool, error) {
 		have, asked, err := b.renewedCAs(ctx, s)
@@ -88,7 +88,7 @@ func (b *bench) spread(ctx context.Context, s *site, build build) error {
 			Cluster: bootstrap.Cluster{Server: s.Server(), CA: s.ServerCA(), CAExpires: now.AddDate(10, 0, 0)}, Bypass: &bootstrap.Bypass{},
 		}
 		p := bootstrap.Decide(f, now)
-		perMinute[int(p.Again.Sub(now)/time.Minute)]++
+		perMinute[int(p.RequeueAt.Sub(now)/time.Minute)]++
 	}
 	most := 0
 	for _, n := range perMinute {

@@ -13,7 +13,7 @@ import (
 const (
 	// momentLimit is the longest time between two kills.
 	momentLimit = 5 * time.Second
-	// electionBlock is how many kills pass before it is chosen anew whether managers elect a leader.
+	// electionBlock is how many kills pass before it is chosen again whether managers elect a leader.
 	electionBlock = 8
 )
 
@@ -78,7 +78,7 @@ func (s *suite) killManagers(ctx context.Context, rnd *rand.Rand) {
 	}
 }
 
-// restartDue tells whether the control plane is to be restarted: as often as was asked for, spread over all kills.
+// restartDue reports whether the control plane is to be restarted: as often as was asked for, spread over all kills.
 func (s *suite) restartDue() bool {
 	return s.restarts < *restartsFlag && 2**restartsFlag*s.managers.kills() >= (2*s.restarts+1)**killsFlag
 }

@@ -59,7 +59,7 @@ func binding(name, group, role string) *rbacv1.ClusterRoleBinding {
 	}
 }
 
-// plantRequest sends the request of a kubelet with somebody else's token.
+// plantRequest sends the request of a kubelet with someone else's token.
 func (s *suite) plantRequest(node string) client.Object {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 	if err != nil {

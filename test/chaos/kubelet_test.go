@@ -20,7 +20,7 @@ func kubelets() int {
 	return *kubeletsFlag
 }
 
-// kubeletMissing tells whether there are stock kubelets and none of them has joined yet.
+// kubeletMissing reports whether there are stock kubelets and none of them has joined yet.
 func (s *suite) kubeletMissing() bool { return kubelets() > 0 && s.kubelets.Load() == 0 }
 
 // runKubelet has a stock kubelet join and its node removed, again and again.
@@ -44,7 +44,7 @@ func (s *suite) joinOnce(ctx context.Context, node string) {
 		return
 	}
 	s.line.note("%s: its kubelet is started", node)
-	// Its token may be replaced before it has asked. A kubelet that waits for its certificate for long asks anew with another
+	// Its token may be replaced before it has asked. A kubelet that waits for its certificate for long asks again with another
 	// key, which is denied.
 	id := tokenIDIn(kubeconfig)
 	replaced := func(l *ledger) bool { return l.kubeconfigs[node] != "" && l.kubeconfigs[node] != id }

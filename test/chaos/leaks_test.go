@@ -112,7 +112,7 @@ const (
 	metricsFile  = "metrics.txt"  // what /metrics said, again and again
 	eventsFile   = "events.txt"   // each Event that was stored
 	statusesFile = "statuses.txt" // each NodeBootstrap that was stored
-	othersFile   = "others.txt"   // all else that was stored, but for Secrets
+	othersFile   = "others.txt"   // all else that was stored, except for Secrets
 	auditFile    = "audit.log"
 	managerLog   = "manager-" // and a number
 )

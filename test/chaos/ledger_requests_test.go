@@ -66,7 +66,7 @@ func (l *ledger) checkTimely(r *certificatesv1.CertificateSigningRequest, t *tok
 	l.note("  %s", what)
 }
 
-// ours tells whether a request was sent with a token of the operator's. The API server writes the groups.
+// ours reports whether a request was sent with a token of the operator's. The API server writes the groups.
 func ours(r *certificatesv1.CertificateSigningRequest) bool {
 	return slices.Contains(r.Spec.Groups, bootstrap.Group)
 }

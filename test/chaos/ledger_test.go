@@ -40,7 +40,7 @@ var steps = []string{
 
 // leeway is what makes writes late that rest on what was true before.
 type leeway struct {
-	// overlap tells whether a manager of the past may be writing.
+	// overlap reports whether a manager of the past may be writing.
 	overlap func() bool
 	// lag is the most by which what a manager has sent may be late.
 	lag func() time.Duration
@@ -226,7 +226,7 @@ func (l *ledger) seeNode(c change, name string) {
 	}
 }
 
-// until waits until what the ledger holds meets a condition, and tells whether it does before ctx is done.
+// until waits until what the ledger holds meets a condition, and reports whether it does before ctx is done.
 func (l *ledger) until(ctx context.Context, holds func(*ledger) bool) bool {
 	for {
 		l.mu.Lock()

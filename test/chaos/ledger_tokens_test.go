@@ -86,7 +86,7 @@ func (l *ledger) seeToken(c change, id string, secret *corev1.Secret) {
 	}
 }
 
-// outlives tells whether a node has a token of a NodeBootstrap that was deleted a moment ago. It goes when the operator's cache
+// outlives reports whether a node has a token of a NodeBootstrap that was deleted a moment ago. It goes when the operator's cache
 // shows it, and by then the next NodeBootstrap of the name may have one.
 func (l *ledger) outlives(node string, now time.Time) bool {
 	return slices.ContainsFunc(l.live(node, now), func(t *token) bool {
@@ -124,7 +124,7 @@ func (l *ledger) checkReissue(nb *v1alpha1.NodeBootstrap) {
 	}
 }
 
-// saysJoined tells whether a status says that the node has joined and that no credential is left.
+// saysJoined reports whether a status says that the node has joined and that no credential is left.
 func saysJoined(nb *v1alpha1.NodeBootstrap) bool {
 	if nb == nil {
 		return false
@@ -143,7 +143,7 @@ func (l *ledger) checkJoined(nb *v1alpha1.NodeBootstrap) {
 }
 
 // doubled says what is wrong when a node has more than one live token, or two of which the first is not of the same
-// NodeBootstrap and about to run out.
+// NodeBootstrap and about to expire.
 func (l *ledger) doubled(node string, now time.Time) string {
 	live := l.live(node, now)
 	if node == "" || len(live) < 2 { // without a node it is not the operator's
@@ -178,7 +178,7 @@ func (l *ledger) checkDoubles(now time.Time) {
 	}
 }
 
-// live are the tokens of a node that have not run out at a time.
+// live are the tokens of a node that have not expired at a time.
 func (l *ledger) live(node string, at time.Time) []*token {
 	var out []*token
 	for _, t := range l.tokens {

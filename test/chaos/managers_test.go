@@ -154,7 +154,7 @@ const (
 	lateAfterPair = 3 * time.Second
 )
 
-// overlap tells whether a manager of the past may be writing. While the API server waits for etcd, nobody knows.
+// overlap reports whether a manager of the past may be writing. While the API server waits for etcd, nobody knows.
 func (ms *managers) overlap() bool {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -216,7 +216,7 @@ func (ms *managers) retire() error {
 	return nil
 }
 
-// vacateLease deletes the Lease of a leader that is dead, so that the next one need not wait until it has run out.
+// vacateLease deletes the Lease of a leader that is dead, so that the next one need not wait until it has expired.
 func (ms *managers) vacateLease(ctx context.Context) {
 	ms.s.admin.insist(ctx, "deleting the Lease of a dead leader", func(ctx context.Context) error {
 		leases := ms.s.admin.clientset.CoordinationV1().Leases(operator.Namespace)

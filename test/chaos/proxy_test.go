@@ -199,7 +199,7 @@ func (p *proxy) late() time.Duration {
 	return time.Duration(p.rnd.Int64N(int64(p.conditions.delay)))
 }
 
-// loses tells whether the next piece is lost, and notes it.
+// loses reports whether the next piece is lost, and notes it.
 func (p *proxy) loses(pipe *pipe, way direction) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

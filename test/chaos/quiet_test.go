@@ -12,7 +12,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// checkQuiet sees that the operator writes nothing more once it has settled, not even when it is started anew and looks at
+// checkQuiet sees that the operator writes nothing more once it has settled, not even when it is started again and looks at
 // everything.
 func (s *suite) checkQuiet(ctx context.Context) {
 	before := s.writes()
@@ -30,7 +30,7 @@ func (s *suite) checkQuiet(ctx context.Context) {
 	}
 }
 
-// writes are those of the operator so far, but for those of the leader election, and for questions to the API server.
+// writes are those of the operator so far, except for those of the leader election, and for questions to the API server.
 func (s *suite) writes() []env.Entry {
 	all, err := s.audit.Writes()
 	if err != nil {

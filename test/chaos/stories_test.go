@@ -45,7 +45,7 @@ var stories = []story{
 		s.pause(ctx, 3*time.Second)
 		s.remove(ctx)
 	}},
-	{"made anew at once", func(ctx context.Context, s *slot) {
+	{"created again at once", func(ctx context.Context, s *slot) {
 		s.pause(ctx, 2*time.Second)
 		s.remove(ctx)
 		s.commit(ctx)

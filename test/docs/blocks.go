@@ -125,7 +125,7 @@ func withoutBlocks(content string) string {
 	return text.String()
 }
 
-// HasHeading tells whether the content of a document has a heading with an anchor, as GitHub makes them.
+// HasHeading reports whether the content of a document has a heading with an anchor, as GitHub makes them.
 func HasHeading(content, anchor string) bool {
 	for line := range strings.Lines(withoutBlocks(content)) {
 		heading := strings.TrimLeft(line, "#")
@@ -154,5 +154,5 @@ func under(document, heading string) (string, error) {
 	return text, err
 }
 
-// run tells whether a block holds commands that are run here.
+// run reports whether a block holds commands that are run here.
 func (b Block) run() bool { return b.Language == "sh" && b.Who == "" }

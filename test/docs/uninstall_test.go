@@ -74,10 +74,10 @@ kubectl get clusterrolebindings nodebootstrap-create-csrs nodebootstrap-approve-
 	}
 }
 
-// lives are kinds that nodes and the control plane make objects of by themselves, and events, which run out.
+// lives are kinds that nodes and the control plane make objects of by themselves, and events, which expire.
 var lives = []string{"events", "nodes", "csinodes", "leases", "certificatesigningrequests", "ipaddresses"}
 
-// objects are all there are in the cluster, but for some kinds.
+// objects are all there are in the cluster, except for some kinds.
 func (p *playground) objects(t *testing.T) map[string]bool {
 	t.Helper()
 	client, err := metadata.NewForConfig(p.AdminConfig())

@@ -247,7 +247,7 @@ func waitInGroup(t *testing.T, kubeconfig []byte, group string, want bool) {
 	})
 }
 
-// While the operator is stopped somebody uses the token for another node's name, and somebody else denies that request. That nobody
+// While the operator is stopped somebody uses the token for another node's name, and someone else denies that request. That nobody
 // got a certificate is no reason to keep the token: whoever sent the request has it.
 func TestDenialOfEvidenceWhileTheOperatorIsStopped(t *testing.T) {
 	const name = "denied-evidence"

@@ -215,7 +215,7 @@ func recorded(nb *v1alpha1.NodeBootstrap, r *certificatesv1.CertificateSigningRe
 	return nil
 }
 
-// isIssued tells whether a certificate is the one that was issued to a request.
+// isIssued reports whether a certificate is the one that was issued to a request.
 func isIssued(r *certificatesv1.CertificateSigningRequest, certificate *x509.Certificate) bool {
 	block, _ := pem.Decode(r.Status.Certificate)
 	return block != nil && bytes.Equal(block.Bytes, certificate.Raw)

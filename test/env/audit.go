@@ -54,13 +54,13 @@ func (e Entry) String() string {
 	return fmt.Sprintf("%s %s/%s %s/%s: %d", e.Verb, e.ObjectRef.Resource, e.ObjectRef.Subresource, e.ObjectRef.Namespace, e.ObjectRef.Name, e.ResponseStatus.Code)
 }
 
-// IsWrite tells whether the request stores something, be it refused or not. Leases do not count, nor reviews, which store nothing.
+// IsWrite reports whether the request stores something, be it refused or not. Leases do not count, nor reviews, which store nothing.
 func (e Entry) IsWrite() bool {
 	return slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, e.Verb) &&
 		!slices.Contains([]string{"leases", "tokenreviews", "subjectaccessreviews"}, e.ObjectRef.Resource)
 }
 
-// Forbidden tells whether the operator was refused for want of a permission, and not by admission or quota.
+// Forbidden reports whether the operator was refused for want of a permission, and not by admission or quota.
 func (e Entry) Forbidden() bool { return e.Annotations["authorization.k8s.io/decision"] == "forbid" }
 
 // Entries are all requests so far.

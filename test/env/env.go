@@ -167,7 +167,7 @@ func (e *Env) Absent(ctx context.Context, namespace, name string, into client.Ob
 	}
 }
 
-// Change reads an object, changes it and writes it, again if somebody was faster.
+// Change reads an object, changes it and writes it, again if a conflict.
 func Change[T client.Object](t testing.TB, e *Env, o T, change func(T)) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("changing %T %s", o, o.GetName()), func() error {

@@ -68,7 +68,7 @@ func (w *world) finallyJoins(m *machine) {
 		return
 	}
 	w.note("- a new machine joins as %s", m.node)
-	// A token is good for one key; and after the deadline for joining the last one runs out.
+	// A token is good for one key; and after the deadline for joining the last one expires.
 	runsOut := nb.Status.Token != nil && nb.Status.Token.ExpirationTime.Sub(w.clock.Now()) < time.Minute
 	if !w.isReady(m.node) || len(nb.Status.Certificates) > 0 || runsOut {
 		w.asksReissue(m.node, fmt.Sprint("finally ", w.revision))
@@ -116,5 +116,5 @@ func (w *world) goesOn(steps []*step) {
 	}
 }
 
-// withoutLeaving are the steps but for the last.
+// withoutLeaving are the steps except for the last.
 func withoutLeaving(steps []*step) []*step { return slices.Delete(steps, len(steps)-1, len(steps)) }

@@ -36,7 +36,7 @@ func (w *world) tokenOf(bearer string) *corev1.Secret {
 	return v.object.(*corev1.Secret)
 }
 
-// live tells whether a Secret is a token that authenticates (plugin/pkg/auth/authenticator/token/bootstrap).
+// live reports whether a Secret is a token that authenticates (plugin/pkg/auth/authenticator/token/bootstrap).
 func (w *world) live(s *corev1.Secret) bool {
 	expires, err := time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
 	return err == nil && w.now().Before(expires) && s.Type == bootstrapapi.SecretTypeBootstrapToken && s.DeletionTimestamp == nil &&
@@ -60,7 +60,7 @@ const (
 	roleSelfNodeClient   = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"
 )
 
-// bound tells whether a ClusterRole is given to a user or one of the groups, and what the authorizer says of it.
+// bound reports whether a ClusterRole is given to a user or one of the groups, and what the authorizer says of it.
 func (w *world) bound(role, user string, groups []string) (bool, string) {
 	revision := w.revision
 	if w.lagging {
@@ -182,7 +182,7 @@ func (w *world) approverAction() func() {
 	return nil
 }
 
-// decide approves or denies as somebody else than the operator does: kubectl writes the time of its own clock.
+// decide approves or denies as someone else than the operator does: kubectl writes the time of its own clock.
 func (w *world) decide(author string, r *certificatesv1.CertificateSigningRequest, verdict certificatesv1.RequestConditionType, reason string) {
 	r = r.DeepCopy()
 	c := certificatesv1.CertificateSigningRequestCondition{Type: verdict, Status: corev1.ConditionTrue, Reason: reason, Message: "by " + author}

@@ -96,7 +96,7 @@ func (w *world) checkLeaks() {
 	}
 }
 
-// leaks tells whether a text has one of the secrets in it, plain or in base64.
+// leaks reports whether a text has one of the secrets in it, plain or in base64.
 func leaks(text string, secrets map[string]bool) bool {
 	for part := range secrets {
 		if strings.Contains(text, part) {
@@ -155,7 +155,7 @@ func (w *world) state() []string {
 			}
 			m, _ := meta.Accessor(o)
 			m.SetResourceVersion("")
-			if kind == "ClusterRoleBinding" || w.foreign[k] { // one that is not needed for a moment may be made anew; what is not the operator's it never touches
+			if kind == "ClusterRoleBinding" || w.foreign[k] { // one that is not needed for a moment may be created again; what is not the operator's it never touches
 				m.SetUID("")
 			}
 			data, err := json.MarshalIndent(o, "", " ")
@@ -179,7 +179,7 @@ func forgetAlive(nb *v1alpha1.NodeBootstrap) {
 	}
 }
 
-// cameToNothing tells whether a decision is a claim that nothing followed: the request is gone, and nobody ever approved it.
+// cameToNothing reports whether a decision is a claim that nothing followed: the request is gone, and nobody ever approved it.
 // A cache that is behind may let one be made whose token is gone already, which is noticed before the approval.
 func (w *world) cameToNothing(d v1alpha1.CertificateDecision) bool {
 	versions := w.versions[key{kind: "CertificateSigningRequest", name: d.Name}]

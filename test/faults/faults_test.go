@@ -58,7 +58,7 @@ const (
 	crashBefore fault = "crash-before" // the process ends before a write is sent
 	crashAfter  fault = "crash-after"  // the process ends when a write was stored
 	lost        fault = "lost"         // a write is stored and the reply does not arrive
-	conflict    fault = "conflict"     // 409: somebody was faster
+	conflict    fault = "conflict"     // 409: a conflict
 	tooMany     fault = "429"          // with Retry-After
 	internal    fault = "500"          // with a text that repeats what was sent
 	timeout     fault = "timeout"      // nothing was done
@@ -234,7 +234,7 @@ func (w *world) disturb(f fault, c *call, run func() error) error {
 	}
 }
 
-// recent tells whether a cache may not have heard of what happened at a time.
+// recent reports whether a cache may not have heard of what happened at a time.
 func (w *world) recent(at time.Time) bool {
 	age := w.now().Sub(at)
 	return age >= 0 && age <= cacheLag

@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// rules is what has to be remembered to tell whether the invariants hold.
+// rules is what has to be remembered to report whether the invariants hold.
 type rules struct {
 	// nodeOf is the node that a token was made for, by its id, and ownerOf the NodeBootstrap.
 	nodeOf  map[string]string
@@ -144,7 +144,7 @@ func objectOf(v *version) any {
 	return v.object
 }
 
-// isOf tells whether there is an object, with this UID.
+// isOf reports whether there is an object, with this UID.
 func (v *version) isOf(uid types.UID) bool { return v != nil && v.object.GetUID() == uid }
 
 // liveReads are how many reads directly ahead of an approval look once more at what it rests on.
@@ -264,7 +264,7 @@ func (w *world) liveTokens(node string) []*corev1.Secret {
 
 func tokenID(s *corev1.Secret) string { return string(s.Data[bootstrapapi.BootstrapTokenIDKey]) }
 
-// sawOldSecrets tells whether the present pass read Secrets from a cache that lagged behind.
+// sawOldSecrets reports whether the present pass read Secrets from a cache that lagged behind.
 func (w *world) sawOldSecrets() bool {
 	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
 }
@@ -277,7 +277,7 @@ func (w *world) knowable(s *corev1.Secret) []*corev1.Secret {
 	})
 }
 
-// Invariant 2: at most one live token for a node, besides a predecessor that renewal left to run out.
+// Invariant 2: at most one live token for a node, besides a predecessor that renewal left to expire.
 func (w *world) checkLiveTokens(c change) {
 	const rule = "2 live tokens"
 	s, ok := c.new.object.(*corev1.Secret)
@@ -366,7 +366,7 @@ func (w *world) passEnds(i item, err error) {
 	w.violated("4 same end", "the status does not tell of the error: %v", err)
 }
 
-// passSaw tells whether the cache showed a NodeBootstrap to the pass, and not only one of its name before it.
+// passSaw reports whether the cache showed a NodeBootstrap to the pass, and not only one of its name before it.
 func (w *world) passSaw(nb *v1alpha1.NodeBootstrap) bool {
 	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool {
 		v := w.at(keyOf(nb), c.revision)

@@ -48,7 +48,7 @@ func (w *world) machine(node string) *machine { return &machine{w: w, node: node
 
 func (m *machine) String() string { return fmt.Sprintf("machine %s/%d", m.node, m.disk) }
 
-// wipe installs the machine anew.
+// wipe installs the machine again.
 func (m *machine) wipe() { *m = machine{w: m.w, node: m.node, disk: m.disk + 1, ahead: m.ahead} }
 
 // give copies the kubeconfig onto the machine, as soon as there is one that works: kubectl wait --for=condition=Ready.

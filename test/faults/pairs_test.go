@@ -12,7 +12,7 @@ import (
 
 var (
 	pairs = flag.Int("faults.pairs", 600, "how many pairs of faults TestPairsOfFaults tries; all with -1")
-	seed  = flag.Uint64("faults.seed", 0, "what samples are chosen by; 0 chooses anew")
+	seed  = flag.Uint64("faults.seed", 0, "what samples are chosen by; 0 chooses again")
 )
 
 // seeded chooses samples by -faults.seed.

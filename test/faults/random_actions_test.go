@@ -170,7 +170,7 @@ func (h *historian) kubelets() map[string]func() {
 				rapid.SampledFrom(h.old).Draw(h.t, "machine").beat()
 			}
 		},
-		"a machine is installed anew": func() {
+		"a machine is installed again": func() {
 			m := m()
 			if before := *m; before.certified {
 				h.old = append(h.old, &before)

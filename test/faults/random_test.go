@@ -64,7 +64,7 @@ func TestRandomHistories(t *testing.T) {
 	t.Logf("histories with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
 }
 
-// clockOf is how far somebody's clock is ahead of another one: a little, as a rule, or an hour.
+// clockOf is how far somebody's clock is ahead of another one: a little, usually, or an hour.
 func (h *historian) clockOf(whose string) time.Duration {
 	little := rapid.IntRange(-3000, 3000)
 	ahead := time.Duration(rapid.OneOf(little, little, rapid.SampledFrom([]int{-3_600_000, 3_600_000})).Draw(h.t, "milliseconds ahead")) * time.Millisecond

@@ -15,7 +15,7 @@ import (
 )
 
 // TestTenSettledDays: in a cluster in which nothing happens but heartbeats and the passing of time, tokens are renewed and
-// those that have run out are taken away, and nothing else is written.
+// those that have expired are taken away, and nothing else is written.
 func TestTenSettledDays(t *testing.T) {
 	const days = 10
 	w := newWorld()
@@ -47,7 +47,7 @@ func TestTenSettledDays(t *testing.T) {
 		}
 	}
 	asks(asking, "asking")
-	asks(thief, "somebody-else")
+	asks(thief, "someone-else")
 	asks(joined, "joined")
 	w.run(time.Minute)
 	if !joined.collect() || !joined.register() || !joined.beat() {

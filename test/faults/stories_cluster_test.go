@@ -62,8 +62,8 @@ var crdStory = story{name: "the CRD is deleted and installed again", tell: func(
 }}
 
 // approvalStory has spec.clientCertificate.approval changed while a request waits. A request whose groups do not suit what is
-// wanted now waits for ever, and so the kubelet asks anew.
-func approvalStory(from, to v1alpha1.Approval, anew bool) story {
+// wanted now waits for ever, and so the kubelet asks again.
+func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 	return story{name: "approval " + string(from) + " becomes " + string(to) + " while a request waits", tell: func(w *world) []*step {
 		w.signerDown = true
 		m, again := w.machine(worker), w.machine(worker)
@@ -77,14 +77,14 @@ func approvalStory(from, to v1alpha1.Approval, anew bool) story {
 			{name: "kube-controller-manager is back", wait: 2 * time.Second, do: func() bool { w.signerDown = !w.lookedAt(worker); return !w.signerDown }},
 		}
 		joining := m
-		if anew {
+		if asksAgain {
 			joining = again
 		}
 		rest := joining.joins(func() bool { // a token that is not in the right groups yet sends requests that nobody approves
 			t := w.theToken()
 			return t != nil && (to == v1alpha1.ApprovalClusterWide) == strings.Contains(string(t.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), bootstrap.ClusterWideGroup)
 		})
-		if anew {
+		if asksAgain {
 			steps = append(steps, rest[0])
 		}
 		if to == v1alpha1.ApprovalManual {
@@ -99,7 +99,7 @@ var typesStory = story{name: "Secrets are of the wrong type, or cannot be change
 	kubeconfig := key{"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}
 	steps := []*step{
 		w.wantsIt(),
-		{name: "the kubeconfig Secret is made anew with another type", wait: 2 * time.Second, do: func() bool {
+		{name: "the kubeconfig Secret is created again with another type", wait: 2 * time.Second, do: func() bool {
 			have := get[*corev1.Secret](w.store, kubeconfig.namespace, kubeconfig.name)
 			if have == nil || !w.isReady(worker) {
 				return false
@@ -134,7 +134,7 @@ var restoredStory = story{name: "the status is lost while a request waits for th
 }, forgetful: true}
 
 // reinstalledStory has the old Node deleted and a reissue asked for, one right after the other.
-var reinstalledStory = story{name: "the machine is installed anew: a reissue, and the Node deleted", tell: func(w *world) []*step {
+var reinstalledStory = story{name: "the machine is installed again: a reissue, and the Node deleted", tell: func(w *world) []*step {
 	again := w.machine(worker)
 	again.disk = 2
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
@@ -166,7 +166,7 @@ var quotaStory = story{name: "a quota refuses Secrets while a token is to be ren
 }, except: admissionDelays} // what is not created before the quota is set is created too late
 
 // eager is a story in which the rest of the cluster is always faster than the operator: Kubernetes deletes a token that has
-// run out, and collects garbage, before the operator gets to do so.
+// expire, and collects garbage, before the operator gets to do so.
 func eager(s story) story {
 	tell := s.tell
 	s.name += ", and the cluster is faster"

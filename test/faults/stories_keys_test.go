@@ -49,7 +49,7 @@ var crashLoopStory = story{name: "a kubelet restarts before it has its certifica
 		w.wantsIt(), joins[0],
 		m.restarts(4, m.approved), w.seesReplacedKey(),
 		m.restarts(10, func() bool { return w.denied(m.request) }),
-		{name: "somebody mends the machine and asks for a reissue", wait: 2 * time.Second, do: func() bool {
+		{name: "somebody fixes the machine and asks for a reissue", wait: 2 * time.Second, do: func() bool {
 			return w.denied(m.request) && w.asksReissue(worker, "1")
 		}},
 	}

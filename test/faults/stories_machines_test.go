@@ -96,7 +96,7 @@ var finalizerStory = story{name: "a thief's requests have finalizers", tell: fun
 	return append(steps, w.leaves(worker, w.alarmed))
 }}
 
-// approved tells whether what the machine asked for was approved.
+// approved reports whether what the machine asked for was approved.
 func (m *machine) approved() bool {
 	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
 	return r != nil && condition(r, certificatesv1.CertificateApproved) != nil

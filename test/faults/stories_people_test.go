@@ -23,7 +23,7 @@ func (w *world) wantsIt(edits ...func(*v1alpha1.NodeBootstrap)) *step {
 	return &step{name: "somebody wants the node", do: func() bool { return w.wants(worker, edits...) }, wait: 2 * time.Second}
 }
 
-// lookedAt tells whether the status speaks of the spec as it is.
+// lookedAt reports whether the status speaks of the spec as it is.
 func (w *world) lookedAt(node string) bool {
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
 	return nb != nil && nb.Status.ObservedGeneration == nb.Generation

@@ -46,7 +46,7 @@ var raceStories = []story{
 	}, false),
 }
 
-// successorStory puts Secrets of somebody else in the place of those that the operator is about to delete.
+// successorStory puts Secrets of someone else in the place of those that the operator is about to delete.
 var successorStory = story{name: "somebody takes the names of what is deleted", tell: func(w *world) []*step {
 	var token key
 	return []*step{

@@ -193,12 +193,12 @@ func (w *world) isJoined(node string) bool {
 	return meta.IsStatusConditionTrue(w.conditions(node), v1alpha1.ConditionJoined)
 }
 
-// isDone tells whether the node has joined and its credential is gone.
+// isDone reports whether the node has joined and its credential is gone.
 func (w *world) isDone(node string) bool {
 	return w.isJoined(node) && meta.IsStatusConditionTrue(w.conditions(node), v1alpha1.ConditionReady)
 }
 
-// passed tells whether so much time has passed since the story began.
+// passed reports whether so much time has passed since the story began.
 func (w *world) passed(d time.Duration) bool { return w.clock.Since(begin) > d }
 
 // wants creates the NodeBootstrap.

@@ -82,7 +82,7 @@ func TestCageOfTokens(t *testing.T) {
 			s.StringData = map[string]string{bootstrapapi.BootstrapTokenExtraGroupsKey: "system:bootstrappers:kubeadm"}
 		},
 		"good for signing": func(s *corev1.Secret) { s.Data[bootstrapapi.BootstrapTokenUsageSigningKey] = []byte("true") },
-		"never runs out":   func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExpirationKey) },
+		"never expires":    func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExpirationKey) },
 		"expires in 2099":  expires("2099-01-01T00:00:00Z"),
 		"expires in a year and an hour": func(s *corev1.Secret) {
 			expires(time.Now().Add(year + time.Hour).UTC().Format(time.RFC3339))(s)

@@ -26,7 +26,7 @@ var addedByPrometheus = []string{"job", "pod", "namespace", "instance"}
 // What the alerts and the dashboard ask for, the manager exposes: metrics, labels, and the values of labels.
 func TestQueriesAskForWhatIsThere(t *testing.T) {
 	token := allowedReader(t, "grafana")
-	issued(t, askFor(t, "counted", v1alpha1.ApprovalNode)) // a decision, and a token that runs out
+	issued(t, askFor(t, "counted", v1alpha1.ApprovalNode)) // a decision, and a token that expires
 	cluster.Create(t, cluster.NodeBootstrap("awaited"))
 	cluster.WaitAwaited(t, "awaited")
 
@@ -125,7 +125,7 @@ func answers(families map[string]*dto.MetricFamily, s monitoring.Selector) error
 	return nil
 }
 
-// isReason tells whether a reason is one of the API's.
+// isReason reports whether a reason is one of the API's.
 func isReason(reason string) error {
 	root, err := localcluster.ProjectRoot()
 	if err != nil {
