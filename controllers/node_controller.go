@@ -135,10 +135,16 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 	if equality.Semantic.DeepEqual(&nb.Status, status) {
 		return nil
 	}
-	now, object := r.Clock.Now(), statusOf(nb.Name)
-	if wait := r.Writes.wait(object, now); wait > 0 {
+	object := statusOf(nb.Name)
+	if wait := r.Writes.wait(object, r.Clock.Now()); wait > 0 {
 		return &heldError{object: object, wait: wait}
 	}
+	return r.storeStatusNow(ctx, nb, status)
+}
+
+// storeStatusNow is storeStatus for what must not wait, however often the status was stored.
+func (r *NodeReconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
+	now, object := r.Clock.Now(), statusOf(nb.Name)
 	before, replaced := nb.Status, versionOf(nb)
 	stored := nb.DeepCopy() // the answer is decoded into it, and what was read shares its maps with the cache
 	stored.Status = *status.DeepCopy()

@@ -18,7 +18,7 @@ import (
 const (
 	objectBurst, objectInterval = 10, time.Minute
 	// A status changes with each step of a node, and several times in a join.
-	statusBurst, statusInterval = 30, 20 * time.Second
+	statusBurst, statusInterval = 20, 20 * time.Second
 	// toleranceInterval is how long fields are left alone that admission control reverts and that do no harm.
 	toleranceInterval = time.Hour
 )

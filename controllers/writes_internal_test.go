@@ -8,7 +8,16 @@ import (
 	"testing"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // Another client undoes each write: after some in a row there is one in each interval, and that is reported until it stops.
@@ -116,5 +125,44 @@ func TestOnlyHeld(t *testing.T) {
 		if wait, held := onlyHeld(tt.err); wait != tt.want || held != (tt.want > 0) {
 			t.Errorf("%v: %s, %v", tt.err, wait, held)
 		}
+	}
+}
+
+// A status that was stored often holds an approval, which rests on the status, for a while. It does not hold a revocation.
+func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	scheme, err := NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, misuse := range map[string]*bootstrap.Problem{"approval": nil, "misuse": {Reason: csr.ReasonWrongSubject, Message: "x"}} {
+		t.Run(name, func(t *testing.T) {
+			nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+			token := bootstrap.TokenSecret(nb, "abcdef", "0123456789abcdef", now.Add(time.Hour))
+			request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
+			c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, token, request).WithStatusSubresource(nb).Build()
+			for _, o := range []client.Object{nb, token} {
+				if err := c.Get(t.Context(), client.ObjectKeyFromObject(o), o); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+			for range statusBurst {
+				r.Writes.wroteStatus(statusOf(nb.Name), bootstrap.Difference{}, now)
+			}
+			p := &bootstrap.Plan{Phase: bootstrap.Awaited, Misuse: misuse, Decisions: []bootstrap.Decision{{
+				Request: request, Result: csr.Result{Verdict: csr.Approve},
+				Record: v1alpha1.CertificateDecision{Name: request.Name, UID: request.UID, TokenID: "abcdef", Verdict: v1alpha1.VerdictApproved},
+			}}}
+			if misuse != nil {
+				p.DeleteTokens, p.Decisions = []*corev1.Secret{token}, nil
+			}
+			o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb, TokenSecrets: []*corev1.Secret{token}}, p)
+			_, held := onlyHeld(o.Err)
+			left := c.Get(t.Context(), client.ObjectKeyFromObject(token), &corev1.Secret{}) == nil
+			if want := misuse == nil; held != want || left != want {
+				t.Errorf("held: %v, the token is left: %v, error %v", held, left, o.Err)
+			}
+		})
 	}
 }

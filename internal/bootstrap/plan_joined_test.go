@@ -223,7 +223,7 @@ func TestPlanSince(t *testing.T) {
 	}
 }
 
-func TestLookAgainTakesTheEarliest(t *testing.T) {
+func TestRequeueByTakesTheEarliest(t *testing.T) {
 	var p Plan
 	for _, at := range []time.Duration{2 * time.Hour, time.Hour, 3 * time.Hour} {
 		p.RequeueBy(now.Add(at))
