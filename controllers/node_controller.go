@@ -117,7 +117,11 @@ func (r *NodeReconciler) report(ctx context.Context, f *bootstrap.Facts, p *boot
 	if f.NodeBootstrap == nil {
 		return nil
 	}
-	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, bootstrap.Report(f, p, o, r.Clock.Now())))
+	status := bootstrap.Report(f, p, o, r.Clock.Now())
+	if o.Err != nil { // it may say something else each time
+		return client.IgnoreNotFound(r.storeStatusSeldom(ctx, f.NodeBootstrap, status))
+	}
+	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, status))
 }
 
 // reportForbidden says in the status that a read was refused: it will not fix itself. Of other failures to read nothing is
@@ -126,7 +130,7 @@ func (r *NodeReconciler) reportForbidden(ctx context.Context, f *bootstrap.Facts
 	if f.NodeBootstrap == nil || !apierrors.IsForbidden(err) {
 		return nil
 	}
-	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, bootstrap.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now())))
+	return client.IgnoreNotFound(r.storeStatusSeldom(ctx, f.NodeBootstrap, bootstrap.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now())))
 }
 
 // storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and
@@ -135,16 +139,26 @@ func (r *NodeReconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBoots
 	if equality.Semantic.DeepEqual(&nb.Status, status) {
 		return nil
 	}
+	if r.Writes.undone(statusOf(nb.Name), bootstrap.StatusDigest(&nb.Status)) {
+		return r.storeStatusSeldom(ctx, nb, status)
+	}
+	return r.storeStatusNow(ctx, nb, status, false)
+}
+
+// storeStatusSeldom is storeStatus for what may come again and again, and is bounded.
+func (r *NodeReconciler) storeStatusSeldom(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
+	if equality.Semantic.DeepEqual(&nb.Status, status) {
+		return nil
+	}
 	object := statusOf(nb.Name)
 	if wait := r.Writes.wait(object, r.Clock.Now()); wait > 0 {
 		return &heldError{object: object, wait: wait}
 	}
-	return r.storeStatusNow(ctx, nb, status)
+	return r.storeStatusNow(ctx, nb, status, true)
 }
 
-// storeStatusNow is storeStatus for what must not wait, however often the status was stored.
-func (r *NodeReconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
-	now, object := r.Clock.Now(), statusOf(nb.Name)
+// storeStatusNow is storeStatus for what must not wait. It may count towards the bound.
+func (r *NodeReconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus, counts bool) error {
 	before, replaced := nb.Status, versionOf(nb)
 	stored := nb.DeepCopy() // the answer is decoded into it, and what was read shares its maps with the cache
 	stored.Status = *status.DeepCopy()
@@ -154,7 +168,7 @@ func (r *NodeReconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBo
 	if err != nil {
 		return fmt.Errorf("storing the status: %w", err)
 	}
-	if err := r.storedAs(ctx, object, stored, status, now); err != nil {
+	if err := r.storedAs(ctx, stored, status, counts); err != nil {
 		return err
 	}
 	stripNodeBootstrap(stored)
@@ -169,10 +183,11 @@ func (r *NodeReconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBo
 }
 
 // storedAs is an error when the API server has not stored a status as it was sent, since what is decided next rests on it.
-func (r *NodeReconciler) storedAs(ctx context.Context, object string, stored *v1alpha1.NodeBootstrap, sent *v1alpha1.NodeBootstrapStatus, now time.Time) error {
+func (r *NodeReconciler) storedAs(ctx context.Context, stored *v1alpha1.NodeBootstrap, sent *v1alpha1.NodeBootstrapStatus, counts bool) error {
+	now, object := r.Clock.Now(), statusOf(stored.Name)
 	d := bootstrap.StatusDifference(&stored.Status, sent)
 	known := r.Writes.tolerates(object, d, now)
-	i := r.Writes.wroteStatus(object, d, now)
+	i := r.Writes.wroteStatus(object, d, bootstrap.StatusDigest(&stored.Status), counts, now)
 	switch {
 	case i == nil:
 		return nil

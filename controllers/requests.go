@@ -33,11 +33,11 @@ func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *boots
 	if status == nil {
 		return nil
 	}
-	store := r.storeStatus
 	if p.Misuse != nil || p.Revokes() { // each request is evidence once, so that this is bounded
-		store = r.storeStatusNow
+		err = r.storeStatusNow(ctx, f.NodeBootstrap, status, false)
+	} else {
+		err = r.storeStatus(ctx, f.NodeBootstrap, status)
 	}
-	err = store(ctx, f.NodeBootstrap, status)
 	if apierrors.IsNotFound(err) { // only what is stored is a claim
 		err = apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name, err)
 	}

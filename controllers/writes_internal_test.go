@@ -71,10 +71,11 @@ func TestWriteLimitsAdmission(t *testing.T) {
 	if i := l.wrote("a", write{object: "Secret a"}, now.Add(objectInterval)); i != nil || l.interference("a", now) != nil || l.wait("a", now.Add(objectInterval)) > 0 {
 		t.Error("it is reported although the last answer was right, or the next write waits")
 	}
-	if l.wroteStatus("s", spoiled, now); l.wait("s", now) > 0 {
+	var digest bootstrap.Digest32
+	if l.wroteStatus("s", spoiled, digest, true, now); l.wait("s", now) > 0 {
 		t.Error("the status that reports it waits")
 	}
-	if l.wroteStatus("s", spoiled, now); l.wait("s", now) <= 0 {
+	if l.wroteStatus("s", spoiled, digest, true, now); l.wait("s", now) <= 0 {
 		t.Error("a status that is not stored is sent again at once")
 	}
 }
@@ -148,7 +149,7 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 			}
 			r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 			for range statusBurst {
-				r.Writes.wroteStatus(statusOf(nb.Name), bootstrap.Difference{}, now)
+				r.Writes.wroteStatus(statusOf(nb.Name), bootstrap.Difference{}, bootstrap.Digest32{}, true, now) // which another client has undone
 			}
 			p := &bootstrap.Plan{Phase: bootstrap.Awaited, Misuse: misuse, Decisions: []bootstrap.Decision{{
 				Request: request, Result: csr.Result{Verdict: csr.Approve},

@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -114,9 +115,24 @@ func BindingDifference(have, want *rbacv1.ClusterRoleBinding) Difference {
 // StatusDifference compares a status as the API server has stored it with the one that was sent. What is decided from is needed. The
 // rest may be missing because the CustomResourceDefinition is older than the operator: Helm does not update it.
 func StatusDifference(have, want *v1alpha1.NodeBootstrapStatus) Difference {
+	if StatusDigest(have) == StatusDigest(want) {
+		return Difference{}
+	}
 	needed := differingFields(decidedFrom(have), decidedFrom(want))
 	other := differingFields(have, want)
 	return Difference{Needed: needed, Other: slices.DeleteFunc(other, func(field string) bool { return slices.Contains(needed, field) })}
+}
+
+// Digest32 is a SHA-256.
+type Digest32 = [sha256.Size]byte
+
+// StatusDigest is the digest of a status as it is sent.
+func StatusDigest(status *v1alpha1.NodeBootstrapStatus) Digest32 {
+	text, err := json.Marshal(status)
+	if err != nil { // there is nothing in a status that JSON cannot express
+		panic(err)
+	}
+	return sha256.Sum256(text)
 }
 
 // decidedFrom is a status without what only people and other NodeBootstraps read.

@@ -96,21 +96,21 @@ func TestPolicyMakesSecretsImmutable(t *testing.T) {
 	waitJoined(t, name)
 }
 
-// A policy takes away the groups of each bootstrap token, so that it would be of no use. No credential is published, the condition names
-// the Secret and the field, and with the policy gone the credential is published by itself, as docs/troubleshooting.md says.
-func TestPolicyChangesTokens(t *testing.T) {
-	const name = "no-groups"
-	groups := `{patchType: JSONPatch, jsonPatch: {expression: "has(object.data) && 'auth-extra-groups' in object.data ? ` +
-		`[JSONPatch{op: 'remove', path: '/data/auth-extra-groups'}] : [JSONPatch{op: 'add', path: '/metadata/labels/changed', value: 'yes'}]"}}`
-	binding := installPolicy(t, bootstrap.TokenNamespace, policyOn(bootstrap.TokenNamespace, groups), func(s *corev1.Secret) bool { return s.Labels["changed"] != "" })
+// A policy takes away the CA of each kubeconfig Secret, so that it would be of no use. No credential is published, the condition names the
+// Secret and the field, and with the policy gone the credential is published by itself, as docs/troubleshooting.md says.
+func TestPolicyChangesKubeconfigs(t *testing.T) {
+	const name = "no-ca"
+	noCA := `{patchType: JSONPatch, jsonPatch: {expression: "has(object.data) && 'ca.crt' in object.data ? ` +
+		`[JSONPatch{op: 'remove', path: '/data/ca.crt'}] : [JSONPatch{op: 'add', path: '/metadata/labels/changed', value: 'yes'}]"}}`
+	binding := installPolicy(t, operator.Namespace, policyOn(operator.Namespace, noCA), func(s *corev1.Secret) bool { return s.Labels["changed"] != "" })
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	nb := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonAdmissionInterferes)
-	for _, text := range []string{"Secret kube-system/bootstrap-token-", "data.auth-extra-groups", "mutatingadmissionpolicies"} {
+	for _, text := range []string{"Secret " + operator.Namespace + "/bootstrap-kubeconfig-" + name, "data.ca.crt", "mutatingadmissionpolicies"} {
 		if message := env.ReadyMessage(nb); !strings.Contains(message, text) {
 			t.Errorf("the message does not say %q: %s", text, message)
 		}
 	}
-	if err := cluster.NothingLeft(t.Context(), name); err != nil {
+	if err := cluster.Absent(t.Context(), operator.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
 		t.Error(err)
 	}
 	cluster.Delete(t, binding)
