@@ -123,7 +123,7 @@ dashboard-picture: controlplane bin/manager ## docs/dashboard.svg: the dashboard
 		failed=$$?; rm -f $$scrapes; exit $$failed
 
 .PHONY: verify
-verify: ## Generated files, chart, alerts and dashboard are in order; the linter and the import rules are content.
+verify: ## Generated files, chart, alerts and dashboard are in order; the linter and the import rules pass.
 	hack/verify-generated.sh
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring

@@ -31,7 +31,7 @@ func waitHealth(t *testing.T, name string, want status.Status) {
 	})
 }
 
-// What a pipeline waits for is told as kstatus has it: Current when the rule holds, Failed when somebody has to act.
+// What a pipeline waits for is reported as kstatus has it: Current when the rule holds, Failed when action is required.
 func TestKstatus(t *testing.T) {
 	nb := cluster.NodeBootstrap("healthy")
 	cluster.Create(t, nb)

@@ -16,7 +16,7 @@ const (
 )
 
 // rateLimitedRecorder leaves Normal events out when there are very many. They are for whoever watches a few nodes join: conditions and
-// status.certificates say the same, and stay. Warnings are always told.
+// status.certificates say the same, and stay. Warnings are always emitted.
 type rateLimitedRecorder struct {
 	events.EventRecorder
 	normal flowcontrol.PassiveRateLimiter

@@ -27,7 +27,7 @@ const (
 	ConditionServingCertificateApproved = "ServingCertificateApproved"
 	// ConditionReconciling is True, and present, while the operator is on its way to Ready (kstatus).
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled is True, and present, when somebody has to act before the operator can go on (kstatus).
+	// ConditionStalled is True, and present, when action is required before the operator can go on (kstatus).
 	ConditionStalled = "Stalled"
 )
 

@@ -188,7 +188,7 @@ type finding struct {
 	status  metav1.ConditionStatus
 	reason  string
 	message string
-	// stalled says that somebody has to act; otherwise a finding that is not True is on its way.
+	// stalled says that action is required; otherwise a finding that is not True is on its way.
 	stalled bool
 }
 
@@ -317,7 +317,7 @@ func (r *report) waitingFor() finding {
 		return stalled(replaced)
 	}
 	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
-		return yes(v1alpha1.ReasonAwaitingNode, "the node is waited for, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
+		return yes(v1alpha1.ReasonAwaitingNode, "the node has not joined, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
 	}
 	if held := r.heldFor(); held != nil {
 		return stalled(held)

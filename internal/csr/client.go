@@ -156,7 +156,7 @@ func hasNoOtherIdentity(e *evaluation) *Result {
 
 func asksKubeletClientSigner(e *evaluation) *Result {
 	if want := certificatesv1.KubeAPIServerClientKubeletSignerName; e.csr.Spec.SignerName != want {
-		return deny(ReasonWrongSigner, "the signer asked is %q; with a bootstrap token it may only be %s. "+
+		return deny(ReasonWrongSigner, "the requested signer is %q; with a bootstrap token it may only be %s. "+
 			"No kubelet asks it with such a token, so someone else has the kubeconfig: request a reissue", e.csr.Spec.SignerName, want)
 	}
 	return nil
