@@ -89,6 +89,10 @@ func deadline(d time.Duration) func(*v1alpha1.NodeBootstrap) {
 	return func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Token.JoinDeadline = &metav1.Duration{Duration: d} }
 }
 
+func replacements(n int32) func(*v1alpha1.NodeBootstrap) {
+	return func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.ReplacementKeys = n }
+}
+
 func server(url string) func(*v1alpha1.NodeBootstrap) {
 	return func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.Server = url }
 }
@@ -119,6 +123,7 @@ func TestLimits(t *testing.T) {
 		return set
 	}
 	byDefault := map[string]wish{
+		"a replacement key":      {nil, replacements(1), "may be 0 at most"},
 		"nothing":                {ask: func(*v1alpha1.NodeBootstrap) {}},
 		"ClusterWide":            {ask: clusterWide, refusedFor: "allowClusterWide"},
 		"a week":                 {ask: ttl(168 * time.Hour)},
@@ -149,7 +154,7 @@ func TestLimits(t *testing.T) {
 		t.Run("default "+name, func(t *testing.T) { try(t, jane, w) })
 	}
 	t.Run("keys that are missing", func(t *testing.T) {
-		limit(t, nil, "allowClusterWide", "maxTokenTTL", "maxJoinDeadline", "allowedAddresses", "reservedAddresses", "shortestIPv4Prefix",
+		limit(t, nil, "allowClusterWide", "maxReplacementKeys", "maxTokenTTL", "maxJoinDeadline", "allowedAddresses", "reservedAddresses", "shortestIPv4Prefix",
 			"shortestIPv6Prefix", "allowedServers", "allowCABundle", "allowReissueOfMembers", "exemptGroups")
 		for name, w := range byDefault {
 			t.Run(name, func(t *testing.T) { try(t, jane, w) })
@@ -162,6 +167,8 @@ func TestLimits(t *testing.T) {
 		"a shorter ttl":               {allow("maxTokenTTL", "12h"), ttl(12 * time.Hour), ""},
 		"longer than that":            {allow("maxTokenTTL", "12h"), ttl(12*time.Hour + time.Second), "may be 12h at most"},
 		"the default is longer":       {allow("maxTokenTTL", "12h"), func(*v1alpha1.NodeBootstrap) {}, "spec.token.ttl is 24h, and may be 12h at most"},
+		"replacement keys":            {allow("maxReplacementKeys", "2"), replacements(2), ""},
+		"more replacement keys":       {allow("maxReplacementKeys", "2"), replacements(3), "replacementKeys is 3, and may be 2 at most"},
 		"a deadline":                  {allow("maxJoinDeadline", "24h"), deadline(24 * time.Hour), ""},
 		"a later deadline":            {allow("maxJoinDeadline", "24h"), deadline(25 * time.Hour), "may be 24h at most"},
 		"no deadline":                 {allow("maxJoinDeadline", "24h"), func(*v1alpha1.NodeBootstrap) {}, "joinDeadline is not set, and may be 24h at most"},
