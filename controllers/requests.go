@@ -192,6 +192,9 @@ func (r *NodeReconciler) deleteRequest(ctx context.Context, p *bootstrap.Plan, r
 		request = stripped
 	}
 	found, err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion})
+	if len(request.Finalizers) > 0 { // admission control has added them again, so that it stays, denied
+		return errors.Join(denial, err, &heldError{object: requestName(request), wait: objectInterval})
+	}
 	if deleted || found {
 		noteDeleted(ctx, request, why)
 	}
