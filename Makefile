@@ -73,7 +73,7 @@ UNCHANGED_CACHES = KUBE_CACHE_MUTATION_DETECTOR=true
 
 .PHONY: test
 test: controlplane bin/manager bin/kubectl-nodebootstrap ## All tests: against a real control plane and real kubelets, which need root on Linux.
-	$(UNCHANGED_CACHES) go test -count=1 -p 1 -timeout 20m ./...
+	$(UNCHANGED_CACHES) go test -count=1 -p 1 -timeout 30m ./...
 	$(MAKE) -s fuzz FUZZTIME=5000x
 
 .PHONY: e2e
