@@ -288,7 +288,7 @@ func TestInterferenceWithBindings(t *testing.T) {
 // Bounds of the writes for one node: until it is quiet, and in each minute after that. A token that is replaced takes five: both
 // Secrets are deleted and created, and the status is stored.
 const (
-	mostAtFirst   = 60
+	mostAtFirst   = 80
 	mostPerMinute = 5
 )
 
