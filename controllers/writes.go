@@ -41,8 +41,6 @@ type writes struct {
 	since        time.Time
 	// failure is why the last write failed; nil if it was stored.
 	failure error
-	// digest is that of the status as it was last stored.
-	digest bootstrap.Digest32
 }
 
 // wait is how long to wait before an object is written; zero for not at all.
@@ -92,6 +90,8 @@ type write struct {
 	spare int
 	// free says that the write does not count.
 	free bool
+	// digest is that of the status as it was stored.
+	digest bootstrap.Digest32
 }
 
 // wrote counts a write and notes what it was. One that did not take effect uses up all the writes that are left, so that the next one
@@ -102,11 +102,7 @@ func (l *WriteLimits) wrote(key string, last write, now time.Time) *bootstrap.In
 
 // wroteStatus is wrote for the status of a NodeBootstrap, of which it remembers the digest. What new facts cause need not count.
 func (l *WriteLimits) wroteStatus(key string, answer bootstrap.Difference, digest bootstrap.Digest32, counts bool, now time.Time) *bootstrap.Interference {
-	i := l.wroteWithin(key, statusBurst, statusInterval, write{object: key, answer: answer, spare: 1, free: !counts}, now)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.objects[key].digest = digest
-	return i
+	return l.wroteWithin(key, statusBurst, statusInterval, write{object: key, answer: answer, spare: 1, free: !counts, digest: digest}, now)
 }
 
 // undone reports whether a status, by its digest, is not the one that was last stored: another client changed it, or admission control did.
@@ -114,7 +110,7 @@ func (l *WriteLimits) undone(key string, digest bootstrap.Digest32) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.objects[key]
-	return w != nil && (w.digest != digest || w.interference != nil && len(w.interference.Difference.Needed) > 0)
+	return w != nil && (w.last.digest != digest || w.interference != nil && len(w.interference.Difference.Needed) > 0)
 }
 
 func (l *WriteLimits) wroteWithin(key string, burst int, interval time.Duration, last write, now time.Time) *bootstrap.Interference {

@@ -5,6 +5,7 @@ package controllers
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -166,4 +167,22 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is forgotten while another object is written was read after that, which ended the process.
+func TestWriteLimitsOfManyObjectsAtATime(t *testing.T) {
+	var l WriteLimits
+	now := time.Now()
+	var all sync.WaitGroup
+	for worker := range 8 {
+		all.Go(func() {
+			for i := range 20_000 {
+				key := fmt.Sprint(worker, "/", i)
+				l.wroteStatus(key, bootstrap.Difference{}, bootstrap.Digest32{}, false, now)
+				l.wait(key, now)
+				l.undone(key, bootstrap.Digest32{})
+			}
+		})
+	}
+	all.Wait()
 }
