@@ -170,7 +170,7 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 }
 
 // What is forgotten while another object is written was read after that, which ended the process.
-func TestWriteLimitsOfManyObjectsAtATime(t *testing.T) {
+func TestWriteLimitsOfManyObjectsAtATime(*testing.T) {
 	var l WriteLimits
 	now := time.Now()
 	var all sync.WaitGroup
