@@ -170,10 +170,19 @@ func lastReplaced(record []v1alpha1.CertificateDecision, of func(v1alpha1.Certif
 	return replaced
 }
 
+// claimUsed reports whether the node, which has joined, uses a certificate that was approved in its present wait. Within the second of
+// the approval its Lease does not prove that, but a Node that was registered since does.
+func (f *Facts) claimUsed() bool {
+	return f.certificateUsed() || slices.ContainsFunc(f.tokens(), func(t Token) bool {
+		claims := claimsOf(f, t.ID, nil)
+		return len(claims) > 0 && f.registeredSince(claims[0].at)
+	})
+}
+
 // noteUse finds evidence of two machines when the node has joined: whoever sent the newest key was denied, so someone else has joined.
 func (p *Plan) noteUse(f *Facts, now time.Time) {
 	s := &f.NodeBootstrap.Status
-	if s.AwaitingSince == nil || meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionTokenMisused) || !f.certificateUsed() ||
+	if s.AwaitingSince == nil || meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionTokenMisused) || !f.claimUsed() ||
 		f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
 		return
 	}

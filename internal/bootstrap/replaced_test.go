@@ -77,6 +77,13 @@ func TestThiefWhoAskedFirstAndJoinsRaisesTheAlarm(t *testing.T) {
 		moment{func(f *Facts) { f.Requests = nil }, Joined, "", hasJoined, csr.ReasonSecondKey, ""},
 		moment{func(f *Facts) { f.Node, f.NodeReported, f.LeaseRenewed = nil, false, time.Time{} }, Withdrawn, "", isWithdrawn, csr.ReasonSecondKey, ""},
 	)
+	// All within the second of the approval: the Lease alone does not prove then that the certificate is used.
+	atOnce := func(f *Facts) { withCertificate(f.find("csr-thief")); worksSince(0)(f) }
+	tell(t, awaited(1, young),
+		moment{further(request("csr-thief", 1, minutes(1))), Awaited, "#1", waits, "", ""},
+		moment{further(request("csr-b", 1, 0)), Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
+		moment{atOnce, Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused"},
+	)
 	// The request of the machine and the Lease are seen at once.
 	tell(t, awaited(1, young),
 		moment{further(request("csr-thief", 1, minutes(1))), Awaited, "#1", waits, "", ""},
