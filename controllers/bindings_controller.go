@@ -163,6 +163,7 @@ func (r *BindingsReconciler) repair(ctx context.Context, have *rbacv1.ClusterRol
 	want := bootstrap.RestoredBinding(have, owner)
 	object, now := bindingName(have.Name), r.Clock.Now()
 	if want == nil {
+		r.Writes.isRight(object)
 		return nil
 	}
 	before := bootstrap.BindingDifference(have, want)

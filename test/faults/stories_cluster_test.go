@@ -183,5 +183,27 @@ var clusterStories = []story{
 	approvalStory(v1alpha1.ApprovalManual, v1alpha1.ApprovalClusterWide, true),
 	approvalStory(v1alpha1.ApprovalClusterWide, v1alpha1.ApprovalNode, false),
 	approvalStory(v1alpha1.ApprovalClusterWide, v1alpha1.ApprovalManual, false),
-	typesStory, restoredStory, reinstalledStory, quotaStory, eager(deadlineStory),
+	typesStory, restoredStory, reinstalledStory, quotaStory, policyStory("Secret"), policyStory("ClusterRoleBinding"), eager(deadlineStory),
+}
+
+// policyStory has a policy that changes what the operator creates, so that it tries with dry runs, and the policy goes after a while.
+func policyStory(kind string) story {
+	return story{name: "a policy changes each new " + kind + " for a while", tell: func(w *world) []*step {
+		right := "create " + kind
+		steps := []*step{
+			{name: "a policy is installed", do: func() bool { w.spoiledUntil[right] = w.clock.Now().Add(24 * time.Hour); return true }},
+			w.wantsIt(),
+			{name: "the policy goes", wait: 3 * time.Second, do: func() bool {
+				reported := w.clock.Since(begin) > 150*time.Second
+				if reported {
+					delete(w.spoiledUntil, right)
+				}
+				return reported
+			}},
+		}
+		steps = append(steps, w.machine(worker).joins(always)...)
+		return append(steps, w.leaves(worker, w.joined(worker)))
+	}, forgetful: true, except: func(a at) bool { // the id of a spoiled token that a cache still shows is skipped, and spoiling ends the policy
+		return a.fault == spoiling || a.leadsElsewhere()
+	}}
 }
