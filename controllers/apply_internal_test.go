@@ -52,8 +52,9 @@ func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 	}
 	last := "abcdef"
 	r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	t1, _ := bootstrap.ParseToken(token)
 	o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, &bootstrap.Plan{
-		Phase: bootstrap.Awaited, MintAfter: &last,
+		Phase: bootstrap.Awaited, Keep: []bootstrap.Token{t1}, MintAfter: &last,
 		Decisions: []bootstrap.Decision{{
 			Request: request, Result: csr.Result{Verdict: csr.Approve},
 			Record: v1alpha1.CertificateDecision{Name: request.Name, UID: request.UID, TokenID: "abcdef", Verdict: v1alpha1.VerdictApproved, Time: metav1.NewTime(now)},

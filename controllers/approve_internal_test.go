@@ -74,7 +74,8 @@ func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 				},
 			})
 			r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: live, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
-			p := &bootstrap.Plan{Phase: bootstrap.Awaited, Decisions: append(tt.others, bootstrap.Decision{
+			t1, _ := bootstrap.ParseToken(token)
+			p := &bootstrap.Plan{Phase: bootstrap.Awaited, Keep: []bootstrap.Token{t1}, Decisions: append(tt.others, bootstrap.Decision{
 				Request: request, Result: csr.Result{Verdict: csr.Approve}, Record: record,
 			})}
 			if o := r.apply(t.Context(), &bootstrap.Facts{Name: nb.Name, NodeBootstrap: nb}, p); o.Err != nil {

@@ -31,6 +31,9 @@ func (r *NodeReconciler) gather(ctx context.Context, name string) (*bootstrap.Fa
 	if f.TokenSecrets, err = r.tokenSecrets(ctx, name, f.NodeBootstrap); err != nil {
 		return f, err
 	}
+	if f.NodeBootstrap != nil {
+		f.UpgradeStatus()
+	}
 	if f.Kubeconfig, err = find(ctx, r.Client, r.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
 		return f, err
 	}
@@ -230,7 +233,10 @@ func knownTokenIDs(f *bootstrap.Facts) sets.Set[string] {
 		if t := f.NodeBootstrap.Status.Token; t != nil {
 			ids.Insert(t.ID)
 		}
-		for _, d := range f.NodeBootstrap.Status.Certificates {
+		for _, t := range f.NodeBootstrap.Status.Tokens {
+			ids.Insert(t.ID)
+		}
+		for _, d := range f.NodeBootstrap.Status.Certificates { // whose certificates may have been issued since
 			ids.Insert(d.TokenID)
 		}
 	}

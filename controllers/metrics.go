@@ -118,7 +118,7 @@ func (m *Metrics) observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 	if becameTrue(old, new, v1alpha1.ConditionKeyConflict) {
 		m.conflicts.Inc()
 	}
-	m.outliving.Add(float64(bootstrap.NewlyOutliving(old, new)))
+	m.outliving.Add(float64(bootstrap.NewlyUnrevoked(old, new)))
 	change := bootstrap.KubeconfigChanged(old, new)
 	if change.Server {
 		m.changes.WithLabelValues(changedServer).Inc()

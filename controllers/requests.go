@@ -29,7 +29,7 @@ func (r *NodeReconciler) claim(ctx context.Context, f *bootstrap.Facts, p *boots
 		return err
 	}
 	defer stored()
-	status := p.Claimed(f.NodeBootstrap, r.Clock.Now())
+	status := p.Claimed(f, r.Clock.Now())
 	if status == nil {
 		return nil
 	}

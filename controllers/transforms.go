@@ -147,9 +147,30 @@ func stripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 		d.TokenID, d.KeyFingerprint, d.Reason = cut(d.TokenID, maxWordBytes), cut(d.KeyFingerprint, maxWordBytes), cut(d.Reason, maxWordBytes)
 		d.Message = cut(d.Message, maxServerBytes)
 	}
+	stripTokens(s)
 	for i := range s.Keys {
 		k := &s.Keys[i]
 		k.TokenID, k.KeyFingerprint, k.Name = cut(k.TokenID, maxWordBytes), cut(k.KeyFingerprint, maxWordBytes), cut(k.Name, maxWordBytes)
+	}
+}
+
+func stripTokens(s *v1alpha1.NodeBootstrapStatus) {
+	for i := range s.Tokens {
+		t := &s.Tokens[i]
+		t.ID = cut(t.ID, maxWordBytes)
+		for i := range t.CSRs {
+			c := &t.CSRs[i]
+			c.Name, c.UID, c.KeyFingerprint = cut(c.Name, maxWordBytes), types.UID(cut(string(c.UID), maxWordBytes)), cut(c.KeyFingerprint, maxWordBytes)
+			c.Reason = cut(c.Reason, maxWordBytes)
+		}
+	}
+	for i := range s.KeyFingerprints {
+		s.KeyFingerprints[i] = cut(s.KeyFingerprints[i], maxWordBytes)
+	}
+	for i := range s.UnrevokedCertificates {
+		c := &s.UnrevokedCertificates[i]
+		c.Name, c.UID, c.KeyFingerprint = cut(c.Name, maxWordBytes), types.UID(cut(string(c.UID), maxWordBytes)), cut(c.KeyFingerprint, maxWordBytes)
+		c.Reason = cut(c.Reason, maxWordBytes)
 	}
 }
 

@@ -191,7 +191,16 @@ type NodeBootstrapStatus struct {
 	// +optional
 	Token *TokenStatus `json:"token,omitempty"`
 
-	// lastTokenID is the id of the last token that was made; the id of the next one is derived from it.
+	// tokens are the live bootstrap tokens, the newest last, with the decisions on the CertificateSigningRequests that were sent with
+	// each. What may still be approved depends on this list. An entry disappears with its token. The list is absent, not empty, in a
+	// status that was written before the operator had this field.
+	// +optional
+	// +listType=map
+	// +listMapKey=id
+	// +kubebuilder:validation:MaxItems=2
+	Tokens []LiveToken `json:"tokens,omitzero"`
+
+	// lastTokenID is the id of the last token that was created; the id of the next one is derived from it.
 	// +optional
 	LastTokenID string `json:"lastTokenID,omitempty"`
 
@@ -214,10 +223,11 @@ type NodeBootstrapStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	APIServerHosts []string `json:"apiServerHosts,omitempty"`
 
-	// certificates holds the last decisions on the node's CertificateSigningRequests, the newest last. Kubernetes deletes
-	// those requests an hour after the decision; this record stays.
+	// certificates is a log of the last decisions on the node's CertificateSigningRequests, the newest last: Kubernetes deletes
+	// CertificateSigningRequests an hour after the decision. Nothing is decided from this log.
 	// +optional
-	// +listType=atomic
+	// +listType=map
+	// +listMapKey=uid
 	// +kubebuilder:validation:MaxItems=16
 	Certificates []CertificateDecision `json:"certificates,omitempty"`
 
@@ -226,6 +236,22 @@ type NodeBootstrapStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8
 	Keys []SentKey `json:"keys,omitempty"`
+
+	// keyFingerprints are the fingerprints of the keys for which client certificates were approved in the node's name, the newest
+	// last. No other node gets a certificate for one of these keys.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	KeyFingerprints []string `json:"keyFingerprints,omitempty"`
+
+	// unrevokedCertificates are the client certificates that are still valid although the operator revoked the token that they were
+	// issued for, or approved another key in place of theirs. Kubernetes cannot revoke a certificate. The condition
+	// CertificateNotRevoked reports them. Of more than 8 those are kept that expire last.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=8
+	UnrevokedCertificates []UnrevokedCertificate `json:"unrevokedCertificates,omitempty"`
 
 	// awaitingSince is since when the node is waited for: the creation of the NodeBootstrap, the last reissue, or the
 	// moment a joined node was found gone. Absent while the node is joined.
@@ -241,6 +267,15 @@ type NodeBootstrapStatus struct {
 	// +optional
 	NodeAliveTime *metav1.Time `json:"nodeAliveTime,omitempty"`
 
+	// firstApprovalTime is when a client certificate was first approved since awaitingSince. Absent when none was.
+	// +optional
+	FirstApprovalTime *metav1.Time `json:"firstApprovalTime,omitempty"`
+
+	// joinProofTime is when a renewal of the node's Lease begins to prove that the node has joined: it uses a certificate that was
+	// issued since awaitingSince. Absent while none was issued.
+	// +optional
+	JoinProofTime *metav1.Time `json:"joinProofTime,omitempty"`
+
 	// lastHandledReissueAt is the value of the annotation nodebootstrap.io/reissue-requested-at that was last handled; of a
 	// value of more than 128 bytes it is SHA256:<hex> of the value.
 	// +optional
@@ -253,6 +288,52 @@ type TokenStatus struct {
 	ID string `json:"id"`
 
 	// expirationTime is when the API server stops accepting the token.
+	ExpirationTime metav1.Time `json:"expirationTime"`
+}
+
+// LiveToken is what was decided with one live bootstrap token.
+type LiveToken struct {
+	// id is the public part of the token: its Secret is kube-system/bootstrap-token-<id>.
+	ID string `json:"id"`
+
+	// csrs are the CertificateSigningRequests that were sent with the token and have a decision, in the order of the decisions. The
+	// token is bound to the keys of those that were approved. When the list is full, nothing more is decided with the token.
+	// +optional
+	// +listType=map
+	// +listMapKey=uid
+	// +kubebuilder:validation:MaxItems=16
+	CSRs []DecidedCSR `json:"csrs,omitempty"`
+}
+
+// DecidedCSR is a decision on a CertificateSigningRequest that was sent with a live token.
+type DecidedCSR struct {
+	// name of the CertificateSigningRequest.
+	Name string `json:"name"`
+	// uid of the CertificateSigningRequest.
+	UID types.UID `json:"uid"`
+	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>; absent when no key could be read.
+	// +optional
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
+	// verdict is the decision.
+	Verdict Verdict `json:"verdict"`
+	// reason is a word for why.
+	Reason string `json:"reason"`
+	// time of the decision.
+	Time metav1.Time `json:"time"`
+}
+
+// UnrevokedCertificate is a client certificate that is still valid and should not be.
+type UnrevokedCertificate struct {
+	// name of the CertificateSigningRequest that the certificate was issued to.
+	Name string `json:"name"`
+	// uid of that CertificateSigningRequest.
+	UID types.UID `json:"uid"`
+	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>.
+	// +optional
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
+	// reason is IssuedBeforeRevocation or IssuedBeforeReplacement.
+	Reason string `json:"reason"`
+	// expirationTime is when the certificate expires: until then it authenticates.
 	ExpirationTime metav1.Time `json:"expirationTime"`
 }
 
@@ -302,13 +383,10 @@ type CertificateDecision struct {
 	Message string `json:"message,omitempty"`
 	// time of the decision.
 	Time metav1.Time `json:"time"`
-	// issuedTime is the time of the approval, once a client certificate was seen issued. Use of the node's name after it
-	// tells that the node has joined.
+	// issuedTime is the time of the approval, once the certificate was issued.
 	// +optional
 	IssuedTime *metav1.Time `json:"issuedTime,omitempty"`
-	// expirationTime is when the issued certificate expires, if it was issued before its token was revoked and the node had not
-	// joined with it, or if another key was approved in place of this one. Kubernetes cannot revoke a certificate: until then it
-	// authenticates.
+	// expirationTime was written by earlier versions, which had no unrevokedCertificates.
 	// +optional
 	ExpirationTime *metav1.Time `json:"expirationTime,omitempty"`
 }

@@ -82,7 +82,7 @@ func TestCrashesLeadToTheSameEnd(t *testing.T) {
 		want := end(f)
 		done := 1 + seed%len(steps) // how many steps are done before the crash
 		f = state(seed)
-		p := Decide(f, now)
+		p := decide(f, now)
 		for _, step := range steps[:done] {
 			step(f, &p)
 		}
@@ -102,10 +102,10 @@ func TestClaimsSurviveTheirToken(t *testing.T) {
 		if f.NodeBootstrap == nil {
 			continue
 		}
-		p := Decide(f, now)
+		p := decide(f, now)
 		claim(f, &p)
 		f.TokenSecrets = []*corev1.Secret{}
-		again := Decide(f, now)
+		again := decide(f, now)
 		if n := len(ofTokens(&again)); n > 0 || again.Misuse != nil {
 			t.Errorf("seed %d: no token is left and %d requests are decided on: %+v", seed, n, outlineOf(&again))
 		}
@@ -122,7 +122,7 @@ func TestReportSaysTheSameTwice(t *testing.T) {
 		if f.NodeBootstrap == nil {
 			continue
 		}
-		p := Decide(f, now)
+		p := decide(f, now)
 		if p.Reissue { // which is handled once
 			continue
 		}

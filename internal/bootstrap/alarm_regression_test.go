@@ -21,12 +21,12 @@ func TestSecondKeyIsTheSameInAnyOrder(t *testing.T) {
 		for _, requests := range [][]*certificatesv1.CertificateSigningRequest{{first, second}, {second, first}} {
 			f := awaited(1, young)
 			edits(approval(mode), with(requests...))(f)
-			p := Decide(f, now)
+			p := decide(f, now)
 			if got, want := outlineOf(&p), alarmed("csr-b: Approved", ""); got != want || p.Decisions[0].Record.Reason != csr.ReasonKeyReplaced {
 				t.Errorf("%s first: got  %+v\nwant %+v", requests[0].Name, got, want)
 			}
 			registered(minutes(1))(f)
-			p = Decide(f, now)
+			p = decide(f, now)
 			if got, want := outlineOf(&p), alarmed("csr-b: Approved", "SecondKey"); got != want {
 				t.Errorf("%s first, and the first key is used: got  %+v\nwant %+v", requests[0].Name, got, want)
 			}
@@ -67,7 +67,7 @@ func TestSecondKeyIsOneWithoutTheFirstRequest(t *testing.T) {
 	f.NodeBootstrap.Status.AwaitingSince = new(ago(2 * time.Hour))
 	edits(approval(v1alpha1.ApprovalManual), records(approvedDecision("csr-a", 1, minutes(70))),
 		with(request("csr-b", 1, minutes(10), approved(minutes(9)), withCertificate)), registered(minutes(20)))(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	if got, want := outlineOf(&p), alarmed("csr-b: Approved", "SecondKey"); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -79,9 +79,9 @@ func TestSupersededIsNoAlarmAfterACrash(t *testing.T) {
 	f := awaited(1, young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, 0), request("csr-b", 1, 0)}
 	later := now.Add(700 * time.Millisecond)
-	p := Decide(f, later)
-	f.NodeBootstrap.Status = *p.Claimed(f.NodeBootstrap, later)
-	again := Decide(f, later.Add(time.Second))
+	p := decide(f, later)
+	f.NodeBootstrap.Status = *p.Claimed(f, later)
+	again := decide(f, later.Add(time.Second))
 	if got, want := outlineOf(&again), alarmed("csr-b: Approved, csr-a: Denied", ""); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -104,10 +104,10 @@ func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 			f.TokenSecrets = nil
 			f.addToken(2, 0) // made, and then the operator crashed
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 2, 0, forNode("worker-2"))}
-			p := Decide(f, now)
+			p := decide(f, now)
 			crash(f, &p)
 			f.Requests = append(f.Requests, request("csr-b", 2, 0))
-			if p = Decide(f, now); name != "no crash" && outlineOf(&p).phase != Withdrawn {
+			if p = decide(f, now); name != "no crash" && outlineOf(&p).phase != Withdrawn {
 				t.Errorf("the token is good again: %+v", outlineOf(&p))
 			}
 			for range 3 {
@@ -120,16 +120,16 @@ func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 	}
 }
 
-// Neither does it count as handled before the older tokens are gone, which it was asked for because of.
-func TestReissueIsNotHandledWhileTokensAreLeft(t *testing.T) {
+// Its token was misused at once, so it counts as handled. The tokens that could not be deleted stay revoked.
+func TestReissueWhoseTokenWasMisusedLeavesNoToken(t *testing.T) {
 	f := awaited(1, young)
 	edits(askReissue, records(approvedDecision("csr-0", 1, minutes(20))), func(f *Facts) { f.addToken(2, 0) }, with(request("csr-a", 2, 0, forNode("worker-2"))))(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	claim(f, &p)
 	carryOutVerdicts(&p)
 	f.NodeBootstrap.Status = *Report(f, &p, &Outcome{Err: errWrite}, now) // neither token could be deleted
-	p = Decide(f, now)
-	if got, want := outlineOf(&p), (outline{phase: Withdrawn, reissue: true, deleteToken: "#1 #2", dropConfig: true}); got != want {
+	p = decide(f, now)
+	if got, want := outlineOf(&p), (outline{phase: Withdrawn, deleteToken: "#1 #2", dropConfig: true}); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	for range 3 {
@@ -163,7 +163,7 @@ func TestIDOfAWithdrawnTokenIsNotGivenAgain(t *testing.T) {
 				t.Errorf("the last token is %s", ordinal(got))
 			}
 			askReissue(f)
-			p := Decide(f, now)
+			p := decide(f, now)
 			if got := outlineOf(&p).mint; got != "#3" {
 				t.Errorf("the next token is %s", got)
 			}
@@ -187,7 +187,7 @@ func TestNodeJoinsWithTheTokenAfterAFlood(t *testing.T) {
 	r := request("csr-z", 0, -time.Second)
 	r.Spec.Username = "system:bootstrap:" + o.Token.ID
 	f.Requests = append(f.Requests, r)
-	p = Decide(f, now)
+	p = decide(f, now)
 	if got, want := outlineOf(&p).verdicts, "csr-z: Approved"; got != want {
 		t.Errorf("got %q", got)
 	}
@@ -197,7 +197,7 @@ func TestNodeJoinsWithTheTokenAfterAFlood(t *testing.T) {
 func TestTheftThatSomebodyApprovedIsNotRecordedAsDenied(t *testing.T) {
 	f := awaited(1, young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), forNode("worker-2"))}
-	p := Decide(f, now)
+	p := decide(f, now)
 	claim(f, &p)
 	approved(0)(f.Requests[0])
 	withCertificate(f.Requests[0])
@@ -222,7 +222,7 @@ func TestAnotherSignersRequestIsNotDecidedOn(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := awaited(1, young)
 			f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, 0, anotherSigner, spoil)}
-			p := Decide(f, now)
+			p := decide(f, now)
 			for _, d := range p.Decisions {
 				if d.Result.Verdict != csr.Leave {
 					t.Errorf("it is to be carried out: %s", verdictNames[d.Result.Verdict])
@@ -237,15 +237,15 @@ func TestAnotherSignersRequestIsNotDecidedOn(t *testing.T) {
 
 // A verdict that changed takes the place of the first one: one request has one entry, and it is not added again and again.
 func TestClaimTakesThePlaceOfAnother(t *testing.T) {
-	nb := nodeBootstrap()
-	nb.Status.Certificates = []v1alpha1.CertificateDecision{deniedDecision("csr-a", 1, minutes(1)), approvedDecision("csr-b", 1, minutes(1))}
+	f := fresh()
+	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{deniedDecision("csr-a", 1, minutes(1)), approvedDecision("csr-b", 1, minutes(1))}
 	plan := &Plan{Decisions: []Decision{{Record: approvedDecision("csr-a", 1, 0)}}}
 	for range 3 {
-		if claimed := plan.Claimed(nb, now); claimed != nil {
-			nb.Status = *claimed
+		if claimed := plan.Claimed(f, now); claimed != nil {
+			f.NodeBootstrap.Status = *claimed
 		}
 	}
-	got := nb.Status.Certificates
+	got := f.NodeBootstrap.Status.Certificates
 	if len(got) != 2 || !slices.ContainsFunc(got, func(d v1alpha1.CertificateDecision) bool {
 		return d.UID == "csr-a" && d.Verdict == v1alpha1.VerdictApproved
 	}) {

@@ -4,11 +4,9 @@ package bootstrap
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -35,23 +33,20 @@ func (f *Facts) sameNodeAsReissued() bool {
 	return f.awaitingReissue() && f.Node != nil && f.Node.UID == f.NodeBootstrap.Status.NodeUID
 }
 
-// proofDelay is how long after the approval of a request the Lease must have been renewed to prove that its certificate is
-// used. After a reissue the old kubelet may renew it: then that proves nothing, but the token may be revoked a minute later,
-// when the new kubelet has collected its certificate.
+// proofDelay is how long after the approval of a CSR, with the decision that the status has on it or nil, the Lease must have been renewed to prove that its certificate is used. After a
+// reissue the old kubelet may renew it: then that proves nothing, but the token may be revoked a minute later, when the new kubelet has
+// collected its certificate.
 //
-// The old kubelet is known to be silent only if the operator decided to approve, for which it has just read the Lease, and if a
-// running kubelet would have renewed the Lease between the reissue and that.
-func (f *Facts) proofDelay(request types.UID) time.Duration {
+// The old kubelet is known to be silent only if the operator decided to approve, for which it has just read the Lease, and if a running
+// kubelet would have renewed the Lease between the reissue and that.
+func (f *Facts) proofDelay(decided *v1alpha1.DecidedCSR) time.Duration {
 	const nextSecond = time.Second
-	if !f.sameNodeAsReissued() {
+	s := f.NodeBootstrap.Status
+	if !f.awaitingReissue() { // with another Node than at the reissue, any kubelet that works as it proves that the node has joined
 		return nextSecond
 	}
-	s := f.NodeBootstrap.Status
-	silent := s.NodeAliveTime == nil && slices.ContainsFunc(s.Certificates, func(d v1alpha1.CertificateDecision) bool {
-		return d.UID == request && d.Verdict == v1alpha1.VerdictApproved && d.Reason == csr.ReasonKubeletClient &&
-			!d.Time.Time.Before(s.AwaitingSince.Add(leaseSilence))
-	})
-	if silent {
+	if s.NodeAliveTime == nil && decided != nil && decided.Verdict == v1alpha1.VerdictApproved && decided.Reason == csr.ReasonKubeletClient &&
+		!decided.Time.Time.Before(s.AwaitingSince.Add(leaseSilence)) {
 		return nextSecond
 	}
 	return collected
@@ -77,19 +72,14 @@ func (f *Facts) alive(now time.Time) *metav1.Time {
 // firstApproval is when a certificate was first approved in the present wait, or the approval was claimed; zero for never.
 func (f *Facts) firstApproval() time.Time {
 	var first time.Time
-	add := func(tokenID string, at metav1.Time) {
-		if f.inPresentWait(tokenID, at) && (first.IsZero() || at.Time.Before(first)) {
-			first = at.Time
-		}
+	s := &f.NodeBootstrap.Status
+	if s.FirstApprovalTime != nil {
+		first = s.FirstApprovalTime.Time
 	}
 	for _, r := range f.ownRequests() {
-		if at, approved := approvedAt(r); approved {
-			add(TokenIDOfUser(r.Spec.Username), at)
-		}
-	}
-	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if d.Verdict == v1alpha1.VerdictApproved && ofThisNode(d) {
-			add(d.TokenID, d.Time)
+		at, approved := approvedAt(r)
+		if approved && inPresentWait(s, TokenIDOfUser(r.Spec.Username), at) && (first.IsZero() || at.Time.Before(first)) {
+			first = at.Time
 		}
 	}
 	return first

@@ -69,6 +69,7 @@ func TestAlive(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := reissued()
 			tt.edit(f)
+			f.UpgradeStatus()
 			if got := f.alive(now); (got != nil) != tt.want {
 				t.Errorf("got %v", got)
 			}
@@ -106,7 +107,7 @@ func TestJoinedAfterAReissue(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := reissued()
 			tt.edit(f)
-			if p := Decide(f, now); (p.Phase == Joined) != tt.want {
+			if p := decide(f, now); (p.Phase == Joined) != tt.want {
 				t.Errorf("got %+v", outlineOf(&p))
 			}
 		})
@@ -117,8 +118,8 @@ func TestJoinedAfterAReissue(t *testing.T) {
 func TestAliveIsNotedBeforeTheApproval(t *testing.T) {
 	f := reissued()
 	edits(reissuedSince(minutes(1)), leaseOf(5*time.Second), further(request("csr-b", 2, time.Second)))(f)
-	p := Decide(f, now)
-	if claimed := p.Claimed(f.NodeBootstrap, now); claimed == nil || claimed.NodeAliveTime == nil || !claimed.NodeAliveTime.Equal(new(ago(5*time.Second))) {
+	p := decide(f, now)
+	if claimed := p.Claimed(f, now); claimed == nil || claimed.NodeAliveTime == nil || !claimed.NodeAliveTime.Equal(new(ago(5*time.Second))) {
 		t.Fatalf("the claim is %+v", claimed)
 	}
 }
@@ -176,7 +177,7 @@ func TestLooksForTheOldKubelet(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := reissued()
 			tt.edit(f)
-			if p := Decide(f, now); !p.RequeueAt.Equal(now.Add(tt.want)) {
+			if p := decide(f, now); !p.RequeueAt.Equal(now.Add(tt.want)) {
 				t.Errorf("got %s, want %s", p.RequeueAt.Sub(now), tt.want)
 			}
 		})

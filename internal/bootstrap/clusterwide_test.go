@@ -25,7 +25,7 @@ func TestDecideWithoutClusterWide(t *testing.T) {
 	})
 	f := awaited(1, young)
 	forbidden(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	s := Report(f, &p, &Outcome{Revoked: true}, now)
 	for _, c := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionCredentialsAvailable} {
 		if got := short(s, c); got != "False "+v1alpha1.ReasonClusterWideNotAllowed {

@@ -62,7 +62,7 @@ func TestNodeDoesNotJoinWithAnothersCertificate(t *testing.T) {
 			f := asked()
 			spoil(f.Requests[0])
 			join(f)
-			if p := Decide(f, now); f.certificateUsed() || p.Phase == Joined {
+			if p := decide(f, now); f.certificateUsed() || p.Phase == Joined {
 				t.Errorf("%s, %s: it counts as the node's, and the plan is %+v", how, name, outlineOf(&p))
 			}
 		}
@@ -100,6 +100,7 @@ func TestNodeDoesNotJoinWithAnothersRecord(t *testing.T) {
 			f.NodeBootstrap.Status.AwaitingSince = new(ago(2 * time.Hour))
 			f.Node, f.LeaseRenewed = nodeMade(old), now
 			records(tt.record)(f)
+			f.UpgradeStatus()
 			if got := f.certificateUsed(); got != tt.want {
 				t.Errorf("got %v", got)
 			}

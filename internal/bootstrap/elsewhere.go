@@ -3,13 +3,10 @@
 package bootstrap
 
 import (
-	"cmp"
 	"slices"
 	"strings"
-	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -39,57 +36,30 @@ func approvalReason(r *certificatesv1.CertificateSigningRequest) string {
 	return reasonApprovedElsewhere
 }
 
-// recordDenied notes the requests for client certificates that someone else has denied since the NodeBootstrap was created. The
-// operator's own denials are recorded before they are carried out.
-//
-// Nothing is noted twice: once the record is full only what is newer than all of it is added, since what went may be among the
-// requests still. Of one token no more is noted than is decided on.
-func recordDenied(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest, since time.Time) []v1alpha1.CertificateDecision {
+// recordDenied enters the CSRs for client certificates that were sent with a live token and that someone else has denied, in the order
+// of the denials. The operator's own denials are recorded before they are carried out. Of one token no more are entered than decisions
+// are made.
+func recordDenied(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
 	var found []v1alpha1.CertificateDecision
 	for _, r := range requests {
-		if d, ok := deniedElsewhere(r); ok && !d.Time.Time.Before(since) && decisionOn(history, d) < 0 {
+		if d, ok := deniedElsewhere(r); ok {
 			found = append(found, d)
 		}
 	}
-	slices.SortFunc(found, func(a, b v1alpha1.CertificateDecision) int {
-		return cmp.Or(a.Time.Compare(b.Time.Time), strings.Compare(a.Name, b.Name))
-	})
+	slices.SortFunc(found, byTime)
 	for _, d := range found {
-		if (!full(history) || newerThanAll(history, d.Time)) && decisionsOn(history, d.TokenID) < maxDecisionsPerToken {
-			history = insertDecision(history, d)
+		if t := liveToken(s, d.TokenID); t != nil && decidedCSR(t.CSRs, d.UID) == nil && len(t.CSRs) < maxDecisionsPerToken {
+			recordDecision(s, d)
 		}
 	}
-	return history
 }
 
 func deniedElsewhere(r *certificatesv1.CertificateSigningRequest) (v1alpha1.CertificateDecision, bool) {
 	c := requestCondition(r, certificatesv1.CertificateDenied)
-	if c == nil || r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || csr.DeniesClient(c.Reason) || c.Reason == ReasonTokenRevoked {
+	if c == nil || r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || deniedByUs(r) {
 		return v1alpha1.CertificateDecision{}, false
 	}
 	d := entry(r, v1alpha1.VerdictDenied, reasonDeniedElsewhere, conditionTime(c))
 	d.Message = shortened(c.Message)
 	return d, true
-}
-
-// full reports whether the next entry of a token makes another one go.
-func full(history []v1alpha1.CertificateDecision) bool {
-	return len(slices.DeleteFunc(slices.Clone(history), ofServing)) >= maxDecisions-maxServing
-}
-
-func newerThanAll(history []v1alpha1.CertificateDecision, at metav1.Time) bool {
-	return !slices.ContainsFunc(history, func(d v1alpha1.CertificateDecision) bool { return ofToken(d) && !at.After(d.Time.Time) })
-}
-
-func decisionsOn(history []v1alpha1.CertificateDecision, tokenID string) int {
-	return len(slices.DeleteFunc(slices.Clone(history), func(d v1alpha1.CertificateDecision) bool { return d.TokenID != tokenID }))
-}
-
-// insertDecision adds to a history what was decided before its last entries.
-func insertDecision(history []v1alpha1.CertificateDecision, d v1alpha1.CertificateDecision) []v1alpha1.CertificateDecision {
-	at := len(history)
-	for at > 0 && history[at-1].Time.After(d.Time.Time) {
-		at--
-	}
-	return appendDecisions(slices.Insert(slices.Clone(history), at, d))
 }

@@ -37,7 +37,7 @@ func readyMessage(s *v1alpha1.NodeBootstrapStatus) string {
 
 // reportOf is the status after a plan that went well.
 func reportOf(f *Facts) *v1alpha1.NodeBootstrapStatus {
-	p := Decide(f, now)
+	p := decide(f, now)
 	o := Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: Accepted, Revoked: true}
 	return Report(f, &p, &o, now)
 }
@@ -70,15 +70,17 @@ func TestDenialsOfOthersAreRecorded(t *testing.T) {
 
 func TestWhatIsNotRecordedAsDeniedElsewhere(t *testing.T) {
 	for name, r := range map[string]*certificatesv1.CertificateSigningRequest{
-		"the operator's own":       request("csr-a", 1, minutes(3), judged(certificatesv1.CertificateDenied, csr.ReasonSecondKey, "x", minutes(2))),
-		"revoked with its token":   request("csr-a", 1, minutes(3), judged(certificatesv1.CertificateDenied, ReasonTokenRevoked, "x", minutes(2))),
-		"before the NodeBootstrap": request("csr-a", 1, minutes(90), kubectlDeny(minutes(80))),
-		"another signer's":         request("csr-a", 1, minutes(3), asks("example.com/signer"), kubectlDeny(minutes(2))),
-		"not denied":               request("csr-a", 1, minutes(3), approved(minutes(2)), withCertificate),
+		"the operator's own":          request("csr-a", 1, minutes(3), judged(certificatesv1.CertificateDenied, csr.ReasonSecondKey, "x", minutes(2))),
+		"revoked with its token":      request("csr-a", 1, minutes(3), judged(certificatesv1.CertificateDenied, ReasonTokenRevoked, "x", minutes(2))),
+		"of a token that is not live": request("csr-a", 2, minutes(90), kubectlDeny(minutes(80))),
+		"another signer's":            request("csr-a", 1, minutes(3), asks("example.com/signer"), kubectlDeny(minutes(2))),
+		"not denied":                  request("csr-a", 1, minutes(3), approved(minutes(2)), withCertificate),
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, d := range recordDenied(nil, []*certificatesv1.CertificateSigningRequest{r}, nodeBootstrap().CreationTimestamp.Time) {
-				t.Errorf("recorded as %+v", d)
+			s := statusOf(1, young)
+			setTokens(&s, []Token{token(1, young)})
+			if recordDenied(&s, []*certificatesv1.CertificateSigningRequest{r}); s.Certificates != nil {
+				t.Errorf("recorded as %+v", s.Certificates)
 			}
 		})
 	}
@@ -96,7 +98,7 @@ func TestDenialsOfOthersComeToRest(t *testing.T) {
 		}
 		f.NodeBootstrap.Status = *reportOf(f)
 		first := f.NodeBootstrap.Status.DeepCopy()
-		if n := len(first.Certificates); n > maxDecisions {
+		if n := len(first.Certificates); n > maxTokenEntries {
 			t.Errorf("there are %d entries", n)
 		}
 		if again := reportOf(f); !reflect.DeepEqual(again, first) {
@@ -109,13 +111,9 @@ func TestDenialsOfOthersComeToRest(t *testing.T) {
 func TestOwnApprovalIsNotSomebodyElses(t *testing.T) {
 	for reason, want := range map[string]string{csr.ReasonKubeletClient: csr.ReasonKubeletClient, "KubectlApprove": "ApprovedElsewhere", "": "ApprovedElsewhere"} {
 		r := request("csr-a", 1, minutes(3), judged(certificatesv1.CertificateApproved, reason, "x", minutes(2)), withCertificate)
-		history := recordIssued(nil, []*certificatesv1.CertificateSigningRequest{r})
-		if len(history) != 1 || history[0].Reason != want {
-			t.Errorf("%q is recorded as %+v", reason, history)
-		}
-		p := Plan{Outliving: []*certificatesv1.CertificateSigningRequest{r}}
-		if history, _ := p.recordOutliving(nil); len(history) != 1 || history[0].Reason != want {
-			t.Errorf("%q that outlives its token is recorded as %+v", reason, history)
+		var s v1alpha1.NodeBootstrapStatus
+		if recordIssued(&s, []*certificatesv1.CertificateSigningRequest{r}); len(s.Certificates) != 1 || s.Certificates[0].Reason != want {
+			t.Errorf("%q is recorded as %+v", reason, s.Certificates)
 		}
 	}
 }

@@ -48,7 +48,7 @@ func warning(reason, format string, args ...any) Event {
 func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	var out []Event
 	for _, d := range new.Certificates {
-		i := decisionOn(old.Certificates, d)
+		i := decisionOn(old.Certificates, d.UID)
 		switch {
 		case i < 0:
 			out = append(out, decisionEvent(d))

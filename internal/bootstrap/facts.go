@@ -87,6 +87,10 @@ func approvedAt(r *certificatesv1.CertificateSigningRequest) (metav1.Time, bool)
 	return conditionTime(c), true
 }
 
+func isApproved(r *certificatesv1.CertificateSigningRequest) bool {
+	return requestCondition(r, certificatesv1.CertificateApproved) != nil
+}
+
 // conditionTime is when a verdict was stored, by the API server's clock: "kubectl certificate approve" sets lastUpdateTime by
 // the clock of whoever runs it, and leaves lastTransitionTime to the API server.
 func conditionTime(c *certificatesv1.CertificateSigningRequestCondition) metav1.Time {
@@ -128,18 +132,9 @@ func (f *Facts) ownRequests() []*certificatesv1.CertificateSigningRequest {
 	return slices.DeleteFunc(slices.Clone(f.Requests), func(r *certificatesv1.CertificateSigningRequest) bool { return !f.concerns(r) })
 }
 
-// misused reports whether an alarm stands: it does until a reissue is asked for, or after it when it is about the token that
-// was made for the reissue.
+// misused reports whether an alarm stands: it does until a reissue is requested.
 func (f *Facts) misused() bool {
-	return meta.IsStatusConditionTrue(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionTokenMisused) && (!f.reissueDue() || f.reissuedMisused())
-}
-
-// reissuedMisused reports whether a token was misused that the status does not tell of yet, such as one made for a reissue.
-func (f *Facts) reissuedMisused() bool {
-	nb := f.NodeBootstrap
-	return slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
-		return Misuse(d.Reason) && follows(nb.UID, d.TokenID, nb.Status.LastTokenID)
-	})
+	return meta.IsStatusConditionTrue(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionTokenMisused) && !f.reissueDue()
 }
 
 // reissueDue reports whether a reissue was asked for that has not been handled.

@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,19 @@ func verdictsOf(history []v1alpha1.CertificateDecision) string {
 		}
 	}
 	return strings.Join(out, ", ")
+}
+
+// boundKeys are the tokens in a status and the keys that they are bound to.
+func boundKeys(f *Facts) []string {
+	var out []string
+	for _, t := range f.NodeBootstrap.Status.Tokens {
+		for _, c := range t.CSRs {
+			if bindsKey(c) {
+				out = append(out, t.ID+" "+c.KeyFingerprint)
+			}
+		}
+	}
+	return out
 }
 
 func claims(p *Plan) []v1alpha1.CertificateDecision {
@@ -95,7 +109,7 @@ func TestDecideOnEightRequestsOfAToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := awaited(1, young)
 			tt.edit(f)
-			p := Decide(f, now)
+			p := decide(f, now)
 			if got := verdictsOf(claims(&p)); got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
@@ -152,12 +166,14 @@ func TestFloodsEnd(t *testing.T) {
 		"others', ClusterWide":   {edits(wide, further(manyRequests(1, some, other)...)), 0, Awaited, ""},
 		"the same, approved":     {edits(wide, further(manyRequests(1, some, other, approved(0), withCertificate)...)), 9, Awaited, "9 Approved"},
 		"two tokens, two keys": {edits(predecessor, records(approvedDecision("csr-1", 1, minutes(50)), approvedDecision("csr-2", 2, minutes(50))),
-			bad, further(manyRequests(2, some, tooLong)...)), 16, Awaited, "2 Approved, 8 Denied, 2 Ignored"},
+			bad, further(manyRequests(2, some, tooLong)...)), 16, Awaited, "11 Denied, 1 Ignored"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			f := awaited(1, young)
 			tt.edit(f)
+			f.UpgradeStatus()
+			bound := boundKeys(f)
 			decisions, told := 0, 0
 			var p Plan
 			for n := range 4 {
@@ -175,7 +191,10 @@ func TestFloodsEnd(t *testing.T) {
 				t.Errorf("%d decisions, want %d, and in the end %+v", decisions, tt.decisions, outlineOf(&p))
 			}
 			if got := verdictsOf(f.NodeBootstrap.Status.Certificates); got != tt.recorded {
-				t.Errorf("recorded are %s, want %s", got, tt.recorded)
+				t.Errorf("the log has %s, want %s", got, tt.recorded)
+			}
+			if after := boundKeys(f); p.Phase == Awaited && len(after) < len(bound) || p.Phase == Awaited && !reflect.DeepEqual(after[:len(bound)], bound) {
+				t.Errorf("the tokens were bound to %v, and are to %v", bound, after)
 			}
 			if told > decisions {
 				t.Errorf("%d entries for %d decisions", told, decisions)
@@ -199,7 +218,7 @@ func TestNewTokenHasANewBudget(t *testing.T) {
 	askReissue(f)
 	pass(f)
 	f.Requests = append(f.Requests, request("csr-a", 2, -time.Second))
-	p := Decide(f, now)
+	p := decide(f, now)
 	if got, want := outlineOf(&p).verdicts, "csr-a: Approved"; got != want || p.Misuse != nil {
 		t.Errorf("got %q and the evidence %v", got, p.Misuse)
 	}

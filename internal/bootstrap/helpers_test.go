@@ -141,6 +141,14 @@ func joinedBefore() *Facts {
 	return f
 }
 
+// decide is Decide as it follows gathering: a status of an earlier version is upgraded first. Many tests write such a status.
+func decide(f *Facts, now time.Time) Plan {
+	if f.NodeBootstrap != nil {
+		f.UpgradeStatus()
+	}
+	return Decide(f, now)
+}
+
 // nodeMade is a Node that was created a while ago.
 func nodeMade(age time.Duration) *metav1.PartialObjectMetadata {
 	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: testNode, UID: types.UID("made " + age.String() + " ago"), CreationTimestamp: ago(age)}}

@@ -16,7 +16,7 @@ func TestReportDoesNotRotateALongHistory(t *testing.T) {
 	for i := range 12 {
 		f.Requests = append(f.Requests, request(fmt.Sprintf("csr-%d", i), 1, time.Duration(60-i)*time.Minute, approved(time.Duration(59-i)*time.Minute), withCertificate))
 	}
-	p, o := Decide(f, now), published(1, young)
+	p, o := decide(f, now), published(1, young)
 	first := Report(f, &p, &o, now)
 	f.NodeBootstrap.Status = *first
 	slices.Reverse(f.Requests)

@@ -111,7 +111,7 @@ func TestAddHosts(t *testing.T) {
 func TestHostsAreKept(t *testing.T) {
 	f := awaited(1, young)
 	f.NodeBootstrap.Status.Server = "https://before.example:6443"
-	p := Decide(f, now)
+	p := decide(f, now)
 	hosts := func(o *Outcome) []string {
 		s := Report(f, &p, o, now)
 		if s.Server != "" && s.Server != f.Cluster.Server && s.Server != f.NodeBootstrap.Status.Server {
@@ -128,7 +128,7 @@ func TestHostsAreKept(t *testing.T) {
 		t.Errorf("published: %v", got)
 	}
 	f.Cluster, f.ClusterProblem = Cluster{Server: "https://wrong.example"}, &Problem{Reason: v1alpha1.ReasonCADoesNotVerify}
-	p = Decide(f, now)
+	p = decide(f, now)
 	if got := hosts(&Outcome{Token: p.Token, Published: true, Acceptance: Accepted}); !slices.Equal(got, want) {
 		t.Errorf("what was not published is noted: %v", got)
 	}

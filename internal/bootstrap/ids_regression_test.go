@@ -18,13 +18,13 @@ func TestAnIDIsNotGivenTwice(t *testing.T) {
 	claim := approvedDecision("csr-a", 2, minutes(5)) // the key of a machine that has been wiped since
 	claim.IssuedTime = nil
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{claim}
-	p := Decide(f, now)
+	p := decide(f, now)
 	if got := outlineOf(&p).mint; got != "#3" {
 		t.Errorf("the next token would be %s, and #2 was one before", got)
 	}
 	carryOut(f, &p)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-b", 2, 0)}
-	if p := Decide(f, now); len(p.Decisions) > 0 && p.Decisions[0].Record.Verdict == v1alpha1.VerdictDenied {
+	if p := decide(f, now); len(p.Decisions) > 0 && p.Decisions[0].Record.Verdict == v1alpha1.VerdictDenied {
 		t.Errorf("a machine with the published kubeconfig is denied: %s", p.Decisions[0].Result.Message)
 	}
 }
@@ -34,7 +34,7 @@ func TestAReissueDoesNotGiveAnIDTwice(t *testing.T) {
 	f := awaited(1, due)
 	f.NodeBootstrap.Status = statusOf(2, young)
 	askReissue(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	if got := outlineOf(&p).mint; got != "#3" {
 		t.Errorf("the reissued token would be %s, and #2 was one before", got)
 	}
@@ -46,13 +46,13 @@ func TestIDOfATokenThatTheStatusDoesNotTellOfIsNotGivenAgain(t *testing.T) {
 	f := fresh()
 	f.addToken(1, young)
 	askReissue(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	if got := outlineOf(&p); got.deleteToken != "#1" || got.mint != "#2" {
 		t.Fatalf("the plan is %+v", got)
 	}
 	claim(f, &p)
 	revoke(f, &p)
-	if p = Decide(f, now); outlineOf(&p).mint != "#2" {
+	if p = decide(f, now); outlineOf(&p).mint != "#2" {
 		t.Errorf("after a crash the plan is %+v", outlineOf(&p))
 	}
 }
@@ -62,8 +62,8 @@ func TestATokenThatTheStatusTellsOfIsDeletedAtOnce(t *testing.T) {
 	f := joinedBefore()
 	f.TokenSecrets = awaited(1, young).TokenSecrets
 	f.NodeBootstrap.Status.LastTokenID = nthID(1)
-	p := Decide(f, now)
-	if outlineOf(&p).deleteToken != "#1" || p.Claimed(f.NodeBootstrap, now) != nil {
+	p := decide(f, now)
+	if outlineOf(&p).deleteToken != "#1" || p.Claimed(f, now) != nil {
 		t.Errorf("the plan is %+v, and the status is written first", outlineOf(&p))
 	}
 }

@@ -128,11 +128,20 @@ type Digest32 = [sha256.Size]byte
 
 // StatusDigest is the digest of a status as it is sent.
 func StatusDigest(status *v1alpha1.NodeBootstrapStatus) Digest32 {
-	text, err := json.Marshal(status)
+	text, err := json.Marshal(asSent(status))
 	if err != nil { // there is nothing in a status that JSON cannot express
 		panic(err)
 	}
 	return sha256.Sum256(text)
+}
+
+// asSent is a status as it is compared: an empty list of tokens and none are the same to other clients.
+func asSent(status *v1alpha1.NodeBootstrapStatus) *v1alpha1.NodeBootstrapStatus {
+	sent := *status
+	if len(sent.Tokens) == 0 {
+		sent.Tokens = nil
+	}
+	return &sent
 }
 
 // decidedFrom is a status without what only people and other NodeBootstraps read.
@@ -166,7 +175,7 @@ func differingFields(have, want *v1alpha1.NodeBootstrapStatus) []string {
 
 // statusFields are the top-level fields of a status as they are sent: times have whole seconds there.
 func statusFields(status *v1alpha1.NodeBootstrapStatus) map[string]json.RawMessage {
-	text, err := json.Marshal(status)
+	text, err := json.Marshal(asSent(status))
 	fields := map[string]json.RawMessage{}
 	if err == nil {
 		err = json.Unmarshal(text, &fields)

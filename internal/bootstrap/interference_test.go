@@ -147,15 +147,15 @@ func TestInterferenceProblem(t *testing.T) {
 func TestImmutableToken(t *testing.T) {
 	f := awaited(1, time.Hour)
 	f.TokenSecrets[0].Immutable = new(true)
-	if p := Decide(f, now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || p.Token == nil {
+	if p := decide(f, now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || p.Token == nil {
 		t.Error("a token that is right is replaced")
 	}
 	f.TokenSecrets[0].Labels = nil
-	if p := Decide(f, now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || len(p.RepairTokens) != 1 {
+	if p := decide(f, now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || len(p.RepairTokens) != 1 {
 		t.Error("a token is replaced whose label can be restored")
 	}
 	f.TokenSecrets[0].Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte("system:bootstrappers:other")
-	if p := Decide(f, now); len(p.DeleteTokens) != 1 || p.MintAfter == nil {
+	if p := decide(f, now); len(p.DeleteTokens) != 1 || p.MintAfter == nil {
 		t.Error("a token stays that cannot be restored")
 	}
 }

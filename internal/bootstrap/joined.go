@@ -11,54 +11,52 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// certificateUsed reports whether the node has used a certificate that was issued to it in its present wait: its Lease was
-// renewed after the approval. A Node of that time proves nothing: an administrator may have created it while the request
-// was waiting. What happened in the same second may have happened before: times of conditions are whole seconds.
+// certificateUsed reports whether the node has used a certificate that was issued to it in its present wait: its Lease was renewed after
+// the approval. A Node of that time proves nothing: an administrator may have created it while the CSR was waiting.
 func (f *Facts) certificateUsed() bool {
-	used := func(approved time.Time, request types.UID) bool {
-		return !f.LeaseRenewed.Before(approved.Add(f.proofDelay(request)))
-	}
-	for _, r := range f.Requests {
-		at, approved := approvedAt(r)
-		if approved && issued(r) && f.concerns(r) && f.inPresentWait(TokenIDOfUser(r.Spec.Username), at) && used(at.Time, r.UID) {
-			return true
-		}
-	}
-	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if !ofThisNode(d) {
-			continue
-		}
-		if d.IssuedTime != nil && f.inPresentWait(d.TokenID, *d.IssuedTime) && used(d.IssuedTime.Time, d.UID) {
-			return true
-		}
-		if f.issuedUnseen(d) && f.LeaseRenewed.After(d.Time.Add(approvedRequestLife)) {
-			return true
-		}
-	}
-	return false
+	proof := f.joinProof(&f.NodeBootstrap.Status, f.Requests)
+	return proof != nil && !f.LeaseRenewed.Before(proof.Time)
 }
 
-// approvedRequestLife is how long kube-controller-manager leaves an approved request before it deletes it
+// joinProof is when a renewal of the node's Lease begins to prove that it uses a certificate that was issued in its present wait, by a
+// status and by some CSRs; nil while none was issued. What happened in the second of the approval may have happened before: times of
+// conditions are whole seconds.
+func (f *Facts) joinProof(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) *metav1.Time {
+	proof := s.JoinProofTime
+	add := func(at time.Time) {
+		if proof == nil || at.Before(proof.Time) {
+			proof = &metav1.Time{Time: at}
+		}
+	}
+	for _, r := range requests {
+		at, approved := approvedAt(r)
+		if approved && issued(r) && f.concerns(r) && inPresentWait(s, TokenIDOfUser(r.Spec.Username), at) {
+			add(at.Add(f.proofDelay(decidedCSR(f.decidedWith(TokenIDOfUser(r.Spec.Username)), r.UID))))
+		}
+	}
+	for _, t := range s.Tokens {
+		for _, c := range t.CSRs {
+			exists := slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == c.UID })
+			if bindsKey(c) && !exists { // it was issued while the operator did not look
+				add(c.Time.Add(approvedRequestLife + time.Second))
+			}
+		}
+	}
+	return proof
+}
+
+// approvedRequestLife is how long kube-controller-manager leaves an approved CSR before it deletes it
 // (pkg/controller/certificates/cleaner).
 const approvedRequestLife = time.Hour
 
-// issuedUnseen reports whether a request of the present wait was approved and is gone by now, so that its certificate was
-// issued while nobody looked.
-func (f *Facts) issuedUnseen(d v1alpha1.CertificateDecision) bool {
-	return d.Verdict == v1alpha1.VerdictApproved && d.IssuedTime == nil && f.inPresentWait(d.TokenID, d.Time) &&
-		!slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == d.UID })
-}
-
-// inPresentWait reports whether a certificate was issued for the wait that lasts: to the present token, or to one that was
-// renewed since. Times alone do not tell, since they are whole seconds.
-func (f *Facts) inPresentWait(tokenID string, issued metav1.Time) bool {
-	s := f.NodeBootstrap.Status
-	return s.Token != nil && s.Token.ID == tokenID || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
+// inPresentWait reports whether a certificate was issued for the wait that lasts: to a live token, or to one that was renewed since.
+// Times alone do not say it, since they are whole seconds.
+func inPresentWait(s *v1alpha1.NodeBootstrapStatus, tokenID string, issued metav1.Time) bool {
+	return liveToken(s, tokenID) != nil || s.Token != nil && s.Token.ID == tokenID || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
 }
 
 // joinedBefore reports whether the status says Joined of the Node that is there now.
@@ -104,15 +102,13 @@ func (f *Facts) mayBeMember(now time.Time) bool {
 	return f.Node != nil && f.NodeReported && !f.kubeletWorks() && !f.reissueDue() && !f.awaitingReissue() && now.Before(f.Node.CreationTimestamp.Add(firstLease))
 }
 
-// lastIssued is when a certificate was last issued to the node; zero for never.
+// lastIssued is about when a certificate was last issued to the node in its present wait; zero for never.
 func (f *Facts) lastIssued() time.Time {
 	var last time.Time
-	for _, d := range f.NodeBootstrap.Status.Certificates {
-		if d.IssuedTime != nil && d.IssuedTime.After(last) {
-			last = d.IssuedTime.Time
-		}
+	if proof := f.NodeBootstrap.Status.JoinProofTime; proof != nil {
+		last = proof.Time
 	}
-	for _, r := range f.ownRequests() { // of which the record may not tell yet
+	for _, r := range f.ownRequests() {
 		if at, approved := approvedAt(r); approved && issued(r) && at.After(last) {
 			last = at.Time
 		}

@@ -24,7 +24,7 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 		if pass == 0 {
 			f.LeaseRenewed = made
 		}
-		p := Decide(f, behind)
+		p := decide(f, behind)
 		if p.Phase != Joined {
 			t.Fatalf("pass %d: %+v", pass, outlineOf(&p))
 		}

@@ -12,7 +12,7 @@ import (
 func TestFactsAndPlansMarshalWithoutSecretParts(t *testing.T) {
 	f := awaited(1, young)
 	f.NodeBootstrap = nil
-	p := Decide(f, now)
+	p := decide(f, now)
 	for name, v := range map[string]any{"facts": f, "a plan": p, "a pointer to a plan": &p} {
 		data, _ := json.Marshal(v)
 		leaks(t, name, string(data))

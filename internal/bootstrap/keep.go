@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
 // tokens are the tokens of this very NodeBootstrap, live or not, the newest last.
@@ -41,7 +39,7 @@ func (f *Facts) keep(now time.Time) []Token {
 	for i := range live {
 		live[i].Expires = live[i].wantExpires(nb, now)
 	}
-	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || !f.Trusts(t) || f.spent(t) || t.spoiled(nb) })
+	live = slices.DeleteFunc(live, func(t Token) bool { return !t.Live(now) || !f.Trusts(t) || !f.current(t) || t.spoiled(nb) })
 	live = live[max(0, len(live)-2):]
 	if len(live) == 2 && live[0].Created.After(live[1].Created) {
 		live = live[1:] // stored after its successor, by a process that was paused: nobody was given it
@@ -53,19 +51,11 @@ func (f *Facts) keep(now time.Time) []Token {
 // not made for.
 func (f *Facts) Trusts(t Token) bool { return !f.reissueDue() || t.madeFor(f.NodeBootstrap) }
 
-// spent reports whether a token is one that the node joined with before the present wait: its Node is gone since, and the token
-// could not be revoked in between. It is good for the key of the machine's former life alone.
-func (f *Facts) spent(t Token) bool {
-	s := f.NodeBootstrap.Status
-	former := func(issued time.Time) bool {
-		if s.AwaitingSince == nil {
-			return s.ObservedGeneration != 0
-		}
-		return issued.Before(s.AwaitingSince.Time)
-	}
-	return slices.ContainsFunc(s.Certificates, func(d v1alpha1.CertificateDecision) bool {
-		return d.TokenID == t.ID && d.IssuedTime != nil && ofThisNode(d) && former(d.IssuedTime.Time)
-	})
+// current reports whether a token is one that the status names, or was created since that was stored. The operator has let go of every
+// other one, for example when the node joined: what is left of it is only deleted.
+func (f *Facts) current(t Token) bool {
+	s := &f.NodeBootstrap.Status
+	return s.LastTokenID == "" || liveToken(s, t.ID) != nil || follows(f.NodeBootstrap.UID, t.ID, s.LastTokenID)
 }
 
 // lastTokenID is the id that the next token follows: that of the last one there was, be it deleted since. Tokens that are
@@ -80,8 +70,8 @@ func (f *Facts) lastTokenID() string {
 	for _, t := range tokens {
 		known = append(known, t.ID)
 	}
-	for _, d := range f.NodeBootstrap.Status.Certificates {
-		known = append(known, d.TokenID)
+	for _, t := range f.NodeBootstrap.Status.Tokens {
+		known = append(known, t.ID)
 	}
 	for _, r := range f.Requests {
 		known = append(known, TokenIDOfUser(r.Spec.Username))

@@ -16,25 +16,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// ClaimedKeys are the fingerprints of the keys for which client certificates were approved in a node's name.
-func ClaimedKeys(nb *v1alpha1.NodeBootstrap) []string {
-	var out []string
-	for _, d := range nb.Status.Certificates {
-		if claimsKey(d) && !slices.Contains(out, d.KeyFingerprint) {
-			out = append(out, d.KeyFingerprint)
-		}
-	}
-	return out
-}
-
-// Claims reports whether a client certificate of a key was approved for a node, by the record. How long the certificate is valid
-// is for the signer to say, so the claim lasts as long as the record.
+// Claims reports whether a client certificate was approved for a node with a key. How long the certificate is valid is up to the signer,
+// so the key stays the node's.
 func Claims(nb *v1alpha1.NodeBootstrap, key string) bool {
 	return slices.Contains(ClaimedKeys(nb), key)
-}
-
-func claimsKey(d v1alpha1.CertificateDecision) bool {
-	return d.KeyFingerprint != "" && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName
 }
 
 // KeysToDecide are the fingerprints of the keys in those requests for client certificates that wait for a verdict.
@@ -65,19 +50,19 @@ func (p *Plan) KeysToClaim() []string {
 // maxKeys bounds the keys in a status: as many as requests are decided on for one token.
 const maxKeys = maxDecisionsPerToken
 
-// sentKeys are the keys that were sent with a token, by the requests that exist and by the record, each with its first request, the
-// oldest first. A request that cannot be parsed has none.
-func sentKeys(requests []*certificatesv1.CertificateSigningRequest, record []v1alpha1.CertificateDecision, tokenID string) []v1alpha1.SentKey {
+// sentKeys are the keys that were sent with a token, by the CSRs that exist and by the decisions in the status, each with its first CSR,
+// the oldest first. A CSR that cannot be parsed has none.
+func (f *Facts) sentKeys(tokenID string) []v1alpha1.SentKey {
 	var all []v1alpha1.SentKey
-	for _, r := range requests {
+	for _, r := range f.Requests {
 		if key, err := csr.Fingerprint(r); err == nil && TokenIDOfUser(r.Spec.Username) == tokenID {
 			all = append(all, v1alpha1.SentKey{TokenID: tokenID, KeyFingerprint: key, Name: r.Name, Time: r.CreationTimestamp})
 		}
 	}
-	for _, d := range record {
-		exists := slices.ContainsFunc(requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == d.UID })
-		if d.TokenID == tokenID && d.KeyFingerprint != "" && !exists {
-			all = append(all, v1alpha1.SentKey{TokenID: tokenID, KeyFingerprint: d.KeyFingerprint, Name: d.Name, Time: d.Time})
+	for _, c := range f.decidedWith(tokenID) {
+		exists := slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == c.UID })
+		if c.KeyFingerprint != "" && !exists {
+			all = append(all, v1alpha1.SentKey{TokenID: tokenID, KeyFingerprint: c.KeyFingerprint, Name: c.Name, Time: c.Time})
 		}
 	}
 	slices.SortFunc(all, func(a, b v1alpha1.SentKey) int {
@@ -105,7 +90,7 @@ func (p *Plan) held(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequ
 	if delay == nil || delay.Duration <= 0 {
 		return time.Time{}, false
 	}
-	if len(sentKeys(f.Requests, f.NodeBootstrap.Status.Certificates, t.ID)) > 1 {
+	if len(f.sentKeys(t.ID)) > 1 {
 		return time.Time{}, true
 	}
 	until = r.CreationTimestamp.Add(delay.Duration)
@@ -119,7 +104,7 @@ func (p *Plan) noteKeys(f *Facts) {
 		return
 	}
 	for _, id := range p.presentTokens(f) {
-		if keys := sentKeys(f.Requests, f.NodeBootstrap.Status.Certificates, id); len(keys) > 1 {
+		if keys := f.sentKeys(id); len(keys) > 1 {
 			p.keys = append(p.keys, keys...)
 		}
 	}
@@ -127,7 +112,7 @@ func (p *Plan) noteKeys(f *Facts) {
 
 func (p *Plan) presentTokens(f *Facts) []string {
 	var out []string
-	for _, t := range slices.Backward(p.kept) {
+	for _, t := range slices.Backward(p.Keep) {
 		if !f.beforeReissue(t) {
 			out = append(out, t.ID)
 		}

@@ -53,7 +53,7 @@ func TestKeyOfAnotherNodeIsDenied(t *testing.T) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{r}
 			edit(f)
 			f.KeysElsewhere = map[string]string{must(csr.Fingerprint(r)): "worker-2"}
-			p := Decide(f, now)
+			p := decide(f, now)
 			if len(p.Decisions) != 1 || p.Decisions[0].Result.Verdict != csr.Deny || p.Decisions[0].Result.Reason != csr.ReasonKeyOfAnotherNode {
 				t.Fatalf("the decisions are %+v", p.Decisions)
 			}
@@ -131,8 +131,8 @@ func TestKeysAreStoredFirstAndStay(t *testing.T) {
 	for i := range 3 * maxKeys {
 		f.Requests = append(f.Requests, request("csr-"+string(rune('a'+i)), 1, time.Duration(i)*time.Second))
 	}
-	p := Decide(f, now)
-	stored := p.Claimed(f.NodeBootstrap, now)
+	p := decide(f, now)
+	stored := p.Claimed(f, now)
 	if len(stored.Keys) != maxKeys {
 		t.Fatalf("%d keys are stored first, want %d", len(stored.Keys), maxKeys)
 	}
@@ -143,7 +143,7 @@ func TestKeysAreStoredFirstAndStay(t *testing.T) {
 	}
 	f.NodeBootstrap.Status = *s
 	askReissue(f)
-	p = Decide(f, now)
+	p = decide(f, now)
 	o := published(2, 0)
 	s = Report(f, &p, &o, now)
 	if len(s.Keys) > 0 || meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionKeyConflict) != nil {
@@ -168,7 +168,7 @@ func TestApprovalDelayHolds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := conflicting(v1alpha1.ApprovalNode, c.requests...)
 			f.NodeBootstrap.Spec.ClientCertificate.ApprovalDelay = &metav1.Duration{Duration: c.delay}
-			p := Decide(f, now)
+			p := decide(f, now)
 			if len(p.KeysToClaim()) != c.approves || len(p.Decisions) != c.approves {
 				t.Errorf("the decisions are %+v, want %d approvals and nothing else", p.Decisions, c.approves)
 			}
@@ -189,7 +189,7 @@ func TestApprovalDelayDoesNotHoldAClaim(t *testing.T) {
 	f := conflicting(v1alpha1.ApprovalNode, request("csr-a", 1, time.Minute), request("csr-b", 1, 0))
 	f.NodeBootstrap.Spec.ClientCertificate.ApprovalDelay = &metav1.Duration{Duration: time.Hour}
 	claimed("csr-a")(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	if keys := p.KeysToClaim(); len(keys) != 1 || keys[0] != must(csr.Fingerprint(f.Requests[0])) {
 		t.Errorf("the keys to claim are %q", keys)
 	}

@@ -15,9 +15,9 @@ import (
 
 func TestFactsAndPlansPrintWithoutSecretParts(t *testing.T) {
 	f := awaited(1, young)
-	p := Decide(f, now)
+	p := decide(f, now)
 	delete(f.TokenSecrets[0].Data, "auth-extra-groups")
-	repairs := Decide(f, now)
+	repairs := decide(f, now)
 	deletes := Plan{DeleteTokens: []*corev1.Secret{tokenSecret(1, 0)}}
 	for name, v := range map[string]any{"facts": f, "a plan": p, "a pointer to a plan": &p, "a plan that repairs": repairs, "a plan that deletes": deletes,
 		"a struct": struct {

@@ -191,7 +191,7 @@ func TestEvidenceIsToldInFull(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := awaited(1, young)
 			f.Requests = []*certificatesv1.CertificateSigningRequest{tt.request}
-			p := Decide(f, now.Add(300*time.Millisecond))
+			p := decide(f, now.Add(300*time.Millisecond))
 			if len(p.Decisions) != 1 {
 				t.Fatalf("got %+v", outlineOf(&p))
 			}

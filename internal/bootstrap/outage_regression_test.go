@@ -27,7 +27,7 @@ func TestKubeletThatGaveUpWaitsForItsNewestRequest(t *testing.T) {
 		requests = append(requests[1:], requests[0])
 		f := awaited(1, young)
 		f.Requests = requests
-		p := Decide(f, now)
+		p := decide(f, now)
 		i := slices.IndexFunc(p.Decisions, func(d Decision) bool { return d.Result.Verdict == csr.Approve })
 		if i < 0 || p.Decisions[i].Request.Name != "csr-c" {
 			t.Errorf("not the newest is approved, but %d", i)
@@ -46,13 +46,13 @@ func TestReissueEndsWhenTheRequestIsGone(t *testing.T) {
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{d}
 	for lease, want := range map[time.Duration]Phase{time.Second: Joined, minutes(70): Awaited, 3 * time.Hour: Awaited} {
 		f.LeaseRenewed = now.Add(-lease)
-		if p := Decide(f, now); p.Phase != want {
+		if p := decide(f, now); p.Phase != want {
 			t.Errorf("with a Lease renewed %s ago: got %d, want %d", lease, p.Phase, want)
 		}
 	}
 	f.LeaseRenewed = now
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, 2*time.Hour, approved(2*time.Hour))}
-	if p := Decide(f, now); p.Phase != Awaited {
+	if p := decide(f, now); p.Phase != Awaited {
 		t.Errorf("the request is there and has no certificate: got %d", p.Phase)
 	}
 }
@@ -61,7 +61,7 @@ func TestReissueEndsWhenTheRequestIsGone(t *testing.T) {
 func TestStatusTellsOfAFailedWrite(t *testing.T) {
 	f := awaited(1, young)
 	f.NodeBootstrap.Status.Server = "https://before:6443"
-	p, o := Decide(f, now), published(1, young)
+	p, o := decide(f, now), published(1, young)
 	o.Err = errors.New("a quota")
 	s := Report(f, &p, &o, now)
 	ready := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady)

@@ -59,7 +59,7 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 			if !f.NeedsLive() {
 				t.Error("the node is not looked at")
 			}
-			p := Decide(f, now)
+			p := decide(f, now)
 			if p.Phase != Joined || p.MintAfter != nil || p.Reissue {
 				t.Fatalf("the plan is %+v", outlineOf(&p))
 			}
@@ -88,7 +88,7 @@ func TestHandledReissueIsNotCalledOutdated(t *testing.T) {
 	f := awaited(1, young)
 	askReissue(f)
 	before := f.NodeBootstrap.Status.DeepCopy()
-	p := Decide(f, now)
+	p := decide(f, now)
 	o := published(2, 0)
 	for _, e := range Events(before, Report(f, &p, &o, now)) {
 		if e.Reason == v1alpha1.ReasonReissueOutdated {

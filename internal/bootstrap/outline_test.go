@@ -108,7 +108,7 @@ func testPlans(t *testing.T, tests map[string]planned) {
 			if tt.facts.NodeBootstrap != nil {
 				before = *tt.facts.NodeBootstrap.ObjectMeta.DeepCopy()
 			}
-			p := Decide(tt.facts, now)
+			p := decide(tt.facts, now)
 			if got := outlineOf(&p); got != tt.want {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}

@@ -3,7 +3,6 @@
 package bootstrap
 
 import (
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,8 +50,8 @@ func TestCertificateThatOutlivesItsToken(t *testing.T) {
 			f := awaited(1, young)
 			f.Requests = []*certificatesv1.CertificateSigningRequest{c.request}
 			c.edit(f)
-			p := Decide(f, now)
-			if stored := p.Claimed(f.NodeBootstrap, now); stored != nil {
+			p := decide(f, now)
+			if stored := p.Claimed(f, now); stored != nil {
 				f.NodeBootstrap.Status = *stored
 			}
 			s := Report(f, &p, &Outcome{}, now)
@@ -78,9 +77,9 @@ func TestOutlivingCertificateIsStoredFirst(t *testing.T) {
 	f.Requests = []*certificatesv1.CertificateSigningRequest{issuedFor("csr-a")}
 	claimed("csr-a")(f)
 	askReissue(f)
-	p := Decide(f, now)
-	stored := p.Claimed(f.NodeBootstrap, now)
-	if stored == nil || len(stored.Certificates) != 1 || stored.Certificates[0].ExpirationTime == nil || !stored.Certificates[0].ExpirationTime.Time.Equal(expires) {
+	p := decide(f, now)
+	stored := p.Claimed(f, now)
+	if stored == nil || len(stored.UnrevokedCertificates) != 1 || !stored.UnrevokedCertificates[0].ExpirationTime.Time.Equal(expires) {
 		t.Fatalf("what is stored first is %+v", stored)
 	}
 }
@@ -91,7 +90,7 @@ func TestOutlivingCertificateExpires(t *testing.T) {
 	d := approvedDecision("csr-a", 1, time.Minute)
 	d.ExpirationTime = &metav1.Time{Time: expires}
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{d}
-	p := Decide(f, now)
+	p := decide(f, now)
 	if p.RequeueAt.IsZero() || p.RequeueAt.After(expires) {
 		t.Errorf("it looks again at %s, want by %s", p.RequeueAt, expires)
 	}
@@ -104,25 +103,12 @@ func TestOutlivingCertificateExpires(t *testing.T) {
 	}
 }
 
-// A flood of decisions must not end what a condition reports.
-func TestOutlivingCertificateIsNotEvicted(t *testing.T) {
-	d := approvedDecision("csr-a", 1, time.Hour)
-	d.ExpirationTime = &metav1.Time{Time: expires}
-	history := []v1alpha1.CertificateDecision{d}
-	for n := range 40 {
-		history = appendDecisions(history, approvedDecision("csr-"+nthID(n+2), n+2, 0), deniedDecision("csr-d"+nthID(n+2), n+2, 0))
-	}
-	if !slices.ContainsFunc(history, func(o v1alpha1.CertificateDecision) bool { return o.UID == d.UID }) || len(history) > maxDecisions {
-		t.Errorf("the record is %+v", history)
-	}
-}
-
 // Without a NodeBootstrap the plan names what outlives it.
 func TestCertificateOutlivesItsNodeBootstrap(t *testing.T) {
 	f := awaited(1, young)
 	f.NodeBootstrap = nil
 	f.Requests = []*certificatesv1.CertificateSigningRequest{issuedFor("csr-a"), request("csr-b", 1, time.Minute, approved(0))}
-	p := Decide(f, now)
+	p := decide(f, now)
 	if len(p.Outliving) != 1 || p.Outliving[0].Name != "csr-a" {
 		t.Errorf("what outlives it is %v", p.Outliving)
 	}

@@ -55,6 +55,8 @@ type Plan struct {
 	// MayBeMember reports that the node gets no credential yet, since a kubelet has reported as it and its first Lease is to come.
 	MayBeMember bool
 
+	// Keep are the live tokens that stay, the newest last: Token, and its predecessor, which renewal left to expire.
+	Keep []Token
 	// Token is the token that the kubeconfig carries, or shall carry unless another is minted.
 	Token *Token
 	// MintAfter, if not nil, asks for a new token whose id follows this one.
@@ -77,10 +79,9 @@ type Plan struct {
 	// Outliving are requests that have a certificate although the plan revokes their token.
 	Outliving []*certificatesv1.CertificateSigningRequest
 
-	unrecorded string             // the id of the last token to be deleted, if the status does not tell of it
-	kept       []Token            // the live tokens, the newest last: Token and its predecessor
-	budgets    map[string]*budget // by token id
-	keys       []v1alpha1.SentKey // sent with one token, if several
+	unrecorded string // the id of the last token to be deleted, if the status does not tell of it
+
+	keys []v1alpha1.SentKey // sent with one token, if several
 
 	// RequeueAt is when to reconcile again even if nothing happens; zero for never.
 	RequeueAt time.Time
@@ -127,9 +128,9 @@ func Decide(f *Facts, now time.Time) Plan {
 }
 
 // noteUnrecorded has the status tell of a token before that is deleted: after a crash in between, the next token would get its id,
-// and the API server accepts a deleted token for ten seconds more. Evidence of misuse tells of its token by itself.
+// and the API server accepts a deleted token for ten seconds more.
 func (p *Plan) noteUnrecorded(f *Facts) {
-	if f.NodeBootstrap == nil || p.Misuse != nil || f.misused() {
+	if f.NodeBootstrap == nil {
 		return
 	}
 	last := f.NodeBootstrap.Status.LastTokenID
@@ -162,22 +163,22 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	p.Alive = f.alive(now)
 	p.Problem = blocked(f)
 	if !f.clusterWideRefused() {
-		p.kept = f.keep(now)
+		p.Keep = f.keep(now)
 	}
 	deadline := joinDeadline(f.NodeBootstrap, p.Since)
 	inTime := deadline.IsZero() || now.Before(deadline)
-	p.MayBeMember = len(p.kept) == 0 && f.mayBeMember(now)
+	p.MayBeMember = len(p.Keep) == 0 && f.mayBeMember(now)
 	mint := p.Problem == nil && inTime && !p.MayBeMember && p.renewalDue(f, now)
 	if mint { // the present token is the predecessor now
-		p.kept = p.kept[max(0, len(p.kept)-1):]
+		p.Keep = p.Keep[max(0, len(p.Keep)-1):]
 	}
 	p.decideRequests(f, now)
 	misused := f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide && (p.Misuse != nil || f.misused())
 	if misused {
 		p.withdraw(f)
 	}
-	if n := len(p.kept); n > 0 {
-		p.Token = &p.kept[n-1]
+	if n := len(p.Keep); n > 0 {
+		p.Token = &p.Keep[n-1]
 	}
 	switch {
 	case misused && p.Token == nil:
@@ -198,15 +199,15 @@ func (p *Plan) await(f *Facts, now time.Time) {
 
 // renewalDue reports whether the node has no live token, or one that a successor is due for.
 func (p *Plan) renewalDue(f *Facts, now time.Time) bool {
-	n := len(p.kept)
-	return n == 0 || !now.Before(p.kept[n-1].renewAt(f.NodeBootstrap))
+	n := len(p.Keep)
+	return n == 0 || !now.Before(p.Keep[n-1].renewAt(f.NodeBootstrap))
 }
 
 // withdraw lets go of every token that no key was approved with: whoever has it could still be the first to ask with the
 // node's name. One that a key was approved with is of no use to anybody else, and the node may be about to collect its
 // certificate with it, so it stays. No further key is approved in the pass that finds the evidence.
 func (p *Plan) withdraw(f *Facts) {
-	p.kept = slices.DeleteFunc(p.kept, func(t Token) bool {
+	p.Keep = slices.DeleteFunc(p.Keep, func(t Token) bool {
 		return len(claimsOf(f, t.ID, nil)) == 0
 	})
 	p.Decisions = slices.DeleteFunc(p.Decisions, func(d Decision) bool {
@@ -219,10 +220,10 @@ func (p *Plan) withdraw(f *Facts) {
 // sortSecrets repairs the Secrets of the tokens that are kept and deletes the others.
 func (p *Plan) sortSecrets(f *Facts) {
 	for _, s := range f.TokenSecrets {
-		i := slices.IndexFunc(p.kept, func(t Token) bool { return t.Object == s })
+		i := slices.IndexFunc(p.Keep, func(t Token) bool { return t.Object == s })
 		if i < 0 {
 			p.DeleteTokens = append(p.DeleteTokens, s)
-		} else if want := p.kept[i].repaired(f.NodeBootstrap); want != nil {
+		} else if want := p.Keep[i].repaired(f.NodeBootstrap); want != nil {
 			p.RepairTokens = append(p.RepairTokens, want)
 		}
 	}
@@ -230,7 +231,7 @@ func (p *Plan) sortSecrets(f *Facts) {
 
 // schedule says when time alone changes what has to be done.
 func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
-	for _, t := range p.kept {
+	for _, t := range p.Keep {
 		p.RequeueBy(t.Expires)
 	}
 	if p.Token != nil && p.MintAfter == nil && p.Problem == nil {

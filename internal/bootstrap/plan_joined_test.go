@@ -183,7 +183,7 @@ func TestDecideLooksAgain(t *testing.T) {
 		"a young Node, in a second":       {awaited(1, young), func(f *Facts) { f.Node = nodeMade(time.Second) }, now.Add(time.Second)},
 		"a Node of 100 s, in 10":          {awaited(1, young), func(f *Facts) { f.Node = nodeMade(100 * time.Second) }, now.Add(10 * time.Second)},
 		"an old Node, in ten minutes":     {awaited(1, young), func(f *Facts) { f.Node = nodeMade(old) }, now.Add(10 * time.Minute)},
-		"the same, issued 100 s ago":      {awaited(1, young), func(f *Facts) { f.Node = nodeMade(old); recorded(100*time.Second, 1)(f) }, now.Add(10 * time.Second)},
+		"the same, issued 100 s ago":      {awaited(1, young), func(f *Facts) { f.Node = nodeMade(old); recorded(101*time.Second, 1)(f) }, now.Add(10 * time.Second)},
 		"an old Node, the deadline nears": {awaited(1, young), func(f *Facts) { f.Node = nodeMade(old); deadlineAfter(61 * time.Minute)(f) }, now.Add(time.Minute)},
 	}
 	for name, tt := range tests {
@@ -191,7 +191,7 @@ func TestDecideLooksAgain(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(tt.facts)
 			}
-			if p := Decide(tt.facts, now); !p.RequeueAt.Equal(tt.want) {
+			if p := decide(tt.facts, now); !p.RequeueAt.Equal(tt.want) {
 				t.Errorf("got %s, want %s", p.RequeueAt, tt.want)
 			}
 		})
@@ -216,7 +216,7 @@ func TestPlanSince(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(tt.facts)
 			}
-			if p := Decide(tt.facts, now); !p.Since.Equal(tt.want) {
+			if p := decide(tt.facts, now); !p.Since.Equal(tt.want) {
 				t.Errorf("got %s, want %s", p.Since, tt.want)
 			}
 		})
@@ -254,7 +254,7 @@ func TestNewNodeMayBeAMember(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.edit(c.facts)
-			p := Decide(c.facts, now)
+			p := decide(c.facts, now)
 			if (p.MintAfter != nil) != c.mints {
 				t.Errorf("it makes a token: %v, want %v", p.MintAfter != nil, c.mints)
 			}

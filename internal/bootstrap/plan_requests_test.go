@@ -82,7 +82,7 @@ func TestDecideLeavesRequestsToOthers(t *testing.T) {
 	f := awaited(1, young)
 	f.NodeBootstrap.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1)), request("csr-b", 1, minutes(1), forNode("worker-2"))}
-	p := Decide(f, now)
+	p := decide(f, now)
 	if got, want := outlineOf(&p), (outline{phase: Awaited, token: "#1", repair: "#1"}); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
@@ -94,7 +94,7 @@ func TestDecideApprovesAfterClusterWide(t *testing.T) {
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, minutes(1), func(r *certificatesv1.CertificateSigningRequest) {
 		r.Spec.Groups = append(r.Spec.Groups, ClusterWideGroup)
 	})}
-	if p := Decide(f, now); len(p.Decisions) != 1 || p.Decisions[0].Result.Verdict != csr.Approve {
+	if p := decide(f, now); len(p.Decisions) != 1 || p.Decisions[0].Result.Verdict != csr.Approve {
 		t.Errorf("got %+v", p.Decisions)
 	}
 }
@@ -112,7 +112,7 @@ func TestDecisionRecord(t *testing.T) {
 	f := awaited(1, young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{request("csr-a", 1, 0), request("csr-b", 1, minutes(1))}
 	later := now.Add(300e6) // a status holds whole seconds: otherwise it would differ from what is read back
-	p := Decide(f, later)
+	p := decide(f, later)
 	want := []v1alpha1.CertificateDecision{
 		{Name: "csr-a", UID: "csr-a", SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, TokenID: nthID(1),
 			KeyFingerprint: must(csr.Fingerprint(f.Requests[0])), Verdict: v1alpha1.VerdictApproved, Reason: csr.ReasonKubeletClient, Time: metav1.NewTime(now)},
@@ -120,7 +120,7 @@ func TestDecisionRecord(t *testing.T) {
 			KeyFingerprint: must(csr.Fingerprint(f.Requests[1])), Verdict: v1alpha1.VerdictDenied, Reason: csr.ReasonSuperseded, Time: metav1.NewTime(now),
 			Message: p.Decisions[1].Result.Message},
 	}
-	if got := p.Claimed(f.NodeBootstrap, later).Certificates; !reflect.DeepEqual(got, want) {
+	if got := p.Claimed(f, later).Certificates; !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }

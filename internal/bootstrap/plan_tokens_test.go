@@ -68,7 +68,7 @@ func TestDecideMintsATokenWhereThereIsNone(t *testing.T) {
 		"the token deleted by hand": {awaited(2, young), func(f *Facts) { f.TokenSecrets = nil }, outline{phase: Awaited, mint: "#3"}},
 		"the token expired":         {awaited(2, old), nil, outline{phase: Awaited, mint: "#3", deleteToken: "#2"}},
 		"expired and no cluster":    {awaited(2, old), noCluster, outline{phase: Awaited, problem: v1alpha1.ReasonServerUnknown, deleteToken: "#2", dropConfig: true}},
-		"nobody knows of a token":   {awaited(2, young), func(f *Facts) { f.TokenSecrets, f.NodeBootstrap.Status.LastTokenID = nil, "" }, outline{phase: Awaited, mint: "#1"}},
+		"nobody knows of a token":   {awaited(2, young), func(f *Facts) { f.TokenSecrets, f.NodeBootstrap.Status.LastTokenID = nil, "" }, outline{phase: Awaited, mint: "#3"}},
 		"there was one, long ago":   {fresh(), func(f *Facts) { f.NodeBootstrap.Status.LastTokenID = nthID(4) }, outline{phase: Awaited, mint: "#5"}},
 		"the token malformed": {awaited(2, young), func(f *Facts) { f.TokenSecrets[0].Data["token-secret"] = []byte("x") },
 			outline{phase: Awaited, mint: "#3", deleteToken: "#2"}},

@@ -58,16 +58,16 @@ func all[T any](list []T, holds func(T) bool) bool {
 // rules hold for every plan, whatever the facts.
 var rules = map[string]func(*Facts, *Plan) bool{
 	"a token is kept or deleted, not both": func(f *Facts, p *Plan) bool {
-		for _, kept := range p.kept {
+		for _, kept := range p.Keep {
 			if slices.Contains(p.DeleteTokens, kept.Object) {
 				return false
 			}
 		}
-		return len(p.kept)+len(p.DeleteTokens) == len(f.TokenSecrets)
+		return len(p.Keep)+len(p.DeleteTokens) == len(f.TokenSecrets)
 	},
 	"only what is kept is repaired": func(_ *Facts, p *Plan) bool {
 		return all(p.RepairTokens, func(s *corev1.Secret) bool {
-			return slices.ContainsFunc(p.kept, func(k Token) bool { return k.Object.Name == s.Name })
+			return slices.ContainsFunc(p.Keep, func(k Token) bool { return k.Object.Name == s.Name })
 		})
 	},
 	"nothing is minted while there is a problem": func(_ *Facts, p *Plan) bool { return p.Problem == nil || p.MintAfter == nil },
@@ -137,7 +137,7 @@ var rules = map[string]func(*Facts, *Plan) bool{
 			case d.Record.Verdict == v1alpha1.VerdictApproved:
 				return (approved || issued(d.Request)) && (Misuse(d.Record.Reason) || d.Record.Reason == csr.ReasonKeyReplaced)
 			default:
-				return d.Record.Verdict == v1alpha1.VerdictIgnored && tooMany(d.Record)
+				return d.Record.Verdict == v1alpha1.VerdictIgnored && (d.Record.Reason == ReasonTooManyRequests || d.Record.Reason == ReasonTooManyKeys)
 			}
 		})
 	},
@@ -190,7 +190,7 @@ var rules = map[string]func(*Facts, *Plan) bool{
 		return p.Misuse.Reason == p.Decisions[evidence].Record.Reason
 	},
 	"no token without a claim survives an alarm, and none is made": func(f *Facts, p *Plan) bool {
-		return !alarming(f, p) || p.MintAfter == nil && all(p.kept, func(t Token) bool { return !unclaimed(f, t.ID) })
+		return !alarming(f, p) || p.MintAfter == nil && all(p.Keep, func(t Token) bool { return !unclaimed(f, t.ID) })
 	},
 	"nothing is approved while an alarm stands for a token without a claim": func(f *Facts, p *Plan) bool {
 		return !alarming(f, p) || all(ofTokens(p), func(d Decision) bool {
@@ -223,20 +223,21 @@ var rules = map[string]func(*Facts, *Plan) bool{
 		if f.NodeBootstrap == nil {
 			return true
 		}
-		claimed := p.Claimed(f.NodeBootstrap, now)
+		claimed := p.Claimed(f, now)
 		if claimed == nil {
 			return true
 		}
-		nb := f.NodeBootstrap.DeepCopy()
-		nb.Status = *claimed
-		return len(claimed.Certificates) <= maxDecisions && (p.Misuse == nil || meta.IsStatusConditionTrue(claimed.Conditions, v1alpha1.ConditionTokenMisused)) &&
-			(len(f.NodeBootstrap.Status.Certificates)+len(p.Decisions) > maxDecisions || p.Claimed(nb, now) == nil)
+		after := *f
+		after.NodeBootstrap = f.NodeBootstrap.DeepCopy()
+		after.NodeBootstrap.Status = *claimed
+		return len(claimed.Certificates) <= maxTokenEntries+maxServingEntries && len(claimed.Tokens) <= 2 && (p.Misuse == nil || meta.IsStatusConditionTrue(claimed.Conditions, v1alpha1.ConditionTokenMisused)) &&
+			p.Claimed(&after, now) == nil
 	},
 }
 
 func TestDecideHoldsToItsRules(t *testing.T) {
 	states(manyStates, func(seed int, f *Facts) {
-		p := Decide(f, now)
+		p := decide(f, now)
 		for name, holds := range rules {
 			if !holds(f, &p) {
 				t.Errorf("seed %d, %s: %+v", seed, name, outlineOf(&p))

@@ -50,23 +50,20 @@ func TestRecordIssued(t *testing.T) {
 		"it is not approved":         {decisions{unissued}, request("csr-a", 1, 0, withCertificate), decisions{unissued}},
 		"another approved it":        {nil, junk, decisions{elsewhere}},
 		"an approval pushes one out": {full, junk, pushed},
-		"not in their place":         {slices.Concat(serving, full), junk, slices.Concat(serving, pushed)},
-		"nor because of them":        {slices.Concat(serving, full), request("csr-z", 1, old, approved(old), withCertificate), slices.Concat(serving, full)},
+		"not in their place":         {slices.Concat(full, serving), junk, slices.Concat(pushed, serving)},
+		"nor because of them":        {slices.Concat(full, serving), request("csr-z", 1, old, approved(old), withCertificate), slices.Concat(full, serving)},
 		"room for one more":          {full[1:], junk, pushed},
 		"but not newer ones":         {full, request("csr-z", 1, old, approved(old), withCertificate), full},
-		"nor one as old":             {full, request("csr-z", 1, old, approved(minutes(60)), withCertificate), full},
+		"nor one as old":             {full, request("-csr", 1, old, approved(minutes(60)), withCertificate), full},
 		"another one's is not noted": {decisions{unissued}, request("csr-b", 1, 0), decisions{unissued}},
 		"a second key stays one":     {with(unissued, v1alpha1.VerdictApproved, csr.ReasonSecondKey), mine, with(noted, v1alpha1.VerdictApproved, csr.ReasonSecondKey)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			before := append(decisions{}, tt.history...)
-			got := recordIssued(tt.history, []*certificatesv1.CertificateSigningRequest{tt.request})
-			if !reflect.DeepEqual(got, tt.want) {
-				t.Errorf("got  %v\nwant %v", got, tt.want)
-			}
-			if len(before) > 0 && !reflect.DeepEqual(before, tt.history) {
-				t.Error("the history that was read is changed")
+			s := v1alpha1.NodeBootstrapStatus{Certificates: slices.Clone(tt.history)}
+			recordIssued(&s, []*certificatesv1.CertificateSigningRequest{tt.request})
+			if !reflect.DeepEqual(s.Certificates, tt.want) {
+				t.Errorf("got  %v\nwant %v", s.Certificates, tt.want)
 			}
 		})
 	}
@@ -74,12 +71,13 @@ func TestRecordIssued(t *testing.T) {
 
 // A cache lists requests in any order: the history goes by time.
 func TestRecordIssuedGoesByTime(t *testing.T) {
-	got := recordIssued(nil, []*certificatesv1.CertificateSigningRequest{
+	var s v1alpha1.NodeBootstrapStatus
+	recordIssued(&s, []*certificatesv1.CertificateSigningRequest{
 		request("csr-a", 1, minutes(1), approved(minutes(1)), withCertificate),
 		request("csr-c", 1, minutes(3), approved(minutes(3)), withCertificate),
 		request("csr-b", 1, minutes(2), approved(minutes(2)), withCertificate),
 	})
-	if got, want := strings.Join(names(got), " "), "csr-c csr-b csr-a"; got != want {
+	if got, want := strings.Join(names(s.Certificates), " "), "csr-c csr-b csr-a"; got != want {
 		t.Errorf("got %v, want %s", got, want)
 	}
 }
@@ -116,7 +114,6 @@ func TestRecordOvertaken(t *testing.T) {
 			d.IssuedTime = nil
 			records(d)(f)
 			before := f.NodeBootstrap.Status.DeepCopy()
-			recordOvertaken(f.NodeBootstrap.Status.Certificates, f.Requests)
 			got := Report(f, &Plan{Phase: Awaited}, &Outcome{}, now).Certificates
 			if len(got) == 0 || string(got[0].Verdict)+" "+got[0].Reason != tt.want || got[0].KeyFingerprint != d.KeyFingerprint || got[0].Time != d.Time {
 				t.Errorf("got %+v, want %s", got, tt.want)
@@ -153,7 +150,7 @@ func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
 		"nor when someone else approved it": {facts(since), true, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := Decide(tt.f, now)
+			p := decide(tt.f, now)
 			status := Report(tt.f, &p, &Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: Accepted}, now)
 			if tells := len(status.Certificates) == 1 && status.Certificates[0].IssuedTime != nil; tells != tt.tells {
 				t.Errorf("the status tells of it: %v", tells)

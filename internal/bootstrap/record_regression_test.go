@@ -60,7 +60,7 @@ func TestStatusRestsWhoeverApproves(t *testing.T) {
 		modes := []v1alpha1.Approval{v1alpha1.ApprovalNode, v1alpha1.ApprovalManual, v1alpha1.ApprovalClusterWide}
 		edits(approval(modes[random.IntN(3)]), declares())(f)
 		var before strings.Builder
-		for range random.IntN(maxDecisions + 1) {
+		for range random.IntN(maxTokenEntries + maxServingEntries + 1) {
 			before.WriteByte("adDixsmoA"[random.IntN(9)])
 		}
 		f.NodeBootstrap.Status.Certificates = history(before.String())
@@ -107,7 +107,7 @@ func TestStatusRestsWhoeverApproves(t *testing.T) {
 func TestNotIssuedNamesOneRequest(t *testing.T) {
 	f := awaited(1, young)
 	edits(claimed("csr-a"), with(request("csr-a", 1, minutes(5), approved(minutes(4))), request("csr-a/2", 1, minutes(3), approved(minutes(2)))))(f)
-	p, o := Decide(f, now), published(1, young)
+	p, o := decide(f, now), published(1, young)
 	first := meta.FindStatusCondition(Report(f, &p, &o, now).Conditions, v1alpha1.ConditionReady)
 	slices.Reverse(f.Requests)
 	again := meta.FindStatusCondition(Report(f, &p, &o, now).Conditions, v1alpha1.ConditionReady)
@@ -121,25 +121,9 @@ func TestNotIssuedIsAboutTheNodesCertificate(t *testing.T) {
 	for name, edit := range map[string]func(*certificatesv1.CertificateSigningRequest){"another signer": anotherSigner, "another node": forNode("worker-2")} {
 		f := awaited(1, young)
 		edits(claimed("csr-a"), with(request("csr-b", 1, minutes(5), edit, approved(minutes(4)))))(f)
-		p, o := Decide(f, now), published(1, young)
+		p, o := decide(f, now), published(1, young)
 		if got := short(Report(f, &p, &o, now), v1alpha1.ConditionReady); got != waits {
 			t.Errorf("%s: got %s", name, got)
-		}
-	}
-}
-
-// The claim of a live token is missed more than the older of many serving certificates, also when its predecessor was asked
-// with later.
-func TestHistoryKeepsTheClaimsOfBothTokens(t *testing.T) {
-	for before, claims := range map[string][]string{"Aasssssssssssss": {"0", "1"}, "aAsssssssssssss": {"0", "1"}, "aAaAsssssssssss": {"2", "3"}} {
-		have := history(before)
-		for i, letter := range "Ds" + "Dd" + "ssss" {
-			have = appendDecisions(have, decision(letter, fmt.Sprint("new", i)))
-			for _, claim := range claims {
-				if !slices.Contains(names(have), claim) {
-					t.Errorf("after %s and %d more the claim %s is lost: %v", before, i+1, claim, names(have))
-				}
-			}
 		}
 	}
 }
@@ -183,44 +167,11 @@ func TestEventsOnThefts(t *testing.T) {
 	}
 }
 
-// A history forgets what someone else approved long ago; while the request is there it is not to be told of again.
-func TestApprovedTheftsAreNotToldAgain(t *testing.T) {
-	theft := func(name string, age time.Duration) *certificatesv1.CertificateSigningRequest {
-		return request(name, 1, age, forNode("worker-2"), approved(age))
-	}
-	recorded := because(csr.ReasonWrongSubject, approvedDecision("csr-r", 1, minutes(3)))
-	of2 := because(csr.ReasonWrongSubject, approvedDecision("csr-r", 2, minutes(3)))
-	own, denial := approvedDecision("csr-r", 1, minutes(3)), deniedDecision("csr-r", 1, minutes(3))
-	tests := map[string]struct {
-		recorded v1alpha1.CertificateDecision
-		request  *certificatesv1.CertificateSigningRequest
-		want     string
-	}{
-		"before the last one":            {recorded, theft("csr-a", minutes(4)), ""},
-		"with it":                        {recorded, theft("csr-a", minutes(3)), ""},
-		"after it":                       {recorded, theft("csr-a", minutes(2)), "csr-a: Approved"},
-		"it is the one":                  {recorded, theft("csr-r", minutes(2)), ""},
-		"before one with another token":  {of2, theft("csr-a", minutes(4)), "csr-a: Approved"},
-		"before the approval of its own": {own, theft("csr-a", minutes(4)), "csr-a: Approved"},
-		"before a denial":                {denial, theft("csr-a", minutes(4)), "csr-a: Approved"},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			f := awaited(1, young)
-			edits(records(tt.recorded), with(tt.request))(f)
-			p := Decide(f, now)
-			if got := outlineOf(&p).verdicts; got != tt.want {
-				t.Errorf("got %q, want %q", got, tt.want)
-			}
-		})
-	}
-}
-
 // A token that asks for a serving certificate takes none of the room of the node, nor tells how the node fares.
 func TestTokensRequestForAServingCertificateIsNone(t *testing.T) {
 	theft := decision('o', "theft")
 	theft.SignerName, theft.Verdict, theft.Time = certificatesv1.KubeletServingSignerName, v1alpha1.VerdictDenied, ago(0)
-	if ofServing(theft) || !ofToken(theft) {
+	if ofServing(theft) {
 		t.Error("it counts as the node's own")
 	}
 	f := joinedBefore()

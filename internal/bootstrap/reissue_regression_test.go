@@ -26,7 +26,7 @@ func TestReissueIsNotHandledWithThePredecessor(t *testing.T) {
 	f.addToken(1, due)
 	askReissue(f)
 	noCluster(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	carryOut(f, &p)
 	if s := f.NodeBootstrap.Status; s.LastHandledReissueAt != "" || s.Token != nil {
 		t.Errorf("the reissue counts as handled (%q) with the token %+v, an older one", s.LastHandledReissueAt, s.Token)
@@ -37,7 +37,7 @@ func TestReissueIsNotHandledWithThePredecessor(t *testing.T) {
 func TestReissueSurvivesAFailedRevocation(t *testing.T) {
 	f := awaited(1, young)
 	askReissue(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	f.NodeBootstrap.Status = *Report(f, &p, &Outcome{Err: errWrite}, now) // apply stopped at the delete
 	testPlans(t, map[string]planned{
 		"the old token is still there": {f, nil, outline{phase: Awaited, reissue: true, mint: "#2", deleteToken: "#1"}},
@@ -57,7 +57,7 @@ func TestReissueRevokesATokenThatTheStatusDoesNotTellOf(t *testing.T) {
 		f.Kubeconfig = kubeconfigSecret(n)
 		f.NodeBootstrap.Status.LastTokenID = lastTold
 		askReissue(f)
-		p := Decide(f, now)
+		p := decide(f, now)
 		if o := outlineOf(&p); o.token != "" || o.mint == "" || o.deleteToken == "" {
 			t.Errorf("%s: it lives on: %+v", name, o)
 		}
@@ -68,7 +68,7 @@ func TestReissueRevokesATokenThatTheStatusDoesNotTellOf(t *testing.T) {
 func TestReissueIsMintedForOnce(t *testing.T) {
 	f := awaited(1, young)
 	askReissue(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	status := f.NodeBootstrap.Status
 	carryOut(f, &p)
 	f.NodeBootstrap.Status = status
@@ -104,7 +104,7 @@ func TestAnIDThatARequestNamesIsNotGivenAgain(t *testing.T) {
 		f := awaited(1, young)
 		f.TokenSecrets = nil
 		trace(f)
-		p := Decide(f, now)
+		p := decide(f, now)
 		if got := outlineOf(&p).mint; got != "#3" {
 			t.Errorf("%s: the next token is %s", name, got)
 		}

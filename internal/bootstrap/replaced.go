@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -31,9 +30,8 @@ type claimedKey struct {
 	at  time.Time
 }
 
-// claimsOf are the keys that were approved with a token before a request was, by whomever, each with its first approval: those of the
-// record first, which outlives requests, then those of requests by the time of their approval. Without a request they are all. A
-// key that should not have been approved is none.
+// claimsOf are the keys that were approved with a token before a CSR was, by whomever, each with its first approval: those that the
+// status has first, then those of CSRs by the time of their approval. Without a CSR they are all.
 func claimsOf(f *Facts, tokenID string, before *certificatesv1.CertificateSigningRequest) []claimedKey {
 	var out []claimedKey
 	add := func(key string, at time.Time) {
@@ -41,14 +39,14 @@ func claimsOf(f *Facts, tokenID string, before *certificatesv1.CertificateSignin
 			out = append(out, claimedKey{key, at})
 		}
 	}
-	record := f.NodeBootstrap.Status.Certificates
-	for _, d := range record {
-		if d.TokenID == tokenID && isClaim(d) {
-			add(d.KeyFingerprint, d.Time.Time)
+	csrs := f.decidedWith(tokenID)
+	for _, c := range csrs {
+		if bindsKey(c) {
+			add(c.KeyFingerprint, c.Time.Time)
 		}
 	}
 	for _, r := range approvedBefore(f, tokenID, before) {
-		if i := slices.IndexFunc(record, func(d v1alpha1.CertificateDecision) bool { return d.UID == r.UID }); i >= 0 && !isClaim(record[i]) {
+		if decidedCSR(csrs, r.UID) != nil { // if its key is none of those above, it should not have been approved
 			continue
 		}
 		if key, err := csr.Fingerprint(r); err == nil {
@@ -57,11 +55,6 @@ func claimsOf(f *Facts, tokenID string, before *certificatesv1.CertificateSignin
 		}
 	}
 	return out
-}
-
-// isClaim reports whether a decision is the approval of a client certificate in the node's name that nothing is held against.
-func isClaim(d v1alpha1.CertificateDecision) bool {
-	return d.Verdict == v1alpha1.VerdictApproved && ofThisNode(d) && d.Reason != csr.ReasonKeyReplaced
 }
 
 // approvedBefore are the requests in the node's name that were sent with a token and approved before another one was, in this order.
@@ -105,7 +98,7 @@ func (p *Plan) claimOn(f *Facts, t *Token, request *csr.Request) {
 	}
 	request.ClaimUsed = p.Phase == Joined || len(claims) > 0 && f.registeredSince(claims[0].at)
 	// After an alarm no further key is approved, nor with a token that has a successor: the machine has to fetch the kubeconfig again.
-	if !f.misused() && len(p.kept) > 0 && p.kept[len(p.kept)-1].ID == t.ID {
+	if !f.misused() && len(p.Keep) > 0 && p.Keep[len(p.Keep)-1].ID == t.ID {
 		request.Replacements = spec.ReplacementKeys()
 	}
 }
@@ -116,58 +109,33 @@ func (f *Facts) registeredSince(at time.Time) bool {
 	return f.Node != nil && f.NodeReported && !f.sameNodeAsReissued() && !f.Node.CreationTimestamp.Time.Before(at.Truncate(time.Second))
 }
 
-// restarts reports whether a request, and all that was decided on with its token, is what a kubelet sends that is restarted over and
-// over.
-func (p *Plan) restarts(f *Facts, t *Token, r *certificatesv1.CertificateSigningRequest, now time.Time) bool {
-	harmless := func(reason string) bool {
-		switch reason {
-		case csr.ReasonKubeletClient, csr.ReasonKeyReplaced, csr.ReasonSuperseded, reasonApprovedElsewhere, reasonDeniedElsewhere:
-			return true
-		default:
-			return false
+// lastReplaced is the decision on the newest key that was sent with tokens, with the token's id, if it was denied because another one was
+// approved that nobody uses; nil when the newest key was approved. A key that was approved before and is sent again is no newer one: a
+// thief may do so.
+func lastReplaced(tokens ...v1alpha1.LiveToken) (tokenID string, replaced *v1alpha1.DecidedCSR) {
+	type sent struct {
+		tokenID string
+		v1alpha1.DecidedCSR
+	}
+	var all []sent
+	for _, t := range tokens {
+		for _, c := range t.CSRs {
+			all = append(all, sent{t.ID, c})
 		}
 	}
-	for _, d := range slices.Concat(f.NodeBootstrap.Status.Certificates, p.records()) {
-		if d.TokenID == t.ID && !harmless(d.Reason) {
-			return false
-		}
-	}
-	for _, other := range f.Requests { // of which the record may have forgotten denials
-		c := requestCondition(other, certificatesv1.CertificateDenied)
-		if c != nil && TokenIDOfUser(other.Spec.Username) == t.ID && csr.DeniesClient(c.Reason) && !harmless(c.Reason) {
-			return false
-		}
-	}
-	reason := p.evaluate(f, t, r, now).Reason
-	return reason == csr.ReasonKeyReplaced || reason == csr.ReasonSuperseded
-}
-
-// records are the entries for status.certificates that a plan adds.
-func (p *Plan) records() []v1alpha1.CertificateDecision {
-	var out []v1alpha1.CertificateDecision
-	for _, d := range p.Decisions {
-		out = append(out, d.Record)
-	}
-	return out
-}
-
-// lastReplaced is the decision on the newest key of some tokens, if it was denied because another one was approved that nobody uses;
-// nil when the newest key was approved. A key that was approved before and is sent again is no newer one: a thief may do so.
-func lastReplaced(record []v1alpha1.CertificateDecision, of func(v1alpha1.CertificateDecision) bool) *v1alpha1.CertificateDecision {
-	var replaced *v1alpha1.CertificateDecision
+	slices.SortStableFunc(all, func(a, b sent) int { return a.Time.Compare(b.Time.Time) })
 	var approved []string
-	for i := range record {
-		switch d := &record[i]; {
-		case d.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || d.TokenID == "" || !of(*d):
-		case d.Verdict == v1alpha1.VerdictApproved && ofThisNode(*d):
-			if !slices.Contains(approved, d.KeyFingerprint) {
-				replaced, approved = nil, append(approved, d.KeyFingerprint)
+	for i := range all {
+		switch c := &all[i]; {
+		case c.Verdict == v1alpha1.VerdictApproved && !Misuse(c.Reason):
+			if !slices.Contains(approved, c.KeyFingerprint) {
+				replaced, approved = nil, append(approved, c.KeyFingerprint)
 			}
-		case d.Reason == csr.ReasonKeyReplaced, d.Reason == ReasonTooManyKeys:
-			replaced = d
+		case c.Reason == csr.ReasonKeyReplaced, c.Reason == ReasonTooManyKeys:
+			tokenID, replaced = c.tokenID, &c.DecidedCSR
 		}
 	}
-	return replaced
+	return tokenID, replaced
 }
 
 // claimUsed reports whether the node, which has joined, uses a certificate that was approved in its present wait. Within the second of
@@ -186,9 +154,8 @@ func (p *Plan) noteUse(f *Facts, now time.Time) {
 		f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
 		return
 	}
-	of := func(d v1alpha1.CertificateDecision) bool { return f.inPresentWait(d.TokenID, d.Time) }
-	if d := lastReplaced(s.Certificates, of); d != nil {
-		p.Misuse = &Problem{csr.ReasonSecondKey, twoMachines(d.TokenID, d.Name, d.KeyFingerprint)}
+	if tokenID, c := lastReplaced(s.Tokens...); c != nil {
+		p.Misuse = &Problem{csr.ReasonSecondKey, twoMachines(tokenID, c.Name, c.KeyFingerprint)}
 		return
 	}
 	for _, t := range f.tokens() { // their requests are deleted now
@@ -217,7 +184,10 @@ func (r *report) keyReplaced() *Problem {
 	if t == nil || r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
 		return nil
 	}
-	d := lastReplaced(r.new.Certificates, func(d v1alpha1.CertificateDecision) bool { return d.TokenID == t.ID })
+	var d *v1alpha1.DecidedCSR
+	if named := liveToken(r.new, t.ID); named != nil {
+		_, d = lastReplaced(*named)
+	}
 	claims := claimsOf(r.f, t.ID, nil)
 	if d == nil || len(claims) > 0 && r.f.registeredSince(claims[0].at) {
 		return nil
@@ -230,35 +200,4 @@ func (r *report) keyReplaced() *Problem {
 		"the kubelet restarted before it received its certificate, or another machine has the kubeconfig. See the kubelet's log (journalctl -u kubelet) "+
 		"for why it restarted. If it did not, compare the keys in the condition %s. Then request a reissue with kubectl nodebootstrap reissue %s, or with %s, "+
 		"and give the node the new kubeconfig", d.Name, what, t.ID, v1alpha1.ConditionKeyConflict, r.f.Name, csr.ReissueCommand(r.f.Name))}
-}
-
-// replaced reports whether a decision is the approval of a key in whose place another one was approved with the same token.
-func (r *report) replaced(d v1alpha1.CertificateDecision) bool {
-	if r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
-		return false
-	}
-	newest := ""
-	for _, o := range r.new.Certificates {
-		if o.TokenID == d.TokenID && claimsKey(o) && ofThisNode(o) {
-			newest = o.KeyFingerprint
-		}
-	}
-	return ofToken(d) && claimsKey(d) && ofThisNode(d) && d.KeyFingerprint != newest
-}
-
-// whyNotRevoked is the reason of the condition CertificateNotRevoked and what it says of the certificates that it lists.
-func (r *report) whyNotRevoked(listed []v1alpha1.CertificateDecision) (reason, message string) {
-	if slices.ContainsFunc(listed, func(d v1alpha1.CertificateDecision) bool { return !r.replaced(d) }) {
-		return v1alpha1.ReasonIssuedBeforeRevocation, "a certificate was issued before its request could be revoked"
-	}
-	return v1alpha1.ReasonIssuedBeforeReplacement, "a certificate was issued for a key in whose place another one was approved"
-}
-
-// expirations names decisions with their keys and the ends of their certificates.
-func expirations(listed []v1alpha1.CertificateDecision) string {
-	var out []string
-	for _, d := range listed {
-		out = append(out, d.Name+" (key "+d.KeyFingerprint+", until "+d.ExpirationTime.UTC().Format(time.RFC3339)+")")
-	}
-	return strings.Join(out, "; ")
 }

@@ -4,7 +4,6 @@ package bootstrap
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,7 +139,7 @@ func TestUseOfAKeyIsEvidence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := awaited(1, young)
 			edits(c.edit, worksSince(0))(f)
-			p := Decide(f, now)
+			p := decide(f, now)
 			got := ""
 			if p.Misuse != nil {
 				got = p.Misuse.Reason
@@ -259,7 +258,7 @@ func TestReplacementKeys(t *testing.T) {
 			for i, r := range f.Requests {
 				f.Requests[i] = r.DeepCopy()
 			}
-			p := Decide(f, now)
+			p := decide(f, now)
 			if got := approvals(&p); got != tt.approves {
 				t.Errorf("it approves %q, want %q", got, tt.approves)
 			}
@@ -287,24 +286,5 @@ func TestReplacementKeyJoins(t *testing.T) {
 	c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionCertificateNotRevoked)
 	if !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionKeyConflict) || c == nil || !strings.Contains(c.Message, "csr-a") || strings.Contains(c.Message, "csr-b") {
 		t.Errorf("the conditions are %+v", s.Conditions)
-	}
-}
-
-// What is recorded of a token with as many keys as may be survives other tokens' records: what is forgotten could be approved again.
-func TestClaimsOfReplacementKeysStay(t *testing.T) {
-	var have []v1alpha1.CertificateDecision
-	for n := range 8 {
-		have = appendDecisions(have, approvedDecision(fmt.Sprint("old-", n), 1, time.Hour))
-	}
-	var want []string
-	for n := range 8 {
-		d := approvedDecision(fmt.Sprint("new-", n), 2, 0)
-		have, want = appendDecisions(have, d), append(want, d.Name)
-	}
-	have = appendDecisions(have, because(csr.ReasonKeyReplaced, deniedDecision("denied", 2, 0)))
-	for _, name := range append(want, "old-7") { // without any the predecessor would have another key approved
-		if !slices.Contains(names(have), name) {
-			t.Errorf("%s is gone: %v", name, names(have))
-		}
 	}
 }

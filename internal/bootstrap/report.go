@@ -11,6 +11,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -65,15 +66,34 @@ func Verified(status *v1alpha1.NodeBootstrapStatus, t *Token) bool {
 func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstrapStatus {
 	r := report{f: f, p: p, o: o, old: &f.NodeBootstrap.Status, new: f.NodeBootstrap.Status.DeepCopy(), now: now}
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
-	r.new.Certificates = recordOvertaken(r.new.Certificates, f.Requests)
-	r.new.Certificates = recordServing(recordIssued(r.new.Certificates, r.issuedToRecord()), f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
-	r.new.Certificates = recordDenied(r.new.Certificates, p.withoutDecisions(f.Requests), f.NodeBootstrap.CreationTimestamp.Time)
-	r.recordLate()
+	live := r.liveTokens()
+	nameTokens(r.new, live)
+	recordOvertaken(r.new, f.Requests)
+	recordIssued(r.new, r.issuedToRecord())
+	recordServing(r.new, f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
+	recordDenied(r.new, p.withoutDecisions(f.Requests))
+	r.unrevoked()
+	setTokens(r.new, live)
 	r.wait()
 	r.hosts()
 	r.credential()
 	r.conditions()
+	r.keepTokens()
 	return r.new
+}
+
+// keepTokens leaves the tokens in the status as they were if nothing else changes: that one has expired is no reason for a write.
+func (r *report) keepTokens() {
+	for _, t := range r.new.Tokens {
+		if was := liveToken(r.old, t.ID); was == nil || !equality.Semantic.DeepEqual(*was, t) {
+			return
+		}
+	}
+	unchanged := *r.new
+	unchanged.Tokens = r.old.Tokens
+	if equality.Semantic.DeepEqual(&unchanged, r.old) {
+		r.new.Tokens = r.old.Tokens
+	}
 }
 
 // ReportForbidden is the status of a NodeBootstrap when what has to be known of it may not be read, at a time. What was Ready
@@ -114,34 +134,60 @@ func (r *report) issuedToRecord() []*certificatesv1.CertificateSigningRequest {
 	})
 }
 
-// wait notes since when the node is waited for, and a reissue once there is a token made for it.
+// liveTokens are those that a plan keeps and the one that was created. All others are only deleted, once it succeeds.
+func (r *report) liveTokens() []Token {
+	live := r.p.Keep
+	if t := r.o.Token; t != nil && r.p.liveToken(t.ID) == nil {
+		live = append(slices.Clone(live), *t)
+	}
+	return live
+}
+
+// wait notes since when the operator awaits the node, and that a reissue is handled once a token was created for it.
 func (r *report) wait() {
-	handled := r.p.Reissue && (r.o.Token != nil || r.p.Phase == Withdrawn && r.o.Err == nil)
-	if handled {
-		r.new.Keys = nil
-		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionKeyConflict)
-	}
-	if handled && !r.f.reissuedMisused() {
-		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionTokenMisused)
-	}
-	if handled {
-		r.new.LastHandledReissueAt = ReissueOf(r.f.NodeBootstrap)
-	}
-	if r.p.Phase == Joined && r.f.reissueOutdated() {
-		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
-	}
-	if r.f.Node != nil && (handled || r.p.Phase == Joined) {
-		r.new.NodeUID = r.f.Node.UID
+	if r.p.Phase == Joined {
+		r.joinedNow()
+		return
 	}
 	switch {
-	case r.p.Since.IsZero():
-		r.new.AwaitingSince = nil
-	case r.new.AwaitingSince == nil || handled:
-		r.new.AwaitingSince = &metav1.Time{Time: r.p.Since.Truncate(time.Second)}
-		r.new.NodeAliveTime = nil
+	case r.p.Reissue && (r.o.Token != nil || r.p.Phase == Withdrawn && r.o.Err == nil):
+		r.p.handleReissue(r.f, r.new)
+	case r.new.AwaitingSince == nil:
+		beginWait(r.new, r.p.Since)
 	default:
 		r.new.NodeAliveTime = r.p.Alive
 	}
+	r.new.JoinProofTime = r.f.joinProof(r.new, r.issuedToRecord())
+}
+
+func (r *report) joinedNow() {
+	if r.f.reissueOutdated() {
+		r.new.LastHandledReissueAt = r.f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
+	}
+	if r.f.Node != nil {
+		r.new.NodeUID = r.f.Node.UID
+	}
+	r.new.AwaitingSince, r.new.FirstApprovalTime, r.new.JoinProofTime = nil, nil, nil
+}
+
+// handleReissue notes that a token exists that was created for the requested reissue: alarms about the tokens before it are settled.
+func (p *Plan) handleReissue(f *Facts, s *v1alpha1.NodeBootstrapStatus) {
+	requested := ReissueOf(f.NodeBootstrap)
+	if NormalReissue(s.LastHandledReissueAt) == requested {
+		return
+	}
+	s.LastHandledReissueAt, s.Keys = requested, nil
+	meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionKeyConflict)
+	meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionTokenMisused)
+	if f.Node != nil {
+		s.NodeUID = f.Node.UID
+	}
+	beginWait(s, p.Since)
+}
+
+func beginWait(s *v1alpha1.NodeBootstrapStatus, since time.Time) {
+	s.AwaitingSince = &metav1.Time{Time: since.Truncate(time.Second)}
+	s.NodeAliveTime, s.FirstApprovalTime, s.JoinProofTime = nil, nil, nil
 }
 
 // hosts keeps every host at which the node may reach the API server: also that of a kubeconfig which may have been stored although

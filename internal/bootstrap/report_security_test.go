@@ -17,7 +17,7 @@ import (
 
 // reported is a status after a plan of the facts, with this outcome.
 func reported(f *Facts, o Outcome) *v1alpha1.NodeBootstrapStatus {
-	p := Decide(f, now)
+	p := decide(f, now)
 	return Report(f, &p, &o, now)
 }
 

@@ -133,8 +133,8 @@ func TestReportConditions(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(tt.facts)
 			}
+			p := decide(tt.facts, now)
 			before := tt.facts.NodeBootstrap.DeepCopy()
-			p := Decide(tt.facts, now)
 			status := Report(tt.facts, &p, &tt.outcome, now)
 			if got := toldBy(t, status); got != tt.want {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
@@ -201,7 +201,7 @@ func TestReportFields(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(tt.facts)
 			}
-			p := Decide(tt.facts, now)
+			p := decide(tt.facts, now)
 			s := Report(tt.facts, &p, &tt.outcome, now)
 			got := fields{s.Token, s.LastTokenID, s.KubeconfigSecretRef, s.Server, s.AwaitingSince, s.LastHandledReissueAt}
 			if !reflect.DeepEqual(got, tt.want) {
@@ -216,7 +216,7 @@ func TestReportAwaitsSinceAWholeSecond(t *testing.T) {
 	f := joinedBefore()
 	f.Node = nil
 	later := now.Add(700 * time.Millisecond)
-	p, o := Decide(f, later), published(2, 0)
+	p, o := decide(f, later), published(2, 0)
 	if got := Report(f, &p, &o, later).AwaitingSince; !got.Time.Equal(now) {
 		t.Errorf("got %s", got)
 	}
@@ -243,7 +243,7 @@ func TestReportMessagesNameWhatToDo(t *testing.T) {
 			if tt.edit != nil {
 				tt.edit(tt.facts)
 			}
-			p := Decide(tt.facts, now)
+			p := decide(tt.facts, now)
 			ready := meta.FindStatusCondition(Report(tt.facts, &p, &tt.outcome, now).Conditions, v1alpha1.ConditionReady)
 			for _, want := range tt.named {
 				if !strings.Contains(ready.Message, want) {
@@ -260,7 +260,7 @@ func TestReportKeepsAShortHistory(t *testing.T) {
 	for i := range 5 {
 		f.Requests = append(f.Requests, request(fmt.Sprintf("csr-%d", i), 1, minutes(2), approved(minutes(1)), withCertificate))
 	}
-	p, o := Decide(f, now), published(1, young)
+	p, o := decide(f, now), published(1, young)
 	got := Report(f, &p, &o, now).Certificates
 	if len(got) != 16 || got[0].Name != "0" || got[4].Name != "4" || got[15].Name != "csr-4" {
 		t.Errorf("got %s", asJSON(got))
@@ -332,7 +332,7 @@ func TestReportNotesTheNode(t *testing.T) {
 			for _, edit := range tt.edits {
 				edit(tt.facts)
 			}
-			p := Decide(tt.facts, now)
+			p := decide(tt.facts, now)
 			if got := Report(tt.facts, &p, &tt.outcome, now).NodeUID; string(got) != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}

@@ -21,17 +21,18 @@ func TestClaims(t *testing.T) {
 		history []v1alpha1.CertificateDecision
 		want    []v1alpha1.CertificateDecision
 	}{
-		"nothing is known":        {nil, []v1alpha1.CertificateDecision{made, known}},
+		"nothing is known":        {nil, []v1alpha1.CertificateDecision{known, made}},
 		"one is known":            {[]v1alpha1.CertificateDecision{known}, []v1alpha1.CertificateDecision{made}},
 		"both are known":          {[]v1alpha1.CertificateDecision{known, made}, nil},
 		"known with another time": {[]v1alpha1.CertificateDecision{approvedDecision("csr-a", 1, time.Minute), known}, nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			nb := nodeBootstrap()
-			nb.Status.Certificates = tt.history
+			f := fresh()
+			f.NodeBootstrap.Status.Certificates = tt.history
+			f.UpgradeStatus()
 			var got []v1alpha1.CertificateDecision
-			if status := plan.Claimed(nb, now); status != nil {
+			if status := plan.Claimed(f, now); status != nil {
 				got = status.Certificates[len(tt.history):]
 			}
 			if !reflect.DeepEqual(got, tt.want) {
@@ -42,13 +43,14 @@ func TestClaims(t *testing.T) {
 }
 
 func TestClaimingLeavesTheStatusAlone(t *testing.T) {
-	nb := nodeBootstrap()
-	nb.Status = statusOf(1, young)
+	f := awaited(1, young)
+	nb := f.NodeBootstrap
 	before := nb.Status.DeepCopy()
 	plan := &Plan{Decisions: []Decision{{Record: approvedDecision("csr-a", 1, 0)}}, Misuse: &Problem{csr.ReasonSecondKey, "told"}}
-	got := plan.Claimed(nb, now)
+	got := plan.Claimed(f, now)
 	want := before.DeepCopy()
 	want.Certificates = []v1alpha1.CertificateDecision{approvedDecision("csr-a", 1, 0)}
+	want.KeyFingerprints, want.FirstApprovalTime, want.Tokens = []string{"SHA256:00"}, &metav1.Time{Time: now}, []v1alpha1.LiveToken{}
 	want.Conditions = append(want.Conditions, metav1.Condition{Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue,
 		Reason: csr.ReasonSecondKey, Message: "told", ObservedGeneration: nb.Generation, LastTransitionTime: metav1.NewTime(now)})
 	if !reflect.DeepEqual(got, want) {
@@ -83,14 +85,15 @@ func TestSupports(t *testing.T) {
 		"the token being deleted":    {func(l *live) { l.token.DeletionTimestamp = new(ago(0)) }, false},
 		"the token expired":          {func(l *live) { l.token = tokenSecret(1, old) }, false},
 		"the status lost":            {func(l *live) { l.nb.Status = v1alpha1.NodeBootstrapStatus{} }, false},
-		"another request claimed":    {func(l *live) { l.nb.Status.Certificates[0].UID = "csr-b" }, false},
-		"another key claimed":        {func(l *live) { l.nb.Status.Certificates[0].KeyFingerprint = "SHA256:another" }, false},
-		"a denial claimed":           {func(l *live) { l.nb.Status.Certificates[0].Verdict = v1alpha1.VerdictDenied }, false},
+		"another request claimed":    {func(l *live) { l.nb.Status.Tokens[0].CSRs[0].UID = "csr-b" }, false},
+		"another key claimed":        {func(l *live) { l.nb.Status.Tokens[0].CSRs[0].KeyFingerprint = "SHA256:another" }, false},
+		"a denial claimed":           {func(l *live) { l.nb.Status.Tokens[0].CSRs[0].Verdict = v1alpha1.VerdictDenied }, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := live{nb: nodeBootstrap(), token: tokenSecret(1, young), d: Decision{Record: approvedDecision("csr-a", 1, 0)}}
-			l.nb.Status.Certificates = []v1alpha1.CertificateDecision{l.d.Record}
+			setTokens(&l.nb.Status, []Token{token(1, young)})
+			recordDecision(&l.nb.Status, l.d.Record)
 			tt.spoil(&l)
 			if got := Supports(nodeBootstrap(), l.nb, l.token, l.d, now); got != tt.want {
 				t.Errorf("got %v", got)

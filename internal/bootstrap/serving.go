@@ -3,9 +3,7 @@
 package bootstrap
 
 import (
-	"cmp"
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -124,32 +122,18 @@ func SupportsServing(decided *v1alpha1.NodeBootstrap, f *Facts, r *certificatesv
 	return f.NodeBootstrap.UID == decided.UID && none.servingVerdict(f, r).Verdict == csr.Approve
 }
 
-// recordServing notes the requests for serving certificates that were decided on, by whomever, once each: those since the
-// last that the history tells of, and since the NodeBootstrap was made. Of very many at once it takes the last few.
-func recordServing(history []v1alpha1.CertificateDecision, requests []*certificatesv1.CertificateSigningRequest, since time.Time) []v1alpha1.CertificateDecision {
-	const most = maxServing - 1 // besides the last approval
-	last := since
-	for _, d := range history {
-		if ofServing(d) && d.Time.After(last) {
-			last = d.Time.Time
-		}
-	}
+// recordServing enters the CSRs for serving certificates into the log that were decided on since a time, by whomever.
+func recordServing(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest, since time.Time) {
 	var found []v1alpha1.CertificateDecision
 	for _, r := range requests {
-		d, ok := servingDecision(r)
-		if ok && !d.Time.Time.Before(last) {
+		if d, ok := servingDecision(r); ok && !d.Time.Time.Before(since) {
 			found = append(found, d)
 		}
 	}
-	slices.SortFunc(found, func(a, b v1alpha1.CertificateDecision) int {
-		return cmp.Or(a.Time.Compare(b.Time.Time), strings.Compare(a.Name, b.Name))
-	})
-	for _, d := range found[max(0, len(found)-most):] {
-		if decisionOn(history, d) < 0 {
-			history = appendDecisions(history, d)
-		}
+	slices.SortFunc(found, byTime) // a cache lists them in any order
+	for _, d := range found[max(0, len(found)-maxServingEntries):] {
+		logDecision(s, d)
 	}
-	return history
 }
 
 // servingDecision is what the conditions of a request say of the decision on it.

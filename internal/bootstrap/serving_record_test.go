@@ -70,20 +70,22 @@ func TestRecordServing(t *testing.T) {
 		"in a second, that of the names": {nil, requests{b(ours(0)), a(ours(0))}, "serving-a: Approved KubeletServingOfThisNode, serving-b: Approved KubeletServingOfThisNode"},
 		"known":                          {decisions{servingEntry("serving-a", v1alpha1.VerdictApproved, csr.ReasonKubeletServing, 0)}, requests{a(ours(0))}, ""},
 		"known, and one more":            {decisions{servingEntry("serving-a", v1alpha1.VerdictApproved, csr.ReasonKubeletServing, 0)}, requests{a(ours(0)), b(ours(0))}, "serving-b: Approved KubeletServingOfThisNode"},
-		"older than the last known":      {decisions{recorded(minutes(2))}, requests{a(ours(minutes(3)))}, ""},
+		"older than the last known":      {decisions{recorded(minutes(2))}, requests{a(ours(minutes(3)))}, "serving-a: Approved KubeletServingOfThisNode"},
 		"of its second":                  {decisions{recorded(minutes(3))}, requests{a(ours(minutes(3)))}, "serving-a: Approved KubeletServingOfThisNode"},
 		"newer":                          {decisions{recorded(minutes(3))}, requests{a(ours(minutes(2)))}, "serving-a: Approved KubeletServingOfThisNode"},
-		"newer than one of two":          {decisions{recorded(minutes(1)), recorded(minutes(3))}, requests{a(ours(minutes(2)))}, ""},
+		"newer than one of two":          {decisions{recorded(minutes(1)), recorded(minutes(3))}, requests{a(ours(minutes(2)))}, "serving-a: Approved KubeletServingOfThisNode"},
 		"a token's do not count":         {decisions{approvedDecision("csr-a", 1, 0)}, requests{a(ours(minutes(3)))}, "serving-a: Approved KubeletServingOfThisNode"},
 		"one for another":                {full, requests{a(deniedFor("WrongKey"))}, "serving-a: Denied WrongKey"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			before, order := slices.Clone(tt.history), slices.Clone(tt.requests)
-			got := recordServing(tt.history, tt.requests, ever)
+			s := v1alpha1.NodeBootstrapStatus{Certificates: slices.Clone(tt.history)}
+			recordServing(&s, tt.requests, ever)
+			got := slices.Clone(s.Certificates)
 			var added []string
 			for _, d := range got {
-				if decisionOn(tt.history, d) < 0 {
+				if decisionOn(tt.history, d.UID) < 0 {
 					added = append(added, fmt.Sprintf("%s: %s %s", d.Name, d.Verdict, d.Reason))
 				}
 			}
@@ -93,8 +95,8 @@ func TestRecordServing(t *testing.T) {
 			if !reflect.DeepEqual(before, tt.history) || !slices.Equal(order, tt.requests) {
 				t.Error("what was read is changed")
 			}
-			if again := recordServing(got, tt.requests, ever); !reflect.DeepEqual(again, got) {
-				t.Errorf("it goes on to %s", asJSON(again))
+			if recordServing(&s, tt.requests, ever); !reflect.DeepEqual(s.Certificates, got) {
+				t.Errorf("it goes on to %s", asJSON(s.Certificates))
 			}
 		})
 	}
@@ -116,16 +118,17 @@ func TestRecordServingSinceTheNodeBootstrap(t *testing.T) {
 func TestRecordServingTakesTheLastFew(t *testing.T) {
 	for _, count := range []int{1, 2, 6, 40} {
 		for known := range 3 {
-			var have []v1alpha1.CertificateDecision
+			var s v1alpha1.NodeBootstrapStatus
 			requests := servingRequests(count, approved(0))
 			if known < count {
-				have = recordServing(nil, requests[known:known+1], ever)
+				recordServing(&s, requests[known:known+1], ever)
 			}
 			for n := range 3 {
-				have = recordServing(have, requests, ever)
+				recordServing(&s, requests, ever)
+				have := s.Certificates
 				slices.Reverse(requests)
 				last := fmt.Sprintf("serving/%02d", count-1)
-				if len(have) > 4 || len(have) < min(count, 3) || have[len(have)-1].Name != last && decisionOn(have, v1alpha1.CertificateDecision{UID: types.UID(last)}) < 0 {
+				if len(have) > 4 || len(have) < min(count, 3) || have[len(have)-1].Name != last && decisionOn(have, types.UID(last)) < 0 {
 					t.Errorf("of %d, the %dth time: got %v", count, n, names(have))
 				}
 			}
@@ -137,7 +140,9 @@ func TestServingEntriesAreComplete(t *testing.T) {
 	r := servingRequest("serving-a", minutes(5), approved(minutes(1)), withCertificate)
 	want := servingEntry("serving-a", v1alpha1.VerdictApproved, reasonApprovedElsewhere, minutes(1))
 	want.KeyFingerprint = must(csr.Fingerprint(r))
-	if got := recordServing(nil, []*certificatesv1.CertificateSigningRequest{r}, ever); len(got) != 1 || !reflect.DeepEqual(got[0], want) {
+	var s v1alpha1.NodeBootstrapStatus
+	recordServing(&s, []*certificatesv1.CertificateSigningRequest{r}, ever)
+	if got := s.Certificates; len(got) != 1 || !reflect.DeepEqual(got[0], want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
@@ -151,7 +156,7 @@ func TestStatusRestsWithManyServingDecisions(t *testing.T) {
 		declares()(f)
 		letters := "adDixsmoA"
 		var before strings.Builder
-		for range random.IntN(maxDecisions + 1) {
+		for range random.IntN(maxTokenEntries + maxServingEntries + 1) {
 			before.WriteByte(letters[random.IntN(len(letters))])
 		}
 		f.NodeBootstrap.Status.Certificates = history(before.String())
@@ -169,7 +174,7 @@ func TestStatusRestsWithManyServingDecisions(t *testing.T) {
 			random.Shuffle(len(f.ServingRequests), func(i, j int) {
 				f.ServingRequests[i], f.ServingRequests[j] = f.ServingRequests[j], f.ServingRequests[i]
 			})
-			p := Decide(f, now)
+			p := decide(f, now)
 			status := Report(f, &p, &Outcome{}, now)
 			for _, d := range NewDecisions(&f.NodeBootstrap.Status, status) {
 				told[d.Name]++

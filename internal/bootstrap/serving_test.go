@@ -116,7 +116,7 @@ func TestDecideLooksAgainForServingCertificates(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := joinedBefore()
 			tt.edit(f)
-			if p := Decide(f, now); !p.RequeueAt.Equal(tt.want) {
+			if p := decide(f, now); !p.RequeueAt.Equal(tt.want) {
 				t.Errorf("got %s, want %s", p.RequeueAt, tt.want)
 			}
 		})
@@ -127,7 +127,7 @@ func TestDecideLooksAgainForServingCertificates(t *testing.T) {
 func TestServingCertificatesAreNotClaimed(t *testing.T) {
 	f := joinedBefore()
 	edits(declares(), serves(servingRequest("serving-a", 0), servingRequest("serving-b", 0, naming())))(f)
-	p := Decide(f, now)
+	p := decide(f, now)
 	if len(p.Decisions) != 2 || p.Misuse != nil {
 		t.Fatalf("got %+v", outlineOf(&p))
 	}
@@ -136,7 +136,7 @@ func TestServingCertificatesAreNotClaimed(t *testing.T) {
 			t.Errorf("got %+v", d)
 		}
 	}
-	if claimed := p.Claimed(f.NodeBootstrap, now); claimed != nil {
+	if claimed := p.Claimed(f, now); claimed != nil {
 		t.Errorf("got %s", asJSON(claimed))
 	}
 }

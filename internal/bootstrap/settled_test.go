@@ -69,8 +69,8 @@ func TestSettledEvidenceIsReportedOnce(t *testing.T) {
 		t.Errorf("without its claim it is recorded as %+v", got)
 	}
 	before := f.NodeBootstrap.Status.DeepCopy()
-	p := Decide(f, now)
-	f.NodeBootstrap.Status = *p.Claimed(f.NodeBootstrap, now)
+	p := decide(f, now)
+	f.NodeBootstrap.Status = *p.Claimed(f, now)
 	status := reportOf(f)
 	if len(status.Certificates) != 1 {
 		t.Fatalf("the record is %+v", status.Certificates)
@@ -111,11 +111,11 @@ func TestSettledEvidenceIsBounded(t *testing.T) {
 		}
 		rounds := 0
 		for ; rounds < 5; rounds++ {
-			p := Decide(f, now)
+			p := decide(f, now)
 			if len(p.Decisions) == 0 {
 				break
 			}
-			status := p.Claimed(f.NodeBootstrap, now)
+			status := p.Claimed(f, now)
 			if status == nil {
 				t.Fatalf("%d claims: %d decisions change nothing", claims, len(p.Decisions))
 			}
@@ -128,7 +128,7 @@ func TestSettledEvidenceIsBounded(t *testing.T) {
 		if alarmOf(&f.NodeBootstrap.Status) == nil {
 			t.Errorf("%d claims: there is no alarm", claims)
 		}
-		if n := decisionsOn(f.NodeBootstrap.Status.Certificates, nthID(1)); n > maxDecisionsPerToken+1 {
+		if n := len(f.decidedWith(nthID(1))); n > maxDecisionsPerToken+1 {
 			t.Errorf("%d claims: %d decisions on one token", claims, n)
 		}
 	}

@@ -51,7 +51,7 @@ func finish(f *Facts, p *Plan) *Outcome {
 
 // pass decides on facts and carries the plan out, and collects what people are told, at the claim and at the end.
 func pass(f *Facts) (Plan, *Outcome, []Event) {
-	p := Decide(f, now)
+	p := decide(f, now)
 	if f.NodeBootstrap == nil {
 		return p, carryOut(f, &p), nil
 	}
@@ -67,7 +67,7 @@ func claim(f *Facts, p *Plan) {
 	if f.NodeBootstrap == nil {
 		return
 	}
-	if claimed := p.Claimed(f.NodeBootstrap, now); claimed != nil {
+	if claimed := p.Claimed(f, now); claimed != nil {
 		f.NodeBootstrap.Status = *claimed
 	}
 }

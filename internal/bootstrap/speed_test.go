@@ -27,7 +27,7 @@ func BenchmarkDecide(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				Decide(f, now)
+				decide(f, now)
 			}
 		})
 	}
@@ -35,7 +35,7 @@ func BenchmarkDecide(b *testing.B) {
 
 func BenchmarkReport(b *testing.B) {
 	for name, f := range situations() {
-		p := Decide(f, now)
+		p := decide(f, now)
 		o := &Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: Accepted}
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -57,15 +57,15 @@ func TestReadySaysWhatTheNodeWaitsFor(t *testing.T) {
 func TestPlanLooksForTheNode(t *testing.T) {
 	f := awaited(1, young)
 	records(approvedDecision("csr-a", 1, 10*time.Second))(f)
-	p := Decide(f, now)
-	if want := now.Add(5 * time.Second); !p.RequeueAt.Equal(want) {
+	p := decide(f, now)
+	if want := now.Add(6 * time.Second); !p.RequeueAt.Equal(want) {
 		t.Errorf("it looks again at %s, want %s", p.RequeueAt, want)
 	}
 	o := Outcome{Token: p.Token, Published: true, Acceptance: Accepted, Revoked: true}
 	if got := readyMessage(Report(f, &p, &o, p.RequeueAt)); !strings.Contains(got, "no Node registered") {
 		t.Errorf("then Ready says %q", got)
 	}
-	if p := Decide(f, p.RequeueAt); !p.RequeueAt.After(now.Add(time.Hour)) {
+	if p := decide(f, p.RequeueAt); !p.RequeueAt.After(now.Add(time.Hour)) {
 		t.Errorf("it looks again once more at %s", p.RequeueAt)
 	}
 }

@@ -33,7 +33,7 @@ func (p *Plan) WhyCreated() string {
 	switch {
 	case p.Reissue:
 		return v1alpha1.ReasonReissued
-	case len(p.kept) > 0:
+	case len(p.Keep) > 0:
 		return ReasonRenewed
 	default:
 		return v1alpha1.ReasonAwaitingNode
@@ -101,8 +101,8 @@ func RaisedAlarms(old, new *v1alpha1.NodeBootstrapStatus) []RaisedAlarm {
 					a.Evidence = d
 				}
 			}
-			if d := lastReplaced(new.Certificates, func(v1alpha1.CertificateDecision) bool { return true }); d != nil && a.Evidence.UID == "" {
-				a.Evidence = *d // which the use of the key before it has made evidence
+			if tokenID, c := lastReplaced(old.Tokens...); c != nil && a.Evidence.UID == "" { // evidence since the key before it is used
+				a.Evidence = v1alpha1.CertificateDecision{Name: c.Name, UID: c.UID, TokenID: tokenID, KeyFingerprint: c.KeyFingerprint}
 			}
 		case v1alpha1.ConditionKeyConflict:
 			if len(new.Keys) > 0 {

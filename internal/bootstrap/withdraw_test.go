@@ -30,7 +30,7 @@ func TestDecideWhileAnAlarmStands(t *testing.T) {
 	alarm := raised(csr.ReasonWrongSubject)
 	gone, stays := withdrawn("", ""), alarmed("", "")
 	mine, theirs := approvedDecision("csr-a", 1, minutes(20)), approvedDecision("csr-b", 2, minutes(20))
-	another := mine
+	another := because(csr.ReasonWrongSigner, mine)
 	another.SignerName = certificatesv1.KubeAPIServerClientSignerName
 	asked := func(n int, edit ...func(*certificatesv1.CertificateSigningRequest)) func(*Facts) {
 		return further(request("csr-a", n, minutes(20), edit...))
@@ -119,7 +119,7 @@ func TestDecideLooksAgainWithAnAlarm(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			tt.edit(tt.facts)
-			if p := Decide(tt.facts, now); !p.RequeueAt.Equal(tt.want) {
+			if p := decide(tt.facts, now); !p.RequeueAt.Equal(tt.want) {
 				t.Errorf("got %s, want %s", p.RequeueAt, tt.want)
 			}
 		})
