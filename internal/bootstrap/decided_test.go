@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -116,5 +117,105 @@ func TestEvidenceIsAboutTokens(t *testing.T) {
 	}
 	if Evidence(servingEntry("serving-a", v1alpha1.VerdictDenied, csr.ReasonWrongSubject, 0)) {
 		t.Error("a node that asks for another one's serving certificate has misused no token")
+	}
+}
+
+// tokenStatus names the first token.
+func tokenStatus() *v1alpha1.NodeBootstrapStatus {
+	s := statusOf(1, young)
+	setTokens(&s, []Token{token(1, young)})
+	return &s
+}
+
+// What comes later pushes out nothing that a token is bound to: a full list takes no more, while the log goes on.
+func TestFullListOfATokenTakesNoMore(t *testing.T) {
+	s := tokenStatus()
+	for i := range 2 * maxCSRsPerToken {
+		d := because(reasonApprovedElsewhere, approvedDecision(fmt.Sprintf("csr-%02d", i), 1, time.Duration(60-i)*time.Second))
+		d.KeyFingerprint = fmt.Sprint("key-", i)
+		recordDecision(s, d)
+		recordDecision(s, d) // once
+	}
+	csrs := s.Tokens[0].CSRs
+	if len(csrs) != maxCSRsPerToken || csrs[0].Name != "csr-00" || csrs[maxCSRsPerToken-1].Name != "csr-15" {
+		t.Errorf("the token has %d decisions, from %s to %s", len(csrs), csrs[0].Name, csrs[len(csrs)-1].Name)
+	}
+	if got := names(s.Certificates); len(got) != maxTokenEntries || got[0] != "csr-20" || got[len(got)-1] != "csr-31" {
+		t.Errorf("the log has %v", got)
+	}
+	if keys := s.KeyFingerprints; len(keys) != maxKeyFingerprints || keys[len(keys)-1] != "key-31" {
+		t.Errorf("the keys are %v", keys)
+	}
+	if first := s.FirstApprovalTime; first == nil || !first.Time.Equal(now.Add(-time.Minute)) {
+		t.Errorf("the first approval is at %v", first)
+	}
+}
+
+// What a full log has dropped does not come back while its CSR exists, in whatever order a cache lists CSRs.
+func TestLogKeepsTheNewestOfEachKind(t *testing.T) {
+	for seed := range uint64(100) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		var all []v1alpha1.CertificateDecision
+		for i := range 40 {
+			letter := rune("adimosx"[random.IntN(7)])
+			d := decision(letter, fmt.Sprintf("%02d", i))
+			d.Time = ago(time.Duration(random.IntN(6)) * time.Second)
+			all = append(all, d)
+		}
+		want := slices.SortedFunc(slices.Values(all), byTime)
+		for kind, most := range map[bool]int{true: maxServingEntries, false: maxTokenEntries} {
+			of := slices.DeleteFunc(slices.Clone(want), func(d v1alpha1.CertificateDecision) bool { return ofServing(d) != kind })
+			newest := of[max(0, len(of)-most):]
+			var s v1alpha1.NodeBootstrapStatus
+			for range 3 {
+				random.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+				for _, d := range all {
+					logDecision(&s, d)
+				}
+				have := slices.DeleteFunc(slices.Clone(s.Certificates), func(d v1alpha1.CertificateDecision) bool { return ofServing(d) != kind })
+				slices.SortFunc(have, byTime)
+				if !slices.Equal(names(have), names(newest)) {
+					t.Fatalf("seed %d: got %v, want %v", seed, names(have), names(newest))
+				}
+			}
+		}
+	}
+}
+
+// A decision with another verdict takes the place of the first one, in the state and in the log.
+func TestRecordDecisionReplacesTheVerdict(t *testing.T) {
+	s := tokenStatus()
+	recordDecision(s, deniedDecision("csr-a", 1, minutes(1)))
+	recordDecision(s, approvedDecision("csr-a", 1, 0))
+	if csrs := s.Tokens[0].CSRs; len(csrs) != 1 || csrs[0].Verdict != v1alpha1.VerdictApproved || len(s.Certificates) != 1 || s.Certificates[0].Verdict != v1alpha1.VerdictApproved {
+		t.Errorf("got %s", asJSON(s))
+	}
+}
+
+// A decision leaves the status with its token; the key stays the node's.
+func TestDecisionsDisappearWithTheirToken(t *testing.T) {
+	s := tokenStatus()
+	recordDecision(s, approvedDecision("csr-a", 1, 0))
+	setTokens(s, []Token{token(2, young)})
+	if len(s.Tokens) != 1 || s.Tokens[0].ID != nthID(2) || len(s.Tokens[0].CSRs) > 0 || !slices.Equal(s.KeyFingerprints, []string{"SHA256:00"}) {
+		t.Errorf("got %s", asJSON(s))
+	}
+	recordDecision(s, approvedDecision("csr-b", 1, 0))
+	if len(s.Tokens) != 1 || len(s.Tokens[0].CSRs) > 0 || len(s.Certificates) != 2 {
+		t.Errorf("a decision with a token that is not live: got %s", asJSON(s))
+	}
+}
+
+// Of many certificates that are not revoked those stay that expire last.
+func TestUnrevokedCertificatesAreBounded(t *testing.T) {
+	var s v1alpha1.NodeBootstrapStatus
+	for range 3 {
+		for i := range 2 * maxUnrevoked {
+			r := request(fmt.Sprintf("key/%02d", i), 1, minutes(5), approved(time.Duration(i)*time.Minute), withCertificate)
+			recordUnrevoked(&s, r, v1alpha1.ReasonIssuedBeforeRevocation)
+		}
+		if got := s.UnrevokedCertificates; len(got) != maxUnrevoked || got[0].Name != "key/07" || got[maxUnrevoked-1].Name != "key/00" {
+			t.Errorf("got %s", asJSON(got))
+		}
 	}
 }
