@@ -50,7 +50,7 @@ kubectl get clusterrolebindings nodebootstrap-create-csrs nodebootstrap-approve-
 				}
 				p.manager, p.deployed = nil, ""
 			}
-			p.run(t, "set -x\n"+commandsUnder(t, "docs/operations.md", "What "+c.by+" installed"))
+			p.run(t, "set -x\n"+commandsUnder(t, "docs/operations.md", "With "+c.by))
 			env.Eventually(t, "nothing being left", func() error {
 				var left []string
 				is := p.objects(t)
