@@ -57,7 +57,7 @@ func Documents() ([]string, error) {
 		return nil, err
 	}
 	var names []string
-	for _, pattern := range []string{"*.md", "docs/*.md", "examples/*/*.md", "charts/*/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "examples/*/*.md", "charts/*/*.md", "test/*/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(pattern)))
 		if err != nil {
 			return nil, err

@@ -27,17 +27,17 @@ func read(t *testing.T, name string) string {
 
 var constant = regexp.MustCompile(`(?m)^\s*(Condition|Reason)\w+\s+= "(\w+)"$`)
 
-// Who meets a condition, a reason of one, or one of a verdict finds it in docs/troubleshooting.md. docs/security.md has all reasons of
-// verdicts.
+// docs/troubleshooting.md explains each condition, each of its reasons, and each reason of a verdict. docs/verdicts.md lists all reasons
+// of verdicts.
 func TestEachReasonIsExplained(t *testing.T) {
-	troubleshooting, security := read(t, "docs/troubleshooting.md"), read(t, "docs/security.md")
+	troubleshooting, reference := read(t, "docs/troubleshooting.md"), read(t, "docs/verdicts.md")
 	found := constant.FindAllStringSubmatch(read(t, "api/v1alpha1/conditions.go"), -1)
 	for _, file := range []string{"csr.go", "client.go", "serving.go"} {
 		verdicts := constant.FindAllStringSubmatch(read(t, "internal/csr/"+file), -1)
 		found = append(found, verdicts...)
 		for _, m := range verdicts {
-			if !strings.Contains(security, "\n| `"+m[2]+"` |") {
-				t.Errorf("the table in docs/security.md does not have %s", m[2])
+			if !strings.Contains(reference, "\n| `"+m[2]+"` |") {
+				t.Errorf("the table in docs/verdicts.md does not have %s", m[2])
 			}
 		}
 	}
