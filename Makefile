@@ -149,6 +149,7 @@ manifests: ## The CRD and the RBAC in config/, what the chart shares with it, an
 	cp $(addprefix config/components/,cage/cage.yaml guard/guard.yaml limits/limits.yaml prometheus/rules.yaml dashboard/nodebootstrap.json) charts/nodebootstrap/files
 	$(TOOL) crd-ref-docs --source-path=api --config=hack/api-reference.yaml --renderer=markdown --output-path=docs/api.md --log-level=ERROR
 	sed -i 's#items:XValidation: .*FieldValueForbidden  <nil>.} <br />##' docs/api.md # as it leaves out all other XValidations
+	sed -i -e '1s/.*/## All types/' -e '1e cat hack/api-introduction.md' docs/api.md
 
 .PHONY: clean
 clean: ## Remove bin and dist.
