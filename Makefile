@@ -1,9 +1,9 @@
-# What there is to make. Needs Go and nothing else: all tools are built from pinned modules.
+# Targets of the project; make lists them. All tools are built from pinned modules: only Go is needed.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMG     ?= ghcr.io/nodebootstrap/nodebootstrap:$(VERSION)
 
-# Static binaries, and one build cache for all of them.
+# Static binaries, with one build cache.
 export CGO_ENABLED ?= 0
 
 GOBUILD = go build -trimpath -ldflags "-s -w -X github.com/nodebootstrap/nodebootstrap/internal/version.version=$(VERSION)"
@@ -17,19 +17,19 @@ help: ## Show this list.
 ##@ Try it
 
 .PHONY: demo
-demo: controlplane build bin/demo ## A machine joins a real cluster on this machine from four lines of YAML; then all is stopped.
+demo: controlplane build bin/demo ## A machine joins a real cluster on this machine from four lines of YAML; then everything is stopped.
 	bin/demo
 
 .PHONY: up
-up: controlplane build bin/demo ## The same, and it stays until Ctrl-C, with the KUBECONFIG to use.
+up: controlplane build bin/demo ## The same, but the cluster runs until Ctrl-C; prints the KUBECONFIG to use.
 	bin/demo --stay
 
 ##@ Build
 
 .PHONY: build
-build: bin/manager bin/kubectl-nodebootstrap ## bin/manager and bin/kubectl-nodebootstrap.
+build: bin/manager bin/kubectl-nodebootstrap ## Build bin/manager and bin/kubectl-nodebootstrap.
 
-.PHONY: bin/manager bin/kubectl-nodebootstrap bin/demo # Go knows what is up to date
+.PHONY: bin/manager bin/kubectl-nodebootstrap bin/demo # Go decides what to rebuild
 bin/manager:
 	$(GOBUILD) -o $@ ./cmd/manager
 bin/kubectl-nodebootstrap:
@@ -38,24 +38,24 @@ bin/demo:
 	go build -o $@ ./hack/demo
 
 .PHONY: controlplane
-controlplane: ## bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet, kubectl; K8S_VERSION=1.36 adds those of 1.36.
+controlplane: ## Build bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet, kubectl; with K8S_VERSION=1.36 also bin/k8s-1.36.
 	@hack/tools/kubernetes/build.sh bin/k8s
 ifdef K8S_VERSION
 	@hack/tools/kubernetes/build.sh bin/k8s-$(K8S_VERSION) $(K8S_VERSION)
 endif
 
 .PHONY: image
-image: ## The container image $(IMG), for this platform. For several: docker buildx build --platform linux/amd64,linux/arm64 .
+image: ## Build the container image $(IMG) for this platform. For several: docker buildx build --platform linux/amd64,linux/arm64 .
 	docker build --build-arg VERSION=$(VERSION) -t $(IMG) .
 
 .PHONY: build-installer
 CONFIG ?= default
-build-installer: ## dist/install.yaml, with the image $(IMG), of config/$(CONFIG): default, overlays/hardened or overlays/monitored.
+build-installer: ## Render dist/install.yaml with the image $(IMG) from config/$(CONFIG): default, overlays/hardened or overlays/monitored.
 	@mkdir -p dist
 	$(TOOL) kustomize build config/$(CONFIG) | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
 
 .PHONY: release-assets
-release-assets: build-installer ## dist/release: what a release $(VERSION) has, except for the image $(IMG).
+release-assets: build-installer ## Build dist/release: everything in a release $(VERSION) except the image $(IMG).
 	rm -rf dist/release && mkdir dist/release
 	cp dist/install.yaml dist/release/install.yaml
 	$(MAKE) -s build-installer CONFIG=overlays/hardened && mv dist/install.yaml dist/release/install-hardened.yaml
@@ -68,47 +68,47 @@ release-assets: build-installer ## dist/release: what a release $(VERSION) has, 
 
 ##@ Check
 
-# client-go stops a program that changes what is in its caches, which make no copies.
+# client-go stops a program that changes objects in its caches, which hand out no copies.
 UNCHANGED_CACHES = KUBE_CACHE_MUTATION_DETECTOR=true
 
 .PHONY: test
-test: controlplane bin/manager bin/kubectl-nodebootstrap ## All tests: against a real control plane and real kubelets, which need root on Linux.
+test: controlplane bin/manager bin/kubectl-nodebootstrap ## Run all tests, with a real control plane and real kubelets, which need Linux and root.
 	$(UNCHANGED_CACHES) go test -count=1 -p 1 -timeout 30m ./...
 	$(MAKE) -s fuzz FUZZTIME=5000x
 
 .PHONY: e2e
 E2E_PACKAGES = $(if $(POLICIES),./test/e2e,./hack/localcluster ./controllers ./test/e2e ./test/install)
-e2e: controlplane bin/manager bin/kubectl-nodebootstrap ## The end-to-end tests, with K8S_VERSION=1.36 on that Kubernetes, with POLICIES=hardened under all policies.
+e2e: controlplane bin/manager bin/kubectl-nodebootstrap ## Run the end-to-end tests; with K8S_VERSION=1.36 on that Kubernetes, with POLICIES=hardened under all policies.
 	$(UNCHANGED_CACHES) KUBEBUILDER_ASSETS=$(if $(K8S_VERSION),$(CURDIR)/bin/k8s-$(K8S_VERSION)) NODEBOOTSTRAP_POLICIES=$(POLICIES) \
 		go test -count=1 -p 1 -timeout 30m $(E2E_PACKAGES)
 
 .PHONY: fuzz
 # Executions, not seconds: before Go 1.27, "go test" may fail with "context deadline exceeded" as its time ends (https://go.dev/issue/75804).
 FUZZTIME ?= 100000x
-fuzz: ## Fuzz the verdict on certificate requests against an oracle, each target FUZZTIME times (100000x).
+fuzz: ## Fuzz the verdict on CSRs against an oracle, each target FUZZTIME times (100000x).
 	@for target in $$(go test -list '^Fuzz' ./internal/csr | grep '^Fuzz'); do \
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./internal/csr || exit 1; \
 	done
 
 .PHONY: faults
 CHAOSSEED ?= 0
-faults: controlplane bin/manager ## 200 SIGKILLs while nodes join a real control plane; then every fault, every pair of faults and a thousand random histories on one in memory.
+faults: controlplane bin/manager ## Run 200 SIGKILLs while nodes join a real control plane; then every fault, every pair of faults and a thousand random histories in memory.
 	go test -count=1 -timeout 45m ./test/chaos -v -chaos.seed=$(CHAOSSEED) -chaos.kills=200 -chaos.restarts=8 -chaos.nodes=8 -chaos.duration=25m -chaos.quiet=15s
 	go test -count=1 -timeout 4h ./test/faults -v -faults.all -faults.pairs=-1 -faults.interventions=-1 -rapid.checks=1000 -rapid.seed=0
 
-# The manager of another revision.
+# Builds the manager of another revision.
 build-base = @dir=$$(mktemp -d) && git archive $(1) | tar -x -C $$dir && (cd $$dir && go build -o $(CURDIR)/bin/manager-base ./cmd/manager); ended=$$?; rm -rf $$dir; exit $$ended
 
 .PHONY: upgrade
-upgrade: controlplane build ## Restart the manager at each step of a join, as the build of the revision BASE and as this one in turn.
-	@test -n "$(BASE)" || { echo "which revision shall it be? make upgrade BASE=<git revision>" >&2; exit 1; }
+upgrade: controlplane build ## Restart the manager at each step of a join, with the build of the revision BASE and this one in turn.
+	@test -n "$(BASE)" || { echo "usage: make upgrade BASE=<git revision>" >&2; exit 1; }
 	$(call build-base,$(BASE))
 	for builds in $(CURDIR)/bin/manager-base:$(CURDIR)/bin/manager $(CURDIR)/bin/manager:$(CURDIR)/bin/manager-base; do \
 		NODEBOOTSTRAP_MANAGERS=$$builds go test -count=1 ./test/e2e -v -run 'TestManagerKilledAtEachStep|TestTwoManagers' || exit 1; \
 	done
 
 .PHONY: bench
-bench: controlplane bin/manager ## Measure the operator on a real control plane, and the revision BASE in alternation if one is given: a table, and bench.json.
+bench: controlplane bin/manager ## Measure the operator on a real control plane, and the revision BASE in alternation if set; prints a table and writes bench.json.
 	$(if $(BASE),$(call build-base,$(BASE)))
 	go run ./test/bench $(if $(BASE),-base $(CURDIR)/bin/manager-base) $(BENCHFLAGS)
 
@@ -117,13 +117,13 @@ microbench: ## Measure the pure parts, with their allocations.
 	go test -run '^$$' -bench . ./internal/...
 
 .PHONY: dashboard-picture
-dashboard-picture: controlplane bin/manager ## docs/dashboard.svg: the dashboard's graphs of two minutes in which simulated machines join a real control plane.
+dashboard-picture: controlplane bin/manager ## Draw docs/dashboard.svg: the dashboard's graphs of two minutes in which simulated machines join a real control plane.
 	@scrapes=$$(mktemp) && go run ./test/picture >$$scrapes && \
 		go run -C hack/tools/prometheus -tags=remove_all_sd ./plot $(CURDIR)/config/components/dashboard/nodebootstrap.json <$$scrapes >docs/dashboard.svg; \
 		failed=$$?; rm -f $$scrapes; exit $$failed
 
 .PHONY: verify
-verify: ## Generated files, chart, alerts and dashboard are in order; the linter and the import rules pass.
+verify: ## Check generated files, chart, alerts and dashboard; run the linter with the import rules.
 	hack/verify-generated.sh
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring
@@ -131,17 +131,17 @@ verify: ## Generated files, chart, alerts and dashboard are in order; the linter
 	$(TOOL) golangci-lint run ./...
 
 .PHONY: vulnerabilities
-vulnerabilities: ## Known vulnerabilities of what is built in; asks the database of the Go project.
+vulnerabilities: ## List known vulnerabilities of the dependencies, from the Go project's database.
 	$(TOOL) govulncheck ./cmd/...
 
 ##@ Generate
 
 .PHONY: generate
-generate: ## Deepcopy functions.
+generate: ## Generate the deepcopy functions.
 	$(TOOL) controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 
 .PHONY: manifests
-manifests: ## The CRD and the RBAC in config/, what the chart shares with it, and the API reference.
+manifests: ## Generate the CRD and the RBAC in config/, the chart's copies, and docs/api.md.
 	$(TOOL) controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOL) controller-gen rbac:roleName=nodebootstrap-manager paths=./controllers/... output:rbac:dir=config/rbac
 	cp config/crd/bases/nodebootstrap.io_nodebootstraps.yaml charts/nodebootstrap/files/crd.yaml
