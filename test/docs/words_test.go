@@ -55,6 +55,22 @@ func TestEachReasonIsExplained(t *testing.T) {
 	}
 }
 
+var alert = regexp.MustCompile(`(?m)^ *- alert: (\w+)$`)
+
+// docs/metrics.md lists each alert that ships.
+func TestEachAlertIsListed(t *testing.T) {
+	doc := read(t, "docs/metrics.md")
+	alerts := alert.FindAllStringSubmatch(read(t, "config/components/prometheus/rules.yaml"), -1)
+	if len(alerts) < 10 {
+		t.Fatalf("only %d alerts are found", len(alerts))
+	}
+	for _, m := range alerts {
+		if !strings.Contains(doc, "| `"+m[1]+"` |") {
+			t.Errorf("docs/metrics.md does not list %s", m[1])
+		}
+	}
+}
+
 var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 
 // Links within the project lead somewhere, down to the heading.
