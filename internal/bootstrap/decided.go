@@ -56,13 +56,17 @@ func liveToken(s *v1alpha1.NodeBootstrapStatus, id string) *v1alpha1.LiveToken {
 	return &s.Tokens[i]
 }
 
-// nameTokens has a status name tokens, besides those that it names.
+// maxTokens is how many tokens a status names: the newest, and its predecessor, which renewal left to expire.
+const maxTokens = 2
+
+// nameTokens has a status name tokens, besides those that it names, and of more than maxTokens the newest.
 func nameTokens(s *v1alpha1.NodeBootstrapStatus, tokens []Token) {
 	for _, t := range tokens {
 		if liveToken(s, t.ID) == nil {
 			s.Tokens = append(s.Tokens, v1alpha1.LiveToken{ID: t.ID})
 		}
 	}
+	s.Tokens = s.Tokens[max(0, len(s.Tokens)-maxTokens):]
 }
 
 // setTokens has a status name tokens and no others. The decisions stay with their token.

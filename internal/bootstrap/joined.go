@@ -56,7 +56,7 @@ const approvedRequestLife = time.Hour
 // inPresentWait reports whether a certificate was issued for the wait that lasts: to a live token, or to one that was renewed since.
 // Times alone do not say it, since they are whole seconds.
 func inPresentWait(s *v1alpha1.NodeBootstrapStatus, tokenID string, issued metav1.Time) bool {
-	return liveToken(s, tokenID) != nil || s.Token != nil && s.Token.ID == tokenID || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
+	return liveToken(s, tokenID) != nil || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
 }
 
 // joinedBefore reports whether the status says Joined of the Node that is there now.

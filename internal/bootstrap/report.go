@@ -73,7 +73,9 @@ func Report(f *Facts, p *Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstra
 	recordServing(r.new, f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
 	recordDenied(r.new, p.withoutDecisions(f.Requests))
 	r.unrevoked()
-	setTokens(r.new, live)
+	if r.p.Phase == Joined || r.o.Revoked { // else nothing may have been written down yet of what revokes a token
+		setTokens(r.new, live)
+	}
 	r.wait()
 	r.hosts()
 	r.credential()

@@ -43,7 +43,7 @@ func (f *Facts) upgradeTokens(s *v1alpha1.NodeBootstrapStatus) {
 			return d.TokenID == t.ID && d.IssuedTime != nil && ofThisNode(d) && d.IssuedTime.Before(s.AwaitingSince)
 		})
 	})
-	setTokens(s, tokens[max(0, len(tokens)-2):])
+	setTokens(s, tokens[max(0, len(tokens)-maxTokens):])
 	if s.Token != nil && f.TokenSecret(TokenSecretName(s.Token.ID)) == nil { // the cache does not show it yet
 		s.Tokens = append(s.Tokens[max(0, len(s.Tokens)-1):], v1alpha1.LiveToken{ID: s.Token.ID})
 	}

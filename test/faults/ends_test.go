@@ -137,10 +137,10 @@ func (w *world) state() []string {
 			}
 			o := v.object.DeepCopyObject()
 			if nb, ok := o.(*v1alpha1.NodeBootstrap); ok {
-				nb.Status.Certificates = slices.DeleteFunc(nb.Status.Certificates, w.cameToNothing)
+				w.forgetVainClaims(&nb.Status)
 				forgetAlive(nb)
 				if w.story.forgetful {
-					nb.Status.Certificates, nb.Status.LastTokenID, nb.Status.APIServerHosts = nil, "", nil
+					nb.Status.Certificates, nb.Status.KeyFingerprints, nb.Status.LastTokenID, nb.Status.APIServerHosts = nil, nil, "", nil
 				}
 			}
 			if s, ok := o.(*corev1.Secret); ok {
@@ -179,11 +179,27 @@ func forgetAlive(nb *v1alpha1.NodeBootstrap) {
 	}
 }
 
+// forgetVainClaims leaves out the claims that nothing followed.
+func (w *world) forgetVainClaims(s *v1alpha1.NodeBootstrapStatus) {
+	vain := map[string]bool{}
+	for _, d := range s.Certificates {
+		vain[d.KeyFingerprint] = vain[d.KeyFingerprint] || w.cameToNothing(d.Name, d.Verdict)
+	}
+	s.Certificates = slices.DeleteFunc(s.Certificates, func(d v1alpha1.CertificateDecision) bool { return w.cameToNothing(d.Name, d.Verdict) })
+	for _, d := range s.Certificates {
+		vain[d.KeyFingerprint] = vain[d.KeyFingerprint] && d.Verdict != v1alpha1.VerdictApproved
+	}
+	s.KeyFingerprints = slices.DeleteFunc(s.KeyFingerprints, func(key string) bool { return vain[key] })
+	for i := range s.Tokens {
+		s.Tokens[i].CSRs = slices.DeleteFunc(s.Tokens[i].CSRs, func(c v1alpha1.DecidedCSR) bool { return w.cameToNothing(c.Name, c.Verdict) })
+	}
+}
+
 // cameToNothing reports whether a decision is a claim that nothing followed: the request is gone, and nobody ever approved it.
 // A cache that is behind may let one be made whose token is gone already, which is noticed before the approval.
-func (w *world) cameToNothing(d v1alpha1.CertificateDecision) bool {
-	versions := w.versions[key{kind: "CertificateSigningRequest", name: d.Name}]
-	return d.Verdict == v1alpha1.VerdictApproved && len(versions) > 0 && versions[len(versions)-1].object == nil && !slices.ContainsFunc(versions, isApproved)
+func (w *world) cameToNothing(name string, verdict v1alpha1.Verdict) bool {
+	versions := w.versions[key{kind: "CertificateSigningRequest", name: name}]
+	return verdict == v1alpha1.VerdictApproved && len(versions) > 0 && versions[len(versions)-1].object == nil && !slices.ContainsFunc(versions, isApproved)
 }
 
 // difference tells where two ends differ; empty when they do not.
