@@ -90,7 +90,7 @@ func (r *NodeReconciler) mint(ctx context.Context, f *bootstrap.Facts, p *bootst
 	if p.MintAfter == nil || o.Problem != nil {
 		return nil
 	}
-	if err := r.upToDate(ctx, f); err != nil {
+	if err := r.upToDate(ctx, f, p); err != nil {
 		return err
 	}
 	random, err := bootstraputil.GenerateBootstrapToken()
@@ -145,20 +145,20 @@ func (r *NodeReconciler) adopt(ctx context.Context, f *bootstrap.Facts, want *co
 	return s, nil
 }
 
-// upToDate is a conflict when the NodeBootstrap that the plan rests on is not what is there now: a cache that is behind shows
-// one that was deleted since, or one from before an alarm, and neither may get a token. It reads live, unless the cache is
-// known not to be behind.
-func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts) error {
-	reader := r.Live
-	if r.freshness.await(ctx, f.Name) {
-		reader = r.Client
+// upToDate is a conflict when the NodeBootstrap that a new token rests on is not the present one: a cache that is behind may show it as
+// it was before an alarm or without its deletion. The first token needs no uncached read. At worst its NodeBootstrap is already deleted,
+// and then the reconcile that sees the deletion removes it, as does the garbage collector. But the first token must not be created twice,
+// as its id would be given twice: the cache must show what this process has reported about the first one.
+func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan) error {
+	if *p.MintAfter == "" && !r.consistency.IsBehind(f.NodeBootstrap) {
+		return nil
 	}
-	now, err := r.nodeBootstrap(ctx, reader, f.Name)
+	now, err := r.nodeBootstrap(ctx, r.Live, f.Name)
 	if err != nil {
 		return err
 	}
 	if now == nil || now.UID != f.NodeBootstrap.UID || now.ResourceVersion != f.NodeBootstrap.ResourceVersion {
-		return apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name, errors.New("the cache is behind"))
+		return errBehind(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name)
 	}
 	return nil
 }

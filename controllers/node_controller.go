@@ -50,9 +50,8 @@ type NodeReconciler struct {
 	Clock clock.PassiveClock
 
 	tokens            tokenAcceptance
-	replaced          replacedVersions
+	consistency       consistencyStore
 	created           createdTokens
-	freshness         freshness
 	keys              heldKeys
 	lowPriorityWrites slots
 	heavySlots        counter
@@ -62,7 +61,6 @@ type NodeReconciler struct {
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
 // plan says that time alone will change something.
 func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
-	defer r.freshness.ended(req.Name)
 	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("node", req.Name))
 	facts, err := r.gather(ctx, req.Name)
 	if err == nil && r.isHeavy(ctx, facts) {
@@ -75,14 +73,14 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	if err == nil {
 		err = r.gatherCluster(ctx, facts)
 	}
-	if apierrors.IsConflict(err) { // what was read again is newer than what the cache shows
+	if err == nil {
+		err = r.consistency.EnsureReady(r.Clock.Now(), written(facts)...)
+	}
+	if apierrors.IsConflict(err) { // the cache is behind
 		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
 	if err != nil {
 		return ctrl.Result{}, errors.Join(fmt.Errorf("gathering facts: %w", err), r.reportForbidden(ctx, facts, err))
-	}
-	if nb := facts.NodeBootstrap; nb != nil && r.replaced.has(nb, r.Clock.Now()) {
-		return ctrl.Result{RequeueAfter: conflictRetry}, nil
 	}
 	plan := bootstrap.Decide(facts, r.Clock.Now())
 	outcome := r.apply(ctx, facts, &plan)
@@ -99,13 +97,13 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	if err != nil { // the queue's backoff says when to try again
 		return ctrl.Result{}, err
 	}
-	return r.again(&plan), nil
+	return r.requeue(&plan), nil
 }
 
 const conflictRetry = 200 * time.Millisecond
 
-// again never asks for less than a second: what is due now was done in this pass.
-func (r *NodeReconciler) again(plan *bootstrap.Plan) ctrl.Result {
+// requeue never asks for less than a second: what is due now was done in this reconcile.
+func (r *NodeReconciler) requeue(plan *bootstrap.Plan) ctrl.Result {
 	if plan.RequeueAt.IsZero() {
 		return ctrl.Result{}
 	}
@@ -159,21 +157,18 @@ func (r *NodeReconciler) storeStatusSeldom(ctx context.Context, nb *v1alpha1.Nod
 
 // storeStatusNow is storeStatus for what must not wait. It may count towards the bound.
 func (r *NodeReconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus, counts bool) error {
-	before, replaced := nb.Status, versionOf(nb)
+	before := nb.Status
 	stored := nb.DeepCopy() // the answer is decoded into it, and what was read shares its maps with the cache
 	stored.Status = *status.DeepCopy()
-	sent := r.freshness.sends()
-	err := r.Client.Status().Update(ctx, stored)
-	r.freshness.answered(sent, replaced.resourceVersion, stored.ResourceVersion)
-	if err != nil {
+	if err := r.Client.Status().Update(ctx, stored); err != nil {
 		return fmt.Errorf("storing the status: %w", err)
 	}
+	r.consistency.WroteAt(stored, r.Clock.Now())
 	if err := r.storedAs(ctx, stored, status, counts); err != nil {
 		return err
 	}
 	stripNodeBootstrap(stored)
 	*nb = *stored
-	r.replaced.add(replaced, r.Clock.Now())
 	r.noteStatus(ctx, &before, status)
 	r.Metrics.observe(&before, status, r.Clock.Now())
 	for _, e := range bootstrap.Events(&before, status) {

@@ -167,7 +167,7 @@ func (r *NodeReconciler) liveSecret(ctx context.Context, node, namespace, name s
 // It returns the Secret as it is stored; nil when nothing had to be restored.
 func (r *NodeReconciler) updateSecret(ctx context.Context, restored *corev1.Secret) (*corev1.Secret, error) {
 	if !isPartial(restored) {
-		return restored, r.Client.Update(ctx, restored)
+		return r.storeSecret(ctx, restored)
 	}
 	whole, err := find(ctx, r.Live, restored.Namespace, restored.Name, &corev1.Secret{})
 	if err != nil {
@@ -182,7 +182,15 @@ func (r *NodeReconciler) updateSecret(ctx context.Context, restored *corev1.Secr
 	if whole = bootstrap.Restored(whole, &want); whole == nil {
 		return nil, nil
 	}
-	return whole, r.Client.Update(ctx, whole)
+	return r.storeSecret(ctx, whole)
+}
+
+func (r *NodeReconciler) storeSecret(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+	if err := r.Client.Update(ctx, s); err != nil {
+		return nil, err
+	}
+	r.consistency.WroteAt(s, r.Clock.Now())
+	return s, nil
 }
 
 // wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle may have 64 KiB, and each another one.

@@ -29,6 +29,9 @@ const (
 	recordAlarm     = "raised an alarm"
 )
 
+// maxCreatedTokens bounds the ids that are remembered. One that is forgotten is recorded as taken over.
+const maxCreatedTokens = 10_000
+
 // createdTokens are the ids of tokens that this process has recorded as created and that no status names yet.
 type createdTokens struct {
 	mu  sync.Mutex
@@ -38,7 +41,7 @@ type createdTokens struct {
 func (c *createdTokens) add(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ids == nil || len(c.ids) >= maxReplaced {
+	if c.ids == nil || len(c.ids) >= maxCreatedTokens {
 		c.ids = map[string]struct{}{}
 	}
 	c.ids[id] = struct{}{}
@@ -65,10 +68,9 @@ func (r *NodeReconciler) noteCreated(ctx context.Context, p *bootstrap.Plan, s *
 func (r *NodeReconciler) noteRevoked(ctx context.Context, s *corev1.Secret, reason string) {
 	id := bootstrap.TokenIDOfSecret(s.Name)
 	r.created.take(id)
-	if s.DeletionTimestamp != nil || r.replaced.has(s, r.Clock.Now()) {
+	if s.DeletionTimestamp != nil {
 		return
 	}
-	r.replaced.add(versionOf(s), r.Clock.Now())
 	log.FromContext(ctx).Info(recordRevoked, "tokenID", id, "reason", reason)
 }
 

@@ -67,9 +67,6 @@ func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *boot
 // decideOne carries out a decision. An approval is final, so that what it rests on is read live before: the cache may not
 // know yet that some of it is gone.
 func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, d bootstrap.Decision) error {
-	if r.replaced.has(d.Request, r.Clock.Now()) {
-		return nil
-	}
 	if d.Result.Verdict == csr.Approve {
 		holds, err := r.stillHolds(ctx, f, o.Claimed, d)
 		o.Claimed = false
@@ -148,8 +145,8 @@ func (r *NodeReconciler) carryOut(ctx context.Context, d bootstrap.Decision) (*c
 	if err := r.Client.SubResource("approval").Update(ctx, request); err != nil {
 		return nil, fmt.Errorf("storing the verdict %s on the request %s: %w", condition, request.Name, err)
 	}
+	r.consistency.WroteAt(request, r.Clock.Now())
 	if bootstrap.HasVerdict(request, d) {
-		r.replaced.add(versionOf(d.Request), r.Clock.Now())
 		noteVerdict(ctx, d)
 	}
 	return request, nil

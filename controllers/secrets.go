@@ -205,5 +205,6 @@ func (r *NodeReconciler) deleteIf(ctx context.Context, o client.Object, still cl
 		secret, _ := o.(*corev1.Secret)
 		return false, bootstrap.RedactSecrets(fmt.Errorf("deleting %T %s: %w", o, client.ObjectKeyFromObject(o), err), secret)
 	}
+	r.consistency.Deleted(o, r.Clock.Now())
 	return err == nil, nil
 }

@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -68,21 +67,6 @@ func startTogether(ctx context.Context, c cache.Cache) error {
 	return nil
 }
 
-// watchFreshness has the reconciler told of each version of a NodeBootstrap that the cache shows.
-func (r *NodeReconciler) watchFreshness(ctx context.Context, c cache.Cache) error {
-	informer, err := c.GetInformer(ctx, &v1alpha1.NodeBootstrap{}, cache.BlockUntilSynced(false))
-	if err != nil {
-		return fmt.Errorf("setting up the cache for NodeBootstraps: %w", err)
-	}
-	_, err = informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		UpdateFunc: func(_, o any) { r.freshness.shows(o.(*v1alpha1.NodeBootstrap).ResourceVersion) },
-	})
-	if err != nil {
-		return fmt.Errorf("watching NodeBootstraps: %w", err)
-	}
-	return nil
-}
-
 // Setup adds all reconcilers to a manager whose cache was made with CacheOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
@@ -109,9 +93,6 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Metrics:   metrics,
 		Recorder:  newRateLimitedRecorder(mgr.GetEventRecorder("nodebootstrap")),
 		Clock:     o.Clock,
-	}
-	if err := node.watchFreshness(ctx, mgr.GetCache()); err != nil {
-		return err
 	}
 	if err := node.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the node controller: %w", err)

@@ -293,8 +293,53 @@ func (w *world) checkLiveTokens(c change) {
 	}
 	// What has changed since the pass began may not have been seen, and what was seen may have changed since.
 	began, looked := w.reasonAgainst(s, w.pass.firstRevision), w.reasonAgainst(s, w.looked(1))
-	if began != "" && looked != "" {
+	if began != "" && looked != "" && !w.isFirstTokenOfShown(s) {
 		w.violated(rule, "%s is made %s", s.Name, looked)
+	}
+}
+
+// isFirstTokenOfShown reports whether a token is the first one of a NodeBootstrap that the cache still shows although it was deleted. It
+// may be created: the reconcile that sees the deletion removes it (checkDeletionSeen).
+func (w *world) isFirstTokenOfShown(s *corev1.Secret) bool {
+	owner := s.OwnerReferences[0]
+	k := key{kind: "NodeBootstrap", name: owner.Name}
+	if v := w.latest(k); v.isOf(owner.UID) && v.object.GetDeletionTimestamp() == nil || tokenID(s) != bootstrap.NextTokenID(owner.UID, "") {
+		return false
+	}
+	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool {
+		if c.class != fromCache || c.what != "get "+k.String() {
+			return false
+		}
+		v := w.at(k, c.revision)
+		return v.isOf(owner.UID) && v.object.GetDeletionTimestamp() == nil
+	})
+}
+
+// checkDeletionSeen: a reconcile that sees that a NodeBootstrap is deleted leaves no token that its cache shows.
+func (w *world) checkDeletionSeen(node string, again bool, err error) {
+	calls := w.callsOfPass()
+	k := key{kind: "NodeBootstrap", name: node}
+	i := slices.IndexFunc(calls, func(c *call) bool { return c.class == fromCache && c.what == "get "+k.String() })
+	if i < 0 || again || err != nil {
+		return
+	}
+	if v := w.at(k, calls[i].revision); v != nil && v.object.GetDeletionTimestamp() == nil {
+		return
+	}
+	for _, c := range calls {
+		if c.class != fromCache || !strings.HasPrefix(c.what, "list Secret") {
+			continue
+		}
+		w.looks[2]++
+		for _, s := range w.liveTokens(node) {
+			v := w.at(keyOf(s), c.revision)
+			if !v.isOf(s.UID) {
+				continue
+			}
+			if seen, ok := shown(v).object.(*corev1.Secret); ok && bootstrap.Ours(seen, node) {
+				w.violated("2 live tokens", "%s is left by a reconcile that saw the deletion of its NodeBootstrap", s.Name)
+			}
+		}
 	}
 }
 

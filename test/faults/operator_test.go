@@ -243,6 +243,9 @@ func (o *operator) work() bool {
 			o.addAfter(i, result.RequeueAfter)
 		}
 	}
+	if i.controller == "node" {
+		o.w.checkDeletionSeen(i.name, result.RequeueAfter > 0, err)
+	}
 	o.w.ends(i, err)
 	return true
 }
