@@ -100,10 +100,11 @@ func (r *NodeReconciler) bindingsInterfered(f *bootstrap.Facts) {
 
 // gatherLive reads what reports whether a kubelet works as the node. Neither is in the cache.
 func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) error {
-	if err := r.liveSlots.take(ctx); err != nil { // either may be large
+	reads := r.semaphores.get().uncachedNodes
+	if err := reads.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	defer r.liveSlots.giveBack()
+	defer reads.Release(1)
 	node, err := find(ctx, r.Live, "", f.Name, &corev1.Node{})
 	if err != nil {
 		return err

@@ -18,11 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// heavyPasses is how many reconciles with large objects go on at a time. Each takes many times an object's size while the object is
-// read, sent and decoded again from the answer. The others come back a moment later, so that no node with ordinary ones waits for them.
-const heavyPasses = 1
-
-// heavyRetry is about how soon they come back.
+// heavyRetry is about how soon a reconcile with large objects comes back that another one holds up.
 const heavyRetry = 500 * time.Millisecond
 
 // isHeavy reports whether a reconcile may read or write a large object, by what there is of the node so far and by the cache.
@@ -47,20 +43,6 @@ func (r *NodeReconciler) isHeavy(ctx context.Context, f *bootstrap.Facts) bool {
 func isLargePending(r *certificatesv1.CertificateSigningRequest) bool {
 	return isLarge(r) && !bootstrap.Settled(r)
 }
-
-// A counter counts what goes on at a time. The zero value is ready.
-type counter struct{ n atomic.Int64 }
-
-// tryTake reports whether there were fewer than so many, and counts one more if so, until giveBack.
-func (c *counter) tryTake(most int64) bool {
-	if c.n.Add(1) > most {
-		c.n.Add(-1)
-		return false
-	}
-	return true
-}
-
-func (c *counter) giveBack() { c.n.Add(-1) }
 
 // garbageShare and leastGarbage say after how many bytes of large objects garbage is collected: when they come to this share of what
 // is in use, and to no less than that. Each leaves several times its size behind, and Go waits until half of what is in use is garbage.

@@ -49,13 +49,11 @@ type NodeReconciler struct {
 	// Clock is the time that decisions are made by.
 	Clock clock.PassiveClock
 
-	tokens            tokenAcceptance
-	consistency       consistencyStore
-	created           createdTokens
-	keys              heldKeys
-	lowPriorityWrites slots
-	heavySlots        counter
-	liveSlots         slots
+	tokens      tokenAcceptance
+	consistency consistencyStore
+	created     createdTokens
+	keys        heldKeys
+	semaphores  semaphores
 }
 
 // Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
@@ -64,10 +62,11 @@ func (r *NodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.
 	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("node", req.Name))
 	facts, err := r.gather(ctx, req.Name)
 	if err == nil && r.isHeavy(ctx, facts) {
-		if !r.heavySlots.tryTake(heavyPasses) {
+		heavy := r.semaphores.get().heavyReconciles
+		if !heavy.TryAcquire(1) {
 			return ctrl.Result{RequeueAfter: wait.Jitter(heavyRetry, 1)}, nil
 		}
-		defer r.heavySlots.giveBack()
+		defer heavy.Release(1)
 		defer noteLarge(leastGarbage) // it reads, sends and gets one again and again
 	}
 	if err == nil {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -105,25 +106,29 @@ func (q lowPriorityQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.
 	q.PriorityQueue.AddWithOpts(o, all...)
 }
 
-// maxLowPriorityWrites is how many writes that nobody waits for are under way at a time. The API server works on all that it is sent
-// at once, and a machine that is joining takes three requests one after the other.
-const maxLowPriorityWrites = 8
+// Requests and reconciles that go on at a time in one process.
+const (
+	// maxLowPriorityWrites bounds writes that nobody waits for. The API server works on all that it is sent at once, and a machine that is
+	// joining takes three requests one after the other.
+	maxLowPriorityWrites = 8
+	// maxUncachedNodes bounds uncached reads of Nodes and Leases, which may be large.
+	maxUncachedNodes = 8
+	// maxHeavyReconciles bounds reconciles with large objects. Each takes many times an object's size while the object is read, sent and
+	// decoded again from the answer. The others come back a moment later, so that no node with ordinary ones waits for them.
+	maxHeavyReconciles = 1
+)
 
-// slots lets so many go on at a time; the others wait. The zero value is ready.
-type slots struct {
-	once sync.Once
-	free chan struct{}
+// semaphores bound what goes on at a time. The zero value is ready.
+type semaphores struct {
+	once                                              sync.Once
+	lowPriorityWrites, uncachedNodes, heavyReconciles *semaphore.Weighted
 }
 
-// take waits for a slot. An error is the context's, and no slot was taken.
-func (s *slots) take(ctx context.Context) error {
-	s.once.Do(func() { s.free = make(chan struct{}, maxLowPriorityWrites) })
-	select {
-	case s.free <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+func (s *semaphores) get() *semaphores {
+	s.once.Do(func() {
+		s.lowPriorityWrites = semaphore.NewWeighted(maxLowPriorityWrites)
+		s.uncachedNodes = semaphore.NewWeighted(maxUncachedNodes)
+		s.heavyReconciles = semaphore.NewWeighted(maxHeavyReconciles)
+	})
+	return s
 }
-
-func (s *slots) giveBack() { <-s.free }

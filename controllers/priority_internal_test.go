@@ -13,6 +13,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -128,7 +129,7 @@ func TestFewLowPriorityUpdatesAtATime(t *testing.T) {
 				return nil
 			},
 		}).Build()
-		r := &NodeReconciler{Client: c}
+		r := &NodeReconciler{Client: c, Clock: clocktesting.NewFakePassiveClock(time.Now())}
 		began := time.Now()
 		var all sync.WaitGroup
 		for range updates {
@@ -142,15 +143,13 @@ func TestFewLowPriorityUpdatesAtATime(t *testing.T) {
 		if took := time.Since(began); most != maxLowPriorityWrites || took != updates/maxLowPriorityWrites*time.Millisecond {
 			t.Errorf("%d at a time, all in %s", most, took)
 		}
-		for range maxLowPriorityWrites {
-			if err := r.lowPriorityWrites.take(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+		if err := r.semaphores.get().lowPriorityWrites.Acquire(t.Context(), maxLowPriorityWrites); err != nil {
+			t.Fatal(err)
 		}
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := r.updateLowPriority(ended, &corev1.Secret{}); !errors.Is(err, context.Canceled) {
-			t.Errorf("with all slots taken, when the process ends: %v", err)
+			t.Errorf("with all of them under way, when the process ends: %v", err)
 		}
 	})
 }

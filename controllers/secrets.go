@@ -126,10 +126,11 @@ func (r *NodeReconciler) restoreSecret(ctx context.Context, f *bootstrap.Facts, 
 // updateLowPriority updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
 // kubeconfig of a reissue may be among them, and waits its turn.
 func (r *NodeReconciler) updateLowPriority(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
-	if err := r.lowPriorityWrites.take(ctx); err != nil {
+	writes := r.semaphores.get().lowPriorityWrites
+	if err := writes.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
-	defer r.lowPriorityWrites.giveBack()
+	defer writes.Release(1)
 	return r.updateSecret(ctx, s)
 }
 
