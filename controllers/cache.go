@@ -46,12 +46,11 @@ const (
 
 // CacheOptions restricts what the operator holds in memory to what it decides on, which is also all that it may read.
 func CacheOptions(namespace string) cache.Options {
-	t := newTransforms()
 	// By the type, which cannot be changed: somebody may take the label off a token.
 	tokens := fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken))
-	secrets := map[string]cache.Config{bootstrap.TokenNamespace: {FieldSelector: tokens, Transform: t.secret}}
+	secrets := map[string]cache.Config{bootstrap.TokenNamespace: {FieldSelector: tokens, Transform: transformSecret}}
 	// Here also those of others, without their data: one may have a name that is needed.
-	secrets[namespace] = cache.Config{Transform: t.secret}
+	secrets[namespace] = cache.Config{Transform: transformSecret}
 	configMaps := map[string]cache.Config{
 		metav1.NamespacePublic: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, bootstrapapi.ConfigMapClusterInfo)},
 		namespace:              {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, rootCAConfigMap)},
@@ -65,8 +64,8 @@ func CacheOptions(namespace string) cache.Options {
 		DefaultUnsafeDisableDeepCopy: ptr.To(true),
 		DefaultTransform:             cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.NodeBootstrap{}:    {Transform: t.nodeBootstrap},
-			nodeMetadata():               {Transform: t.node},
+			&v1alpha1.NodeBootstrap{}:    {Transform: transformNodeBootstrap},
+			nodeMetadata():               {Transform: stripNode},
 			&corev1.Secret{}:             {Namespaces: secrets},
 			&corev1.ConfigMap{}:          {Namespaces: configMaps, Transform: stripConfigMap},
 			&rbacv1.ClusterRoleBinding{}: {Transform: stripBinding},

@@ -108,7 +108,7 @@ func hostileData(keys ...string) map[string][]byte {
 
 // hostileObjects are a MiB and more of each kind that is watched, with the transform that keeps it small and how many bytes may be kept.
 func hostileObjects(t *testing.T) map[string]hostileObject {
-	shared, nb := newTransforms(), wanted("worker-1")
+	nb := wanted("worker-1")
 	token := bootstrap.TokenSecret(nb, "abcdef", "0123456789abcdef", time.Unix(1, 0))
 	token.Data = hostileData(tokenKeys...)
 	kubeconfig := kubeconfigSecret(t, nb)
@@ -135,14 +135,14 @@ func hostileObjects(t *testing.T) map[string]hostileObject {
 		"a token's request":          {cutRequest, hostileRequest("system:bootstrap:abcdef", bootstrap.Group), 32 << 10},
 		"a node's request":           {cutRequest, hostileRequest("system:node:" + long), 32 << 10},
 		"an outsider's request":      {cutRequest, hostileRequest(long), 512},
-		"a NodeBootstrap":            {shared.nodeBootstrap, hostileNodeBootstrap(), 400 << 10},
-		"a token":                    {shared.secret, token, 8 << 10},
-		"a kubeconfig":               {shared.secret, kubeconfig, 2 << 10},
-		"a foreign Secret":           {shared.secret, foreign, 2 << 10},
-		"a foreign token":            {shared.secret, foreignToken, 2 << 10},
+		"a NodeBootstrap":            {transformNodeBootstrap, hostileNodeBootstrap(), 400 << 10},
+		"a token":                    {transformSecret, token, 8 << 10},
+		"a kubeconfig":               {transformSecret, kubeconfig, 2 << 10},
+		"a foreign Secret":           {transformSecret, foreign, 2 << 10},
+		"a foreign token":            {transformSecret, foreignToken, 2 << 10},
 		"a foreign binding":          {stripBinding, binding, 512},
 		"a binding of ours":          {stripBinding, ours, 8 << 10},
-		"a Node":                     {shared.node, &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, 512},
+		"a Node":                     {stripNode, &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, 512},
 		"the ConfigMap cluster-info": {stripConfigMap, configMap(bootstrapapi.ConfigMapClusterInfo, bootstrapapi.KubeConfigKey), 257 << 10},
 		"the ConfigMap with the CA":  {stripConfigMap, configMap(rootCAConfigMap, rootCAKey), 65 << 10},
 		"the Service kubernetes":     {stripService, service, 512},
@@ -242,7 +242,7 @@ func retained(v reflect.Value) int {
 
 // What is left out of an edited Secret of ours still shows that it was edited, and that the rest has to be read before it is fixed.
 func TestEditedSecretsDifferWhenStripped(t *testing.T) {
-	shared, nb := newTransforms(), wanted("worker-1")
+	nb := wanted("worker-1")
 	want := bootstrap.TokenSecret(nb, "abcdef", "0123456789abcdef", time.Unix(1, 0))
 	for what, tt := range map[string]struct {
 		edit     func(*corev1.Secret)
@@ -263,7 +263,7 @@ func TestEditedSecretsDifferWhenStripped(t *testing.T) {
 	} {
 		s := want.DeepCopy()
 		tt.edit(s)
-		s = transformed(t, shared.secret, s)
+		s = transformed(t, transformSecret, s)
 		if got := bootstrap.Restored(s, want) != nil; got != tt.repaired {
 			t.Errorf("%s: repaired is %t", what, got)
 		}
@@ -283,8 +283,8 @@ func TestLongNamesMakeNoSecretOurs(t *testing.T) {
 	owned := orphan.DeepCopy()
 	owned.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeBootstrap", Name: name + "b", Controller: new(true)}}
 	for what, s := range map[string]*corev1.Secret{"an orphan": orphan, "somebody's": owned} {
-		once := transformed(t, newTransforms().secret, s)
-		if twice := transformed(t, newTransforms().secret, once); once.Data != nil || !reflect.DeepEqual(once, twice) {
+		once := transformed(t, transformSecret, s)
+		if twice := transformed(t, transformSecret, once); once.Data != nil || !reflect.DeepEqual(once, twice) {
 			t.Errorf("%s is taken for ours: %+v, then %+v", what, once, twice)
 		}
 	}
@@ -302,7 +302,7 @@ func TestForeignTokensShowTheirGroups(t *testing.T) {
 			ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: "bootstrap-token-abcdef"}, Type: bootstrapapi.SecretTypeBootstrapToken,
 			Data: map[string][]byte{bootstrapapi.BootstrapTokenExtraGroupsKey: []byte(groups), bootstrapapi.BootstrapTokenSecretKey: []byte("secret")},
 		}
-		got := transformed(t, newTransforms().secret, s)
+		got := transformed(t, transformSecret, s)
 		if string(got.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]) != want || len(got.Data) != 1 {
 			t.Errorf("of %.100q this is kept: %q", groups, got.Data)
 		}

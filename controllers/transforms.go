@@ -5,7 +5,7 @@ package controllers
 import (
 	"maps"
 	"slices"
-	"sync"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -17,94 +17,56 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// transforms keep out of memory what nothing is decided on, whoever wrote it: whatever somebody puts into an object, a bounded
-// number of bytes is kept of it. They hold once what is the same in thousands of objects: what is in a cache is never changed. What
-// was transformed may be transformed again, which changes nothing.
-type transforms struct {
-	mu      sync.Mutex
-	strings map[string]string
+// The transforms of the cache keep out of memory what nothing is decided on: whatever others put into an object, a bounded number of bytes
+// is kept of it. What thousands of objects have in common is held once: nothing in a cache is ever changed. What was transformed may be
+// transformed again, which changes nothing.
 
-	// The last ones; they may be large, or of any number.
-	labels   map[string]string
-	caBundle string
-}
-
-func newTransforms() *transforms { return &transforms{strings: map[string]string{}} }
-
-// maxShared and maxSharedBytes bound the strings that are held once; those that come later, and long ones, are held as often as they
-// come.
-const maxShared, maxSharedBytes = 1000, 256
-
-// share makes strings equal to earlier ones the same in memory.
-func (t *transforms) share(all ...*string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// intern makes equal strings the same in memory.
+func intern[S ~string](all ...*S) {
 	for _, s := range all {
-		if have, ok := t.strings[*s]; ok {
-			*s = have
-		} else if len(t.strings) < maxShared && len(*s) <= maxSharedBytes {
-			t.strings[*s] = *s
-		}
+		*s = unique.Make(*s).Value()
 	}
 }
 
-func (t *transforms) shareLabels(l map[string]string) map[string]string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !maps.Equal(t.labels, l) {
-		t.labels = l
-	}
-	return t.labels
-}
+// ownLabels are those of the operator's Secrets. The map is shared, and never changed.
+var ownLabels = map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}
 
-func (t *transforms) shareCABundle(ca *string) {
-	if *ca == "" {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.caBundle == *ca {
-		*ca = t.caBundle
-	} else {
-		t.caBundle = *ca
-	}
-}
-
-// secret is stripSecret, and holds once what Secrets of ours have in common.
-func (t *transforms) secret(o any) (any, error) {
+// transformSecret is stripSecret, and holds once what Secrets of ours have in common.
+func transformSecret(o any) (any, error) {
 	s, ok := o.(*corev1.Secret)
 	if !ok {
 		return o, nil
 	}
 	stripSecret(s)
-	if s.Labels[bootstrap.ManagedByLabel] == bootstrap.ManagedBy {
-		s.Labels = t.shareLabels(s.Labels)
+	if maps.Equal(s.Labels, ownLabels) {
+		s.Labels = ownLabels
 	}
-	t.share(&s.Namespace, (*string)(&s.Type))
+	intern(&s.Namespace)
+	intern(&s.Type)
 	for i := range s.OwnerReferences {
-		t.share(&s.OwnerReferences[i].APIVersion, &s.OwnerReferences[i].Kind)
+		intern(&s.OwnerReferences[i].APIVersion, &s.OwnerReferences[i].Kind)
 	}
 	return o, nil
 }
 
-// nodeBootstrap is stripNodeBootstrap, and holds once what NodeBootstraps have in common.
-func (t *transforms) nodeBootstrap(o any) (any, error) {
+// transformNodeBootstrap is stripNodeBootstrap, and holds once what NodeBootstraps have in common.
+func transformNodeBootstrap(o any) (any, error) {
 	nb, ok := o.(*v1alpha1.NodeBootstrap)
 	if !ok {
 		return o, nil
 	}
 	stripNodeBootstrap(nb)
-	t.share(&nb.Kind, &nb.APIVersion, &nb.Spec.Cluster.Server, &nb.Status.Server, &nb.Status.CAFingerprint)
+	intern(&nb.Kind, &nb.APIVersion, &nb.Spec.Cluster.Server, &nb.Spec.Cluster.CABundle, &nb.Status.Server, &nb.Status.CAFingerprint)
 	for i := range nb.Status.APIServerHosts {
-		t.share(&nb.Status.APIServerHosts[i])
+		intern(&nb.Status.APIServerHosts[i])
 	}
-	t.shareCABundle(&nb.Spec.Cluster.CABundle)
 	if ref := nb.Status.KubeconfigSecretRef; ref != nil {
-		t.share(&ref.Namespace)
+		intern(&ref.Namespace)
 	}
 	for i := range nb.Status.Conditions {
 		c := &nb.Status.Conditions[i]
-		t.share(&c.Type, (*string)(&c.Status), &c.Reason)
+		intern(&c.Type, &c.Reason)
+		intern(&c.Status)
 	}
 	return o, nil
 }
@@ -181,8 +143,8 @@ const (
 	maxStatusConditions = 16
 )
 
-// node leaves a Node's name and which one it is.
-func (*transforms) node(o any) (any, error) {
+// stripNode leaves a Node's name and which one it is.
+func stripNode(o any) (any, error) {
 	if n, ok := o.(*metav1.PartialObjectMetadata); ok {
 		if bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil) == much {
 			much.mark(&n.ObjectMeta)
