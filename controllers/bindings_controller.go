@@ -108,8 +108,7 @@ func (r *BindingsReconciler) reconcile(ctx context.Context, name string, needed 
 	}
 }
 
-// create creates a binding. One that admission control has changed so that it is of no use is deleted at once, and from then on a dry run
-// shows whether that is still so.
+// create creates a binding. One that admission control has changed so that it is of no use is deleted at once.
 func (r *BindingsReconciler) create(ctx context.Context, name string) error {
 	owner, err := r.owner(ctx)
 	if err != nil {
@@ -118,35 +117,18 @@ func (r *BindingsReconciler) create(ctx context.Context, name string) error {
 	want := bootstrap.Binding(name)
 	want.OwnerReferences = []metav1.OwnerReference{owner}
 	object, now := bindingName(name), r.Clock.Now()
-	i := r.Writes.interference(object, now)
 	if wait := r.Writes.wait(object, now); wait > 0 {
 		return &heldError{object: object, wait: wait}
 	}
-	if i != nil && i.ByAdmission {
-		if err := r.send(ctx, want, client.DryRunAll); err != nil {
-			return err
-		}
-	}
-	return r.send(ctx, want)
-}
-
-// send creates a binding, or tries to. When admission control changes it, it deletes it again and holds the next attempt.
-func (r *BindingsReconciler) send(ctx context.Context, want *rbacv1.ClusterRoleBinding, options ...client.CreateOption) error {
-	object, now := bindingName(want.Name), r.Clock.Now()
-	created := want.DeepCopy() // the answer is decoded into it
-	if err := r.Client.Create(ctx, created, options...); err != nil {
+	created, changed, err := create(ctx, r.Client, r.Writes, object, object, want, bootstrap.BindingDifference, now)
+	if err != nil {
 		return fmt.Errorf("creating the %s: %w", object, err)
 	}
-	if len(options) == 0 {
-		r.Writes.forget(deletionOf(object))
-	}
-	d := bootstrap.BindingDifference(created, want)
-	r.Writes.wrote(object, write{object: object, answer: d}, now)
-	if len(d.Needed) == 0 {
+	if changed == nil {
 		return nil
 	}
 	held := &heldError{object: object, wait: objectInterval}
-	if len(options) > 0 { // it was only tried
+	if created == nil {
 		return held
 	}
 	return errors.Join(r.delete(ctx, created), held)

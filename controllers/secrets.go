@@ -52,39 +52,26 @@ func (r *NodeReconciler) interferes(i *bootstrap.Interference, p *bootstrap.Plan
 	p.RequeueBy(r.Clock.Now().Add(objectInterval))
 }
 
-// createSecret creates a Secret, and returns it as the API server has stored it; nil when something interferes. One that admission
-// control has changed so that it is of no use is deleted at once. From then on a dry run shows whether that is still so, so that no
-// credential is created in vain.
+// createSecret creates a Secret, and returns it as the API server has stored it; nil when something interferes.
 func (r *NodeReconciler) createSecret(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, want *corev1.Secret) (*corev1.Secret, error) {
-	now, key := r.Clock.Now(), writesOf(f.Name, want)
-	interfered := r.Writes.interference(key, now)
+	key := writesOf(f.Name, want)
 	if r.heldBack(key, p, o) {
 		return nil, nil
 	}
-	if interfered != nil && interfered.ByAdmission {
-		tried := want.DeepCopy()
-		if err := r.Client.Create(ctx, tried, client.DryRunAll); err != nil {
-			return nil, err
-		}
-		if d := bootstrap.SecretDifference(tried, want); len(d.Needed) > 0 {
-			r.interferes(r.Writes.wrote(key, write{object: secretName(want), answer: d}, now), p, o)
-			return nil, nil
-		}
-	}
-	created := want.DeepCopy() // the answer is decoded into it
-	if err := r.Client.Create(ctx, created); err != nil {
+	created, changed, err := create(ctx, r.Client, r.Writes, key, secretName(want), want, bootstrap.SecretDifference, r.Clock.Now())
+	if err != nil {
 		return nil, err
 	}
-	r.Writes.forget(deletionOf(secretName(want)))
-	if want.Namespace == bootstrap.TokenNamespace {
+	if created != nil && want.Namespace == bootstrap.TokenNamespace {
 		r.noteCreated(ctx, p, want)
 	}
-	d := bootstrap.SecretDifference(created, want)
-	i := r.Writes.wrote(key, write{object: secretName(want), answer: d}, now)
-	if len(d.Needed) == 0 {
+	if changed == nil {
 		return created, nil
 	}
-	r.interferes(i, p, o)
+	r.interferes(changed, p, o)
+	if created == nil {
+		return nil, nil
+	}
 	return nil, r.deleteSecret(ctx, created, v1alpha1.ReasonAdmissionInterferes)
 }
 

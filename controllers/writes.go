@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
@@ -198,6 +200,32 @@ func (l *WriteLimits) tolerates(key string, d bootstrap.Difference, now time.Tim
 	w := l.objects[key]
 	return w != nil && w.interference != nil && len(d.Needed) == 0 && now.Before(w.since.Add(toleranceInterval)) &&
 		!slices.ContainsFunc(d.Other, func(field string) bool { return !slices.Contains(w.interference.Difference.Other, field) })
+}
+
+// create creates an object that WriteLimits knows by a key, and returns it as the API server has stored it, with what admission control has
+// changed so that the object is of no use; nil when nothing. From then on a dry run comes first, so that nothing is created in vain: when
+// that one is changed, nothing is stored, and no object is returned.
+func create[T client.Object](ctx context.Context, c client.Client, l *WriteLimits, key, object string, want T,
+	difference func(stored, want T) bootstrap.Difference, now time.Time) (created T, changed *bootstrap.Interference, err error) {
+	if i := l.interference(key, now); i != nil && i.ByAdmission {
+		tried := want.DeepCopyObject().(T)
+		if err := c.Create(ctx, tried, client.DryRunAll); err != nil {
+			return created, nil, err
+		}
+		if d := difference(tried, want); len(d.Needed) > 0 {
+			return created, l.wrote(key, write{object: object, answer: d}, now), nil
+		}
+	}
+	stored := want.DeepCopyObject().(T) // the answer is decoded into it
+	if err := c.Create(ctx, stored); err != nil {
+		return created, nil, err
+	}
+	l.forget(deletionOf(object))
+	d := difference(stored, want)
+	if i := l.wrote(key, write{object: object, answer: d}, now); len(d.Needed) > 0 {
+		changed = i
+	}
+	return stored, changed, nil
 }
 
 // statusOf is what WriteLimits and messages call the status of a NodeBootstrap.
