@@ -172,7 +172,6 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme,
-		MapperProvider:                newMapper,
 		Logger:                        log,
 		Cache:                         controllers.CacheOptions(o.Namespace),
 		Metrics:                       o.metrics.server(),
