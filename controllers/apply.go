@@ -163,7 +163,7 @@ func (r *NodeReconciler) upToDate(ctx context.Context, f *bootstrap.Facts, p *bo
 	return nil
 }
 
-// repair restores Secrets of tokens that somebody edited.
+// repair restores Secrets of tokens that were edited.
 func (r *NodeReconciler) repair(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome) error {
 	for _, want := range p.RepairTokens {
 		if _, err := r.restoreSecret(ctx, f, p, o, f.TokenSecret(want.Name), want, r.updateSecret); err != nil {

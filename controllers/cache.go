@@ -46,7 +46,7 @@ const (
 
 // CacheOptions restricts what the operator holds in memory to what it decides on, which is also all that it may read.
 func CacheOptions(namespace string) cache.Options {
-	// By the type, which cannot be changed: somebody may take the label off a token.
+	// By the type, which cannot be changed: another client may remove the label of a token.
 	tokens := fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken))
 	secrets := map[string]cache.Config{bootstrap.TokenNamespace: {FieldSelector: tokens, Transform: transformSecret}}
 	// Here also those of others, without their data: one may have a name that is needed.
@@ -60,7 +60,7 @@ func CacheOptions(namespace string) cache.Options {
 	}
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
-		// Each pass reads a dozen objects and changes none.
+		// Each reconcile reads a dozen objects and changes none.
 		DefaultUnsafeDisableDeepCopy: ptr.To(true),
 		DefaultTransform:             cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{

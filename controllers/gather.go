@@ -76,7 +76,7 @@ func (r *NodeReconciler) gatherCluster(ctx context.Context, f *bootstrap.Facts) 
 		return err
 	}
 	if f.NeedsLive() {
-		return r.gatherLive(ctx, f)
+		return r.gatherUncached(ctx, f)
 	}
 	return nil
 }
@@ -98,8 +98,8 @@ func (r *NodeReconciler) bindingsInterfered(f *bootstrap.Facts) {
 	}
 }
 
-// gatherLive reads what reports whether a kubelet works as the node. Neither is in the cache.
-func (r *NodeReconciler) gatherLive(ctx context.Context, f *bootstrap.Facts) error {
+// gatherUncached reads what reports whether a kubelet works as the node. Neither is in the cache.
+func (r *NodeReconciler) gatherUncached(ctx context.Context, f *bootstrap.Facts) error {
 	reads := r.semaphores.get().uncachedNodes
 	if err := reads.Acquire(ctx, 1); err != nil {
 		return err
@@ -149,7 +149,7 @@ func (r *NodeReconciler) tokenSecrets(ctx context.Context, node string, nb *v1al
 }
 
 // cachedTokens are the Secrets that say that they are the node's, and those that say nothing and have the id of a token of its
-// NodeBootstrap: somebody has taken away what they said. These are deleted.
+// NodeBootstrap: another client has removed their metadata. These are deleted.
 func (r *NodeReconciler) cachedTokens(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
 	list := func(value string, is func(*corev1.Secret) bool) ([]*corev1.Secret, error) {
 		var list corev1.SecretList

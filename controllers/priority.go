@@ -25,7 +25,7 @@ import (
 // wait for that.
 type prioritized struct {
 	handler.EventHandler
-	// but tells of what somebody waits for; nil for nothing. The old object is nil when the new one was created, and the new
+	// but reports what a machine or a person waits for; nil for nothing. The old object is nil when the new one was created, and the new
 	// one when the old one was deleted.
 	but func(old, new client.Object) bool
 }
@@ -36,10 +36,10 @@ func awaitsVerdict(_, new client.Object) bool {
 	return ok && !bootstrap.AllDecided([]*certificatesv1.CertificateSigningRequest{r})
 }
 
-// isGone tells of deletions.
+// isGone reports deletions.
 func isGone(_, new client.Object) bool { return new == nil }
 
-// isWanted tells of all changes of a NodeBootstrap but those of its status.
+// isWanted reports all changes of a NodeBootstrap but those of its status.
 func isWanted(old, new client.Object) bool {
 	return old == nil || new == nil || old.GetUID() != new.GetUID() || old.GetGeneration() != new.GetGeneration() ||
 		new.GetDeletionTimestamp() != nil || !maps.Equal(old.GetAnnotations(), new.GetAnnotations())
@@ -79,7 +79,7 @@ func (h prioritized) queueFor(old, new client.Object, q queue) queue {
 }
 
 // ownEventDelay is for how long the operator waits when what nobody waits for has happened to one node. Usually it has written that
-// itself, and one pass in a while looks at all of it, when all of it is in the cache.
+// itself, and one reconcile is enough when the cache shows all of it.
 const ownEventDelay = time.Second
 
 // lowPriority is a queue with everything added behind everything else.

@@ -78,11 +78,11 @@ func TestPrioritized(t *testing.T) {
 	}{
 		"a request is sent":                {requests, changed{new: waits}, now},
 		"a verdict is stored":              {requests, changed{old: waits, new: denied}, later},
-		"somebody annotates one":           {requests, changed{old: waits, new: annotatedRequest}, now},
+		"one is annotated":                 {requests, changed{old: waits, new: annotatedRequest}, now},
 		"a request is deleted":             {requests, changed{old: waits}, later},
 		"it was there at start":            {requests, changed{new: denied, atStart: true}, later},
 		"a token is made":                  {secrets, changed{new: &corev1.Secret{}}, later},
-		"somebody deletes it":              {secrets, changed{old: &corev1.Secret{}}, now},
+		"it is deleted":                    {secrets, changed{old: &corev1.Secret{}}, now},
 		"a node is wanted":                 {wishes, changed{new: wanted(nil)}, now},
 		"it was wanted before the start":   {wishes, changed{new: wanted(nil), atStart: true}, behind},
 		"its status is stored":             {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.Status.LastTokenID = "abcdef" })}, later},

@@ -26,7 +26,7 @@ func newRateLimitedRecorder(r events.EventRecorder) *rateLimitedRecorder {
 	return &rateLimitedRecorder{r, flowcontrol.NewTokenBucketPassiveRateLimiter(normalEventsPerSecond, normalEventsAtOnce)}
 }
 
-// Eventf is of events.EventRecorder.
+// Eventf implements events.EventRecorder.
 func (r *rateLimitedRecorder) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
 	if eventType != corev1.EventTypeNormal || r.normal.TryAccept() {
 		r.EventRecorder.Eventf(regarding, related, eventType, reason, action, note, args...)

@@ -16,7 +16,7 @@ func (r countingRecorder) Eventf(_, _ runtime.Object, eventType, _, _, _ string,
 	r[eventType]++
 }
 
-func TestCalmRecorder(t *testing.T) {
+func TestRateLimitedRecorder(t *testing.T) {
 	const many = 10 * normalEventsAtOnce
 	counts := countingRecorder{}
 	r := newRateLimitedRecorder(counts)
@@ -24,11 +24,11 @@ func TestCalmRecorder(t *testing.T) {
 		r.Eventf(nil, nil, corev1.EventTypeNormal, "Published", "Reconciled", "")
 		r.Eventf(nil, nil, corev1.EventTypeWarning, "TokenMisused", "Reported", "")
 	}
-	// A second may pass meanwhile, or a few.
+	// It may take a second, or a few.
 	if n := counts[corev1.EventTypeNormal]; n < normalEventsAtOnce || n > many/2 {
-		t.Errorf("%d of %d normal events are told, want about %d", n, many, normalEventsAtOnce)
+		t.Errorf("%d of %d normal events are emitted, want about %d", n, many, normalEventsAtOnce)
 	}
 	if n := counts[corev1.EventTypeWarning]; n != many {
-		t.Errorf("%d of %d warnings are told", n, many)
+		t.Errorf("%d of %d warnings are emitted", n, many)
 	}
 }

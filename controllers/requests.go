@@ -64,7 +64,7 @@ func (r *NodeReconciler) decide(ctx context.Context, f *bootstrap.Facts, p *boot
 	return first
 }
 
-// decideOne carries out a decision. An approval is final, so that what it rests on is read live before: the cache may not
+// decideOne carries out a decision. An approval is final, so that what it rests on is read from the API server before: the cache may not
 // know yet that some of it is gone.
 func (r *NodeReconciler) decideOne(ctx context.Context, f *bootstrap.Facts, p *bootstrap.Plan, o *bootstrap.Outcome, d bootstrap.Decision) error {
 	if d.Result.Verdict == csr.Approve {
@@ -93,7 +93,7 @@ func requestName(r *certificatesv1.CertificateSigningRequest) string {
 	return "CertificateSigningRequest " + r.Name
 }
 
-// stillHolds reads live what an approval rests on. A claim that was just stored has told of the NodeBootstrap.
+// stillHolds reads what an approval rests on from the API server. The answer to a claim that was just stored shows the NodeBootstrap.
 func (r *NodeReconciler) stillHolds(ctx context.Context, f *bootstrap.Facts, claimed bool, d bootstrap.Decision) (bool, error) {
 	nb := f.NodeBootstrap
 	if !claimed {

@@ -36,7 +36,7 @@ func NewScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// Options is what the operator is told by its flags.
+// Options are the operator's flags.
 type Options struct {
 	// Namespace is the operator's, where kubeconfig Secrets are.
 	Namespace string

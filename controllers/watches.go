@@ -27,8 +27,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 )
 
-// nodeConcurrency is how many nodes are worked on at a time. The work is waiting: of three passes, two for the API server and one
-// for what freshness waits for.
+// nodeConcurrency is how many nodes are worked on at a time. Most of the work is waiting for the API server.
 const nodeConcurrency = 48
 
 // SetupWithManager has the reconciler called whenever anything about a node changes.

@@ -277,7 +277,9 @@ func (w *world) knowable(s *corev1.Secret) []*corev1.Secret {
 	})
 }
 
-// Invariant 2: at most one live token for a node, besides a predecessor that renewal left to expire.
+// Invariant 2: at most one live token for a node, besides a predecessor that renewal left to expire. No token is created for a NodeBootstrap
+// that the cache shows as deleted, nor a later token for one that is deleted. A first token that is created at the moment of deletion is
+// removed by the reconcile that sees the deletion (checkDeletionSeen).
 func (w *world) checkLiveTokens(c change) {
 	const rule = "2 live tokens"
 	s, ok := c.new.object.(*corev1.Secret)
