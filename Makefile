@@ -116,12 +116,6 @@ bench: controlplane bin/manager ## Measure the operator on a real control plane,
 microbench: ## Measure the pure parts, with their allocations.
 	go test -run '^$$' -bench . ./internal/...
 
-.PHONY: dashboard-picture
-dashboard-picture: controlplane bin/manager ## docs/dashboard.svg: the dashboard's graphs of two minutes in which simulated machines join a real control plane.
-	@scrapes=$$(mktemp) && go run ./test/picture >$$scrapes && \
-		go run -C hack/tools/prometheus -tags=remove_all_sd ./plot $(CURDIR)/config/components/dashboard/nodebootstrap.json <$$scrapes >docs/dashboard.svg; \
-		failed=$$?; rm -f $$scrapes; exit $$failed
-
 .PHONY: verify
 verify: ## Check generated files, chart, alerts and dashboard; run the linter with the import rules.
 	hack/verify-generated.sh
