@@ -64,13 +64,19 @@ func (c *Cluster) KubeconfigFor(user string, groups ...string) ([]byte, error) {
 }
 
 // WriteAdminKubeconfig stores AdminConfig as a kubeconfig in the cluster's
-// directory, readable by its owner only, and returns its path.
+// directory, readable by its owner only, and returns its path. Only the first call
+// writes: others may be reading it.
 func (c *Cluster) WriteAdminKubeconfig() (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	path := filepath.Join(c.dir, "admin.kubeconfig")
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
 	content, err := encodeKubeconfig(c.admin, "")
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(c.dir, "admin.kubeconfig")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		return "", fmt.Errorf("storing the admin's kubeconfig: %w", err)
 	}

@@ -189,7 +189,8 @@ func (c *Cluster) writeKubeletFiles(k *Kubelet, cfg KubeletConfig) error {
 
 // kubeletConfiguration is what a kubelet needs to run as a plain process, beside
 // others, on any machine: no cgroups, nothing outside of its directory that it
-// can be kept from, and no eviction because the machine's disk is full.
+// can be kept from, no eviction because the machine's disk is full, and a Lease
+// renewed each second, not each ten, for what waits for a renewal.
 func (c *Cluster) kubeletConfiguration(k *Kubelet, cfg KubeletConfig, port int) map[string]any {
 	return map[string]any{
 		"apiVersion":                  "kubelet.config.k8s.io/v1beta1",
@@ -206,6 +207,7 @@ func (c *Cluster) kubeletConfiguration(k *Kubelet, cfg KubeletConfig, port int) 
 		"enforceNodeAllocatable":      []string{},
 		"failCgroupV1":                false,
 		"failSwapOn":                  false,
+		"nodeLeaseDurationSeconds":    4,
 		"makeIPTablesUtilChains":      false,
 		"podLogsDir":                  k.file("pod-logs"),
 		"volumePluginDir":             k.file("volume-plugins"),

@@ -22,28 +22,29 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// policyOn is a policy that changes Secrets of a namespace when they are created.
-func policyOn(namespace, expression string) string {
+// policyOn is a policy that changes a node's kubeconfig Secret when it is created.
+func policyOn(node, expression string) string {
 	return `apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicy
-metadata: {name: changes-secrets}
+metadata: {name: changes-` + node + `}
 spec:
   failurePolicy: Fail
   reinvocationPolicy: Never
   matchConstraints:
-    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ` + namespace + `}}
-    resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets]}]
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ` + operator.Namespace + `}}
+    resourceRules:
+    - {apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets], resourceNames: [` + bootstrap.KubeconfigSecretName(node) + `]}
   mutations: [` + expression + `]
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicyBinding
-metadata: {name: changes-secrets}
-spec: {policyName: changes-secrets}
+metadata: {name: changes-` + node + `}
+spec: {policyName: changes-` + node + `}
 `
 }
 
-// installPolicy installs a policy, waits until Secrets are changed by it, and returns its binding.
-func installPolicy(t *testing.T, namespace, text string, changed func(*corev1.Secret) bool) client.Object {
+// installPolicy installs a policy, waits until it changes a node's kubeconfig Secret, and returns its binding.
+func installPolicy(t *testing.T, node, expression string, changed func(*corev1.Secret) bool) client.Object {
 	t.Helper()
 	kind := schema.GroupKind{Group: admissionv1.GroupName, Kind: "MutatingAdmissionPolicy"}
 	if _, err := cluster.Client.RESTMapper().RESTMapping(kind, "v1"); err != nil {
@@ -51,7 +52,7 @@ func installPolicy(t *testing.T, namespace, text string, changed func(*corev1.Se
 	}
 	var policy admissionv1.MutatingAdmissionPolicy
 	var binding admissionv1.MutatingAdmissionPolicyBinding
-	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
+	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(policyOn(node, expression)), 4096)
 	for _, o := range []client.Object{&policy, &binding} {
 		if err := decoder.Decode(o); err != nil {
 			t.Fatal(err)
@@ -59,7 +60,7 @@ func installPolicy(t *testing.T, namespace, text string, changed func(*corev1.Se
 		cluster.Create(t, o)
 	}
 	env.Eventually(t, "the policy's effect", func() error {
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "tried", Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}}}
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node), Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}}}
 		if err := cluster.Client.Create(t.Context(), s, client.DryRunAll); err != nil {
 			return err
 		}
@@ -71,12 +72,12 @@ func installPolicy(t *testing.T, namespace, text string, changed func(*corev1.Se
 	return &binding
 }
 
-// A policy makes every Secret of the operator immutable. The Secrets are right, so they are left alone: no write after the credential is
+// A policy makes the kubeconfig Secret immutable. The Secret is right, so it is left alone: no write after the credential is
 // published, also by a new process, and a stock kubelet joins.
 func TestPolicyMakesSecretsImmutable(t *testing.T) {
 	const name, immutable = "immutable", `{patchType: ApplyConfiguration, applyConfiguration: {expression: "Object{immutable: true}"}}`
 	isImmutable := func(s *corev1.Secret) bool { return ptr.Deref(s.Immutable, false) }
-	installPolicy(t, operator.Namespace, policyOn(operator.Namespace, immutable), isImmutable)
+	installPolicy(t, name, immutable, isImmutable)
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	before := settledWrites(t)
@@ -99,10 +100,11 @@ func TestPolicyMakesSecretsImmutable(t *testing.T) {
 // A policy takes away the CA of each kubeconfig Secret, so that it would be of no use. No credential is published, the condition names the
 // Secret and the field, and with the policy gone the credential is published by itself, as docs/troubleshooting.md says.
 func TestPolicyChangesKubeconfigs(t *testing.T) {
+	t.Parallel()
 	const name = "no-ca"
 	noCA := `{patchType: JSONPatch, jsonPatch: {expression: "has(object.data) && 'ca.crt' in object.data ? ` +
 		`[JSONPatch{op: 'remove', path: '/data/ca.crt'}] : [JSONPatch{op: 'add', path: '/metadata/labels/changed', value: 'yes'}]"}}`
-	binding := installPolicy(t, operator.Namespace, policyOn(operator.Namespace, noCA), func(s *corev1.Secret) bool { return s.Labels["changed"] != "" })
+	binding := installPolicy(t, name, noCA, func(s *corev1.Secret) bool { return s.Labels["changed"] != "" })
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	nb := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonAdmissionInterferes)
 	for _, text := range []string{"Secret " + operator.Namespace + "/bootstrap-kubeconfig-" + name, "data.ca.crt", "mutatingadmissionpolicies"} {

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"testing"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -57,6 +59,18 @@ func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.Certi
 		t.Cleanup(func() { cluster.DeleteAfter(t, a.request) })
 	}
 	return err == nil
+}
+
+// ownerNode creates the Node that owns some requests, for all tests.
+var ownerNode = sync.OnceValue(func() error {
+	return cluster.Client.Create(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
+})
+
+func createOwnerNode(t *testing.T) {
+	t.Helper()
+	if err := ownerNode(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // giveOwners gives the owners of a request the uids of objects that are there. The garbage collector deletes at once what only has
@@ -122,6 +136,8 @@ func withoutCertificate(t *testing.T, attacks []attack) {
 // No request of the table that the API server lets in ends in a certificate, with the operator and kube-controller-manager
 // at work, and each is denied for the reason that it should be.
 func TestAdversarialClientRequests(t *testing.T) {
+	t.Parallel()
+	const prefix = "client-"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -130,14 +146,14 @@ func TestAdversarialClientRequests(t *testing.T) {
 	for _, c := range adversarial.Client() {
 		if !c.Requester {
 			cases = append(cases, c)
-			cluster.Create(t, cluster.NodeBootstrap(c.Name))
+			cluster.Create(t, cluster.NodeBootstrap(prefix+c.Name))
 		}
 	}
-	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
+	createOwnerNode(t)
 	var attacks []attack
 	refused := 0
 	for _, c := range cases {
-		a := attack{Case: c, node: c.Name}
+		a := attack{Case: c, node: prefix + c.Name}
 		submitted := submitClient(t, &a, key)
 		spec := a.request.Spec
 		if submitted {
@@ -165,6 +181,7 @@ func TestAdversarialClientRequests(t *testing.T) {
 
 // What admission may add to a request stops no node, and neither does the name of a request.
 func TestHarmlessMetadata(t *testing.T) {
+	t.Parallel()
 	for _, prefix := range []string{"", "serving-"} {
 		for _, c := range adversarial.Harmless() {
 			nb := cluster.NodeBootstrap(prefix + c.Name)
@@ -213,6 +230,7 @@ func submitClient(t *testing.T, a *attack, key crypto.Signer) bool {
 
 // The adversarial requests for serving certificates. What may yet be approved waits: each such request alone, so that the condition is its own.
 func TestAdversarialServingRequests(t *testing.T) {
+	t.Parallel()
 	const waiting = "adversary"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -228,7 +246,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	declare("other-node", "other-node", "other-node.example.com", "192.0.2.8")
 	cluster.WaitAwaited(t, waiting)
 	cluster.WaitAwaited(t, "other-node")
-	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
+	createOwnerNode(t)
 	for name, server := range map[string]string{"rack-a": "https://lb.rack-a.example.com:6443", "rack-a-v6": "https://[2001:db8:a::1]:6443", "rack-b": "https://lb.räck-b.example.com"} {
 		nb := cluster.NodeBootstrap(name)
 		nb.Spec.Cluster.Server = server

@@ -33,6 +33,7 @@ import (
 // A kubelet with a valid certificate at --kubeconfig sends no request, whatever its bootstrap kubeconfig is. Without that file and
 // --cert-dir it does.
 func TestValidCertificateOfAnEarlierLife(t *testing.T) {
+	t.Parallel()
 	const name = "earlier-life"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
@@ -72,8 +73,10 @@ func TestValidCertificateOfAnEarlierLife(t *testing.T) {
 // After a denial the kubeconfig is still good: a kubelet that is restarted sends another request. One that does not rotate its
 // certificates would send the same again, so that the denied one has to be deleted first.
 func TestRestartAfterADenial(t *testing.T) {
+	t.Parallel()
 	for name, rotates := range map[string]bool{"denied-rotating": true, "denied-not-rotating": false} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			nb := cluster.NodeBootstrap(name)
 			nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual
 			cluster.Create(t, nb)
@@ -164,6 +167,7 @@ func kubectl(t *testing.T, args ...string) (string, error) {
 
 // A kubelet whose request for a serving certificate was denied asks again by itself.
 func TestServingRequestDeniedByAPerson(t *testing.T) {
+	t.Parallel()
 	const name = "serving-denied"
 	ip, subnet := machineAddress(t)
 	nb := cluster.NodeBootstrap(name)

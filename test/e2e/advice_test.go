@@ -75,6 +75,7 @@ func withServer(t *testing.T, kubeconfig []byte, server string, ca []byte) []byt
 // A kubelet that was given a kubeconfig with a server of another name, with no server behind it, or with another CA says so, and joins
 // with the right one.
 func TestKubeconfigsThatAreWrong(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		quote, log string
 		spoil      func(t *testing.T, kubeconfig []byte) []byte
@@ -111,6 +112,7 @@ func TestKubeconfigsThatAreWrong(t *testing.T) {
 			args:  map[string]string{"bootstrap-kubeconfig": filepath.Join(t.TempDir(), "nothing")}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			quoted(t, tc.quote)
 			cluster.Create(t, cluster.NodeBootstrap(name))
 			_, kubeconfig := cluster.WaitAwaited(t, name)
@@ -128,6 +130,7 @@ func TestKubeconfigsThatAreWrong(t *testing.T) {
 // A certificate that is not valid yet, or not any more, by the node's clock is refused. The log has the node's time and that of the
 // certificate. When the clock is right, as when the certificate is, the kubelet goes on without a restart.
 func TestClockOfTheNode(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		quote, log string
 		from, to   time.Duration // of the certificate, from now
@@ -138,6 +141,7 @@ func TestClockOfTheNode(t *testing.T) {
 			`x509: certificate has expired or is not yet valid: current time 20\S+ is after 20`, -2 * time.Hour, -time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			quoted(t, tc.quote)
 			cluster.Create(t, cluster.NodeBootstrap(name))
 			nb, kubeconfig := cluster.WaitAwaited(t, name)

@@ -24,6 +24,7 @@ import (
 // Two machines with one disk image, of which the kubelets do not rotate their certificates, ask with one key. The second one is denied,
 // and the denial names both nodes. The advice in it works: without the files in pki, the kubelet makes a key of its own and joins.
 func TestClonedMachine(t *testing.T) {
+	t.Parallel()
 	const name, clone = "cloned", "clone"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -66,6 +67,7 @@ func TestClonedMachine(t *testing.T) {
 // A node that was given another name asks with the key that it has. With the old NodeBootstrap and the denied request out of the way it
 // gets its certificate: a kubelet names its request by key and subject, and would find the denied one again.
 func TestRenamedNode(t *testing.T) {
+	t.Parallel()
 	const name, renamed = "old-name", "new-name"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)

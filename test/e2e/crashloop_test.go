@@ -71,6 +71,7 @@ func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificate
 // The most common mistake of an installation: the container runtime is not up, and the kubelet exits after it has asked for its
 // certificate. Its next start has another key. There is no alarm; what the condition says lets the machine join.
 func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
+	t.Parallel()
 	const name = "crash-looping"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
@@ -118,6 +119,7 @@ func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 
 // With a replacement key the next start joins with the kubeconfig that the machine has, without anybody's help.
 func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
+	t.Parallel()
 	const name = "crashed-once"
 	nb := cluster.NodeBootstrap(name)
 	nb.Spec.ClientCertificate.ReplacementKeys = 1
@@ -141,6 +143,7 @@ func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
 // A thief asks first and is approved, and the machine is denied. When the thief joins, two machines are known to have the kubeconfig: that
 // raises the alarm, although the same denial alone does not.
 func TestThiefWhoAskedFirstJoins(t *testing.T) {
+	t.Parallel()
 	const name = "second-in-line"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	before, kubeconfig := cluster.WaitAwaited(t, name)

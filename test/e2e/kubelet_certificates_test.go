@@ -33,6 +33,7 @@ import (
 // A kubelet makes itself an ECDSA key. One that does not rotate its certificate takes the key that it finds, which may be an
 // RSA key, and then asks for key encipherment as well (pkg/kubelet/certificate/bootstrap).
 func TestKindsOfClientKeys(t *testing.T) {
+	t.Parallel()
 	planted, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +96,7 @@ func TestKindsOfClientKeys(t *testing.T) {
 // that is declared too. Nothing that a kubelet asks for is reserved here: the API server advertises 127.0.0.1, and stands in
 // no EndpointSlice.
 func TestServingCertificates(t *testing.T) {
+	t.Parallel()
 	const name, late = "serving", "serving-late"
 	ip, subnet := machineAddress(t)
 	declared := map[string][]string{name: {name, subnet}, late: {late}} // a subnet, since DHCP gives the address

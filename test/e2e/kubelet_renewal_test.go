@@ -45,7 +45,6 @@ func TestKubeletRenewsItsCertificates(t *testing.T) {
 	awaited, kubeconfig := cluster.WaitAwaited(t, name)
 	kubelet := startKubeletWith(t, localcluster.KubeletConfig{
 		NodeName: name, BootstrapKubeconfig: kubeconfig, ServerTLSBootstrap: true, ExtraArgs: map[string]string{"node-ip": ip},
-		ExtraConfig: map[string]any{"nodeLeaseDurationSeconds": 4}, // a heartbeat each second
 	})
 	waitJoined(t, name)
 	first := certificateOf(t, &sentWith(t, awaited.Status.Token.ID)[0])

@@ -29,6 +29,7 @@ import (
 // A certificate of another cluster in --cert-dir keeps a kubelet from joining, with "Unauthorized" in its log, although the kubeconfig
 // is good. The advice of docs/troubleshooting.md works: without that file the same kubeconfig joins.
 func TestStaleClientCertificate(t *testing.T) {
+	t.Parallel()
 	const name = "stale-certificate"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	_, kubeconfig := cluster.WaitAwaited(t, name)
@@ -46,6 +47,7 @@ func TestStaleClientCertificate(t *testing.T) {
 // A kubelet with registerNode: false gets its certificate and never registers. The status says so, and with that setting removed the
 // same machine joins.
 func TestKubeletThatNeverRegisters(t *testing.T) {
+	t.Parallel()
 	const name = "registers-never"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	_, kubeconfig := cluster.WaitAwaited(t, name)

@@ -21,6 +21,7 @@ import (
 // A kubelet with another node's kubeconfig gets no certificate; its request is denied and the alarm raised. The kubeconfig is
 // worth nothing from then on, and a reissue lets the right machine join.
 func TestStolenKubeconfig(t *testing.T) {
+	t.Parallel()
 	const name, thief = "victim", "impostor"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
