@@ -67,6 +67,7 @@ func refusedSecrets(t *testing.T) map[string]refusedSecret {
 // secret that somebody has pasted, and is not repeated. (kubectl apply without --server-side prints the patch that was refused, by
 // itself.)
 func TestRefusalsRepeatNoSecret(t *testing.T) {
+	t.Parallel()
 	const name = "no-secrets"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	for what, c := range refusedSecrets(t) {

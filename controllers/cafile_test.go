@@ -15,6 +15,7 @@ import (
 
 // The file of --cluster-ca-file is read each time, and its changes are noticed, also when it goes away.
 func TestCAFileIsFollowed(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "ca.crt")
 	write := func(content []byte) {
 		if err := os.WriteFile(file, content, 0o600); err != nil {

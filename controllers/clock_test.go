@@ -23,6 +23,7 @@ import (
 
 // An operator whose machine's clock is an hour behind made tokens of half an hour that had expired when they were made.
 func TestClockAnHourBehind(t *testing.T) {
+	t.Parallel()
 	behind := controllers.NewServerClock(clocktesting.NewFakePassiveClock(time.Now().Add(-time.Hour)))
 	e, stop, err := startOperator(t.Context(), localcluster.Config{NoControllerManager: true}, behind, prometheus.NewRegistry())
 	if err != nil {

@@ -7,11 +7,14 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/controllers"
@@ -21,11 +24,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// runUntil runs a manager in a cluster until it is stopped.
-func runUntil(t *testing.T, e *env.Env, o controllers.Options) (stop func()) {
+// runUntil runs a manager in a cluster, by a clock, until it is stopped.
+func runUntil(t *testing.T, e *env.Env, k clock.PassiveClock, o controllers.Options) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	o.Clock, o.Registry = now, prometheus.NewRegistry()
+	o.Clock, o.Registry = k, prometheus.NewRegistry()
 	cfg, err := operator.Config(ctx, e.Cluster)
 	if err != nil {
 		cancel()
@@ -49,6 +52,7 @@ func runUntil(t *testing.T, e *env.Env, o controllers.Options) (stop func()) {
 // Whoever may write NodeBootstraps could have a token with which any node can be impersonated. That takes a flag of the manager,
 // and without it also what was made with it goes.
 func TestApprovalClusterWideTakesAFlag(t *testing.T) {
+	t.Parallel()
 	e, err := env.Start(t.Context(), localcluster.Config{NoControllerManager: true})
 	if err != nil {
 		t.Fatal(err)
@@ -66,13 +70,14 @@ func TestApprovalClusterWideTakesAFlag(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	stop := runUntil(t, e, controllers.Options{AllowClusterWide: true})
+	k := clocktesting.NewFakePassiveClock(time.Now())
+	stop := runUntil(t, e, k, controllers.Options{AllowClusterWide: true})
 	_, kubeconfig := e.WaitAwaited(t, name)
 	binding := &rbacv1.ClusterRoleBinding{}
 	e.Get(t, "", bootstrap.BindingApproveClusterWide, binding)
 	stop()
 
-	stop = runUntil(t, e, controllers.Options{})
+	stop = runUntil(t, e, k, controllers.Options{})
 	nb = e.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonClusterWideNotAllowed)
 	if m := env.ReadyMessage(nb); !strings.Contains(m, bootstrap.AllowClusterWideFlag) || !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) {
 		t.Errorf("the conditions do not say what to do: %+v", nb.Status.Conditions)

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	clocktesting "k8s.io/utils/clock/testing"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -96,6 +97,7 @@ func TestCredentialIsPublished(t *testing.T) {
 
 // What somebody does to a child, and that it is undone. The token's Secret is the exception: deleting it revokes the token.
 func TestChildrenAreRestored(t *testing.T) {
+	t.Parallel()
 	const name = "restored"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	cluster.WaitAwaited(t, name)
@@ -178,6 +180,7 @@ func TestImmutableKubeconfigIsMadeAnew(t *testing.T) {
 
 // Deleting a token's Secret revokes the token: the next one has another id and another secret part.
 func TestDeletedTokenIsReplaced(t *testing.T) {
+	t.Parallel()
 	const name = "replaced"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	before, old := cluster.WaitAwaited(t, name)
@@ -291,6 +294,7 @@ func TestTokenIsRenewed(t *testing.T) {
 }
 
 func TestReissueReplacesTheToken(t *testing.T) {
+	t.Parallel()
 	const name = "reissued"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
@@ -321,9 +325,11 @@ func TestReissueReplacesTheToken(t *testing.T) {
 
 // An API server without --enable-bootstrap-token-auth is noticed and named.
 func TestTokensNotAccepted(t *testing.T) {
+	t.Parallel()
+	k := clocktesting.NewFakePassiveClock(time.Now())
 	e, stop, err := startOperator(t.Context(), localcluster.Config{
 		NoControllerManager: true, APIServerArgs: map[string]string{"enable-bootstrap-token-auth": "false"},
-	}, now, prometheus.NewRegistry())
+	}, k, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,7 +342,7 @@ func TestTokensNotAccepted(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.WaitReady(t, "unheard", metav1.ConditionFalse, v1alpha1.ReasonVerifying)
-	at(t, time.Minute)
+	k.SetTime(time.Now().Add(time.Minute))
 	nb := e.WaitReady(t, "unheard", metav1.ConditionFalse, v1alpha1.ReasonTokensNotAccepted)
 	if !strings.Contains(env.ReadyMessage(nb), "--enable-bootstrap-token-auth") {
 		t.Errorf("the message does not say what to do: %s", env.ReadyMessage(nb))

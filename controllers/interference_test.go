@@ -227,20 +227,22 @@ func (m *meddler) quiet(t *testing.T) map[string]int {
 	return last
 }
 
-// minute lets a minute go by, and has the operator look at every node. It returns the writes that this causes, by node.
-func (m *meddler) minute(t *testing.T) map[string]int {
+// minutes lets some minutes go by, one after the other, and has the operator look at every node in each. It returns the most writes that one
+// of them causes, by node, and the writes so far. before are those when it was last quiet.
+func (m *meddler) minutes(t *testing.T, n int, before map[string]int) (most, now map[string]int) {
 	t.Helper()
-	before := m.quiet(t)
-	m.clock.SetTime(m.clock.Now().Add(time.Minute + time.Second))
-	m.poke(t)
-	m.pokeBindings(t)
-	out := map[string]int{}
-	for node, n := range m.quiet(t) {
-		if n -= before[node]; n > 0 {
-			out[node] = n
+	most = map[string]int{}
+	for range n {
+		m.clock.SetTime(m.clock.Now().Add(time.Minute + time.Second))
+		m.poke(t)
+		m.pokeBindings(t)
+		now = m.quiet(t)
+		for node, writes := range now {
+			most[node] = max(most[node], writes-before[node])
 		}
+		before = now
 	}
-	return out
+	return most, now
 }
 
 func (m *meddler) poke(t *testing.T) {
@@ -267,13 +269,31 @@ func (m *meddler) pokeBindings(t *testing.T) {
 	m.DeleteAfter(t, nb)
 }
 
-// What belongs to one node.
+// What belongs to one node. All nodes have the same first moment, and the same minutes.
 func TestInterference(t *testing.T) {
 	t.Parallel()
 	m := startMeddler(t)
-	t.Run("admission changes Secrets and statuses", m.admissionChangesSecrets)
-	t.Run("another client undoes Secrets", m.othersUndoSecrets)
-	t.Run("another client undoes a status", m.othersUndoStatus)
+	all := map[string]interference{
+		"admission changes Secrets and statuses": m.admissionChangesSecrets(t),
+		"another client undoes Secrets":          m.othersUndoSecrets(t),
+		"another client undoes a status":         m.othersUndoStatus(t),
+	}
+	first := m.quiet(t)
+	perMinute, last := m.minutes(t, 3, first)
+	for name, i := range all {
+		t.Run(name, func(t *testing.T) { i.check(t, first, perMinute) })
+	}
+	m.minutes(t, 2, last) // a status is stored first that says nothing of it any more
+	for name, i := range all {
+		t.Run(name+" no more", i.checkEnd)
+	}
+}
+
+// interference has begun with some nodes. check sees what came of it by the writes for each node until the operator was quiet, and the
+// most in one minute after that, and ends it. checkEnd sees that everything is well again.
+type interference struct {
+	check    func(t *testing.T, first, perMinute map[string]int)
+	checkEnd func(t *testing.T)
 }
 
 // What all nodes share.
@@ -294,7 +314,8 @@ const (
 
 // Whatever admission control changes of what the operator writes, it is left alone if it does no harm; else it is reported with the
 // object and the field, no further token is created, and few writes are made. Once it is no longer changed, the credential is published.
-func (m *meddler) admissionChangesSecrets(t *testing.T) {
+func (m *meddler) admissionChangesSecrets(t *testing.T) interference {
+	t.Helper()
 	const group, usage = "auth-extra-groups", "usage-bootstrap-authentication"
 	cases := map[string]struct {
 		of    map[string]mutation
@@ -344,29 +365,25 @@ func (m *meddler) admissionChangesSecrets(t *testing.T) {
 			t.Errorf("%s: it is not Stalled", node)
 		}
 	}
-	first := m.quiet(t)
-	perMinute := map[string]int{}
-	for range 3 {
-		for node, n := range m.minute(t) {
-			perMinute[node] = max(perMinute[node], n)
-		}
-	}
-	for _, node := range slices.Sorted(maps.Keys(cases)) {
-		c := cases[node]
-		t.Logf("%-14s %-34s %3d writes at first, then at most %d in a minute, %d tokens", node, c.field, first[node], perMinute[node], m.created[node])
-		if first[node] > mostAtFirst || perMinute[node] > mostPerMinute || m.created[node] > 1 {
-			t.Errorf("%s: that is too many", node)
-		}
-		if c.field == "" && perMinute[node] > 0 {
-			t.Errorf("%s: what does no harm is written again", node)
-		}
-		m.meddle(c.of, node, nil)
-	}
-	for range 2 { // a status is stored first that says nothing of it any more
-		m.minute(t)
-	}
-	for node := range cases {
-		m.WaitAwaited(t, node)
+	return interference{
+		check: func(t *testing.T, first, perMinute map[string]int) {
+			for _, node := range slices.Sorted(maps.Keys(cases)) {
+				c := cases[node]
+				t.Logf("%-14s %-34s %3d writes at first, then at most %d in a minute, %d tokens", node, c.field, first[node], perMinute[node], m.created[node])
+				if first[node] > mostAtFirst || perMinute[node] > mostPerMinute || m.created[node] > 1 {
+					t.Errorf("%s: that is too many", node)
+				}
+				if c.field == "" && perMinute[node] > 0 {
+					t.Errorf("%s: what does no harm is written again", node)
+				}
+				m.meddle(c.of, node, nil)
+			}
+		},
+		checkEnd: func(t *testing.T) {
+			for node := range cases {
+				m.WaitAwaited(t, node)
+			}
+		},
 	}
 }
 
@@ -445,7 +462,8 @@ func (m *meddler) onKubeconfig(node string, how func(*corev1.Secret)) func(conte
 
 // Another client undoes what the operator writes of an object, whenever it does. Few writes are made, the condition names the object and
 // does not change with each of them, and once the other client stops the credential is published again.
-func (m *meddler) othersUndoSecrets(t *testing.T) {
+func (m *meddler) othersUndoSecrets(t *testing.T) interference {
+	t.Helper()
 	const group = "auth-extra-groups"
 	relabel := func(s *corev1.Secret) { s.Labels = map[string]string{bootstrap.ManagedByLabel: "someone"} }
 	disown := func(s *corev1.Secret) { s.OwnerReferences = nil }
@@ -458,32 +476,29 @@ func (m *meddler) othersUndoSecrets(t *testing.T) {
 		undo     func(context.Context) error
 		harmless bool
 	}{
-		"t-label":       {m.onToken("t-label", relabel), true},
-		"t-description": {m.onToken("t-description", data("description", "x")), true},
-		"t-owner":       {m.onToken("t-owner", disown), false},
-		"t-bare":        {m.onToken("t-bare", bareSecret), false},
-		"t-groups":      {m.onToken("t-groups", data(group, "system:bootstrappers:other")), false},
-		"t-expiration":  {m.onToken("t-expiration", data("expiration", "2026-01-01T00:00:00Z")), false},
-		"t-secret":      {m.onToken("t-secret", data("token-secret", "")), false},
-		"t-deleted":     {m.ofToken("t-deleted", remove), false},
-		"k-label":       {m.onKubeconfig("k-label", relabel), true},
-		"k-data":        {m.onKubeconfig("k-data", data("kubeconfig", "x")), false},
-		"k-owner":       {m.onKubeconfig("k-owner", disown), false},
-		"k-deleted":     {func(ctx context.Context) error { return remove(ctx, m.kubeconfigOf("k-deleted")) }, false},
-		"k-immutable": {m.onKubeconfig("k-immutable", func(s *corev1.Secret) {
+		"ut-label":       {m.onToken("ut-label", relabel), true},
+		"ut-description": {m.onToken("ut-description", data("description", "x")), true},
+		"ut-owner":       {m.onToken("ut-owner", disown), false},
+		"ut-bare":        {m.onToken("ut-bare", bareSecret), false},
+		"ut-groups":      {m.onToken("ut-groups", data(group, "system:bootstrappers:other")), false},
+		"ut-expiration":  {m.onToken("ut-expiration", data("expiration", "2026-01-01T00:00:00Z")), false},
+		"ut-secret":      {m.onToken("ut-secret", data("token-secret", "")), false},
+		"ut-deleted":     {m.ofToken("ut-deleted", remove), false},
+		"uk-label":       {m.onKubeconfig("uk-label", relabel), true},
+		"uk-data":        {m.onKubeconfig("uk-data", data("kubeconfig", "x")), false},
+		"uk-owner":       {m.onKubeconfig("uk-owner", disown), false},
+		"uk-deleted":     {func(ctx context.Context) error { return remove(ctx, m.kubeconfigOf("uk-deleted")) }, false},
+		"uk-immutable": {m.onKubeconfig("uk-immutable", func(s *corev1.Secret) {
 			if !ptr.Deref(s.Immutable, false) {
 				s.Immutable, s.Data["kubeconfig"] = ptr.To(true), []byte("x")
 			}
 		}), false},
-		"n-reissue": {spoil(m, m.NodeBootstrap("n-reissue"), func(nb *v1alpha1.NodeBootstrap) {
+		"un-reissue": {spoil(m, m.NodeBootstrap("un-reissue"), func(nb *v1alpha1.NodeBootstrap) {
 			if asked := nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; asked == nb.Status.LastHandledReissueAt {
 				nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: asked + "x"}
 			}
 		}), false},
 	}
-	m.mu.Lock()
-	m.created = map[string]int{}
-	m.mu.Unlock()
 	for node := range fights {
 		m.Create(t, m.NodeBootstrap(node))
 	}
@@ -492,43 +507,40 @@ func (m *meddler) othersUndoSecrets(t *testing.T) {
 		m.WaitAwaited(t, node)
 		stops = append(stops, m.fight(t, f.undo))
 	}
-	first := m.quiet(t)
-	perMinute := map[string]int{}
-	for range 3 {
-		for node, n := range m.minute(t) {
-			perMinute[node] = max(perMinute[node], n)
-		}
-	}
-	for _, node := range slices.Sorted(maps.Keys(fights)) {
-		t.Logf("%-14s %3d writes at first, then at most %d in a minute, %d tokens", node, first[node], perMinute[node], m.created[node])
-		if first[node] > mostAtFirst || perMinute[node] > mostPerMinute {
-			t.Errorf("%s: that is too many", node)
-		}
-		status, reason := metav1.ConditionFalse, v1alpha1.ReasonContested
-		if fights[node].harmless {
-			status, reason = metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode
-		}
-		nb := m.WaitReady(t, node, status, reason)
-		if message := env.ReadyMessage(nb); !strings.Contains(message, "again and again") || !strings.Contains(message, "Secret") {
-			t.Errorf("%s: the message does not report the other client: %s", node, message)
-		}
-	}
-	for _, stop := range stops {
-		stop()
-	}
-	for range 2 {
-		m.minute(t)
-	}
-	for node := range fights {
-		nb, _ := m.WaitAwaited(t, node)
-		if message := env.ReadyMessage(nb); strings.Contains(message, "again and again") {
-			t.Errorf("%s: the message still reports another client: %s", node, message)
-		}
+	return interference{
+		check: func(t *testing.T, first, perMinute map[string]int) {
+			for _, node := range slices.Sorted(maps.Keys(fights)) {
+				t.Logf("%-14s %3d writes at first, then at most %d in a minute, %d tokens", node, first[node], perMinute[node], m.created[node])
+				if first[node] > mostAtFirst || perMinute[node] > mostPerMinute {
+					t.Errorf("%s: that is too many", node)
+				}
+				status, reason := metav1.ConditionFalse, v1alpha1.ReasonContested
+				if fights[node].harmless {
+					status, reason = metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode
+				}
+				nb := m.WaitReady(t, node, status, reason)
+				if message := env.ReadyMessage(nb); !strings.Contains(message, "again and again") || !strings.Contains(message, "Secret") {
+					t.Errorf("%s: the message does not report the other client: %s", node, message)
+				}
+			}
+			for _, stop := range stops {
+				stop()
+			}
+		},
+		checkEnd: func(t *testing.T) {
+			for node := range fights {
+				nb, _ := m.WaitAwaited(t, node)
+				if message := env.ReadyMessage(nb); strings.Contains(message, "again and again") {
+					t.Errorf("%s: the message still reports another client: %s", node, message)
+				}
+			}
+		},
 	}
 }
 
 // Another client undoes each write of a NodeBootstrap's status, which then cannot report it: few writes are made all the same.
-func (m *meddler) othersUndoStatus(t *testing.T) {
+func (m *meddler) othersUndoStatus(t *testing.T) interference {
+	t.Helper()
 	const node = "status"
 	m.Create(t, m.NodeBootstrap(node))
 	m.WaitAwaited(t, node)
@@ -540,18 +552,16 @@ func (m *meddler) othersUndoStatus(t *testing.T) {
 		nb.Status.Conditions = nil
 		return m.Client.Status().Update(ctx, &nb)
 	})
-	first := m.quiet(t)[node]
-	perMinute := 0
-	for range 3 {
-		perMinute = max(perMinute, m.minute(t)[node])
+	return interference{
+		check: func(t *testing.T, first, perMinute map[string]int) {
+			t.Logf("%d writes at first, then at most %d in a minute", first[node], perMinute[node])
+			if first[node] > mostAtFirst || perMinute[node] > mostPerMinute {
+				t.Error("that is too many")
+			}
+			stop()
+		},
+		checkEnd: func(t *testing.T) { m.WaitAwaited(t, node) },
 	}
-	t.Logf("%d writes at first, then at most %d in a minute", first, perMinute)
-	if first > mostAtFirst || perMinute > mostPerMinute {
-		t.Error("that is too many")
-	}
-	stop()
-	m.minute(t)
-	m.WaitAwaited(t, node)
 }
 
 // The shared ClusterRoleBindings are as bounded as what belongs to one node, and each node that needs them reports it.
@@ -561,6 +571,7 @@ func (m *meddler) othersUndoBindings(t *testing.T) {
 	other := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "someone"}}
 	m.Create(t, m.NodeBootstrap(node))
 	m.WaitAwaited(t, node)
+	before := m.quiet(t)
 	for _, f := range []struct {
 		name     string
 		undo     func(context.Context) error
@@ -581,15 +592,9 @@ func (m *meddler) othersUndoBindings(t *testing.T) {
 			return m.Client.Create(ctx, have)
 		}, false},
 	} {
-		before := m.quiet(t)
 		stop := m.fight(t, f.undo)
 		first := m.quiet(t)
-		perMinute := map[string]int{}
-		for range 2 {
-			for of, n := range m.minute(t) {
-				perMinute[of] = max(perMinute[of], n)
-			}
-		}
+		perMinute, last := m.minutes(t, 2, first)
 		of := func(writes map[string]int) int { return writes[name] + writes[node] }
 		t.Logf("%-9s %d writes at first, then at most %d in a minute", f.name, of(first)-of(before), of(perMinute))
 		if of(first)-of(before) > mostAtFirst || of(perMinute) > mostPerMinute {
@@ -605,7 +610,7 @@ func (m *meddler) othersUndoBindings(t *testing.T) {
 		for range 11 { // as many writes are free again
 			m.clock.SetTime(m.clock.Now().Add(time.Minute))
 		}
-		m.minute(t)
+		_, before = m.minutes(t, 1, last)
 		m.WaitAwaited(t, node)
 	}
 }
@@ -629,14 +634,15 @@ func (m *meddler) admissionChangesBindings(t *testing.T) {
 			if message := env.ReadyMessage(nb); !strings.Contains(message, "ClusterRoleBinding "+name) || !strings.Contains(message, field) {
 				t.Errorf("the message does not name the binding and %s: %s", field, message)
 			}
-			if n := m.minute(t)[name]; n > mostPerMinute {
-				t.Errorf("%s: %d writes in a minute", field, n)
+			most, last := m.minutes(t, 1, m.quiet(t))
+			if most[name] > mostPerMinute {
+				t.Errorf("%s: %d writes in a minute", field, most[name])
 			}
 			if err := m.Absent(t.Context(), "", name, &rbacv1.ClusterRoleBinding{}); err != nil {
 				t.Errorf("%s: %v", field, err)
 			}
 			m.meddle(m.bindings, name, nil)
-			m.minute(t)
+			m.minutes(t, 1, last)
 		}
 		m.WaitAwaited(t, node)
 		m.Delete(t, nb)

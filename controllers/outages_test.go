@@ -13,6 +13,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/controllers"
@@ -23,6 +24,7 @@ import (
 // The operator starts with a CA file that is missing: who needs it is told, the others go on, and it counts as soon as it is there.
 // Then the operator loses the permission to ask who else approves: what it was told before counts for less than two refreshes.
 func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
+	t.Parallel()
 	e, err := env.Start(t.Context(), localcluster.Config{NoControllerManager: true})
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +35,8 @@ func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
 		}
 	})
 	file := filepath.Join(t.TempDir(), "ca.crt")
-	t.Cleanup(runUntil(t, e, controllers.Options{ClusterCAFile: file}))
+	k := clocktesting.NewFakePassiveClock(time.Now())
+	t.Cleanup(runUntil(t, e, k, controllers.Options{ClusterCAFile: file}))
 	own, needs := e.NodeBootstrap("has-its-own-ca"), e.NodeBootstrap("needs-the-file")
 	own.Spec.Cluster.CABundle = string(e.ServerCA())
 	for _, nb := range []*v1alpha1.NodeBootstrap{own, needs} {
@@ -56,7 +59,7 @@ func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
 	}{
 		{nil, v1alpha1.ReasonCAInvalid, "empty"},
 		{[]byte("no PEM"), v1alpha1.ReasonCAInvalid, "PEM"},
-		{ca(t, now.Now().Add(-time.Minute)), v1alpha1.ReasonCAExpired, "expire"},
+		{ca(t, k.Now().Add(-time.Minute)), v1alpha1.ReasonCAExpired, "expire"},
 	} {
 		if err := os.WriteFile(file, content.file, 0o600); err != nil {
 			t.Fatal(err)
@@ -94,7 +97,7 @@ func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
 	env.Change(t, e, role, func(r *rbacv1.ClusterRole) {
 		r.Rules = slices.DeleteFunc(r.Rules, func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "subjectaccessreviews") })
 	})
-	at(t, 10*time.Minute)
+	k.SetTime(time.Now().Add(10 * time.Minute))
 	if err := e.Client.Create(t.Context(), &rbacv1.ClusterRoleBinding{ // it has the operator ask
 		ObjectMeta: metav1.ObjectMeta{Name: "any"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},

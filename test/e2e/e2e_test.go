@@ -7,7 +7,6 @@ package e2e
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"sync"
@@ -33,16 +32,8 @@ var (
 // "hardened". It is set by make e2e POLICIES=hardened.
 const policiesVariable = "NODEBOOTSTRAP_POLICIES"
 
-// atOnce is how many parallel tests run at the same time. They wait for kubelets most of the time. What stops the manager or
-// kube-controller-manager, counts writes, or changes what all nodes share is not parallel, and runs before.
-const atOnce = "8"
-
-func TestMain(m *testing.M) {
-	if err := flag.Set("test.parallel", atOnce); err != nil {
-		panic(err)
-	}
-	env.Main(m, setup)
-}
+// What stops the manager or kube-controller-manager, counts writes, or changes what all nodes share is not parallel, and runs first.
+func TestMain(m *testing.M) { env.Main(m, setup) }
 
 func setup(ctx context.Context) (func() error, error) {
 	dir, err := os.MkdirTemp("", "nb-e2e-")

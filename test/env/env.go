@@ -7,6 +7,7 @@ package env
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -62,6 +63,9 @@ func (e *Env) install(ctx context.Context) error {
 	return operator.Install(ctx, e.Cluster)
 }
 
+// atOnce is how many parallel tests run at the same time, unless the flag -parallel is given: they wait more than they compute.
+const atOnce = "8"
+
 // Main runs the tests of a package with a setup before and a teardown after, also when it is interrupted. The setup returns
 // the teardown.
 func Main(m *testing.M, setup func(context.Context) (func() error, error)) {
@@ -69,6 +73,9 @@ func Main(m *testing.M, setup func(context.Context) (func() error, error)) {
 	klog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if err := flag.Set("test.parallel", atOnce); err != nil {
+		panic(err)
+	}
 	teardown, err := setup(ctx)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "setting up: %v\n", err)
