@@ -3,6 +3,7 @@
 package docs
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -79,6 +80,9 @@ kubectl create configmap -n kube-system kubelet-config --from-literal=kubelet='k
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
+	if err := flag.Set("test.parallel", "4"); err != nil { // each has a control plane of its own, and mostly waits
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
