@@ -119,7 +119,7 @@ func (p *administrator) deleteSecret(ctx context.Context, namespace, name string
 // kubeconfig reads the kubeconfig for a node, to hand it over; nil when ctx is done before there is one.
 func (p *administrator) kubeconfig(ctx context.Context, node string) []byte {
 	var content []byte
-	for content == nil && ctx.Err() == nil && p.s.seen.until(ctx, func(l *ledger) bool { return l.kubeconfigs[node] != "" }) {
+	for content == nil && ctx.Err() == nil && p.s.seen.until(ctx, func(l *ledger) bool { return l.kubeconfig(node) != "" }) {
 		p.insist(ctx, "reading the kubeconfig of "+node, func(ctx context.Context) error {
 			secret, err := p.clientset.CoreV1().Secrets(operator.Namespace).Get(ctx, bootstrap.KubeconfigSecretName(node), metav1.GetOptions{})
 			if err == nil {

@@ -4,8 +4,11 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,12 +17,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
-	bootstraputil "k8s.io/cluster-bootstrap/token/util"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 const (
@@ -136,6 +139,17 @@ func (s *suite) settle(ctx context.Context, ends map[*slot]fate) error {
 
 // wrong is what is not as it has to be in the end.
 func (s *suite) wrong(ctx context.Context, ends map[*slot]fate) error {
+	found := look(s.seen, func(l *ledger) []string {
+		return l.Find(func() {
+			l.CheckNothingLeft(math.MaxInt64)
+			for slot := range ends {
+				l.CheckTruth(slot.node, math.MaxInt64, time.Now())
+			}
+		})
+	})
+	if len(found) > 0 {
+		return errors.New(strings.Join(found, "; "))
+	}
 	for slot, end := range ends {
 		if err := s.wrongWith(ctx, slot.node, end); err != nil {
 			return fmt.Errorf("%s, which is to be %s: %w", slot.node, end, err)
@@ -146,14 +160,11 @@ func (s *suite) wrong(ctx context.Context, ends map[*slot]fate) error {
 		return err
 	}
 	for _, r := range requests {
-		if len(r.Status.Certificate) == 0 && !decided(&r, certificatesv1.CertificateDenied) && !decided(&r, certificatesv1.CertificateFailed) {
-			return fmt.Errorf("the request %s, sent by %s, is left: %+v", r.Name, r.Spec.Username, r.Status)
+		if invariants.Pending(&r) {
+			return errors.New(invariants.NothingLeft.Violated("the request %s, sent by %s: %+v", r.Name, r.Spec.Username, r.Status))
 		}
 	}
-	if err := s.unrecorded(ctx, requests); err != nil {
-		return err
-	}
-	return s.strayTokens(ctx, ends)
+	return s.unrecorded(ctx, requests)
 }
 
 // unrecorded sees that the status says of each approved request that has its certificate when that was, which may come a quarter
@@ -175,91 +186,44 @@ func (s *suite) unrecorded(ctx context.Context, requests []certificatesv1.Certif
 	return nil
 }
 
-// strayTokens sees that no token is left of any node but those that are awaited.
-func (s *suite) strayTokens(ctx context.Context, ends map[*slot]fate) error {
-	var secrets corev1.SecretList
-	if err := s.env.Client.List(ctx, &secrets, client.InNamespace(bootstrap.TokenNamespace)); err != nil {
-		return err
-	}
-	expected := 0
-	for _, end := range ends {
-		if end == awaited {
-			expected++
-		}
-	}
-	left := slices.DeleteFunc(secrets.Items, func(t corev1.Secret) bool {
-		return t.Type != bootstrapapi.SecretTypeBootstrapToken || t.Name == bootstrap.TokenSecretName(foreignTokenID)
-	})
-	if len(left) != expected {
-		return fmt.Errorf("%d tokens are left, want %d", len(left), expected)
-	}
-	return nil
-}
-
 func (s *suite) wrongWith(ctx context.Context, node string, end fate) error {
-	var nb v1alpha1.NodeBootstrap
-	err := s.env.Client.Get(ctx, client.ObjectKey{Name: node}, &nb)
-	switch end {
-	case joined:
-		if err == nil {
-			err = look(s.seen, func(l *ledger) error { return l.ready(node, v1alpha1.ReasonJoined) })
-		}
-		if err != nil {
-			return err
-		}
-		if nb.Status.Token != nil || nb.Status.KubeconfigSecretRef != nil {
-			return fmt.Errorf("the status still names a credential: %s", summary(&nb.Status))
-		}
-		return s.env.NothingLeft(ctx, node)
-	case awaited:
-		if err == nil {
-			err = look(s.seen, func(l *ledger) error { return l.ready(node, v1alpha1.ReasonAwaitingNode) })
-		}
-		if err != nil {
-			return err
-		}
-		return s.wrongCredential(ctx, &nb)
-	default:
-		if client.IgnoreNotFound(err) != nil {
-			return err
-		}
-		if err == nil {
-			return fmt.Errorf("its NodeBootstrap is there")
-		}
-		return s.env.NothingLeft(ctx, node)
+	reason := map[fate]string{joined: v1alpha1.ReasonJoined, awaited: v1alpha1.ReasonAwaitingNode}[end]
+	live, known, err := 0, false, error(nil)
+	look(s.seen, func(l *ledger) any {
+		live, known, err = len(l.LiveTokens(node, math.MaxInt64, time.Now())), l.bootstrap(node) != nil, l.ready(node, reason)
+		return nil
+	})
+	switch {
+	case end == gone && known:
+		return errors.New("its NodeBootstrap is there")
+	case end == gone:
+		return nil
+	case err != nil:
+		return err
+	case end == joined:
+		return nil
+	case live != 1:
+		return fmt.Errorf("there are %d tokens", live)
 	}
+	return s.wrongCredential(ctx, node)
 }
 
-// wrongCredential is nil when there is one token for a node, and a kubeconfig that carries it and works.
-func (s *suite) wrongCredential(ctx context.Context, nb *v1alpha1.NodeBootstrap) error {
-	tokens, err := s.env.TokenSecrets(ctx, nb.Name)
-	if err != nil {
-		return err
-	}
-	if len(tokens) != 1 {
-		return fmt.Errorf("there are %d tokens", len(tokens))
-	}
-	id := string(tokens[0].Data[bootstrapapi.BootstrapTokenIDKey])
-	if nb.Status.Token == nil || nb.Status.Token.ID != id {
-		return fmt.Errorf("the status does not name the token %s: %s", id, summary(&nb.Status))
-	}
+// wrongCredential is nil when a node's kubeconfig works.
+func (s *suite) wrongCredential(ctx context.Context, node string) error {
 	var published corev1.Secret
-	if err := s.env.Client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(nb.Name)}, &published); err != nil {
+	if err := s.env.Client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)}, &published); err != nil {
 		return err
 	}
-	config, c, err := connect(published.Data[bootstrap.KubeconfigKey])
+	_, c, err := connect(published.Data[bootstrap.KubeconfigKey])
 	if err != nil {
 		return err
-	}
-	if config.BearerToken != bootstraputil.TokenFromIDAndSecret(id, string(tokens[0].Data[bootstrapapi.BootstrapTokenSecretKey])) {
-		return fmt.Errorf("the kubeconfig does not carry the token %s", id)
 	}
 	who, err := c.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("the kubeconfig does not work: %w", err)
 	}
-	if who.Status.UserInfo.Username != bootstrapapi.BootstrapUserPrefix+id {
-		return fmt.Errorf("with the kubeconfig one is %s", who.Status.UserInfo.Username)
+	if want := bootstrapapi.BootstrapUserPrefix + tokenIDIn(published.Data[bootstrap.KubeconfigKey]); who.Status.UserInfo.Username != want {
+		return fmt.Errorf("with the kubeconfig one is %s, want %s", who.Status.UserInfo.Username, want)
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 const foreignTokenID, foreignGroup = "theirs", "system:bootstrappers:theirs"
@@ -97,9 +98,9 @@ func (s *suite) checkForeign(planted []client.Object) {
 		err := s.env.Client.Get(s.t.Context(), client.ObjectKeyFromObject(o), now)
 		switch {
 		case err != nil:
-			s.t.Errorf("the foreign %T %s: %v", o, o.GetName(), err)
+			s.t.Error(invariants.Foreign.Violated("%T %s: %v", o, o.GetName(), err))
 		case now.GetUID() != o.GetUID() || now.GetResourceVersion() != o.GetResourceVersion():
-			s.t.Errorf("the foreign %T %s was changed: %+v is now %+v", o, o.GetName(), o, now)
+			s.t.Error(invariants.Foreign.Violated("%T %s was changed: %+v is now %+v", o, o.GetName(), o, now))
 		}
 	}
 }

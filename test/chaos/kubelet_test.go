@@ -47,7 +47,7 @@ func (s *suite) joinOnce(ctx context.Context, node string) {
 	// Its token may be replaced before it has asked. A kubelet that waits for its certificate for long asks again with another
 	// key, which is denied.
 	id := tokenIDIn(kubeconfig)
-	replaced := func(l *ledger) bool { return l.kubeconfigs[node] != "" && l.kubeconfigs[node] != id }
+	replaced := func(l *ledger) bool { return l.kubeconfig(node) != "" && l.kubeconfig(node) != id }
 	hasJoined := func(l *ledger) bool { return l.ready(node, v1alpha1.ReasonJoined) == nil }
 	s.seen.until(ctx, func(l *ledger) bool { return hasJoined(l) || l.misused(node) || replaced(l) })
 	if !look(s.seen, hasJoined) {

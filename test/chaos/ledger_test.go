@@ -3,9 +3,12 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -13,9 +16,15 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // The steps that the ledger counts, and that a kill can wait for.
@@ -46,43 +55,115 @@ type leeway struct {
 	lag func() time.Duration
 }
 
-// ledger is what the storage holds, kept up to date change by change, and what is wrong with it.
+// ledger is what the storage holds, and ever held, with what is wrong with it.
 //
 // It is strict while one manager is at work. A second one, or one that was paused, or what one has sent before it was killed,
 // may write what it has decided on before the other one's writes: Kubernetes has no means to fence it off. Then a token may be
 // there that should not, until the present manager has seen it and deleted it.
 type ledger struct {
+	history
+	*invariants.Checker
 	note   func(format string, args ...any)
 	leeway leeway
 
-	mu          sync.Mutex
-	changed     chan struct{} // closed at the next change
-	tokens      map[string]*token
-	parts       map[string]string // the secret parts of all tokens there ever were, with the names of their tokens
-	bootstraps  map[string]*v1alpha1.NodeBootstrap
-	kubeconfigs map[string]string // token id by node
-	nodes       map[string]*corev1.Node
-	requests    map[string]*certificatesv1.CertificateSigningRequest
-	keys        map[string]string    // public key by the id of the token that it was approved with
-	wishes      map[string]int64     // when a reissue was last asked for, as a revision, by the UID of the NodeBootstrap
-	unwanted    map[string]time.Time // since when a NodeBootstrap is deleted, by UID
-	doubles     map[string]time.Time // since when a node has two tokens by a manager of the past
-	violations  []string
+	mu         sync.Mutex
+	changed    chan struct{}           // closed at the next change
+	unwanted   map[types.UID]time.Time // since when a NodeBootstrap is deleted
+	doubles    map[string]time.Time    // since when a node has two tokens by a manager of the past
+	violations []string
 
 	steps  map[string]int
-	strict int           // how many of the steps were judged without leeway
-	late   int           // approvals that were stored after their token was gone
-	latest time.Duration // by how much the latest of them
-	again  int           // token ids that were given a second time by a manager of the past
+	strict int // how many of the steps were judged without leeway
 }
 
 func newLedger(note func(string, ...any), leeway leeway) *ledger {
-	return &ledger{
-		note: note, leeway: leeway, changed: make(chan struct{}),
-		tokens: map[string]*token{}, parts: map[string]string{}, bootstraps: map[string]*v1alpha1.NodeBootstrap{}, kubeconfigs: map[string]string{},
-		nodes: map[string]*corev1.Node{}, requests: map[string]*certificatesv1.CertificateSigningRequest{}, keys: map[string]string{},
-		wishes: map[string]int64{}, unwanted: map[string]time.Time{}, doubles: map[string]time.Time{}, steps: map[string]int{},
+	l := &ledger{
+		history: history{versions: map[invariants.Key][]version{}}, note: note, leeway: leeway, changed: make(chan struct{}),
+		unwanted: map[types.UID]time.Time{}, doubles: map[string]time.Time{}, steps: map[string]int{},
 	}
+	l.Checker = invariants.New(&l.history, operator.Namespace, clockSlack, func(text string) {
+		l.note("VIOLATION: %s", text)
+		l.violations = append(l.violations, text)
+	})
+	return l
+}
+
+// clockSlack is for times in whole seconds.
+const clockSlack = 2 * time.Second
+
+// history has all versions of the objects that matter.
+type history struct {
+	versions map[invariants.Key][]version
+	changes  []change // without their values
+}
+
+type version struct {
+	revision int64
+	object   client.Object // nil: deleted
+}
+
+func (h *history) At(k invariants.Key, revision int64) client.Object {
+	for _, v := range slices.Backward(h.versions[k]) {
+		if v.revision <= revision {
+			return v.object
+		}
+	}
+	return nil
+}
+
+func (h *history) Since(k invariants.Key, revision int64) []client.Object {
+	var out []client.Object
+	for _, v := range h.versions[k] {
+		if v.revision > revision {
+			out = append(out, v.object)
+		}
+	}
+	return out
+}
+
+func (h *history) Keys(kind string) []invariants.Key {
+	var out []invariants.Key
+	for k := range h.versions {
+		if k.Kind == kind {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// last is the last revision up to a time; 0 for none.
+func (h *history) last(at time.Time) int64 {
+	for _, c := range slices.Backward(h.changes) {
+		if !c.at.After(at) {
+			return c.revision
+		}
+	}
+	return 0
+}
+
+// now is an object as it is; the zero value while it is absent.
+func now[T client.Object](h *history, k invariants.Key) T {
+	o, _ := h.At(k, math.MaxInt64).(T)
+	return o
+}
+
+func (h *history) bootstrap(node string) *v1alpha1.NodeBootstrap {
+	return now[*v1alpha1.NodeBootstrap](h, invariants.Key{Kind: "NodeBootstrap", Name: node})
+}
+
+// kubeconfig is the id of the token in a node's kubeconfig Secret; empty for none.
+func (h *history) kubeconfig(node string) string {
+	s := now[*corev1.Secret](h, invariants.Key{Kind: "Secret", Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)})
+	if s == nil || bootstrap.NodeOfChild(s) == "" {
+		return ""
+	}
+	return tokenIDIn(s.Data[bootstrap.KubeconfigKey])
+}
+
+// tokenIDIn is the id of the token that a kubeconfig carries.
+func tokenIDIn(kubeconfig []byte) string {
+	id, _, _ := strings.Cut(invariants.Bearer(&corev1.Secret{Data: map[string][]byte{bootstrap.KubeconfigKey: kubeconfig}}), ".")
+	return id
 }
 
 // The prefixes of the keys of what matters.
@@ -94,6 +175,35 @@ const (
 	nodesPrefix      = "/registry/minions/"
 )
 
+// object is what the API server has stored with a change, and its key; false if that does not matter. The object is nil when it was deleted.
+func object(c change) (invariants.Key, client.Object, bool, error) {
+	for prefix, kind := range map[string]string{secretsPrefix: "Secret", bootstrapsPrefix: "NodeBootstrap", requestsPrefix: "CertificateSigningRequest", nodesPrefix: "Node"} {
+		name, ok := strings.CutPrefix(c.key, prefix)
+		if !ok {
+			continue
+		}
+		k := invariants.Key{Kind: kind, Name: name}
+		if kind == "Secret" {
+			k.Namespace, k.Name, _ = strings.Cut(name, "/")
+		}
+		switch {
+		case c.value == nil:
+			return k, nil, true, nil
+		case kind == "NodeBootstrap":
+			nb := &v1alpha1.NodeBootstrap{}
+			return k, nb, true, json.Unmarshal(c.value, nb)
+		}
+		decoded, _, err := clientgoscheme.Codecs.UniversalDeserializer().Decode(c.value, nil, nil)
+		o, _ := decoded.(client.Object)
+		return k, o, true, err
+	}
+	return invariants.Key{}, nil, false, nil
+}
+
+// grace is how long a write may come after what it rests on was deleted: as long as it may take from the last look to the
+// write, on a busy machine with a slow disk. Nothing in Kubernetes can prevent that somebody deletes it meanwhile.
+const grace = 2 * time.Second
+
 // see takes a change into account, and returns which invariants it violates.
 func (l *ledger) see(c change) []string {
 	l.mu.Lock()
@@ -103,22 +213,145 @@ func (l *ledger) see(c change) []string {
 		close(l.changed)
 		l.changed = make(chan struct{})
 	}()
-	for prefix, seen := range map[string]func(change, string){
-		secretsPrefix: l.seeSecret, bootstrapsPrefix: l.seeBootstrap, requestsPrefix: l.seeRequest, nodesPrefix: l.seeNode,
-	} {
-		if name, ok := strings.CutPrefix(c.key, prefix); ok {
-			seen(c, name)
-		}
+	l.changes = append(l.changes, change{revision: c.revision, at: c.at})
+	k, o, matters, err := object(c)
+	if err != nil {
+		l.violations = append(l.violations, fmt.Sprintf("%s cannot be read: %v", c.key, err))
 	}
-	l.checkDoubles(c.at)
+	if matters && err == nil {
+		w := invariants.Write{Key: k, Before: now[client.Object](&l.history, k), After: o, Revision: c.revision, At: c.at, Late: l.leeway.overlap(), Knows: l.knows(c.at)}
+		l.versions[k] = append(l.versions[k], version{c.revision, o})
+		w.Seen = []int64{l.last(c.at.Add(-grace - l.leeway.lag())), c.revision}
+		l.unwant(w)
+		l.Learn(w, true)
+		if mayBeOperators(w) {
+			l.Check(w)
+		}
+		l.count(c, w)
+	}
+	l.checkDoubles(c)
 	return l.violations[before:]
 }
 
-// violated notes that an invariant does not hold. The caller holds mu.
-func (l *ledger) violated(format string, args ...any) {
-	what := fmt.Sprintf(format, args...)
-	l.note("VIOLATION: %s", what)
-	l.violations = append(l.violations, what)
+// mayBeOperators says which changes may be the operator's: etcd does not know the author.
+func mayBeOperators(w invariants.Write) bool {
+	switch o := w.After.(type) {
+	case *certificatesv1.CertificateSigningRequest:
+		return ours(o)
+	case *v1alpha1.NodeBootstrap:
+		return onlyStatus(w.Before, o)
+	}
+	return true
+}
+
+func onlyStatus(before client.Object, nb *v1alpha1.NodeBootstrap) bool {
+	was, ok := before.(*v1alpha1.NodeBootstrap)
+	return ok && was.UID == nb.UID && was.Generation == nb.Generation && invariants.Wish(was) == invariants.Wish(nb)
+}
+
+// ours reports whether a request was sent with a token of the operator's. The API server writes the groups.
+func ours(r *certificatesv1.CertificateSigningRequest) bool {
+	return slices.Contains(r.Spec.Groups, bootstrap.Group)
+}
+
+// unwant notes since when nobody wants a node any more.
+func (l *ledger) unwant(w invariants.Write) {
+	nb, _ := w.Before.(*v1alpha1.NodeBootstrap)
+	if after, ok := w.After.(*v1alpha1.NodeBootstrap); nb == nil || ok && after.DeletionTimestamp == nil {
+		return
+	}
+	if _, known := l.unwanted[nb.UID]; !known {
+		l.unwanted[nb.UID] = w.At
+	}
+}
+
+// knows reports whether the operator could know of a token when it made another one. One of a NodeBootstrap that was deleted a moment ago
+// goes when the operator's cache shows that, and by then the next NodeBootstrap of the name may have one.
+func (l *ledger) knows(at time.Time) func(*corev1.Secret, int64) bool {
+	return func(s *corev1.Secret, _ int64) bool {
+		o := metav1.GetControllerOf(s)
+		if o == nil {
+			return true
+		}
+		since, deleted := l.unwanted[o.UID]
+		return !deleted || at.Sub(since) > grace+l.leeway.lag()
+	}
+}
+
+// doubleLimit is for how long a node may have two tokens that a manager of the past has left it with: the managers of the
+// present are killed every few seconds.
+const doubleLimit = time.Minute
+
+// checkDoubles sees that what a manager of the past has done is undone.
+func (l *ledger) checkDoubles(c change) {
+	for node, since := range l.doubles {
+		switch wrong := l.Doubled(node, c.revision, c.at); {
+		case wrong == "":
+			delete(l.doubles, node)
+		case c.at.Sub(since) > doubleLimit:
+			delete(l.doubles, node)
+			l.violations = append(l.violations, invariants.LiveTokens.Violated("for %s now, %s", c.at.Sub(since).Round(time.Second), wrong))
+		}
+	}
+}
+
+// count counts the step that a change is, if it is one.
+func (l *ledger) count(c change, w invariants.Write) {
+	switch o := cmp.Or(w.After, w.Before).(type) {
+	case *corev1.Secret:
+		id := invariants.TokenID(o)
+		switch node := l.NodeOf(id); {
+		case node != "" && w.After == nil:
+			l.step(c, tokenGone, "%s of %s", id, node)
+		case node != "" && w.Before == nil:
+			l.step(c, tokenMade, "%s of %s for NodeBootstrap %.8s", id, node, o.OwnerReferences[0].UID)
+			if l.Doubled(node, c.revision, c.at) != "" {
+				l.doubles[node] = c.at
+			}
+		case node == "" && bootstrap.NodeOfChild(o) != "" && w.After == nil:
+			l.step(c, kubeconfigGone, "%s", o.Name)
+		case node == "" && bootstrap.NodeOfChild(o) != "":
+			l.step(c, kubeconfigWritten, "%s with the token %s", o.Name, tokenIDIn(o.Data[bootstrap.KubeconfigKey]))
+		}
+	case *certificatesv1.CertificateSigningRequest:
+		if ours(o) {
+			l.countRequest(c, w, o)
+		}
+	case *v1alpha1.NodeBootstrap:
+		if w.After != nil && onlyStatus(w.Before, o) {
+			l.step(c, statusStored, "%s: %s", o.Name, summary(&o.Status))
+			return
+		}
+		l.note("  [%d] NodeBootstrap: %s %.8s gone=%t deleted=%t reissue=%q", c.revision, o.Name, o.UID, w.After == nil, o.DeletionTimestamp != nil, invariants.Wish(o))
+	case *corev1.Node:
+		switch {
+		case w.Before == nil:
+			l.step(c, nodeMade, "%s %.8s", o.Name, o.UID)
+		case w.After == nil:
+			l.note("  [%d] Node gone: %s", c.revision, o.Name)
+		}
+	}
+}
+
+func (l *ledger) countRequest(c change, w invariants.Write, r *certificatesv1.CertificateSigningRequest) {
+	before, _ := w.Before.(*certificatesv1.CertificateSigningRequest)
+	id := bootstrap.TokenIDOfUser(r.Spec.Username)
+	step := ""
+	switch {
+	case w.After == nil:
+		step = requestGone
+	case before == nil || before.UID != r.UID:
+		step = requestSent
+	case invariants.Decided(r, certificatesv1.CertificateApproved) && !invariants.Decided(before, certificatesv1.CertificateApproved):
+		step = requestApproved
+	case invariants.Decided(r, certificatesv1.CertificateDenied) && !invariants.Decided(before, certificatesv1.CertificateDenied):
+		step = requestDenied
+	case len(r.Status.Certificate) > 0 && len(before.Status.Certificate) == 0:
+		step = certificateIssued
+	default:
+		return
+	}
+	l.step(c, step, "%s with %s of %s", r.Name, id, l.NodeOf(id))
 }
 
 // step counts a step. The caller holds mu.
@@ -128,70 +361,6 @@ func (l *ledger) step(c change, what, format string, args ...any) {
 		l.strict++
 	}
 	l.note("  [%d] %s: %s", c.revision, what, fmt.Sprintf(format, args...))
-}
-
-// decode reads what the API server has stored of one of Kubernetes' own types.
-func decode[T any](l *ledger, c change) *T {
-	if c.value == nil {
-		return nil
-	}
-	object, _, err := clientgoscheme.Codecs.UniversalDeserializer().Decode(c.value, nil, nil)
-	if err != nil {
-		l.violated("%s cannot be read: %v", c.key, err)
-		return nil
-	}
-	typed, ok := any(object).(*T)
-	if !ok {
-		l.violated("%s holds %T", c.key, object)
-	}
-	return typed
-}
-
-func (l *ledger) seeBootstrap(c change, name string) {
-	before := l.bootstraps[name]
-	if c.value == nil {
-		l.unwant(before, c.at)
-		delete(l.bootstraps, name)
-		l.note("  [%d] NodeBootstrap gone: %s", c.revision, name)
-		return
-	}
-	nb := &v1alpha1.NodeBootstrap{}
-	if err := json.Unmarshal(c.value, nb); err != nil {
-		l.violated("%s cannot be read: %v", c.key, err)
-		return
-	}
-	l.bootstraps[name] = nb
-	if nb.DeletionTimestamp != nil {
-		l.unwant(nb, c.at)
-	}
-	if before == nil || reissueWish(before) != reissueWish(nb) {
-		l.wishes[string(nb.UID)] = c.revision
-	}
-	if before != nil && before.Status.LastHandledReissueAt != nb.Status.LastHandledReissueAt {
-		l.checkReissue(nb)
-	}
-	if !saysJoined(before) && saysJoined(nb) {
-		l.checkJoined(nb)
-	}
-	if before == nil || before.UID != nb.UID || before.Generation != nb.Generation || reissueWish(before) != reissueWish(nb) {
-		l.note("  [%d] NodeBootstrap: %s %.8s deleted=%t reissue=%q", c.revision, name, nb.UID, nb.DeletionTimestamp != nil, reissueWish(nb))
-		return
-	}
-	l.step(c, statusStored, "%s: %s", name, summary(&nb.Status))
-}
-
-// unwant notes since when nobody wants a node any more.
-func (l *ledger) unwant(nb *v1alpha1.NodeBootstrap, at time.Time) {
-	if nb == nil {
-		return
-	}
-	if _, known := l.unwanted[string(nb.UID)]; !known {
-		l.unwanted[string(nb.UID)] = at
-	}
-}
-
-func reissueWish(nb *v1alpha1.NodeBootstrap) string {
-	return nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation]
 }
 
 // summary is a status in a line.
@@ -210,20 +379,6 @@ func summary(s *v1alpha1.NodeBootstrapStatus) string {
 	}
 	return fmt.Sprintf("Ready=%s token=%s last=%s handled=%q node=%.8s misused=%t %v", ready, id, s.LastTokenID,
 		s.LastHandledReissueAt, s.NodeUID, meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionTokenMisused), decisions)
-}
-
-func (l *ledger) seeNode(c change, name string) {
-	node := decode[corev1.Node](l, c)
-	before := l.nodes[name]
-	if node == nil {
-		delete(l.nodes, name)
-		l.note("  [%d] Node gone: %s", c.revision, name)
-		return
-	}
-	l.nodes[name] = node
-	if before == nil || before.UID != node.UID {
-		l.step(c, nodeMade, "%s %.8s", name, node.UID)
-	}
 }
 
 // until waits until what the ledger holds meets a condition, and reports whether it does before ctx is done.

@@ -126,7 +126,7 @@ func (m *machine) bootstrap(ctx context.Context, kubeconfig []byte, id string, k
 	ctx, cancel := context.WithTimeout(ctx, certificateWait)
 	defer cancel()
 	go func() {
-		if m.s.seen.until(ctx, func(l *ledger) bool { return l.kubeconfigs[m.node] != id }) {
+		if m.s.seen.until(ctx, func(l *ledger) bool { return l.kubeconfig(m.node) != id }) {
 			wait(ctx, handOverDelay)
 			cancel()
 		}

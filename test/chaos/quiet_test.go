@@ -10,6 +10,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // checkQuiet sees that the operator writes nothing more once it has settled, not even when it is started again and looks at
@@ -26,7 +27,7 @@ func (s *suite) checkQuiet(ctx context.Context) {
 	}
 	wait(ctx, *quietFlag) // not a wait for something: the time in which nothing may happen
 	for _, write := range s.writes()[len(before):] {
-		s.fail("a write in a settled cluster: %s", write)
+		s.fail("%s", invariants.SameEnd.Violated("a write in a settled cluster: %s", write))
 	}
 }
 
@@ -45,7 +46,9 @@ var reconciled = regexp.MustCompile(`(?m)^controller_runtime_reconcile_total\{co
 
 // lookedAtAll waits until the manager has reconciled as often as there are NodeBootstraps.
 func (s *suite) lookedAtAll(ctx context.Context) error {
-	goal := look(s.seen, func(l *ledger) int { return len(l.bootstraps) })
+	goal := look(s.seen, func(l *ledger) int {
+		return len(slices.DeleteFunc(l.Keys("NodeBootstrap"), func(k invariants.Key) bool { return l.bootstrap(k.Name) == nil }))
+	})
 	var last error
 	for ; ctx.Err() == nil; wait(ctx, checkEvery) {
 		m := s.managers.oldest()
@@ -102,6 +105,6 @@ func (s *suite) checkRequests() {
 		requestsPerStory*(s.stories()+len(s.slots)) + requestsPerSecond*len(s.slots)*int(s.line.elapsed().Seconds())
 	s.t.Logf("%d requests of the operator, and not more than %d: %v", len(entries), bound, kinds)
 	if len(entries) > bound {
-		s.t.Errorf("the operator has sent %d requests, more than %d", len(entries), bound)
+		s.t.Error(invariants.Bounded.Violated("the operator has sent %d requests, more than %d", len(entries), bound))
 	}
 }

@@ -10,14 +10,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 const plantedPart = "0123456789abcdef"
 
 // The search finds a secret part that was planted in a file, in each way in which it may be written, and nothing else.
 func TestSearchFindsPlantedSecrets(t *testing.T) {
-	known := canaries{}
-	known.add(plantedPart, "the planted one")
+	known := invariants.CanariesOf(map[string]string{plantedPart: "the planted one"})
 	for shift := range 17 {
 		text := []byte("a line\n" + strings.Repeat("-", shift) + plantedPart + "-and-more")
 		for form, leak := range map[string]string{
@@ -25,7 +26,7 @@ func TestSearchFindsPlantedSecrets(t *testing.T) {
 			"base64": base64.StdEncoding.EncodeToString(text), "base64 in URLs": base64.RawURLEncoding.EncodeToString(text),
 		} {
 			found := searchOne(t, known, "kubelet.log", leak)
-			if len(found) == 0 || found[0].file != "kubelet.log" || !strings.HasPrefix(found[0].name, "the planted one") {
+			if len(found) == 0 || found[0].file != "kubelet.log" || !strings.HasPrefix(found[0].Name, "the planted one") {
 				t.Errorf("%s, after %d bytes: found %v", form, shift, found)
 			}
 			if strings.Contains(fmt.Sprint(found), plantedPart) {
@@ -45,14 +46,14 @@ func TestSearchFindsWholeTokens(t *testing.T) {
 		`token: abcdefg.` + plantedPart:          0,
 		`manager.` + plantedPart + `x`:           0,
 	} {
-		if found := searchOne(t, canaries{}, "manager-001.log", text); len(found) != want {
+		if found := searchOne(t, invariants.CanariesOf(nil), "manager-001.log", text); len(found) != want {
 			t.Errorf("%s: found %v, want %d", text, found, want)
 		}
 	}
 }
 
 // searchOne searches a directory with one file.
-func searchOne(t *testing.T, known canaries, file, content string) []finding {
+func searchOne(t *testing.T, known *invariants.Canaries, file, content string) []finding {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "logs")
 	if err := os.Mkdir(dir, 0o755); err != nil {
@@ -61,7 +62,7 @@ func searchOne(t *testing.T, known canaries, file, content string) []finding {
 	if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	found, sizes, err := known.searchFiles(filepath.Dir(dir))
+	found, sizes, err := searchFiles(known, filepath.Dir(dir))
 	if err != nil || sizes[file] != len(content) {
 		t.Fatal(sizes, err)
 	}

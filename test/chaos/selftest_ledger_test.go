@@ -28,89 +28,100 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 var made = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// history makes changes of what is stored.
-type history struct {
+// teller makes changes of what is stored, all at one time until it passes.
+type teller struct {
 	t       *testing.T
+	now     time.Time
+	nb      v1alpha1.NodeBootstrap // of node-a
 	changes []change
 }
 
-func (h *history) store(key string, o runtime.Object) {
+func (h *teller) put(key string, value []byte) {
+	h.changes = append(h.changes, change{revision: int64(len(h.changes) + 1), at: h.now, key: key, value: value})
+}
+
+func (h *teller) store(key string, o runtime.Object) {
 	h.t.Helper()
 	value, err := runtime.Encode(clientgoscheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion, certificatesv1.SchemeGroupVersion), o)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.changes = append(h.changes, change{revision: int64(len(h.changes) + 1), at: made.Add(time.Minute), key: key, value: value})
+	h.put(key, value)
 }
 
-func (h *history) forget(key string) {
-	h.changes = append(h.changes, change{revision: int64(len(h.changes) + 1), at: made.Add(time.Minute), key: key})
-}
+func (h *teller) forget(key string) { h.put(key, nil) }
+
+func (h *teller) passes(d time.Duration) { h.now = h.now.Add(d) }
 
 func tokenKey(id string) string {
 	return secretsPrefix + "kube-system/" + bootstrapapi.BootstrapTokenSecretPrefix + id
 }
 
-// token stores a token of node-a that was made so long after the beginning and lives a day.
-func (h *history) token(id, owner string, after time.Duration) {
+// token stores a token of node-a that is made so long after the beginning and lives a day.
+func (h *teller) token(id, owner string, after time.Duration) {
 	h.t.Helper()
+	h.now = made.Add(after)
 	h.store(tokenKey(id), &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: bootstrapapi.BootstrapTokenSecretPrefix + id, CreationTimestamp: metav1.NewTime(made.Add(after)),
-			Annotations:     map[string]string{bootstrap.NodeNameAnnotation: "node-a"},
+			Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}, Annotations: map[string]string{bootstrap.NodeNameAnnotation: "node-a"},
 			OwnerReferences: []metav1.OwnerReference{{UID: types.UID(owner), Controller: new(true)}},
 		},
+		Type: bootstrapapi.SecretTypeBootstrapToken,
 		Data: map[string][]byte{
-			bootstrapapi.BootstrapTokenIDKey: []byte(id), bootstrapapi.BootstrapTokenSecretKey: []byte("0123456789" + id),
+			bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"), bootstrapapi.BootstrapTokenIDKey: []byte(id), bootstrapapi.BootstrapTokenSecretKey: []byte("0123456789" + id),
 			bootstrapapi.BootstrapTokenExpirationKey: []byte(made.Add(after + 24*time.Hour).Format(time.RFC3339)),
 		},
 	})
 }
 
 // publish stores the kubeconfig of node-a with a token.
-func (h *history) publish(id string) {
+func (h *teller) publish(id string) {
 	h.t.Helper()
-	kubeconfig := fmt.Sprintf(`{"apiVersion":"v1","kind":"Config","current-context":"c","contexts":[{"name":"c","context":{"cluster":"c","user":"u"}}],
-		"clusters":[{"name":"c","cluster":{"server":"https://127.0.0.1"}}],"users":[{"name":"u","user":{"token":"%s.0123456789%[1]s"}}]}`, id)
+	kubeconfig := fmt.Sprintf("users:\n- user:\n    token: %s.0123456789%[1]s\n", id)
 	name := bootstrap.KubeconfigSecretName("node-a")
 	h.store(secretsPrefix+operator.Namespace+"/"+name, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}, Annotations: map[string]string{bootstrap.NodeNameAnnotation: "node-a"}},
 		Data:       map[string][]byte{bootstrap.KubeconfigKey: []byte(kubeconfig)},
 	})
 }
 
 // bootstrap stores the NodeBootstrap of node-a with a wish for a reissue, and the one that was handled last.
-func (h *history) bootstrap(wish, handled string) {
+func (h *teller) bootstrap(wish, handled string) {
 	h.t.Helper()
-	h.status(wish, v1alpha1.NodeBootstrapStatus{LastHandledReissueAt: handled})
-}
-
-// joined stores the NodeBootstrap of node-a with a status that says that it has joined.
-func (h *history) joined() {
-	h.t.Helper()
-	h.status("", v1alpha1.NodeBootstrapStatus{Conditions: []metav1.Condition{
-		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonJoined},
-	}})
-}
-
-func (h *history) status(wish string, status v1alpha1.NodeBootstrapStatus) {
-	h.t.Helper()
-	value, err := json.Marshal(&v1alpha1.NodeBootstrap{
-		ObjectMeta: metav1.ObjectMeta{Name: "node-a", UID: "1", Annotations: map[string]string{v1alpha1.ReissueRequestedAtAnnotation: wish}},
-		Status:     status,
-	})
+	h.nb.Name, h.nb.UID = "node-a", "1"
+	h.nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: wish}
+	h.nb.Status.LastHandledReissueAt = handled
+	value, err := json.Marshal(&h.nb)
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.changes = append(h.changes, change{revision: int64(len(h.changes) + 1), at: made.Add(time.Minute), key: bootstrapsPrefix + "node-a", value: value})
+	h.put(bootstrapsPrefix+"node-a", value)
+}
+
+// joined stores that the node has joined.
+func (h *teller) joined() {
+	h.t.Helper()
+	h.nb.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonJoined}}
+	h.bootstrap("", "")
+}
+
+// another stores another NodeBootstrap of the name.
+func (h *teller) another() {
+	h.t.Helper()
+	h.nb = v1alpha1.NodeBootstrap{}
+	h.bootstrap("", "")
+	last := &h.changes[len(h.changes)-1]
+	last.value = []byte(strings.Replace(string(last.value), `"uid":"1"`, `"uid":"2"`, 1))
 }
 
 // asked is a request for a node's certificate that was sent with a token, and approved.
-func (h *history) asked(name, node, id string, key *ecdsa.PrivateKey) *certificatesv1.CertificateSigningRequest {
+func (h *teller) asked(name, node, id string, key *ecdsa.PrivateKey) *certificatesv1.CertificateSigningRequest {
 	h.t.Helper()
 	request, err := cert.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, nil, nil)
 	if err != nil {
@@ -128,13 +139,25 @@ func (h *history) asked(name, node, id string, key *ecdsa.PrivateKey) *certifica
 	}
 }
 
-func (h *history) approve(name, node, id string, key *ecdsa.PrivateKey) {
+// approve stores the approval in the status, and then in the request.
+func (h *teller) approve(name, node, id string, key *ecdsa.PrivateKey) {
 	h.t.Helper()
-	h.store(requestsPrefix+name, h.asked(name, node, id, key))
+	h.claimed(h.asked(name, node, id, key))
 }
 
-// issue stores an approved request for node-a with a certificate for another name.
-func (h *history) issue(name, id, issuedTo string, key *ecdsa.PrivateKey) {
+func (h *teller) claimed(r *certificatesv1.CertificateSigningRequest) {
+	h.t.Helper()
+	fingerprint, err := csr.Fingerprint(r)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.nb.Status.Certificates = append(h.nb.Status.Certificates, v1alpha1.CertificateDecision{UID: r.UID, Verdict: v1alpha1.VerdictApproved, KeyFingerprint: fingerprint})
+	h.bootstrap("", "")
+	h.store(requestsPrefix+r.Name, r)
+}
+
+// issue stores an approved request for node-a with a certificate.
+func (h *teller) issue(name, id, issuedTo string, key *ecdsa.PrivateKey) {
 	h.t.Helper()
 	r := h.asked(name, "node-a", id, key)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + issuedTo}}
@@ -143,7 +166,7 @@ func (h *history) issue(name, id, issuedTo string, key *ecdsa.PrivateKey) {
 		h.t.Fatal(err)
 	}
 	r.Status.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	h.store(requestsPrefix+name, r)
+	h.claimed(r)
 }
 
 func newKey(t *testing.T) *ecdsa.PrivateKey {
@@ -159,11 +182,11 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 func TestLedgerFindsViolations(t *testing.T) {
 	a, b := newKey(t), newKey(t)
 	for name, c := range map[string]struct {
-		tell    func(*history)
+		tell    func(*teller)
 		overlap bool
 		want    string
 	}{
-		"good": {tell: func(h *history) {
+		"good": {tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-a", "aaaaaa", a)
 			h.issue("x", "aaaaaa", "node-a", a)
@@ -171,69 +194,82 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h.token("bbbbbb", "1", time.Second)
 			h.approve("y", "node-a", "bbbbbb", b)
 		}},
-		"same key twice": {tell: func(h *history) {
+		"same key twice": {tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-a", "aaaaaa", a)
 			h.approve("y", "node-a", "aaaaaa", a)
 		}},
-		"renewed": {tell: func(h *history) { h.token("aaaaaa", "1", 0); h.token("bbbbbb", "1", 18*time.Hour) }},
-		"two live tokens": {want: "live tokens", tell: func(h *history) {
+		"renewed": {tell: func(h *teller) { h.token("aaaaaa", "1", 0); h.token("bbbbbb", "1", 18*time.Hour) }},
+		"two live tokens": {want: "live tokens", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)
 		}},
-		"renewed twice": {want: "live tokens", tell: func(h *history) {
+		"renewed twice": {want: "live tokens", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", 18*time.Hour)
 			h.token("cccccc", "1", 19*time.Hour)
 		}},
-		"tokens of two NodeBootstraps": {want: "live tokens", tell: func(h *history) {
+		"a token of a NodeBootstrap that was deleted just before": {tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
+			h.forget(bootstrapsPrefix + "node-a")
+			h.another()
+			h.token("bbbbbb", "2", time.Second)
+		}},
+		"a token of a NodeBootstrap that was deleted long before": {want: "live tokens", tell: func(h *teller) {
+			h.token("aaaaaa", "1", 0)
+			h.forget(bootstrapsPrefix + "node-a")
+			h.another()
+			h.token("bbbbbb", "2", grace+time.Second)
+		}},
+		"a token that would expire, of a NodeBootstrap that was deleted long before": {want: "of another NodeBootstrap", tell: func(h *teller) {
+			h.token("aaaaaa", "1", 0)
+			h.forget(bootstrapsPrefix + "node-a")
+			h.another()
 			h.token("bbbbbb", "2", 18*time.Hour)
 		}},
-		"a token of a NodeBootstrap that was deleted just before": {tell: func(h *history) {
-			h.bootstrap("", "")
-			h.token("aaaaaa", "1", 0)
-			h.forget(bootstrapsPrefix + "node-a")
-			h.token("bbbbbb", "2", time.Minute)
-		}},
-		"a token of a NodeBootstrap that was deleted long before": {want: "live tokens", tell: func(h *history) {
-			h.bootstrap("", "")
-			h.token("aaaaaa", "1", 0)
-			h.forget(bootstrapsPrefix + "node-a")
-			h.token("bbbbbb", "2", time.Minute)
-			h.changes[3].at = h.changes[3].at.Add(grace + time.Second)
-		}},
-		"two live tokens by a manager of the past": {overlap: true, tell: func(h *history) {
+		"two live tokens by a manager of the past": {overlap: true, tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)
 			h.forget(tokenKey("aaaaaa"))
 		}},
-		"two live tokens that stay": {overlap: true, want: "now, node-a has the live tokens", tell: func(h *history) {
+		"two live tokens that stay": {overlap: true, want: "now, node-a has 2 live tokens", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)
+			h.passes(doubleLimit + time.Second)
 			h.forget("/registry/anything")
-			h.changes[2].at = h.changes[2].at.Add(doubleLimit + time.Second)
 		}},
-		"id given again": {want: "given again", tell: func(h *history) {
+		"id given again": {want: "given again", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
 			h.token("aaaaaa", "1", time.Second)
 		}},
-		"a token for a NodeBootstrap that is no more": {want: "after its NodeBootstrap was deleted", tell: func(h *history) {
-			h.bootstrap("", "")
-			h.forget(bootstrapsPrefix + "node-a")
-			h.token("aaaaaa", "1", time.Hour)
-			h.changes[2].at = h.changes[2].at.Add(grace + time.Second)
+		"the secret part changes": {want: "has changed", tell: func(h *teller) {
+			h.token("aaaaaa", "1", 0)
+			h.token("aaaaaa", "1", 0)
+			h.changes[2].value = []byte(strings.Replace(string(h.changes[2].value), "MDEyMzQ1Njc4OWFhYWFhYQ", "MDEyMzQ1Njc4OWFhYWFhYg", 1))
 		}},
-		"a reissue that leaves the token": {want: "published before", tell: func(h *history) {
+		"a token for a NodeBootstrap that is no more": {want: "for a NodeBootstrap that is gone", tell: func(h *teller) {
+			h.forget(bootstrapsPrefix + "node-a")
+			h.token("aaaaaa", "1", grace+time.Second)
+		}},
+		"a token after misuse": {want: "although a token was misused", tell: func(h *teller) {
+			h.nb.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue}}
 			h.bootstrap("", "")
+			h.token("aaaaaa", "1", grace+time.Second)
+		}},
+		"a kubeconfig with a token that is gone": {want: "which is not live", tell: func(h *teller) {
+			h.token("aaaaaa", "1", 0)
+			h.forget(tokenKey("aaaaaa"))
+			h.passes(grace + time.Second)
+			h.publish("aaaaaa")
+		}},
+		"a reissue that leaves the token": {want: "was published before", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.publish("aaaaaa")
 			h.bootstrap("wish", "")
 			h.bootstrap("wish", "wish")
 		}},
-		"a reissue": {tell: func(h *history) {
-			h.bootstrap("", "")
+		"a reissue": {tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.bootstrap("wish", "")
 			h.publish("aaaaaa")
@@ -242,47 +278,61 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h.publish("bbbbbb")
 			h.bootstrap("wish", "wish")
 		}},
-		"joined": {tell: func(h *history) {
+		"joined": {tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
 			h.joined()
 		}},
-		"joined, and the token is there": {want: "and the token", tell: func(h *history) {
+		"joined, and the token is there": {want: "counts as joined, and", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.joined()
 		}},
-		"approved long after its token was gone": {want: "was gone for", tell: func(h *history) {
+		"approved long after its token was gone": {want: "for a token that is gone", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
-			r := h.asked("x", "node-a", "aaaaaa", a)
-			r.Status.Conditions = nil
-			h.store(requestsPrefix+"x", r)
+			h.forget(tokenKey("aaaaaa"))
+			h.passes(grace + time.Second)
+			h.approve("x", "node-a", "aaaaaa", a)
+		}},
+		"approved just after its token was gone": {tell: func(h *teller) {
+			h.token("aaaaaa", "1", 0)
+			h.passes(grace + time.Second)
 			h.forget(tokenKey("aaaaaa"))
 			h.approve("x", "node-a", "aaaaaa", a)
-			h.changes[3].at = h.changes[3].at.Add(grace + time.Second)
 		}},
-		"another node's name": {want: "approved for CN=system:node:node-b", tell: func(h *history) {
+		"approved before the status has it": {want: "does not have the approval", tell: func(h *teller) {
+			h.token("aaaaaa", "1", 0)
+			h.store(requestsPrefix+"x", h.asked("x", "node-a", "aaaaaa", a))
+		}},
+		"approved although it could not be revoked": {want: "could not be revoked", tell: func(h *teller) {
+			h.token("aaaaaa", "1", 0)
+			r := h.asked("x", "node-a", "aaaaaa", a)
+			r.Finalizers = []string{"example.com/stay"}
+			h.claimed(r)
+		}},
+		"another node's name": {want: "names CN=system:node:node-b", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-b", "aaaaaa", a)
 		}},
-		"another node's certificate": {want: "was issued to", tell: func(h *history) {
+		"another node's certificate": {want: "was issued for another name", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.issue("x", "aaaaaa", "node-b", a)
 		}},
-		"second key": {want: "second key", tell: func(h *history) {
+		"second key": {want: "key 2 is approved", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-a", "aaaaaa", a)
 			h.approve("y", "node-a", "aaaaaa", b)
 		}},
-		"another signer": {want: "for the signer", tell: func(h *history) {
+		"another signer": {want: "asks kubernetes.io/kube-apiserver-client", tell: func(h *teller) {
 			h.token("aaaaaa", "1", 0)
 			r := h.asked("x", "node-a", "aaaaaa", a)
 			r.Spec.SignerName = certificatesv1.KubeAPIServerClientSignerName
 			h.store(requestsPrefix+"x", r)
 		}},
-		"unknown token": {want: "there never was", tell: func(h *history) { h.approve("x", "node-a", "aaaaaa", a) }},
+		"unknown token": {want: "the operator did not make", tell: func(h *teller) { h.approve("x", "node-a", "aaaaaa", a) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &history{t: t}
+			h := &teller{t: t, now: made}
+			h.bootstrap("", "")
 			c.tell(h)
 			l := newLedger(t.Logf, leeway{overlap: func() bool { return c.overlap }, lag: func() time.Duration { return 0 }})
 			var violations []string

@@ -15,6 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // storyLimit is how long somebody cares about one story. The manager may be down for much of it.
@@ -84,7 +85,7 @@ var stories = []story{
 	}},
 	{"a token is revoked by hand", func(ctx context.Context, s *slot) {
 		s.awaited(ctx)
-		if id := look(s.s.seen, func(l *ledger) string { return l.kubeconfigs[s.node] }); id != "" {
+		if id := look(s.s.seen, func(l *ledger) string { return l.kubeconfig(s.node) }); id != "" {
 			s.s.admin.deleteSecret(ctx, bootstrap.TokenNamespace, bootstrap.TokenSecretName(id))
 		}
 		s.join(ctx)
@@ -217,8 +218,8 @@ func (s *slot) help(ctx context.Context) {
 	var current string
 	var known, misused, joined bool
 	look(s.s.seen, func(l *ledger) bool {
-		_, known = l.bootstraps[s.node]
-		current, misused, joined = l.kubeconfigs[s.node], l.misused(s.node), l.ready(s.node, v1alpha1.ReasonJoined) == nil
+		known = l.bootstrap(s.node) != nil
+		current, misused, joined = l.kubeconfig(s.node), l.misused(s.node), l.ready(s.node, v1alpha1.ReasonJoined) == nil
 		return true
 	})
 	switch {
@@ -238,8 +239,8 @@ func (s *slot) handled(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	s.s.seen.until(ctx, func(l *ledger) bool {
-		nb := l.bootstraps[s.node]
-		return nb == nil || nb.Status.LastHandledReissueAt == reissueWish(nb)
+		nb := l.bootstrap(s.node)
+		return nb == nil || nb.Status.LastHandledReissueAt == invariants.Wish(nb)
 	})
 }
 
@@ -252,7 +253,7 @@ func (s *slot) awaited(ctx context.Context) {
 
 // misused reports whether a theft stands recorded, or a second key was denied: either takes a reissue. The caller holds mu.
 func (l *ledger) misused(node string) bool {
-	nb := l.bootstraps[node]
+	nb := l.bootstrap(node)
 	if nb == nil {
 		return false
 	}
@@ -262,12 +263,12 @@ func (l *ledger) misused(node string) bool {
 
 // ready is nil when a NodeBootstrap is Ready for a reason, and has no wish that is not met. The caller holds mu.
 func (l *ledger) ready(node, reason string) error {
-	nb := l.bootstraps[node]
+	nb := l.bootstrap(node)
 	if nb == nil || nb.DeletionTimestamp != nil {
 		return fmt.Errorf("%s has no NodeBootstrap", node)
 	}
-	if nb.Status.LastHandledReissueAt != reissueWish(nb) {
-		return fmt.Errorf("%s: the reissue %q is not handled, but %q", node, reissueWish(nb), nb.Status.LastHandledReissueAt)
+	if nb.Status.LastHandledReissueAt != invariants.Wish(nb) {
+		return fmt.Errorf("%s: the reissue %q is not handled, but %q", node, invariants.Wish(nb), nb.Status.LastHandledReissueAt)
 	}
 	c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady)
 	if c == nil || c.Status != metav1.ConditionTrue || c.Reason != reason || c.ObservedGeneration != nb.Generation {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // Admission changes a write: a policy or a webhook has the API server store something else than it was sent.
@@ -102,7 +103,7 @@ func (w *world) countWrite(c *call) {
 		w.writesSince, w.writes = minute, map[key]int{}
 	}
 	if w.writes[c.key]++; w.writes[c.key] == manyWrites {
-		w.violated("7 requests are bounded", "%s is written %d times in a minute", c.key, manyWrites)
+		w.violated(invariants.Bounded.Violated("%s is written %d times in a minute", c.key, manyWrites))
 	}
 }
 

@@ -5,11 +5,9 @@ package faults
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
@@ -21,7 +19,7 @@ func (w *world) endsWell(machines map[string]*machine) {
 	w.run(backoff)
 	checks := []func(){w.checkSettled}
 	for _, node := range nodes {
-		checks = append(checks, func() { w.checkTruth(node) })
+		checks = append(checks, func() { w.CheckTruth(node, int64(w.revision), w.now()) })
 		if m := machines[node]; m != nil {
 			checks = append(checks, func() { w.finallyJoins(m) })
 		}
@@ -37,27 +35,6 @@ func (w *world) endsWell(machines map[string]*machine) {
 		if check(); len(w.violations) > 0 {
 			return
 		}
-	}
-}
-
-// checkTruth: what the status says is so, and the one rule holds.
-func (w *world) checkTruth(node string) {
-	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
-	if nb == nil {
-		return
-	}
-	live, bearer := w.liveTokens(node), w.published(node)
-	available := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionCredentialsAvailable)
-	stalled := meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled)
-	switch {
-	case available != (w.tokenOf(bearer) != nil):
-		w.violated("the status tells the truth", "CredentialsAvailable of %s is %v, and the token is live: %v", node, available, w.tokenOf(bearer) != nil)
-	case available && (nb.Status.Token == nil || !strings.HasPrefix(bearer, nb.Status.Token.ID+".")):
-		w.violated("the status tells the truth", "it does not name the token of %s", node)
-	case !w.isJoined(node) && !stalled && len(live) == 0:
-		w.violated("the one rule", "%s is awaited and has no token", node)
-	case nb.Status.ObservedGeneration != nb.Generation:
-		w.violated("the status tells the truth", "it is not of the present generation of %s", node)
 	}
 }
 
@@ -77,7 +54,7 @@ func (w *world) finallyJoins(m *machine) {
 	m.wipe()
 	for i, do := range []func() bool{m.give, m.ask, m.collectApproved, m.register, m.beat} {
 		if !do() {
-			w.violated("the right machine can join", "%s cannot take step %d", m, i+1)
+			w.violated(fmt.Sprintf("the right machine can join: %s cannot take step %d", m, i+1))
 			return
 		}
 		w.run(5 * time.Second)
@@ -86,7 +63,7 @@ func (w *world) finallyJoins(m *machine) {
 	m.beat()
 	w.run(time.Minute)
 	if !w.isJoined(m.node) {
-		w.violated("the right machine can join", "%s has, and nobody noticed", m)
+		w.violated(fmt.Sprintf("the right machine can join: %s has, and nobody noticed", m))
 	}
 }
 

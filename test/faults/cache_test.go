@@ -122,7 +122,7 @@ func (w *world) checkCaches() {
 	for k, versions := range w.versions {
 		for _, v := range versions {
 			if c := v.cached; c != nil && c.object != nil && !reflect.DeepEqual(c.object, c.unchanged) {
-				w.violated("the cache is only read", "%s at revision %d was\n%s\nand is\n%s", k, v.revision, asJSON(c.unchanged), asJSON(c.object))
+				w.violated(fmt.Sprintf("the cache is only read: %s at revision %d was\n%s\nand is\n%s", k, v.revision, asJSON(c.unchanged), asJSON(c.object)))
 			}
 		}
 	}

@@ -171,8 +171,8 @@ func (c apiClient) write(verb string, k key, sent client.Object, run func() erro
 		}
 		return out
 	}
-	if sent != nil {
-		c.w.learnSecret(sent) // whether it is stored or not
+	if s, ok := sent.(*corev1.Secret); ok {
+		c.w.LearnPart(s) // whether it is stored or not
 	}
 	return c.w.call(q, run)
 }

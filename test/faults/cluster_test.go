@@ -20,6 +20,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // tokenOf is the Secret of a live token, as the API server's authenticator finds it; nil when there is none.
@@ -36,12 +37,7 @@ func (w *world) tokenOf(bearer string) *corev1.Secret {
 	return v.object.(*corev1.Secret)
 }
 
-// live reports whether a Secret is a token that authenticates (plugin/pkg/auth/authenticator/token/bootstrap).
-func (w *world) live(s *corev1.Secret) bool {
-	expires, err := time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
-	return err == nil && w.now().Before(expires) && s.Type == bootstrapapi.SecretTypeBootstrapToken && s.DeletionTimestamp == nil &&
-		string(s.Data[bootstrapapi.BootstrapTokenUsageAuthentication]) == "true" && len(s.Data[bootstrapapi.BootstrapTokenSecretKey]) == 16
-}
+func (w *world) live(s *corev1.Secret) bool { return invariants.Live(s, w.now()) }
 
 // identity is who a live token authenticates as.
 func identity(token *corev1.Secret) (user string, groups []string) {

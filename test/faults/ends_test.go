@@ -3,7 +3,6 @@
 package faults
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -17,36 +16,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // checkSettled looks at a cluster in which nobody has anything to do.
 func (w *world) checkSettled() {
-	w.checkNothingLeft()
+	w.CheckNothingLeft(int64(w.revision))
 	w.checkNoMoreWrites()
-}
-
-// Invariant 3: no token, kubeconfig or unissued request after joining or deletion.
-func (w *world) checkNothingLeft() {
-	const rule = "3 nothing left"
-	w.looks[3]++
-	wanted := func(node string) bool {
-		nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
-		return nb != nil && !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined)
-	}
-	for _, s := range all[*corev1.Secret](w.store) {
-		if node := bootstrap.NodeOfChild(s); node != "" && bootstrap.Ours(s, node) && !wanted(node) {
-			w.violated(rule, "Secret %s/%s", s.Namespace, s.Name)
-		}
-	}
-	for _, r := range all[*certificatesv1.CertificateSigningRequest](w.store) {
-		id := bootstrap.TokenIDOfUser(r.Spec.Username)
-		node, ok := w.nodeOf[id]
-		gone := w.latest(key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}) == nil
-		if ok && pending(r) && (gone || !wanted(node)) {
-			w.violated(rule, "request %s with the token of %s", r.Name, node)
-		}
-	}
 }
 
 // Invariant 4: no more writes, whoever looks again: the process that is there, and a new one. What is about to be due is done
@@ -61,7 +37,7 @@ func (w *world) checkNoMoreWrites() {
 	}
 	w.checking = true
 	defer func() { w.checking = false }()
-	w.looks[4]++
+	w.Checked[invariants.SameEnd]++
 	before := len(w.changes)
 	w.op.wakeAll()
 	w.idle()
@@ -71,7 +47,7 @@ func (w *world) checkNoMoreWrites() {
 	w.idle()
 	for _, c := range w.changes[before:] {
 		if c.new.author == operatorAuthor {
-			w.violated("4 no more writes", "%s", tracedChange{c})
+			w.violated(invariants.SameEnd.Violated("%s", tracedChange{c}))
 		}
 	}
 }
@@ -88,28 +64,13 @@ func (w *world) checkLeaks() {
 			}
 		}
 	}
-	w.looks[6] += len(w.said_)
+	w.Checked[invariants.Secrets] += len(w.said_)
+	known := invariants.CanariesOf(w.Parts)
 	for _, s := range w.said_ {
-		if leaks(s.text, w.secrets) {
-			w.violated("6 secrets", "%s: %s", s.where, s.text)
+		for _, found := range known.In([]byte(s.text)) {
+			w.violated(invariants.Secrets.Violated("%s has %s: %s", s.where, found.Name, found.Around))
 		}
 	}
-}
-
-// leaks reports whether a text has one of the secrets in it, plain or in base64.
-func leaks(text string, secrets map[string]bool) bool {
-	for part := range secrets {
-		if strings.Contains(text, part) {
-			return true
-		}
-		for offset := range 3 { // what is ahead of it shifts the encoding, and spoils the characters at both ends
-			encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("-", offset) + part + "--"))
-			if strings.Contains(text, encoded[4:20]) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func asJSON(v any) string {
@@ -126,6 +87,7 @@ var timestamps = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)
 // state is what the cluster is like at the end, without what has to differ between two runs: times and secret parts.
 func (w *world) state() []string {
 	var out []string
+	known := invariants.CanariesOf(w.Parts)
 	for _, kind := range []string{"NodeBootstrap", "Secret", "CertificateSigningRequest", "ClusterRoleBinding", "Node"} {
 		for _, k := range w.kinds[kind] {
 			v := w.latest(k)
@@ -145,8 +107,8 @@ func (w *world) state() []string {
 			}
 			if s, ok := o.(*corev1.Secret); ok {
 				for name, value := range s.Data {
-					if leaks(string(value), w.secrets) {
-						id, _, _ := strings.Cut(bearerIn(s), ".")
+					if len(known.In(value)) > 0 {
+						id, _, _ := strings.Cut(invariants.Bearer(s), ".")
 						s.Data[name] = []byte("the secret part of " + id)
 					}
 				}
@@ -155,7 +117,7 @@ func (w *world) state() []string {
 			}
 			m, _ := meta.Accessor(o)
 			m.SetResourceVersion("")
-			if kind == "ClusterRoleBinding" || w.foreign[k] { // one that is not needed for a moment may be created again; what is not the operator's it never touches
+			if kind == "ClusterRoleBinding" || w.Foreign[k.public()] { // one that is not needed for a moment may be created again; what is not the operator's it never touches
 				m.SetUID("")
 			}
 			data, err := json.MarshalIndent(o, "", " ")

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // class is what kind of call one is.
@@ -140,7 +142,7 @@ func (w *world) call(c *call, run func() error) error {
 	if minute := w.clock.Now().Truncate(time.Minute); !minute.Equal(w.minute) {
 		w.minute, w.inMinute = minute, 0
 	}
-	w.looks[7]++
+	w.Checked[invariants.Bounded]++
 	if w.inMinute++; len(w.calls) > w.limit || w.inMinute > manyInAMinute {
 		panic(endless{})
 	}

@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	certutil "k8s.io/client-go/util/cert"
 
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // machine is one that a kubelet runs on, or that of a thief.
@@ -70,14 +70,7 @@ func (w *world) published(node string) string {
 	if s == nil {
 		return ""
 	}
-	return bearerIn(s)
-}
-
-// bearerIn is the token in a kubeconfig Secret.
-func bearerIn(s *corev1.Secret) string {
-	_, rest, _ := strings.Cut(string(s.Data[bootstrap.KubeconfigKey]), "token: ")
-	bearer, _, _ := strings.Cut(rest, "\n")
-	return bearer
+	return invariants.Bearer(s)
 }
 
 // ask sends the request for a client certificate as the user of the token. It may do so with a live token alone, and while

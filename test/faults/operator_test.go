@@ -308,7 +308,7 @@ type recorder struct{ w *world }
 func (r recorder) Eventf(regarding, _ runtime.Object, kind, reason, action, note string, args ...any) {
 	text := fmt.Sprintf(note, args...)
 	if len(text) > 1024 || reason == "" || action == "" || regarding == nil {
-		r.w.violated("events", "an event that the API server refuses: %s %s %q", reason, action, text)
+		r.w.violated(fmt.Sprintf("events: an event that the API server refuses: %s %s %q", reason, action, text))
 	}
 	r.w.said("event", strings.Join([]string{kind, reason, action, text}, " "))
 }

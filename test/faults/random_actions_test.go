@@ -127,7 +127,7 @@ func (h *historian) people() map[string]func() {
 
 // onChild does something to one of the Secrets that the operator made.
 func (h *historian) onChild(do func(*corev1.Secret)) {
-	children := slices.DeleteFunc(all[*corev1.Secret](h.store), func(s *corev1.Secret) bool { return h.foreign[keyOf(s)] })
+	children := slices.DeleteFunc(all[*corev1.Secret](h.store), func(s *corev1.Secret) bool { return h.Foreign[keyOf(s).public()] })
 	if len(children) > 0 {
 		do(rapid.SampledFrom(children).Draw(h.t, "Secret"))
 	}
@@ -135,7 +135,7 @@ func (h *historian) onChild(do func(*corev1.Secret)) {
 
 // onRequest does something to one of the requests that machines sent.
 func (h *historian) onRequest(do func(*certificatesv1.CertificateSigningRequest)) {
-	requests := slices.DeleteFunc(all[*certificatesv1.CertificateSigningRequest](h.store), func(r *certificatesv1.CertificateSigningRequest) bool { return h.foreign[keyOf(r)] })
+	requests := slices.DeleteFunc(all[*certificatesv1.CertificateSigningRequest](h.store), func(r *certificatesv1.CertificateSigningRequest) bool { return h.Foreign[keyOf(r).public()] })
 	if len(requests) > 0 {
 		do(rapid.SampledFrom(requests).Draw(h.t, "request"))
 	}

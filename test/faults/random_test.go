@@ -79,7 +79,7 @@ func (e encounters) count(w *world) {
 	e["histories"]++
 	e["calls"] += len(w.calls)
 	e["faults"] += len(w.happened)
-	e["secret parts"] += len(w.secrets)
+	e["secret parts"] += len(w.Parts)
 	for _, s := range w.said_ {
 		if words := strings.Fields(s.text); s.where == "event" {
 			e["event "+words[1]]++

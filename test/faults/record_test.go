@@ -14,6 +14,7 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // checkRecord: the log has a line for each token, verdict, deletion and alarm of the operator's, once, and none for what was not done.
@@ -36,12 +37,12 @@ func (w *world) checkRecord() {
 	}
 	for _, line := range slices.Sorted(maps.Keys(said)) {
 		if said[line] > done[line] {
-			w.violated("record", "%q is in the log %d times and was done %d times", line, said[line], done[line])
+			w.violated(fmt.Sprintf("record: %q is in the log %d times and was done %d times", line, said[line], done[line]))
 		}
 	}
 	for _, line := range slices.Sorted(maps.Keys(done)) {
 		if said[line] < done[line] && !silent {
-			w.violated("record", "%q was done %d times and is in the log %d times", line, done[line], said[line])
+			w.violated(fmt.Sprintf("record: %q was done %d times and is in the log %d times", line, done[line], said[line]))
 		}
 	}
 }
@@ -57,7 +58,7 @@ func recordOf(c change) []string {
 		switch {
 		case o.Type != bootstrapapi.SecretTypeBootstrapToken:
 		case old == nil:
-			out = append(out, "created a token "+tokenID(o))
+			out = append(out, "created a token "+invariants.TokenID(o))
 		case old.DeletionTimestamp == nil && (now == nil || now.DeletionTimestamp != nil):
 			out = append(out, "revoked a token "+strings.TrimPrefix(o.Name, bootstrapapi.BootstrapTokenSecretPrefix))
 		}

@@ -64,6 +64,6 @@ func TestTokenWithoutALabelIsNotForgottenWhenItsDeletionFails(t *testing.T) {
 
 func pendingFor(w *world, node string) []*certificatesv1.CertificateSigningRequest {
 	return slices.DeleteFunc(all[*certificatesv1.CertificateSigningRequest](w.store), func(r *certificatesv1.CertificateSigningRequest) bool {
-		return !pending(r) || requestedNode(r) != node || w.foreign[keyOf(r)]
+		return !pending(r) || requestedNode(r) != node || w.Foreign[keyOf(r).public()]
 	})
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // reference is an undisturbed run.
@@ -55,10 +57,10 @@ func runStory(s story, plan []at, limit int, want map[int][]string) *world {
 		w.told = slices.Clone(w.calls)
 		for step, state := range w.rests {
 			if d := difference(want[step], state); want != nil && d != "" {
-				w.violated("4 same end", "before step %d\n%s", step+1, d)
+				w.violated(invariants.SameEnd.Violated("before step %d\n%s", step+1, d))
 			}
 		}
-		w.checkNothingLeft()
+		w.CheckNothingLeft(int64(w.revision))
 		w.checkLeaks()
 		w.checkRecord()
 		w.checkCaches()
@@ -74,9 +76,9 @@ func (w *world) caught(do func()) {
 		case pointless{}:
 			w.pointless = true
 		case endless{}:
-			w.violated("7 requests are bounded", "there are more than %d, or %d in a minute", w.limit, manyInAMinute)
+			w.violated(invariants.Bounded.Violated("there are more than %d, or %d in a minute", w.limit, manyInAMinute))
 		default:
-			w.violated("the operator panics", "%v", r)
+			w.violated(fmt.Sprintf("the operator panics: %v", r))
 		}
 	}()
 	do()
@@ -120,21 +122,21 @@ type reporter struct {
 	t            *testing.T
 	mu           sync.Mutex
 	runs, failed int
-	secrets      map[string]bool // of all runs
+	secrets      map[string]string // of all runs
 	tally        tally
 }
 
 func (r *reporter) ran(w *world, failure string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.secrets == nil {
+		r.secrets = map[string]string{}
+	}
 	if !w.pointless {
 		r.runs++
 		r.tally.add(w)
+		maps.Copy(r.secrets, w.Parts)
 	}
-	if r.secrets == nil {
-		r.secrets = map[string]bool{}
-	}
-	maps.Copy(r.secrets, w.secrets)
 	if failure == "" {
 		return
 	}

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"strings"
 	"testing"
+
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 var (
@@ -46,7 +48,7 @@ var allFaults = flag.Bool("faults.all", false, "whether TestSingleFaults does al
 
 // TestSingleFaults disturbs each call of each story in each way that applies to it.
 func TestSingleFaults(t *testing.T) {
-	total, secrets := 0, map[string]bool{}
+	total, secrets := 0, map[string]string{}
 	var all tally
 	random := seeded()
 	for _, s := range allStories {
@@ -66,8 +68,8 @@ func TestSingleFaults(t *testing.T) {
 		})
 	}
 	text := gathered(t)
-	if leaks(text, secrets) {
-		t.Errorf("6 secrets: one of them is in the metrics:\n%s", text)
+	for _, found := range invariants.CanariesOf(secrets).In([]byte(text)) {
+		t.Error(invariants.Secrets.Violated("the metrics have %s: %s", found.Name, found.Around))
 	}
 	t.Logf("%d stories, %d runs, %d tokens whose secret parts are in no log, event, status, metric or error; -faults.seed=%d", len(allStories), total, len(secrets), *seed)
 	t.Logf("runs with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)

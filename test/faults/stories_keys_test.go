@@ -35,7 +35,7 @@ func (m *machine) restarts(key int, when func() bool) *step {
 func (w *world) noAlarm() *step {
 	return &step{name: "nobody was alarmed", do: func() bool {
 		if w.alarmed() {
-			w.violated("no alarm without evidence", "a restarted kubelet raises it")
+			w.violated("no alarm without evidence: a restarted kubelet raises it")
 		}
 		return w.isJoined(worker)
 	}}

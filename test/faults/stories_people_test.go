@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // The stories of this file are about what people do to the objects that the operator looks after.
@@ -74,7 +75,7 @@ var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []
 			if !w.stalled(worker, v1alpha1.ReasonObjectNotOurs) {
 				return false
 			}
-			delete(w.foreign, k)
+			delete(w.Foreign, k.public())
 			w.remove(userAuthor, k)
 			return true
 		}}
@@ -87,7 +88,7 @@ var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []
 			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(id)},
 				Type: bootstrapapi.SecretTypeBootstrapToken, Data: map[string][]byte{bootstrapapi.BootstrapTokenIDKey: []byte(id)}})
 			for _, k := range append(theirs, key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}) {
-				w.foreign[k] = true
+				w.Foreign[k.public()] = true
 			}
 			return true
 		}},
@@ -117,14 +118,14 @@ var oldReissueStory = story{name: "an old reissue is applied again", tell: func(
 			if !w.isDone(worker) {
 				return false
 			}
-			made = len(w.nodeOf)
+			made = w.Tokens()
 			return w.unwants(worker) && w.wants(worker, func(nb *v1alpha1.NodeBootstrap) {
 				nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: begin.Add(-time.Hour).UTC().Format(time.RFC3339)}
 			})
 		}},
 		&step{name: "the member is looked at", wait: time.Second, do: func() bool {
-			if len(w.nodeOf) > made {
-				w.violated("2 live tokens", "a member got a token for an old reissue")
+			if w.Tokens() > made {
+				w.violated(invariants.LiveTokens.Violated("a member got a token for an old reissue"))
 			}
 			return w.isDone(worker)
 		}},
@@ -244,7 +245,7 @@ var bindingsStory = story{name: "somebody edits bindings", tell: func(w *world) 
 		edits(bootstrap.BindingCreateCSRs, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }),
 		edits(bootstrap.BindingApproveRenewals, func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "another" }),
 		{name: "somebody lets every token become any node", wait: 2 * time.Second, do: func() bool {
-			w.foreign[keyOf(theirs)] = true
+			w.Foreign[keyOf(theirs).public()] = true
 			w.add(userAuthor, theirs.DeepCopy())
 			return true
 		}},

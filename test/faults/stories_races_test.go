@@ -61,7 +61,7 @@ var successorStory = story{name: "somebody takes the names of what is deleted", 
 			for _, k := range []key{token, {"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}} {
 				w.remove(userAuthor, k)
 				w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}})
-				w.foreign[k] = true
+				w.Foreign[k.public()] = true
 			}
 			return true
 		}},

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // story is what people and machines do, in this order.
@@ -63,7 +64,7 @@ func (w *world) play(s story) {
 		}
 		for begun := w.clock.Now(); !w.take(step); {
 			if w.clock.Now().Sub(begun) > patience {
-				w.violated("4 same end", "the story does not go on: %s", step.name)
+				w.violated(invariants.SameEnd.Violated("the story does not go on: %s", step.name))
 				return
 			}
 			w.run(time.Second)
@@ -161,7 +162,7 @@ func (w *world) setUp() {
 		w.foreignRequest("admin", "system:masters", "system:authenticated"),
 	} {
 		w.add(userAuthor, o)
-		w.foreign[keyOf(o)] = true
+		w.Foreign[keyOf(o).public()] = true
 	}
 }
 

@@ -8,16 +8,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
-)
 
-// invariants are those of the design, by number; there is no 0.
-var invariants = [...]string{
-	1: "approvals", 2: "live tokens", 3: "nothing left", 4: "same end", 5: "not ours", 6: "secrets", 7: "bounded",
-}
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
+)
 
 // looks are how often something was looked at that an invariant is about: approvals, tokens and kubeconfigs that were
 // written, ends, other writes, texts, calls.
-type looks [len(invariants)]int
+type looks [len(invariants.Names)]int
 
 // tally counts, for each fault, the runs it happened in, and those of them in which there was something to look at.
 type tally struct {
@@ -41,11 +38,11 @@ func (t *tally) add(w *world) {
 		if t.runs[f]++; t.with[f] == nil {
 			t.with[f] = &looks{}
 		}
-		for i, n := range w.looks {
+		for i, n := range w.Checked {
 			t.with[f][i] += min(n, 1)
 		}
 	}
-	for i, n := range w.looks {
+	for i, n := range w.Checked {
 		t.all[i] += n
 	}
 }
@@ -72,10 +69,10 @@ func (t *tally) join(o *tally) {
 func (t *tally) String() string {
 	var out strings.Builder
 	out.WriteString("| fault | runs |")
-	for i, name := range invariants[1:] {
+	for i, name := range invariants.Names[1:] {
 		fmt.Fprintf(&out, " %d %s |", i+1, name)
 	}
-	out.WriteString("\n|" + strings.Repeat(" --- |", len(invariants)+1) + "\n")
+	out.WriteString("\n|" + strings.Repeat(" --- |", len(invariants.Names)+1) + "\n")
 	for _, f := range slices.Sorted(maps.Keys(t.runs)) {
 		fmt.Fprintf(&out, "| %s | %d |", f, t.runs[f])
 		for _, n := range t.with[f][1:] {

@@ -109,8 +109,8 @@ func newWorld() *world {
 	for kind, keys := range b.kinds {
 		w.kinds[kind] = slices.Clone(keys)
 	}
-	maps.Copy(w.foreign, b.foreign)
-	maps.Copy(w.secrets, b.secrets)
+	maps.Copy(w.Foreign, b.Foreign)
+	maps.Copy(w.Parts, b.Parts)
 	return w
 }
 
@@ -122,7 +122,7 @@ func bareWorld() *world {
 	w := &world{flagServer: "https://api.example.com:6443", clock: clocktesting.NewFakePassiveClock(begin), counts: map[string]int{}, refused: map[string]time.Time{}, spoiledUntil: map[string]time.Time{}, limit: manyCalls, rests: map[int][]string{}}
 	w.store = newStore(func() time.Time { return w.clock.Now().Add(w.skew) })
 	w.changed, w.admits = w.onChange, w.admit
-	w.rules = newRules()
+	w.rules = w.newRules()
 	return w
 }
 
@@ -156,8 +156,7 @@ func (w *world) onChange(k key, old, v *version) {
 	c := change{k, old, v}
 	w.changes = append(w.changes, c)
 	w.trace = append(w.trace, tracedChange{c})
-	w.learn(c)
-	w.checkChange(c)
+	w.check(c)
 	if f := w.frozen[k.kind]; f != nil {
 		f.held = append(f.held, c)
 	} else if w.op != nil {

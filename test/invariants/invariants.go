@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package invariants states once what docs/reliability.md promises. test/faults holds each write of the reconcilers in memory against it,
+// and test/chaos what etcd stored while real processes were killed. Both say what happened; this package says what is wrong with it.
+package invariants
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+)
+
+// Invariant is one of those in docs/reliability.md, by its number.
+type Invariant int
+
+const (
+	Approvals Invariant = 1 + iota
+	LiveTokens
+	NothingLeft
+	SameEnd
+	Foreign
+	Secrets
+	Bounded
+)
+
+// Names are those of the invariants, by number. There is no 0.
+var Names = [...]string{
+	Approvals: "approvals", LiveTokens: "live tokens", NothingLeft: "nothing left", SameEnd: "same end", Foreign: "not ours", Secrets: "secrets", Bounded: "bounded",
+}
+
+// Violated says that an invariant does not hold, and why.
+func (i Invariant) Violated(format string, args ...any) string {
+	return fmt.Sprintf("%d %s: %s", i, Names[i], fmt.Sprintf(format, args...))
+}
+
+// Key names an object.
+type Key struct{ Kind, Namespace, Name string }
+
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Kind + " " + k.Name
+	}
+	return k.Kind + " " + k.Namespace + "/" + k.Name
+}
+
+// TokenKey is that of a token's Secret.
+func TokenKey(id string) Key {
+	return Key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}
+}
+
+// Storage is what an API server has stored, and all that it ever had. Nobody changes an object of it.
+type Storage interface {
+	// At is an object as it was at a revision; nil while it was absent.
+	At(k Key, revision int64) client.Object
+	// Since are the versions of an object after a revision. A deletion is nil.
+	Since(k Key, revision int64) []client.Object
+	// Keys are those of a kind that there are or were.
+	Keys(kind string) []Key
+}
+
+// Write is a change that was stored.
+type Write struct {
+	Key           Key
+	Before, After client.Object // nil: absent
+	Revision      int64
+	At            time.Time
+	// Seen are revisions. The write must be right by one of them: its author went by what it saw last, which may have changed since.
+	Seen []int64
+	// Knows reports whether the author could know of a token. Nil: it could.
+	Knows func(token *corev1.Secret, revision int64) bool
+	// Shows reports whether the author's cache showed a NodeBootstrap. Nil: it did not.
+	Shows func(name string, uid types.UID) bool
+	// Late says that the author may be a process of the past, or has seen an old cache. Nothing in Kubernetes can fence that off, so it is
+	// not judged by what was true at a time.
+	Late bool
+}
+
+// Checker remembers what it takes to report whether the invariants hold.
+type Checker struct {
+	Storage
+	// Namespace is the operator's.
+	Namespace string
+	// Slack is how exact the times of objects are.
+	Slack time.Duration
+	// Reuse says that the id of a token that was never published may be given again: admission control has spoiled it.
+	Reuse bool
+	// Foreign are the objects that are not the operator's.
+	Foreign map[Key]bool
+	// Parts are the secret parts of all tokens that there ever were, with their names.
+	Parts map[string]string
+	// Checked counts what was looked at.
+	Checked [len(Names)]int
+
+	tokens  map[string]*token
+	keys    map[string][]string // that were approved with a token, by id
+	nodesOf map[string][]string // for which a key was approved
+	wishes  map[types.UID]int64 // when a reissue was last asked for, by NodeBootstrap
+	report  func(string)
+}
+
+// token is one that the operator made.
+type token struct {
+	node      string
+	owner     types.UID
+	published int64 // the revision at which a kubeconfig first carried it; 0 for never
+	gone      bool
+}
+
+// New is a checker that reports violations.
+func New(storage Storage, namespace string, slack time.Duration, report func(string)) *Checker {
+	return &Checker{
+		Storage: storage, Namespace: namespace, Slack: slack, Foreign: map[Key]bool{}, Parts: map[string]string{}, tokens: map[string]*token{},
+		keys: map[string][]string{}, nodesOf: map[string][]string{}, wishes: map[types.UID]int64{}, report: report,
+	}
+}
+
+func (c *Checker) violated(i Invariant, format string, args ...any) {
+	c.report(i.Violated(format, args...))
+}
+
+// Find returns what a check reports.
+func (c *Checker) Find(check func()) []string {
+	var found []string
+	report := c.report
+	c.report = func(s string) { found = append(found, s) }
+	defer func() { c.report = report }()
+	check()
+	return found
+}
+
+// Tokens is how many tokens the operator has made.
+func (c *Checker) Tokens() int { return len(c.tokens) }
+
+// NodeOf is the node that a token was made for; empty if the operator did not make it.
+func (c *Checker) NodeOf(id string) string {
+	if t := c.tokens[id]; t != nil {
+		return t.node
+	}
+	return ""
+}
+
+// Learn remembers what a change shows, whoever has made it.
+func (c *Checker) Learn(w Write, byOperator bool) {
+	switch o := w.After.(type) {
+	case *corev1.Secret:
+		c.learnSecret(w, o, byOperator)
+	case *v1alpha1.NodeBootstrap:
+		if before, _ := w.Before.(*v1alpha1.NodeBootstrap); before == nil || Wish(before) != Wish(o) {
+			c.wishes[o.UID] = w.Revision
+		}
+	case nil:
+		if s, ok := w.Before.(*corev1.Secret); ok && c.tokens[TokenID(s)] != nil {
+			c.tokens[TokenID(s)].gone = true
+		}
+	}
+}
+
+func (c *Checker) learnSecret(w Write, s *corev1.Secret, byOperator bool) {
+	if t := c.tokens[idIn(Bearer(s))]; t != nil && t.published == 0 {
+		t.published = w.Revision
+	}
+	if s.Type != bootstrapapi.SecretTypeBootstrapToken {
+		return
+	}
+	c.LearnPart(s)
+	if w.Before != nil || !byOperator || bootstrap.NodeOfChild(s) == "" || len(s.OwnerReferences) == 0 {
+		return
+	}
+	id := TokenID(s)
+	t := &token{node: bootstrap.NodeOfChild(s), owner: s.OwnerReferences[0].UID}
+	if before := c.tokens[id]; before != nil && before.gone && !w.Late && (before.published > 0 || !c.Reuse) && c.wanted(t, w.Revision) {
+		c.violated(LiveTokens, "the token id %s, which was given to %s before, is given again", id, before.node)
+	}
+	c.tokens[id] = t
+}
+
+// LearnPart remembers the secret part of a token, be it stored or not.
+func (c *Checker) LearnPart(s *corev1.Secret) {
+	if part := string(s.Data[bootstrapapi.BootstrapTokenSecretKey]); len(part) == 16 {
+		c.Parts[part] = "the secret part of " + s.Name
+	}
+}
+
+// Check holds a write of the operator's against the invariants.
+func (c *Checker) Check(w Write) {
+	c.Checked[Foreign]++
+	if c.Foreign[w.Key] {
+		c.violated(Foreign, "the operator writes to %s", w.Key)
+	}
+	switch o := w.After.(type) {
+	case *corev1.Secret:
+		if o.Type == bootstrapapi.SecretTypeBootstrapToken {
+			c.checkToken(w, o)
+		} else if bootstrap.NodeOfChild(o) != "" && o.Namespace != bootstrap.TokenNamespace {
+			c.checkKubeconfig(w, o)
+		}
+	case *v1alpha1.NodeBootstrap:
+		c.checkStatus(w, o)
+	case *certificatesv1.CertificateSigningRequest:
+		c.checkRequest(w, o)
+	}
+}
+
+// get is an object at a revision; the zero value while it was absent.
+func get[T client.Object](c *Checker, k Key, revision int64) T {
+	o, _ := c.At(k, revision).(T)
+	return o
+}
+
+func (c *Checker) nodeBootstrap(name string, revision int64) *v1alpha1.NodeBootstrap {
+	return get[*v1alpha1.NodeBootstrap](c, Key{Kind: "NodeBootstrap", Name: name}, revision)
+}
+
+// wanted reports whether the NodeBootstrap that a token was made for is there.
+func (c *Checker) wanted(t *token, revision int64) bool {
+	nb := c.nodeBootstrap(t.node, revision)
+	return nb != nil && nb.DeletionTimestamp == nil && nb.UID == t.owner
+}
+
+// Wish is the reissue that a NodeBootstrap asks for, or that a token was made for.
+func Wish(o client.Object) string { return o.GetAnnotations()[v1alpha1.ReissueRequestedAtAnnotation] }
+
+// TokenID is the id of a token.
+func TokenID(s *corev1.Secret) string { return string(s.Data[bootstrapapi.BootstrapTokenIDKey]) }
+
+// Bearer is the token that a kubeconfig Secret carries; empty for none.
+func Bearer(s *corev1.Secret) string {
+	_, rest, _ := strings.Cut(string(s.Data[bootstrap.KubeconfigKey]), "token: ")
+	bearer, _, _ := strings.Cut(rest, "\n")
+	return bearer
+}
+
+func idIn(bearer string) string {
+	id, _, _ := strings.Cut(bearer, ".")
+	return id
+}
+
+// Live reports whether a Secret is a token that authenticates (plugin/pkg/auth/authenticator/token/bootstrap).
+func Live(s *corev1.Secret, now time.Time) bool {
+	return now.Before(expiry(s)) && s.Type == bootstrapapi.SecretTypeBootstrapToken && s.DeletionTimestamp == nil &&
+		string(s.Data[bootstrapapi.BootstrapTokenUsageAuthentication]) == "true" && len(s.Data[bootstrapapi.BootstrapTokenSecretKey]) == 16
+}
+
+// expiry is zero for a token without one.
+func expiry(s *corev1.Secret) time.Time {
+	expires, _ := time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
+	return expires
+}
+
+// LiveTokens are the live tokens that the operator made for a node, the newest last.
+func (c *Checker) LiveTokens(node string, revision int64, now time.Time) []*corev1.Secret {
+	var out []*corev1.Secret
+	for _, k := range c.Keys("Secret") {
+		id, ok := strings.CutPrefix(k.Name, bootstrapapi.BootstrapTokenSecretPrefix)
+		if !ok || node == "" || c.NodeOf(id) != node {
+			continue
+		}
+		if s := get[*corev1.Secret](c, k, revision); s != nil && Live(s, now) {
+			out = append(out, s)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *corev1.Secret) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
+	return out
+}
