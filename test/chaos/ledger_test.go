@@ -154,7 +154,7 @@ func (h *history) bootstrap(node string) *v1alpha1.NodeBootstrap {
 // kubeconfig is the id of the token in a node's kubeconfig Secret; empty for none.
 func (h *history) kubeconfig(node string) string {
 	s := now[*corev1.Secret](h, invariants.Key{Kind: "Secret", Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)})
-	if s == nil || bootstrap.NodeOfChild(s) == "" {
+	if s == nil {
 		return ""
 	}
 	return tokenIDIn(s.Data[bootstrap.KubeconfigKey])
@@ -236,6 +236,8 @@ func (l *ledger) see(c change) []string {
 // mayBeOperators says which changes may be the operator's: etcd does not know the author.
 func mayBeOperators(w invariants.Write) bool {
 	switch o := w.After.(type) {
+	case *corev1.Secret:
+		return o.Labels[bootstrap.ManagedByLabel] != ""
 	case *certificatesv1.CertificateSigningRequest:
 		return ours(o)
 	case *v1alpha1.NodeBootstrap:

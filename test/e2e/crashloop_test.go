@@ -24,7 +24,8 @@ import (
 var noRuntime = map[string]any{"containerRuntimeEndpoint": "unix:///run/there-is-no-runtime.sock"}
 
 // crashes starts a stock kubelet whose container runtime is down, as often as it takes until it has sent one request more than there are,
-// and until that is decided on. It keeps its key in memory until it has its certificate.
+// and until that is decided on. It keeps its key in memory until it has its certificate. The tests that call this are not parallel: the busier
+// the machine, the more often the kubelet exits before it has sent anything.
 func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	before := map[string]bool{}
@@ -71,7 +72,6 @@ func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificate
 // The most common mistake of an installation: the container runtime is not up, and the kubelet exits after it has asked for its
 // certificate. Its next start has another key. There is no alarm; what the condition says lets the machine join.
 func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
-	t.Parallel()
 	const name = "crash-looping"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
@@ -119,7 +119,6 @@ func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 
 // With a replacement key the next start joins with the kubeconfig that the machine has, without anybody's help.
 func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
-	t.Parallel()
 	const name = "crashed-once"
 	nb := cluster.NodeBootstrap(name)
 	nb.Spec.ClientCertificate.ReplacementKeys = 1
@@ -143,7 +142,6 @@ func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
 // A thief asks first and is approved, and the machine is denied. When the thief joins, two machines are known to have the kubeconfig: that
 // raises the alarm, although the same denial alone does not.
 func TestThiefWhoAskedFirstJoins(t *testing.T) {
-	t.Parallel()
 	const name = "second-in-line"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	before, kubeconfig := cluster.WaitAwaited(t, name)
