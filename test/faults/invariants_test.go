@@ -123,7 +123,8 @@ func (w *world) check(c change) {
 // then a cache may hide it that lags, or that goes by a label which somebody took off.
 func (w *world) knows(made, other *corev1.Secret, revision int) bool {
 	former := len(other.OwnerReferences) == 0 || len(made.OwnerReferences) == 0 || other.OwnerReferences[0].UID != made.OwnerReferences[0].UID
-	return w.at(keyOf(other), revision) != nil && !(former && (w.sawOldSecrets() || shown(w.latest(keyOf(other))).object == nil))
+	hidden := former && (w.sawOldSecrets() || shown(w.latest(keyOf(other))).object == nil)
+	return !hidden && w.at(keyOf(other), revision) != nil
 }
 
 func isApproved(v *version) bool {

@@ -23,6 +23,7 @@ import (
 // Invariant is one of those in docs/reliability.md, by its number.
 type Invariant int
 
+// See docs/reliability.md.
 const (
 	Approvals Invariant = 1 + iota
 	LiveTokens
