@@ -88,7 +88,7 @@ func (w *world) calmDown() {
 func (w *world) atRest(step int) {
 	if step == len(w.story.steps) || !w.story.steps[step].done {
 		w.rests[step] = w.state()
-		w.checkNoMoreWrites()
+		w.checkSettled()
 	}
 }
 

@@ -161,7 +161,7 @@ func (c *Checker) Learn(w Write, byOperator bool) {
 		}
 	case nil:
 		if s, ok := w.Before.(*corev1.Secret); ok && c.tokens[TokenID(s)] != nil {
-			c.tokens[TokenID(s)].gone = true
+			c.tokens[TokenID(s)].gone = byOperator // what others delete before the status has it was never there, for the operator
 		}
 	}
 }
