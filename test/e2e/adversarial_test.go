@@ -179,9 +179,9 @@ func TestAdversarialClientRequests(t *testing.T) {
 	withoutCertificate(t, attacks)
 }
 
-// What admission may add to a request stops no node, and neither does the name of a request.
+// What admission may add to a request stops no node, and neither does the name of a request. It is not parallel, since these nodes ask for
+// addresses that one of TestAdversarialServingRequests declares as its own.
 func TestHarmlessMetadata(t *testing.T) {
-	t.Parallel()
 	for _, prefix := range []string{"", "serving-"} {
 		for _, c := range adversarial.Harmless() {
 			nb := cluster.NodeBootstrap(prefix + c.Name)
