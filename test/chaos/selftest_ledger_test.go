@@ -151,7 +151,8 @@ func (h *teller) claimed(r *certificatesv1.CertificateSigningRequest) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.nb.Status.Certificates = append(h.nb.Status.Certificates, v1alpha1.CertificateDecision{UID: r.UID, Verdict: v1alpha1.VerdictApproved, KeyFingerprint: fingerprint})
+	h.nb.Status.Tokens = append(h.nb.Status.Tokens, v1alpha1.LiveToken{ID: bootstrap.TokenIDOfUser(r.Spec.Username), CSRs: []v1alpha1.DecidedCSR{
+		{UID: r.UID, Verdict: v1alpha1.VerdictApproved, KeyFingerprint: fingerprint}}})
 	h.bootstrap("", "")
 	h.store(requestsPrefix+r.Name, r)
 }

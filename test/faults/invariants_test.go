@@ -93,6 +93,9 @@ func (w *world) looked(ahead int) int64 {
 	return int64(calls[max(0, len(calls)-1-ahead)].at)
 }
 
+// isOf reports whether there is an object, with this UID.
+func (v *version) isOf(uid types.UID) bool { return v != nil && v.object.GetUID() == uid }
+
 // liveReads are how many reads directly ahead of an approval look once more at what it rests on.
 const liveReads = 2
 

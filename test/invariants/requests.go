@@ -116,10 +116,12 @@ func (c *Checker) claimed(w Write, t *token, r *certificatesv1.CertificateSignin
 			continue
 		}
 		there = true
-		if slices.ContainsFunc(c.nodeBootstrap(t.node, revision).Status.Certificates, func(d v1alpha1.CertificateDecision) bool {
-			return d.UID == r.UID && d.Verdict == v1alpha1.VerdictApproved && d.KeyFingerprint == fingerprint
-		}) {
-			return true
+		for _, t := range c.nodeBootstrap(t.node, revision).Status.Tokens {
+			if t.ID == bootstrap.TokenIDOfUser(r.Spec.Username) && slices.ContainsFunc(t.CSRs, func(d v1alpha1.DecidedCSR) bool {
+				return d.UID == r.UID && d.Verdict == v1alpha1.VerdictApproved && d.KeyFingerprint == fingerprint
+			}) {
+				return true
+			}
 		}
 	}
 	return !there
