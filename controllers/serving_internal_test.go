@@ -90,7 +90,7 @@ func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 		}
 	}
 	kubernetes := metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "kubernetes"}
-	certificates := NewServerCertificates(clocktesting.NewFakePassiveClock(time.Now()))
+	var certificates *ServerCertificates
 	for what, tt := range map[string]struct {
 		meanwhile func(context.Context, client.Client) error
 		approved  bool
@@ -130,7 +130,7 @@ func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 		"the Service's endpoints": {create(&discoveryv1.EndpointSlice{ObjectMeta: kubernetes, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.9", ip}}}}), false},
 	} {
 		t.Run(what, func(t *testing.T) {
-			certificates.seen.Store(&[]*presented{})
+			certificates = NewServerCertificates(clocktesting.NewFakePassiveClock(time.Now()))
 			subject := &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + name}
 			text, err := certutil.MakeCSR(key, subject, []string{name, host}, []net.IP{net.ParseIP(ip)})
 			if err != nil {

@@ -149,7 +149,7 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 				}
 			}
 			r := &NodeReconciler{Writes: &WriteLimits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
-			for range statusBurst {
+			for r.Writes.wait(statusOf(nb.Name), now) == 0 {
 				r.Writes.wroteStatus(statusOf(nb.Name), bootstrap.Difference{}, bootstrap.Digest32{}, true, now) // which another client has undone
 			}
 			p := &bootstrap.Plan{Phase: bootstrap.Awaited, Misuse: misuse, Decisions: []bootstrap.Decision{{
