@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -135,7 +135,7 @@ func TestBypassIsInTheColumns(t *testing.T) {
 func TestExamplesInRefusalsAreTaken(t *testing.T) {
 	var found unstructured.Unstructured
 	found.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
-	cluster.Get(t, "", bootstrap.CRDName, &found)
+	cluster.Get(t, "", rbac.CRDName, &found)
 	var crd apiextensionsv1.CustomResourceDefinition
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(found.Object, &crd); err != nil {
 		t.Fatal(err)

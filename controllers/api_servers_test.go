@@ -10,7 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/test/servers"
 )
 
@@ -20,7 +20,7 @@ func TestServersAreJudgedAlike(t *testing.T) {
 		if err := cluster.Client.Create(t.Context(), nodeBootstrap(t, "", []string{"cluster", "server"}, server), client.DryRunAll); err != nil {
 			t.Errorf("%q: %v", server, err)
 		}
-		if err := bootstrap.ValidateServer(server); err != nil {
+		if err := kubeconfig.ValidateServer(server); err != nil {
 			t.Errorf("%q: %v", server, err)
 		}
 	}
@@ -33,7 +33,7 @@ func TestServersAreJudgedAlike(t *testing.T) {
 		if !strings.Contains(err.Error(), "write for example https://api.example.com:6443") && !strings.Contains(err.Error(), "Too long") {
 			t.Errorf("%q: the answer does not say what to write: %v", server, err)
 		}
-		if bootstrap.ValidateServer(server) == nil {
+		if kubeconfig.ValidateServer(server) == nil {
 			t.Errorf("%q: the flag and cluster-info pass it", server)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -22,7 +22,7 @@ import (
 func waitBindings(t *testing.T, names ...string) {
 	t.Helper()
 	env.Eventually(t, "the bindings", func() error {
-		for _, name := range bootstrap.BindingNames {
+		for _, name := range rbac.BindingNames {
 			absent := cluster.Absent(t.Context(), "", name, &rbacv1.ClusterRoleBinding{})
 			if wanted := contains(names, name); wanted != (absent != nil) {
 				return fmt.Errorf("%s: wanted is %t, but %w", name, wanted, absent)
@@ -54,29 +54,29 @@ func TestBindingsComeAndGo(t *testing.T) {
 	plain, wide := cluster.NodeBootstrap("binds"), cluster.NodeBootstrap("binds-wide")
 	wide.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide
 	cluster.Create(t, plain)
-	waitBindings(t, bootstrap.BindingCreateCSRs, bootstrap.BindingApproveRenewals)
+	waitBindings(t, rbac.BindingCreateCSRs, rbac.BindingApproveRenewals)
 	cluster.Create(t, wide)
-	waitBindings(t, bootstrap.BindingNames...)
+	waitBindings(t, rbac.BindingNames...)
 
 	var crd metav1.PartialObjectMetadata
 	crd.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
-	cluster.Get(t, "", bootstrap.CRDName, &crd)
-	for _, name := range bootstrap.BindingNames {
+	cluster.Get(t, "", rbac.CRDName, &crd)
+	for _, name := range rbac.BindingNames {
 		b := binding(t, name)
 		if len(b.OwnerReferences) != 1 || b.OwnerReferences[0].UID != crd.UID {
 			t.Errorf("%s has the owners %+v", name, b.OwnerReferences)
 		}
 	}
 	env.Change(t, cluster, wide, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalNode })
-	waitBindings(t, bootstrap.BindingCreateCSRs, bootstrap.BindingApproveRenewals)
+	waitBindings(t, rbac.BindingCreateCSRs, rbac.BindingApproveRenewals)
 	cluster.Delete(t, wide.DeepCopy())
-	waitBindings(t, bootstrap.BindingCreateCSRs, bootstrap.BindingApproveRenewals)
+	waitBindings(t, rbac.BindingCreateCSRs, rbac.BindingApproveRenewals)
 	cluster.Delete(t, plain.DeepCopy())
 	waitBindings(t)
 }
 
 func TestBindingsAreRestored(t *testing.T) {
-	const name = bootstrap.BindingCreateCSRs
+	const name = rbac.BindingCreateCSRs
 	cluster.Create(t, cluster.NodeBootstrap("binds-restored"))
 	cluster.WaitAwaited(t, "binds-restored")
 	want := binding(t, name)
@@ -132,7 +132,7 @@ func sameBinding(have, want *rbacv1.ClusterRoleBinding) error {
 
 func TestForeignBindingIsUntouched(t *testing.T) {
 	waitBindings(t)
-	foreign := bootstrap.Binding(bootstrap.BindingApproveRenewals)
+	foreign := rbac.Binding(rbac.BindingApproveRenewals)
 	foreign.Labels = nil
 	foreign.RoleRef.Name = "view"
 	cluster.Create(t, foreign)

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/controllers/node"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -23,7 +23,7 @@ func TestCAFileIsFollowed(t *testing.T) {
 		}
 	}
 	write([]byte("one"))
-	d := &controllers.Discovery{Reader: cluster.Client, Namespace: "none", CAFile: file}
+	d := &node.Discovery{Reader: cluster.Client, Namespace: "none", CAFile: file}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	changed := make(chan struct{}, 100)

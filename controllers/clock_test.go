@@ -15,16 +15,16 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // An operator whose machine's clock is an hour behind made tokens of half an hour that had expired when they were made.
 func TestClockAnHourBehind(t *testing.T) {
 	t.Parallel()
-	behind := controllers.NewServerClock(clocktesting.NewFakePassiveClock(time.Now().Add(-time.Hour)))
+	behind := apiserver.NewClock(clocktesting.NewFakePassiveClock(time.Now().Add(-time.Hour)))
 	e, stop, err := startOperator(t.Context(), localcluster.Config{NoControllerManager: true}, behind, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
@@ -58,7 +58,7 @@ func TestLeaseRenewedGoesByTheServersClock(t *testing.T) {
 		Spec:       coordinationv1.LeaseSpec{RenewTime: &inAnHour},
 	}
 	cluster.Create(t, lease)
-	first := bootstrap.LeaseRenewed(lease)
+	first := lifecycle.LeaseRenewed(lease)
 	if ago := time.Since(first); ago < -time.Second || ago > time.Minute {
 		t.Fatalf("it was renewed %s ago", ago)
 	}
@@ -68,7 +68,7 @@ func TestLeaseRenewedGoesByTheServersClock(t *testing.T) {
 		if err := cluster.Client.Update(t.Context(), lease); err != nil {
 			return err
 		}
-		switch again := bootstrap.LeaseRenewed(lease); {
+		switch again := lifecycle.LeaseRenewed(lease); {
 		case !again.After(first):
 			return fmt.Errorf("it was renewed at %s, as before", again)
 		case time.Since(again) < -time.Second:

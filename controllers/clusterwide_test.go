@@ -20,7 +20,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/controllers"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -74,16 +75,16 @@ func TestApprovalClusterWideTakesAFlag(t *testing.T) {
 	stop := runUntil(t, e, k, controllers.Options{AllowClusterWide: true})
 	_, kubeconfig := e.WaitAwaited(t, name)
 	binding := &rbacv1.ClusterRoleBinding{}
-	e.Get(t, "", bootstrap.BindingApproveClusterWide, binding)
+	e.Get(t, "", rbac.BindingApproveClusterWide, binding)
 	stop()
 
 	stop = runUntil(t, e, k, controllers.Options{})
 	nb = e.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonClusterWideNotAllowed)
-	if m := env.ReadyMessage(nb); !strings.Contains(m, bootstrap.AllowClusterWideFlag) || !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) {
+	if m := env.ReadyMessage(nb); !strings.Contains(m, lifecycle.AllowClusterWideFlag) || !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) {
 		t.Errorf("the conditions do not say what to do: %+v", nb.Status.Conditions)
 	}
 	env.Eventually(t, "nothing is left of the credential", func() error {
-		return errors.Join(e.NothingLeft(t.Context(), name), e.Absent(t.Context(), "", bootstrap.BindingApproveClusterWide, binding))
+		return errors.Join(e.NothingLeft(t.Context(), name), e.Absent(t.Context(), "", rbac.BindingApproveClusterWide, binding))
 	})
 	if nb.Status.Token != nil || nb.Status.KubeconfigSecretRef != nil || meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionApprovalEnforced) != nil {
 		t.Errorf("the status tells of a token: %+v", nb.Status)

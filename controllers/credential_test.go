@@ -26,7 +26,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -62,16 +64,16 @@ func theToken(t *testing.T, node string) *corev1.Secret {
 func kubeconfigSecret(t *testing.T, node string) *corev1.Secret {
 	t.Helper()
 	var s corev1.Secret
-	cluster.Get(t, operator.Namespace, bootstrap.KubeconfigSecretName(node), &s)
+	cluster.Get(t, operator.Namespace, owned.KubeconfigSecretName(node), &s)
 	return &s
 }
 
 func TestCredentialIsPublished(t *testing.T) {
 	const name = "published.example.com"
 	cluster.Create(t, cluster.NodeBootstrap(name))
-	nb, kubeconfig := cluster.WaitAwaited(t, name)
+	nb, text := cluster.WaitAwaited(t, name)
 
-	user, err := whoIs(t.Context(), kubeconfig)
+	user, err := whoIs(t.Context(), text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,11 +85,11 @@ func TestCredentialIsPublished(t *testing.T) {
 		if owner == nil || owner.UID != nb.UID || owner.BlockOwnerDeletion != nil {
 			t.Errorf("%s has the owner %+v", o.GetName(), owner)
 		}
-		if o.GetLabels()[bootstrap.ManagedByLabel] != bootstrap.ManagedBy {
+		if o.GetLabels()[owned.ManagedByLabel] != owned.ManagedBy {
 			t.Errorf("%s has the labels %v", o.GetName(), o.GetLabels())
 		}
 	}
-	if ca := kubeconfigSecret(t, name).Data[bootstrap.CAKey]; !bytes.Equal(ca, cluster.ServerCA()) {
+	if ca := kubeconfigSecret(t, name).Data[kubeconfig.CAKey]; !bytes.Equal(ca, cluster.ServerCA()) {
 		t.Errorf("ca.crt is %q", ca)
 	}
 	if nb.Status.Server != cluster.Server() || nb.Status.ObservedGeneration != nb.Generation {
@@ -102,10 +104,10 @@ func TestChildrenAreRestored(t *testing.T) {
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	cluster.WaitAwaited(t, name)
 
-	for what, change := range map[string]func(kubeconfig, token *corev1.Secret){
-		"kubeconfig-data":        func(k, _ *corev1.Secret) { k.Data[bootstrap.KubeconfigKey] = []byte("edited") },
+	for what, change := range map[string]func(text, token *corev1.Secret){
+		"kubeconfig-data":        func(k, _ *corev1.Secret) { k.Data[kubeconfig.Key] = []byte("edited") },
 		"kubeconfig-extra-key":   func(k, _ *corev1.Secret) { k.Data["more"] = []byte("edited") },
-		"kubeconfig-ca":          func(k, _ *corev1.Secret) { delete(k.Data, bootstrap.CAKey) },
+		"kubeconfig-ca":          func(k, _ *corev1.Secret) { delete(k.Data, kubeconfig.CAKey) },
 		"kubeconfig-label":       func(k, _ *corev1.Secret) { k.Labels = nil },
 		"kubeconfig-annotation":  func(k, _ *corev1.Secret) { k.Annotations = nil },
 		"kubeconfig-other-owner": func(k, _ *corev1.Secret) { k.OwnerReferences[0].UID = "another" },
@@ -123,10 +125,10 @@ func TestChildrenAreRestored(t *testing.T) {
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
-			kubeconfig, token := kubeconfigSecret(t, name), theToken(t, name)
-			wantKubeconfig, wantToken := kubeconfig.DeepCopy(), token.DeepCopy()
-			change(kubeconfig, token)
-			for _, s := range []*corev1.Secret{kubeconfig, token} {
+			text, token := kubeconfigSecret(t, name), theToken(t, name)
+			wantKubeconfig, wantToken := text.DeepCopy(), token.DeepCopy()
+			change(text, token)
+			for _, s := range []*corev1.Secret{text, token} {
 				if err := cluster.Client.Update(t.Context(), s); err != nil {
 					t.Fatal(err)
 				}
@@ -173,7 +175,7 @@ func TestImmutableKubeconfigIsMadeAnew(t *testing.T) {
 	cluster.WaitAwaited(t, name)
 	want := kubeconfigSecret(t, name)
 	env.Change(t, cluster, kubeconfigSecret(t, name), func(s *corev1.Secret) {
-		s.Data[bootstrap.KubeconfigKey], s.Immutable = []byte("edited"), new(true)
+		s.Data[kubeconfig.Key], s.Immutable = []byte("edited"), new(true)
 	})
 	env.Eventually(t, "making it again", func() error { return sameAgain(t.Context(), want) })
 }
@@ -191,7 +193,7 @@ func TestDeletedTokenIsReplaced(t *testing.T) {
 		if nb.Status.Token == nil || nb.Status.Token.ID == before.Status.Token.ID {
 			return fmt.Errorf("the token is %+v", nb.Status.Token)
 		}
-		user, err := whoIs(t.Context(), kubeconfigSecret(t, name).Data[bootstrap.KubeconfigKey])
+		user, err := whoIs(t.Context(), kubeconfigSecret(t, name).Data[kubeconfig.Key])
 		if err == nil && user.Username != bootstrapapi.BootstrapUserPrefix+nb.Status.Token.ID {
 			err = fmt.Errorf("the kubeconfig authenticates as %s", user.Username)
 		}
@@ -208,7 +210,7 @@ func TestDeletedTokenIsReplaced(t *testing.T) {
 func TestForeignKubeconfigSecretIsUntouched(t *testing.T) {
 	const name = "foreign-kubeconfig"
 	foreign := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(name)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(name)},
 		StringData: map[string]string{"mine": "yes"},
 	}
 	cluster.Create(t, foreign)
@@ -237,15 +239,15 @@ func TestForeignTokenSecretIsSkipped(t *testing.T) {
 	nb.Spec.Cluster.Server = ""
 	cluster.Create(t, nb)
 	cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonServerUnknown)
-	id := bootstrap.NextTokenID(nb.UID, "")
+	id := token.NextID(nb.UID, "")
 	foreign := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(id)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: token.SecretName(id)},
 		StringData: map[string]string{"mine": "yes"},
 	}
 	cluster.Create(t, foreign)
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.Server = cluster.Server() })
 	nb, _ = cluster.WaitAwaited(t, name)
-	if want := bootstrap.NextTokenID(nb.UID, id); nb.Status.Token.ID != want {
+	if want := token.NextID(nb.UID, id); nb.Status.Token.ID != want {
 		t.Errorf("the token is %s, want %s", nb.Status.Token.ID, want)
 	}
 	var have corev1.Secret
@@ -281,13 +283,13 @@ func TestTokenIsRenewed(t *testing.T) {
 	env.Eventually(t, "the next token", func() error {
 		var nb v1alpha1.NodeBootstrap
 		cluster.Get(t, "", name, &nb)
-		if want := bootstrap.NextTokenID(nb.UID, before.Status.Token.ID); nb.Status.Token.ID != want {
+		if want := token.NextID(nb.UID, before.Status.Token.ID); nb.Status.Token.ID != want {
 			return fmt.Errorf("the token is %s, want %s", nb.Status.Token.ID, want)
 		}
 		return env.HasReady(&nb, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 	})
-	for what, kubeconfig := range map[string][]byte{"old": old, "new": kubeconfigSecret(t, name).Data[bootstrap.KubeconfigKey]} {
-		if _, err := whoIs(t.Context(), kubeconfig); err != nil {
+	for what, text := range map[string][]byte{"old": old, "new": kubeconfigSecret(t, name).Data[kubeconfig.Key]} {
+		if _, err := whoIs(t.Context(), text); err != nil {
 			t.Errorf("the %s kubeconfig: %v", what, err)
 		}
 	}

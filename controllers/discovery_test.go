@@ -22,7 +22,7 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -80,8 +80,8 @@ func TestClusterInfoIsFollowed(t *testing.T) {
 	env.Change(t, cluster, info, func(cm *corev1.ConfigMap) { cm.Data = moved.Data })
 	env.Eventually(t, "the changed kubeconfig", func() error {
 		s := kubeconfigSecret(t, name)
-		cfg, err := clientcmd.RESTConfigFromKubeConfig(s.Data[bootstrap.KubeconfigKey])
-		if err == nil && (cfg.Host != "https://moved.example.com:6443" || !bytes.Equal(s.Data[bootstrap.CAKey], bundle)) {
+		cfg, err := clientcmd.RESTConfigFromKubeConfig(s.Data[kubeconfig.Key])
+		if err == nil && (cfg.Host != "https://moved.example.com:6443" || !bytes.Equal(s.Data[kubeconfig.CAKey], bundle)) {
 			err = fmt.Errorf("it points at %s", cfg.Host)
 		}
 		return err
@@ -130,7 +130,7 @@ func TestCredentialOutlivesItsSource(t *testing.T) {
 	_, before := cluster.WaitAwaited(t, name)
 	env.Change(t, cluster, info, func(cm *corev1.ConfigMap) { cm.Data = clusterInfo(t, "http://x", nil).Data })
 	cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonServerInvalid)
-	if now := kubeconfigSecret(t, name).Data[bootstrap.KubeconfigKey]; !bytes.Equal(now, before) {
+	if now := kubeconfigSecret(t, name).Data[kubeconfig.Key]; !bytes.Equal(now, before) {
 		t.Error("the kubeconfig was changed")
 	}
 	if _, err := whoIs(t.Context(), before); err != nil {

@@ -22,8 +22,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -111,7 +112,7 @@ func TestRepairsKeepWhatOthersAdded(t *testing.T) {
 	}
 
 	var binding rbacv1.ClusterRoleBinding
-	cluster.Get(t, "", bootstrap.BindingCreateCSRs, &binding)
+	cluster.Get(t, "", rbac.BindingCreateCSRs, &binding)
 	env.Change(t, cluster, &binding, func(b *rbacv1.ClusterRoleBinding) {
 		addForeign(b)
 		b.Subjects = append(b.Subjects, rbacv1.Subject{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "x"})
@@ -137,7 +138,7 @@ func TestVeryLongReissueRequest(t *testing.T) {
 		env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
 			nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: value}
 		})
-		want := bootstrap.NormalReissue(value)
+		want := token.NormalReissue(value)
 		env.Eventually(t, "the reissue", func() error {
 			cluster.Get(t, "", name, nb)
 			if nb.Status.LastHandledReissueAt != want || nb.Status.Token == nil || nb.Status.Token.ID == before.Status.Token.ID {
@@ -145,9 +146,9 @@ func TestVeryLongReissueRequest(t *testing.T) {
 			}
 			return env.HasReady(nb, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 		})
-		token := theToken(t, name)
-		if got := token.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; got != want || token.Name != bootstrap.TokenSecretName(nb.Status.Token.ID) {
-			t.Errorf("the token %s was made for %.100q, want %q", token.Name, got, want)
+		secret := theToken(t, name)
+		if got := secret.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; got != want || secret.Name != token.SecretName(nb.Status.Token.ID) {
+			t.Errorf("the token %s was made for %.100q, want %q", secret.Name, got, want)
 		}
 		before = nb.DeepCopy()
 	}

@@ -33,7 +33,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -127,7 +129,7 @@ func (m *meddler) serve(t *testing.T) {
 		}},
 	})
 	env.Eventually(t, "the webhook", func() error {
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName("probe")}}
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName("probe")}}
 		m.meddle(m.kubeconfigs, "probe", set("yes", "metadata", "labels", "probed"))
 		if err := m.Client.Create(t.Context(), s, client.DryRunAll); err != nil {
 			return err
@@ -152,7 +154,7 @@ func (m *meddler) handle(_ context.Context, r admission.Request) admission.Respo
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	of, node := m.tokens, bootstrap.NodeOfChild(&o)
+	of, node := m.tokens, owned.NodeOf(&o)
 	switch {
 	case r.Resource.Resource == "nodebootstraps":
 		of, node = m.statuses, o.GetName()
@@ -188,14 +190,14 @@ func (m *meddler) writes(t *testing.T) map[string]int {
 	}
 	nodeOf := map[string]string{}
 	for _, nb := range list.Items {
-		nodeOf[nb.Name], nodeOf[bootstrap.KubeconfigSecretName(nb.Name)] = nb.Name, nb.Name
+		nodeOf[nb.Name], nodeOf[owned.KubeconfigSecretName(nb.Name)] = nb.Name, nb.Name
 		id := ""
 		for range 50 {
-			id = bootstrap.NextTokenID(nb.UID, id)
-			nodeOf[bootstrap.TokenSecretName(id)] = nb.Name
+			id = token.NextID(nb.UID, id)
+			nodeOf[token.SecretName(id)] = nb.Name
 		}
 	}
-	for _, name := range bootstrap.BindingNames {
+	for _, name := range rbac.BindingNames {
 		nodeOf[name] = name
 	}
 	out := map[string]int{}
@@ -324,7 +326,7 @@ func (m *meddler) admissionChangesSecrets(t *testing.T) interference {
 	}{
 		"t-immutable":   {m.tokens, set(true, "immutable"), ""},
 		"t-label":       {m.tokens, without("metadata", "labels"), ""},
-		"t-other-label": {m.tokens, set("someone", "metadata", "labels", bootstrap.ManagedByLabel), ""},
+		"t-other-label": {m.tokens, set("someone", "metadata", "labels", owned.ManagedByLabel), ""},
 		"t-annotation":  {m.tokens, without("metadata", "annotations"), ""},
 		"t-description": {m.tokens, set("eA==", "data", "description"), ""},
 		"t-more-data":   {m.tokens, set("eA==", "data", "more"), ""},
@@ -434,9 +436,9 @@ func (m *meddler) ofToken(node string, do func(context.Context, *corev1.Secret) 
 		}
 		id := ""
 		for range 200 {
-			id = bootstrap.NextTokenID(nb.UID, id)
+			id = token.NextID(nb.UID, id)
 			var s corev1.Secret
-			err := m.Client.Get(ctx, client.ObjectKey{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(id)}, &s)
+			err := m.Client.Get(ctx, client.ObjectKey{Namespace: token.Namespace, Name: token.SecretName(id)}, &s)
 			if err == nil {
 				return do(ctx, &s)
 			}
@@ -453,7 +455,7 @@ func (m *meddler) onToken(node string, how func(*corev1.Secret)) func(context.Co
 }
 
 func (m *meddler) kubeconfigOf(node string) *corev1.Secret {
-	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)}}
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node)}}
 }
 
 func (m *meddler) onKubeconfig(node string, how func(*corev1.Secret)) func(context.Context) error {
@@ -465,7 +467,7 @@ func (m *meddler) onKubeconfig(node string, how func(*corev1.Secret)) func(conte
 func (m *meddler) othersUndoSecrets(t *testing.T) interference {
 	t.Helper()
 	const group = "auth-extra-groups"
-	relabel := func(s *corev1.Secret) { s.Labels = map[string]string{bootstrap.ManagedByLabel: "someone"} }
+	relabel := func(s *corev1.Secret) { s.Labels = map[string]string{owned.ManagedByLabel: "someone"} }
 	disown := func(s *corev1.Secret) { s.OwnerReferences = nil }
 	bareSecret := func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil }
 	data := func(key, value string) func(*corev1.Secret) {
@@ -566,7 +568,7 @@ func (m *meddler) othersUndoStatus(t *testing.T) interference {
 
 // The shared ClusterRoleBindings are as bounded as what belongs to one node, and each node that needs them reports it.
 func (m *meddler) othersUndoBindings(t *testing.T) {
-	const node, name = "bindings", bootstrap.BindingCreateCSRs
+	const node, name = "bindings", rbac.BindingCreateCSRs
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	other := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "someone"}}
 	m.Create(t, m.NodeBootstrap(node))
@@ -617,7 +619,7 @@ func (m *meddler) othersUndoBindings(t *testing.T) {
 
 // Admission control changes the shared bindings, so that tokens could not send requests: no token is created until it no longer does.
 func (m *meddler) admissionChangesBindings(t *testing.T) {
-	const node, name = "bindings", bootstrap.BindingCreateCSRs
+	const node, name = "bindings", rbac.BindingCreateCSRs
 	for field, how := range map[string]mutation{
 		"subjects":                 set([]any{map[string]any{"apiGroup": rbacv1.GroupName, "kind": "User", "name": "someone"}}, "subjects"),
 		"roleRef":                  set("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "roleRef", "name"),
@@ -655,7 +657,7 @@ func (m *meddler) admissionChangesBindings(t *testing.T) {
 
 // A shared binding that the API server refuses is reported with what it says, and the credential is published once it no longer refuses.
 func (m *meddler) bindingsAreRefused(t *testing.T) {
-	const node, name = "bindings", bootstrap.BindingCreateCSRs
+	const node, name = "bindings", rbac.BindingCreateCSRs
 	m.meddle(m.bindings, name, set("cluster-admin", "roleRef", "name")) // which the operator may not give to anyone
 	m.Create(t, m.NodeBootstrap(node))
 	env.Eventually(t, "the condition", func() error {

@@ -16,8 +16,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -162,7 +162,7 @@ func TestSecondKeyRaisesTheAlarm(t *testing.T) {
 // One token cannot make the operator write without end: what exceeds the bound is left alone, and told of once.
 func TestFloodOfOneToken(t *testing.T) {
 	const name, sent = "flooding", 30
-	before := alarms(t, bootstrap.ReasonTooManyRequests)
+	before := alarms(t, decisions.ReasonTooManyRequests)
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	key := newKey(t)
@@ -196,7 +196,7 @@ func TestFloodOfOneToken(t *testing.T) {
 	if len(last.Status.Conditions) > 0 {
 		t.Errorf("the last request is decided: %+v", last.Status.Conditions)
 	}
-	if got := alarms(t, bootstrap.ReasonTooManyRequests) - before; got != 1 {
+	if got := alarms(t, decisions.ReasonTooManyRequests) - before; got != 1 {
 		t.Errorf("%v alarms are counted, want 1", got)
 	}
 }

@@ -18,7 +18,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -50,8 +51,8 @@ func TestForeignCAIsNotPublished(t *testing.T) {
 	// Set explicitly, as for a load balancer that terminates TLS, it is nobody's business.
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.CABundle = string(theirs) })
 	cluster.WaitAwaited(t, name)
-	if s := kubeconfigSecret(t, name); !bytes.Equal(s.Data[bootstrap.CAKey], theirs) {
-		t.Errorf("another CA is published: %s", s.Data[bootstrap.CAKey])
+	if s := kubeconfigSecret(t, name); !bytes.Equal(s.Data[kubeconfig.CAKey], theirs) {
+		t.Errorf("another CA is published: %s", s.Data[kubeconfig.CAKey])
 	}
 }
 
@@ -61,12 +62,12 @@ func TestForeignCAReplacesNothing(t *testing.T) {
 	info := clusterInfo(t, cluster.Server(), cluster.ServerCA())
 	cluster.Create(t, info)
 	cluster.Create(t, &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	before, kubeconfig := cluster.WaitAwaited(t, name)
+	before, text := cluster.WaitAwaited(t, name)
 	env.Change(t, cluster, info, func(cm *corev1.ConfigMap) {
 		cm.Data = clusterInfo(t, "https://theirs.example:6443", ca(t, time.Now().Add(time.Hour))).Data
 	})
 	cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonCADoesNotVerify)
-	if now := kubeconfigSecret(t, name).Data[bootstrap.KubeconfigKey]; !bytes.Equal(now, kubeconfig) {
+	if now := kubeconfigSecret(t, name).Data[kubeconfig.Key]; !bytes.Equal(now, text) {
 		t.Errorf("the kubeconfig is another one:\n%s", now)
 	}
 	env.Change(t, cluster, info, func(cm *corev1.ConfigMap) { cm.Data = clusterInfo(t, cluster.Server(), cluster.ServerCA()).Data })
@@ -123,7 +124,7 @@ func TestChangesOfAPublishedKubeconfigAreReported(t *testing.T) {
 func published(t *testing.T, node string) (*corev1.Secret, error) {
 	t.Helper()
 	var s corev1.Secret
-	err := cluster.Client.Get(t.Context(), client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)}, &s)
+	err := cluster.Client.Get(t.Context(), client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node)}, &s)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}

@@ -19,8 +19,10 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -93,10 +95,10 @@ func TestRecordInTheLog(t *testing.T) {
 	secrets = append(secrets, string(theToken(t, name).Data[bootstrapapi.BootstrapTokenSecretKey]))
 	isLoggedOnce(t, "revoked a token", "node", name, "tokenID", first, "reason", v1alpha1.ReasonReissued)
 	isLoggedOnce(t, "created a token", "node", name, "tokenID", second, "reason", v1alpha1.ReasonReissued)
-	isLoggedOnce(t, "deleted a CertificateSigningRequest", "node", name, "csr", good.Name, "reason", bootstrap.ReasonTokenRevoked)
+	isLoggedOnce(t, "deleted a CertificateSigningRequest", "node", name, "csr", good.Name, "reason", decisions.ReasonTokenRevoked)
 
 	cluster.Delete(t, nb)
-	isLoggedOnce(t, "revoked a token", "node", name, "tokenID", second, "reason", bootstrap.ReasonNodeBootstrapDeleted)
+	isLoggedOnce(t, "revoked a token", "node", name, "tokenID", second, "reason", status.ReasonNodeBootstrapDeleted)
 	for _, line := range []string{"created a token", "revoked a token"} {
 		for _, id := range []string{first, second} {
 			isLoggedOnce(t, line, "tokenID", id)
@@ -116,7 +118,7 @@ func TestFailedWritesAreNotInTheRecord(t *testing.T) {
 	before := created()
 	none := corev1.ResourceList{"count/secrets": resource.MustParse("0")}
 	quota := &corev1.ResourceQuota{
-		ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: name}, Spec: corev1.ResourceQuotaSpec{Hard: none},
+		ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: name}, Spec: corev1.ResourceQuotaSpec{Hard: none},
 	}
 	cluster.Create(t, quota)
 	quota.Status.Hard, quota.Status.Used = none, none
@@ -144,7 +146,7 @@ func TestRecordOfWhatWasStray(t *testing.T) {
 	id := fmt.Sprintf("%06d", time.Now().UnixMicro()%1_000_000)
 	s := strayToken(id, labelled)
 	cluster.Create(t, s)
-	isLoggedOnce(t, "revoked a token", "tokenID", id, "reason", bootstrap.ReasonOwnerRemoved)
+	isLoggedOnce(t, "revoked a token", "tokenID", id, "reason", status.ReasonOwnerRemoved)
 
 	const name = "recorded-orphan"
 	nb := cluster.NodeBootstrap(name)
@@ -154,8 +156,8 @@ func TestRecordOfWhatWasStray(t *testing.T) {
 	request := ask(t, kubeconfig, name, newKey(t))
 	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonAwaitingApproval)
 	cluster.Delete(t, nb)
-	isLoggedOnce(t, "denied a CertificateSigningRequest", "node", name, "csr", request.Name, "reason", bootstrap.ReasonTokenRevoked)
-	isLoggedOnce(t, "deleted a CertificateSigningRequest", "node", name, "csr", request.Name, "reason", bootstrap.ReasonTokenRevoked)
+	isLoggedOnce(t, "denied a CertificateSigningRequest", "node", name, "csr", request.Name, "reason", decisions.ReasonTokenRevoked)
+	isLoggedOnce(t, "deleted a CertificateSigningRequest", "node", name, "csr", request.Name, "reason", decisions.ReasonTokenRevoked)
 }
 
 func fingerprintOf(t *testing.T, r *certificatesv1.CertificateSigningRequest) string {

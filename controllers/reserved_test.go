@@ -35,10 +35,11 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -174,8 +175,8 @@ func (lb *balancer) movesToAnotherCA(t *testing.T, node string) {
 	lb.CloseClientConnections()
 	cluster.WaitReady(t, node, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 	env.Eventually(t, "the new CA", func() error {
-		if s := kubeconfigSecret(t, node); !bytes.Equal(s.Data[bootstrap.CAKey], lb.nextCA) {
-			return fmt.Errorf("it is %s", s.Data[bootstrap.CAKey])
+		if s := kubeconfigSecret(t, node); !bytes.Equal(s.Data[kubeconfig.CAKey], lb.nextCA) {
+			return fmt.Errorf("it is %s", s.Data[kubeconfig.CAKey])
 		}
 		return nil
 	})
@@ -205,7 +206,7 @@ func behindLoadBalancer(t *testing.T, o controllers.Options) *balancer {
 	through := rest.AnonymousClientConfig(cfg)
 	through.Host, through.CAData = lb.URL, slices.Concat(lb.ca, lb.nextCA)
 	through.BearerToken, through.QPS = cfg.BearerToken, cfg.QPS
-	o.Clock, o.Registry = controllers.NewServerClock(clock.RealClock{}), prometheus.NewRegistry()
+	o.Clock, o.Registry = apiserver.NewClock(clock.RealClock{}), prometheus.NewRegistry()
 	ctx, cancel := context.WithCancel(t.Context())
 	mgr, err := newManagerWith(ctx, through, o)
 	if err != nil {

@@ -14,7 +14,8 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -45,7 +46,7 @@ func TestApprovalChangesWhileARequestWaits(t *testing.T) {
 
 	setApproval(t, name, v1alpha1.ApprovalClusterWide)
 	env.Eventually(t, "the token's groups", func() error {
-		if groups := string(theToken(t, name).Data[bootstrapapi.BootstrapTokenExtraGroupsKey]); groups != bootstrap.Group+","+bootstrap.ClusterWideGroup {
+		if groups := string(theToken(t, name).Data[bootstrapapi.BootstrapTokenExtraGroupsKey]); groups != token.Group+","+token.ClusterWideGroup {
 			return fmt.Errorf("they are %s", groups)
 		}
 		return nil
@@ -58,7 +59,7 @@ func TestApprovalChangesWhileARequestWaits(t *testing.T) {
 	setApproval(t, name, v1alpha1.ApprovalNode)
 	waitCondition(t, request, certificatesv1.CertificateApproved)
 	env.Eventually(t, "the token's groups", func() error {
-		if groups := string(theToken(t, name).Data[bootstrapapi.BootstrapTokenExtraGroupsKey]); groups != bootstrap.Group {
+		if groups := string(theToken(t, name).Data[bootstrapapi.BootstrapTokenExtraGroupsKey]); groups != token.Group {
 			return fmt.Errorf("they are %s", groups)
 		}
 		return nil
@@ -70,7 +71,7 @@ func TestTTLChanges(t *testing.T) {
 	const name = "ttl-changes"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
-	before, kubeconfig := cluster.WaitAwaited(t, name)
+	before, text := cluster.WaitAwaited(t, name)
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Token.TTL = &metav1.Duration{Duration: time.Hour} })
 	env.Eventually(t, "the token being shortened", func() error {
 		cluster.Get(t, "", name, nb)
@@ -83,7 +84,7 @@ func TestTTLChanges(t *testing.T) {
 		}
 		return nil
 	})
-	if nb.Status.Token.ID != before.Status.Token.ID || !bytes.Equal(kubeconfigSecret(t, name).Data[bootstrap.KubeconfigKey], kubeconfig) {
+	if nb.Status.Token.ID != before.Status.Token.ID || !bytes.Equal(kubeconfigSecret(t, name).Data[kubeconfig.Key], text) {
 		t.Error("there is another credential")
 	}
 }
@@ -97,7 +98,7 @@ func TestServerChanges(t *testing.T) {
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.Server = moved })
 	env.Eventually(t, "the kubeconfig being rendered again", func() error {
 		cluster.Get(t, "", name, nb)
-		if nb.Status.Server != moved || !bytes.Contains(kubeconfigSecret(t, name).Data[bootstrap.KubeconfigKey], []byte(moved)) {
+		if nb.Status.Server != moved || !bytes.Contains(kubeconfigSecret(t, name).Data[kubeconfig.Key], []byte(moved)) {
 			return fmt.Errorf("the status says %s", nb.Status.Server)
 		}
 		return nil

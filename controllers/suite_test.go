@@ -20,6 +20,8 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
@@ -82,12 +84,12 @@ func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry 
 // newManagerWith is a manager with an access of its own, and with options that flags would set.
 func newManagerWith(ctx context.Context, cfg *rest.Config, o controllers.Options) (ctrl.Manager, error) {
 	o.Namespace = operator.Namespace
-	if server, ok := o.Clock.(*controllers.ServerClock); ok {
+	if server, ok := o.Clock.(*apiserver.Clock); ok {
 		cfg.Wrap(server.Wrap)
 	}
-	o.Certificates = controllers.NewServerCertificates(o.Clock)
+	o.Certificates = apiserver.NewCertificates(o.Clock)
 	cfg.Wrap(o.Certificates.Wrap)
-	scheme, err := controllers.NewScheme()
+	scheme, err := objects.NewScheme()
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +97,7 @@ func newManagerWith(ctx context.Context, cfg *rest.Config, o controllers.Options
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Logger:     logged.logger(),
 		Scheme:     scheme,
-		Cache:      controllers.CacheOptions(operator.Namespace),
+		Cache:      objects.CacheOptions(operator.Namespace),
 		Metrics:    metricsserver.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: &skip},
 	})

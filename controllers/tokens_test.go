@@ -15,7 +15,8 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -26,7 +27,7 @@ func TestPredecessorIsRevokedWhateverItSays(t *testing.T) {
 		"label":                func(s *corev1.Secret) { s.Labels = nil },
 		"annotation":           func(s *corev1.Secret) { s.Annotations = nil },
 		"owner":                func(s *corev1.Secret) { s.OwnerReferences = nil },
-		"another annotation":   func(s *corev1.Secret) { s.Annotations[bootstrap.NodeNameAnnotation] = "someone-else" },
+		"another annotation":   func(s *corev1.Secret) { s.Annotations[owned.NodeNameAnnotation] = "someone-else" },
 		"label and annotation": func(s *corev1.Secret) { s.Labels, s.Annotations = nil, nil },
 		"annotation and owner": func(s *corev1.Secret) { s.Annotations, s.OwnerReferences = nil, nil },
 		"everything":           func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil },
@@ -63,14 +64,14 @@ func TestPredecessorIsRevokedWhateverItSays(t *testing.T) {
 // strayToken is a token in the operator's group that no NodeBootstrap owns.
 func strayToken(id string, edit func(*corev1.Secret)) *corev1.Secret {
 	s := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(id)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: token.SecretName(id)},
 		Type:       bootstrapapi.SecretTypeBootstrapToken,
 		StringData: map[string]string{
 			bootstrapapi.BootstrapTokenIDKey:               id,
 			bootstrapapi.BootstrapTokenSecretKey:           "0123456789abcdef",
 			bootstrapapi.BootstrapTokenExpirationKey:       "2099-01-01T00:00:00Z",
 			bootstrapapi.BootstrapTokenUsageAuthentication: "true",
-			bootstrapapi.BootstrapTokenExtraGroupsKey:      bootstrap.Group,
+			bootstrapapi.BootstrapTokenExtraGroupsKey:      token.Group,
 		},
 	}
 	if edit != nil {
@@ -80,7 +81,7 @@ func strayToken(id string, edit func(*corev1.Secret)) *corev1.Secret {
 }
 
 func labelled(s *corev1.Secret) {
-	s.Labels = map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}
+	s.Labels = map[string]string{owned.ManagedByLabel: owned.ManagedBy}
 }
 
 // A token with the operator's label and in its group, such as a compromised operator makes, stayed for as long as it liked
@@ -90,16 +91,16 @@ func TestStrayTokensOfOursAreDeleted(t *testing.T) {
 		"stray1": labelled,
 		"stray2": func(s *corev1.Secret) {
 			labelled(s)
-			s.StringData[bootstrapapi.BootstrapTokenExtraGroupsKey] = "system:bootstrappers:else," + bootstrap.ClusterWideGroup
+			s.StringData[bootstrapapi.BootstrapTokenExtraGroupsKey] = "system:bootstrappers:else," + token.ClusterWideGroup
 		},
 		"stray3": func(s *corev1.Secret) {
 			labelled(s)
-			s.Annotations = map[string]string{bootstrap.NodeNameAnnotation: "stray-node"}
+			s.Annotations = map[string]string{owned.NodeNameAnnotation: "stray-node"}
 			s.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "stray", UID: "1", Controller: new(true)}}
 		},
 		"stray4": func(s *corev1.Secret) {
 			labelled(s)
-			s.Annotations = map[string]string{bootstrap.NodeNameAnnotation: "stray-node"}
+			s.Annotations = map[string]string{owned.NodeNameAnnotation: "stray-node"}
 		},
 	} {
 		s := strayToken(id, edit)

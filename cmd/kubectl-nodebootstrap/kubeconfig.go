@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 )
 
 type kubeconfigOptions struct {
@@ -116,11 +116,11 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 			ref.Namespace, ref.Name, err)
 	case err != nil:
 		return nil, fmt.Errorf("reading the Secret %s/%s: %w", ref.Namespace, ref.Name, err)
-	case len(secret.Data[bootstrap.KubeconfigKey]) == 0:
+	case len(secret.Data[kubeconfig.Key]) == 0:
 		return nil, fmt.Errorf("the Secret %s/%s has no key %q: someone else changed it; the operator fixes it, try again",
-			ref.Namespace, ref.Name, bootstrap.KubeconfigKey)
+			ref.Namespace, ref.Name, kubeconfig.Key)
 	}
-	return secret.Data[bootstrap.KubeconfigKey], nil
+	return secret.Data[kubeconfig.Key], nil
 }
 
 // checkTarget finds a file that is in the way before the cluster is asked and maybe waited for.

@@ -20,12 +20,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 func TestKubeconfigToStandardOutput(t *testing.T) {
 	r := cluster{objects: []client.Object{awaiting(), publishedSecret()}}.succeeds(t, "kubeconfig", node)
-	if r.out != kubeconfig || r.errOut != "" {
+	if r.out != kubeconfigText || r.errOut != "" {
 		t.Errorf("got %q and %q, want the kubeconfig byte for byte and nothing else", r.out, r.errOut)
 	}
 }
@@ -34,7 +35,7 @@ func TestKubeconfigToStandardOutput(t *testing.T) {
 func TestKubeconfigToDash(t *testing.T) {
 	t.Chdir(t.TempDir())
 	r := cluster{objects: []client.Object{awaiting(), publishedSecret()}}.succeeds(t, "kubeconfig", node, "--output-file", "-")
-	if r.out != kubeconfig || r.errOut != "" {
+	if r.out != kubeconfigText || r.errOut != "" {
 		t.Errorf("got %q and %q, want the kubeconfig and nothing else", r.out, r.errOut)
 	}
 	wantFiles(t, ".")
@@ -45,7 +46,7 @@ func TestKubeconfigWithTokenThatExpired(t *testing.T) {
 		nb.Status.Token.ExpirationTime = metav1.NewTime(time.Now().Add(-time.Hour))
 	}
 	r := cluster{objects: []client.Object{awaiting(expired), publishedSecret()}}.succeeds(t, "kubeconfig", node)
-	if r.out != kubeconfig {
+	if r.out != kubeconfigText {
 		t.Errorf("got %q", r.out)
 	}
 	mention(t, "the error output", r.errOut, "Warning", "token abcdef expired", "60m ago")
@@ -121,7 +122,7 @@ func TestKubeconfigThatIsNotThere(t *testing.T) {
 			[]string{"reading the Secret nodebootstrap-system/bootstrap-kubeconfig-worker-1", "connection refused"},
 		},
 		"Secret without the key": {
-			cluster{objects: []client.Object{awaiting(), secret(map[string][]byte{"config": []byte(kubeconfig)})}},
+			cluster{objects: []client.Object{awaiting(), secret(map[string][]byte{"config": []byte(kubeconfigText)})}},
 			[]string{`no key "kubeconfig"`},
 		},
 	} {
@@ -187,7 +188,7 @@ func TestKubeconfigToFile(t *testing.T) {
 	path := filepath.Join(dir, "file")
 
 	r := cl.succeeds(t, "kubeconfig", node, "--output-file", path)
-	wantContent(t, path, kubeconfig)
+	wantContent(t, path, kubeconfigText)
 	wantFiles(t, dir, "file")
 	if r.out != "" {
 		t.Errorf("printed %q to standard output too", r.out)
@@ -199,7 +200,7 @@ func TestKubeconfigToFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		cl.succeeds(t, "kubeconfig", node, "--output-file", path, "--overwrite")
-		wantContent(t, path, kubeconfig)
+		wantContent(t, path, kubeconfigText)
 		wantFiles(t, dir, "file")
 	})
 }
@@ -221,7 +222,7 @@ func TestKubeconfigReplacesNothing(t *testing.T) {
 			mention(t, "the error", r.err.Error(), path, "exists already", "--overwrite")
 		})
 		t.Run(name+" that appears at the last moment", func(t *testing.T) {
-			err := writeFile(path, []byte(kubeconfig), false)
+			err := writeFile(path, []byte(kubeconfigText), false)
 			if err == nil {
 				t.Fatal("no error")
 			}
@@ -304,7 +305,7 @@ func TestKubeconfigWait(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w.limit = "1m"
-			if r := w.execute(t); r.err != nil || r.out != kubeconfig {
+			if r := w.execute(t); r.err != nil || r.out != kubeconfigText {
 				t.Errorf("got %q and the error %v", r.out, r.err)
 			}
 		})
@@ -415,8 +416,8 @@ func tokenID(nb *v1alpha1.NodeBootstrap) string {
 // The kubeconfig that the operator renders is what comes out, also through a Secret as the operator makes it.
 func TestKubeconfigOfTheOperator(t *testing.T) {
 	nb := awaiting()
-	made, err := bootstrap.KubeconfigSecret(nb, namespace, bootstrap.Cluster{Server: nb.Status.Server, CA: []byte("ca")},
-		bootstrap.Token{ID: "abcdef", Secret: bootstrap.NewSecretPart(canary)})
+	made, err := kubeconfig.NewSecret(nb, namespace, kubeconfig.Cluster{Server: nb.Status.Server, CA: []byte("ca")},
+		token.Token{ID: "abcdef", Secret: token.NewSecretPart(canary)})
 	if err != nil {
 		t.Fatal(err)
 	}

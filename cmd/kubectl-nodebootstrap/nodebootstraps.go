@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // completionLimit is how long a shell is kept waiting for names.
@@ -69,8 +69,8 @@ func readyCondition(nb *v1alpha1.NodeBootstrap) (status, reason, message string)
 
 // reissuePending is the reissue that was asked for and that the operator has not handled yet; empty when there is none.
 func reissuePending(nb *v1alpha1.NodeBootstrap) string {
-	want := bootstrap.ReissueOf(nb)
-	if want == bootstrap.NormalReissue(nb.Status.LastHandledReissueAt) {
+	want := token.Reissue(nb)
+	if want == token.NormalReissue(nb.Status.LastHandledReissueAt) {
 		return ""
 	}
 	return want

@@ -21,15 +21,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
 const (
 	node      = "worker-1"
 	namespace = "nodebootstrap-system"
 	// canary is the secret part of the token: only the command kubeconfig may let it out.
-	canary     = "c4n4ryc4n4ryc4n4"
-	kubeconfig = "apiVersion: v1\nkind: Config\nusers: [{name: kubelet-bootstrap, user: {token: abcdef." + canary + "}}]\n"
+	canary         = "c4n4ryc4n4ryc4n4"
+	kubeconfigText = "apiVersion: v1\nkind: Config\nusers: [{name: kubelet-bootstrap, user: {token: abcdef." + canary + "}}]\n"
 )
 
 // start is in the future, so that a token of a day after it is live.
@@ -122,7 +123,7 @@ func awaiting(changes ...func(*v1alpha1.NodeBootstrap)) *v1alpha1.NodeBootstrap 
 				condition(v1alpha1.ConditionJoined, metav1.ConditionFalse, v1alpha1.ReasonAwaitingNode, "the node has not joined yet"),
 			},
 			Token:               &v1alpha1.TokenStatus{ID: "abcdef", ExpirationTime: metav1.NewTime(start.Add(24 * time.Hour))},
-			KubeconfigSecretRef: &v1alpha1.SecretReference{Namespace: namespace, Name: bootstrap.KubeconfigSecretName(node)},
+			KubeconfigSecretRef: &v1alpha1.SecretReference{Namespace: namespace, Name: owned.KubeconfigSecretName(node)},
 			Server:              "https://api.example.com:6443",
 			AwaitingSince:       &metav1.Time{Time: start},
 		},
@@ -169,13 +170,13 @@ func awaitsReissue(nb *v1alpha1.NodeBootstrap) {
 
 func secret(data map[string][]byte) *corev1.Secret {
 	return &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: bootstrap.KubeconfigSecretName(node)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: owned.KubeconfigSecretName(node)},
 		Data:       data,
 	}
 }
 
 func publishedSecret() *corev1.Secret {
-	return secret(map[string][]byte{bootstrap.KubeconfigKey: []byte(kubeconfig)})
+	return secret(map[string][]byte{kubeconfig.Key: []byte(kubeconfigText)})
 }
 
 var (

@@ -27,7 +27,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/nodebootstrap/nodebootstrap/controllers"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/internal/version"
 )
 
@@ -97,7 +99,7 @@ func parse(args []string) (options, error) {
 // and expire at any time, and NodeBootstraps that do not need it go on meanwhile: a condition reports on it, and the log at the start.
 func (o *options) validate() error {
 	if o.ClusterServer != "" {
-		if err := bootstrap.ValidateServer(o.ClusterServer); err != nil {
+		if err := kubeconfig.ValidateServer(o.ClusterServer); err != nil {
 			return fmt.Errorf("flag --cluster-server: %w", err)
 		}
 	}
@@ -159,21 +161,21 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster, by --kubeconfig, $KUBECONFIG, the Pod's ServiceAccount or ~/.kube/config: %w", err)
 	}
-	serverClock := controllers.NewServerClock(clock.RealClock{})
-	cfg.Wrap(controllers.LimitMemory)
+	serverClock := apiserver.NewClock(clock.RealClock{})
+	cfg.Wrap(apiserver.LimitMemory)
 	cfg.Wrap(serverClock.Wrap)
 	cfg.DisableCompression = true // the API server is near; to compress what it lists takes longer than to send it
 	o.Clock = serverClock
-	o.Certificates = controllers.NewServerCertificates(serverClock)
+	o.Certificates = apiserver.NewCertificates(serverClock)
 	cfg.Wrap(o.Certificates.Wrap)
-	scheme, err := controllers.NewScheme()
+	scheme, err := objects.NewScheme()
 	if err != nil {
 		return nil, err
 	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme,
 		Logger:                        log,
-		Cache:                         controllers.CacheOptions(o.Namespace),
+		Cache:                         objects.CacheOptions(o.Namespace),
 		Metrics:                       o.metrics.server(),
 		HealthProbeBindAddress:        o.healthAddress,
 		PprofBindAddress:              o.pprofAddress,

@@ -17,17 +17,17 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/go-logr/logr"
-
-	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
 const (
@@ -128,7 +128,7 @@ func steal(ctx context.Context, cluster *localcluster.Cluster) error {
 
 // begin applies a manifest and waits for the node's credential.
 func begin(ctx context.Context, cluster *localcluster.Cluster, node, manifest string) (*story, error) {
-	scheme, err := controllers.NewScheme()
+	scheme, err := objects.NewScheme()
 	if err != nil {
 		return nil, err
 	}
@@ -157,11 +157,11 @@ func begin(ctx context.Context, cluster *localcluster.Cluster, node, manifest st
 // start runs a kubelet with the node's kubeconfig and waits for what comes of it.
 func (s *story) start(ctx context.Context, cluster *localcluster.Cluster, kubelet, with string, steps ...string) error {
 	var secret corev1.Secret
-	if err := s.client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(s.node)}, &secret); err != nil {
+	if err := s.client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(s.node)}, &secret); err != nil {
 		return fmt.Errorf("reading the published kubeconfig: %w", err)
 	}
 	s.tell("kubelet of " + kubelet + " started, with " + with)
-	k, err := cluster.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: kubelet, BootstrapKubeconfig: secret.Data[bootstrap.KubeconfigKey]})
+	k, err := cluster.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: kubelet, BootstrapKubeconfig: secret.Data[kubeconfig.Key]})
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // The steps of the story, as they are told.
@@ -144,15 +145,15 @@ func (s *story) observeNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 }
 
 func (s *story) observeSecret(secret *corev1.Secret, gone bool) {
-	if bootstrap.NodeOfChild(secret) != s.node {
+	if owned.NodeOf(secret) != s.node {
 		return
 	}
 	name := "Secret " + secret.Namespace + "/" + secret.Name
-	switch isToken := secret.Namespace == bootstrap.TokenNamespace; {
+	switch isToken := secret.Namespace == token.Namespace; {
 	case isToken && gone:
 		s.happened(tokenGone, name+" is deleted")
 	case isToken:
-		if t, ok := bootstrap.ParseToken(secret); ok {
+		if t, ok := token.Parse(secret); ok {
 			s.mu.Lock()
 			s.tokens[t.ID] = true
 			s.mu.Unlock()
@@ -164,7 +165,7 @@ func (s *story) observeSecret(secret *corev1.Secret, gone bool) {
 }
 
 func (s *story) observeRequest(request *certificatesv1.CertificateSigningRequest) {
-	if !slices.Contains(request.Spec.Groups, bootstrap.Group) || !s.sentWithTokenOfNode(request) {
+	if !slices.Contains(request.Spec.Groups, token.Group) || !s.sentWithTokenOfNode(request) {
 		return
 	}
 	s.happened(csrSeen, shorten(request.Name)+" from "+request.Spec.Username)
@@ -198,7 +199,7 @@ func (s *story) observeNode(node *corev1.Node) {
 func (s *story) sentWithTokenOfNode(request *certificatesv1.CertificateSigningRequest) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tokens[bootstrap.TokenIDOfUser(request.Spec.Username)]
+	return s.tokens[token.IDOfUser(request.Spec.Username)]
 }
 
 // firstSentence leaves out what the message advises.

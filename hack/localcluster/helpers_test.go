@@ -133,7 +133,7 @@ func mountBelow(t *testing.T, dir string) {
 }
 
 // pids lists what must not survive, except for the guard.
-func (c *Cluster) pids() []int {
+func pids(c *Cluster) []int {
 	var pids []int
 	for _, p := range c.plane {
 		pids = append(pids, p.pid)

@@ -57,7 +57,7 @@ func TestKubeletJoinsAndStopLeavesNothing(t *testing.T) {
 	}
 	mountBelow(t, k.Dir())
 
-	pids := c.pids()
+	pids := pids(c)
 	t.Logf("process groups: %v", pids)
 	begin = time.Now()
 	if err := c.Stop(); err != nil {
@@ -249,7 +249,7 @@ func runHelper() error {
 		fmt.Fprintln(os.Stderr, "no mount:", err)
 	}
 	fmt.Println(c.Dir())
-	fmt.Println(strings.Trim(fmt.Sprint(c.pids()), "[]"))
+	fmt.Println(strings.Trim(fmt.Sprint(pids(c)), "[]"))
 	select {}
 }
 

@@ -24,7 +24,7 @@ func TestControlPlaneComesBackWithItsData(t *testing.T) {
 		"etcd":           func() error { return c.RestartEtcd(t.Context()) },
 		"kube-apiserver": func() error { return c.RestartAPIServer(t.Context()) },
 	} {
-		before := c.pids()
+		before := pids(c)
 		kept := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "before-restart-of-" + name}}
 		eventually(t, name+" takes writes", func() error {
 			_, err := client.Create(t.Context(), kept, metav1.CreateOptions{})
@@ -38,7 +38,7 @@ func TestControlPlaneComesBackWithItsData(t *testing.T) {
 			return err
 		})
 		replaced := 0
-		for i, pid := range c.pids() {
+		for i, pid := range pids(c) {
 			if pid != before[i] {
 				replaced++
 				if alive(before[i]) {
@@ -47,7 +47,7 @@ func TestControlPlaneComesBackWithItsData(t *testing.T) {
 			}
 		}
 		if replaced != 1 {
-			t.Errorf("the restart of %s replaced %d processes: %v are now %v", name, replaced, before, c.pids())
+			t.Errorf("the restart of %s replaced %d processes: %v are now %v", name, replaced, before, pids(c))
 		}
 	}
 	if c.Server() != server || c.EtcdURL() != etcd {

@@ -21,7 +21,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
 const (
@@ -122,15 +123,15 @@ func (s *site) tokenClient(ctx context.Context, node string) (client.WithWatch, 
 	var secret corev1.Secret
 	err := s.await(ctx, &corev1.SecretList{}, func(o client.Object) bool {
 		s, ok := o.(*corev1.Secret)
-		if ok && s.Name == bootstrap.KubeconfigSecretName(node) {
+		if ok && s.Name == owned.KubeconfigSecretName(node) {
 			secret = *s
 		}
 		return secret.Name != ""
-	}, client.InNamespace(operator.Namespace), client.MatchingFields{metav1.ObjectNameField: bootstrap.KubeconfigSecretName(node)})
+	}, client.InNamespace(operator.Namespace), client.MatchingFields{metav1.ObjectNameField: owned.KubeconfigSecretName(node)})
 	if err != nil {
 		return nil, fmt.Errorf("waiting for the credential of %s: %w", node, err)
 	}
-	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data[bootstrap.KubeconfigKey])
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data[kubeconfig.Key])
 	if err != nil {
 		return nil, err
 	}

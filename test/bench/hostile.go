@@ -21,7 +21,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // crowd is how many objects of each kind there are that somebody has made as large as the API server lets them be, or as many
@@ -201,11 +202,11 @@ func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 	}
 	return inFew(to-from, func(i int) error {
 		i += from
-		token := &corev1.Secret{
-			ObjectMeta: c.metadata(bootstrap.TokenNamespace, fmt.Sprintf("bootstrap-token-for%03d", i)), Type: bootstrapapi.SecretTypeBootstrapToken,
+		t := &corev1.Secret{
+			ObjectMeta: c.metadata(token.Namespace, fmt.Sprintf("bootstrap-token-for%03d", i)), Type: bootstrapapi.SecretTypeBootstrapToken,
 			Data: map[string][]byte{bootstrapapi.BootstrapTokenExtraGroupsKey: c.text("system:bootstrappers:foreign")},
 		}
-		token.Labels[bootstrap.ManagedByLabel] = bootstrap.ManagedBy
+		t.Labels[owned.ManagedByLabel] = owned.ManagedBy
 		secret := &corev1.Secret{ObjectMeta: c.metadata(operator.Namespace, fmt.Sprintf("foreign-%d", i)), Data: map[string][]byte{"key": c.text("value")}}
 		binding := &rbacv1.ClusterRoleBinding{ObjectMeta: c.metadata("", fmt.Sprintf("foreign-%d", i)), RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "none"}}
 		for n := range map[bool]int{false: 1, true: 150}[c.hostile] {
@@ -216,7 +217,7 @@ func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 		if i < awaited { // another node than that of the NodeBootstrap
 			node.Name = fmt.Sprintf("foreign-%d", i)
 		}
-		for _, o := range []client.Object{token, secret, binding, node, c.nodeBootstrap(i)} {
+		for _, o := range []client.Object{t, secret, binding, node, c.nodeBootstrap(i)} {
 			if err := c.Client.Create(ctx, o); err != nil {
 				return fmt.Errorf("making %T: %w", o, err)
 			}
@@ -258,12 +259,12 @@ func (c *crowded) kubelets(ctx context.Context) ([]sender, error) {
 	}
 	var out []sender
 	for i := range all {
-		node := bootstrap.NodeOfChild(&all[i])
+		node := owned.NodeOf(&all[i])
 		if node == "" {
 			continue
 		}
-		token, _ := bootstrap.ParseToken(&all[i])
-		from, err := c.sender(http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, node, true)
+		t, _ := token.Parse(&all[i])
+		from, err := c.sender(http.Header{"Authorization": {"Bearer " + t.ID + "." + t.Secret.Reveal()}}, node, true)
 		if err != nil {
 			return nil, err
 		}
@@ -289,7 +290,7 @@ func (c *crowded) ask(ctx context.Context, kubelets []sender, n int) error {
 
 // editOwn edits the operator's own Secrets, so that each has to be repaired.
 func (c *crowded) editOwn(ctx context.Context) error {
-	for _, namespace := range []string{bootstrap.TokenNamespace, operator.Namespace} {
+	for _, namespace := range []string{token.Namespace, operator.Namespace} {
 		patch, err := json.Marshal(map[string]any{
 			"metadata": map[string]any{"labels": c.metadata("", "").Labels, "managedFields": []any{map[string]any{}}},
 			"data":     map[string][]byte{bootstrapapi.BootstrapTokenDescriptionKey: c.text("edited")},

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -66,7 +66,7 @@ func (b *bench) joinOn(ctx context.Context, s *site, build build, audit *env.Aud
 	if err != nil {
 		return err
 	}
-	err = inParallel(len(senders), func(i int) error { return s.joinAs(ctx, senders[i], bootstrap.NodeOfChild(&tokens[i])) })
+	err = inParallel(len(senders), func(i int) error { return s.joinAs(ctx, senders[i], owned.NodeOf(&tokens[i])) })
 	if err != nil {
 		return err
 	}

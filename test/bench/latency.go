@@ -16,7 +16,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
 // latencies is how many NodeBootstraps are applied one after the other in a round.
@@ -108,7 +108,7 @@ func (s *site) latencies(ctx context.Context, prefix string) ([]time.Duration, e
 		if err := s.Client.Create(ctx, nb); err != nil {
 			return nil, err
 		}
-		if err := awaitSecret(w, bootstrap.KubeconfigSecretName(nb.Name)); err != nil {
+		if err := awaitSecret(w, owned.KubeconfigSecretName(nb.Name)); err != nil {
 			return nil, err
 		}
 		out = append(out, time.Since(began))

@@ -15,7 +15,10 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // small is how many NodeBootstraps there are in a small cluster.
@@ -159,7 +162,7 @@ func (s *site) checkAvailable(ctx context.Context, n int) error {
 		return err
 	}
 	var tokens, kubeconfigs corev1.SecretList
-	for into, namespace := range map[*corev1.SecretList]string{&tokens: bootstrap.TokenNamespace, &kubeconfigs: operator.Namespace} {
+	for into, namespace := range map[*corev1.SecretList]string{&tokens: token.Namespace, &kubeconfigs: operator.Namespace} {
 		if err := s.Client.List(ctx, into, client.InNamespace(namespace)); err != nil {
 			return err
 		}
@@ -218,20 +221,20 @@ func (s *site) newCredential(nb *v1alpha1.NodeBootstrap) (*credential, error) {
 		return nil, err
 	}
 	now := time.Now()
-	secret := bootstrap.TokenSecret(nb, bootstrap.NextTokenID(nb.UID, ""), random[7:], now.Add(nb.Spec.TokenTTL()))
-	token, _ := bootstrap.ParseToken(secret)
-	f := &bootstrap.Facts{
+	secret := token.NewSecret(nb, token.NextID(nb.UID, ""), random[7:], now.Add(nb.Spec.TokenTTL()))
+	t, _ := token.Parse(secret)
+	f := &lifecycle.Facts{
 		Name: nb.Name, Namespace: operator.Namespace, NodeBootstrap: nb,
-		Cluster: bootstrap.Cluster{Server: s.Server(), CA: s.ServerCA(), CAExpires: now.AddDate(10, 0, 0)},
-		Bypass:  &bootstrap.Bypass{},
+		Cluster: kubeconfig.Cluster{Server: s.Server(), CA: s.ServerCA(), CAExpires: now.AddDate(10, 0, 0)},
+		Bypass:  &lifecycle.Bypass{},
 	}
-	kubeconfig, err := bootstrap.KubeconfigSecret(nb, operator.Namespace, f.Cluster, token)
+	text, err := kubeconfig.NewSecret(nb, operator.Namespace, f.Cluster, t)
 	if err != nil {
 		return nil, err
 	}
-	p := bootstrap.Decide(f, now)
-	status := bootstrap.Report(f, &p, &bootstrap.Outcome{Token: &token, Published: true, Acceptance: bootstrap.Accepted}, now)
-	return &credential{secret, kubeconfig, *status}, nil
+	p := lifecycle.Decide(f, now)
+	stored := status.Report(f, &p, &status.Outcome{Token: &t, Published: true, Acceptance: status.Accepted}, now)
+	return &credential{secret, text, *stored}, nil
 }
 
 // rawMint measures the same three writes for each node, sent as fast as they are taken.

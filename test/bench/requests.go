@@ -14,13 +14,15 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 func (s *site) tokens(ctx context.Context) ([]corev1.Secret, error) {
 	var list corev1.SecretList
-	err := s.Client.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace), client.MatchingLabels{bootstrap.ManagedByLabel: bootstrap.ManagedBy})
+	err := s.Client.List(ctx, &list, client.InNamespace(token.Namespace), client.MatchingLabels{owned.ManagedByLabel: owned.ManagedBy})
 	return list.Items, err
 }
 
@@ -68,7 +70,7 @@ func (b *bench) approve(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err := b.withoutOperator(ctx, sites[1], bootstrap.BindingNames); err != nil {
+		if _, err := b.withoutOperator(ctx, sites[1], rbac.BindingNames); err != nil {
 			return err
 		}
 		controllerManager, err := withTokens(ctx, sites[1], nil, "kube_controller_manager_approve", leaveIt)
@@ -112,7 +114,7 @@ func withTokens(ctx context.Context, s *site, m *running, name string, approve a
 // withoutOperator makes the credentials and the bindings that the operator would.
 func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string) ([]*v1alpha1.NodeBootstrap, error) {
 	for _, name := range bindings {
-		if err := s.Client.Create(ctx, bootstrap.Binding(name)); err != nil {
+		if err := s.Client.Create(ctx, rbac.Binding(name)); err != nil {
 			return nil, err
 		}
 	}
@@ -125,8 +127,8 @@ func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string)
 		if err != nil {
 			return err
 		}
-		if len(bindings) == len(bootstrap.BindingNames) {
-			c.token.Data["auth-extra-groups"] = []byte(bootstrap.Group + "," + bootstrap.ClusterWideGroup)
+		if len(bindings) == len(rbac.BindingNames) {
+			c.token.Data["auth-extra-groups"] = []byte(token.Group + "," + token.ClusterWideGroup)
 		}
 		return s.store(ctx, all[i], c)
 	})
@@ -134,7 +136,7 @@ func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string)
 
 // rawApprovals are rivals with no checks, and with no checks but with a claim.
 func (b *bench) rawApprovals(ctx context.Context, s *site) ([]*rival, error) {
-	all, err := b.withoutOperator(ctx, s, []string{bootstrap.BindingCreateCSRs})
+	all, err := b.withoutOperator(ctx, s, []string{rbac.BindingCreateCSRs})
 	if err != nil {
 		return nil, err
 	}

@@ -20,7 +20,8 @@ import (
 	"k8s.io/client-go/rest"
 	certutil "k8s.io/client-go/util/cert"
 
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // A sender sends one request, as one client of the API server.
@@ -69,15 +70,15 @@ func (s *site) anonymous() (*http.Client, error) {
 func tokenSenders(tokens []corev1.Secret) ([]sender, error) {
 	var out []sender
 	for i := range tokens {
-		token, ok := bootstrap.ParseToken(&tokens[i])
+		t, ok := token.Parse(&tokens[i])
 		if !ok {
 			return nil, fmt.Errorf("the Secret %s is no token", tokens[i].Name)
 		}
-		request, err := kubeletRequest(bootstrap.NodeOfChild(&tokens[i]))
+		request, err := kubeletRequest(owned.NodeOf(&tokens[i]))
 		if err != nil {
 			return nil, err
 		}
-		from, err := newSender(http.Header{"Authorization": {"Bearer " + token.ID + "." + token.Secret.Reveal()}}, request)
+		from, err := newSender(http.Header{"Authorization": {"Bearer " + t.ID + "." + t.Secret.Reveal()}}, request)
 		if err != nil {
 			return nil, err
 		}

@@ -21,7 +21,10 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // storm measures what the operator could bring about by itself: the tokens of a large cluster, which were made together, are
@@ -82,12 +85,12 @@ func (b *bench) spread(ctx context.Context, s *site, build build) error {
 	waiting = waiting[:min(len(waiting), b.nodes)]
 	for i := range waiting {
 		nb := &waiting[i]
-		token, _ := bootstrap.ParseToken(bootstrap.TokenSecret(nb, bootstrap.NextTokenID(nb.UID, ""), "0123456789abcdef", now.Add(nb.Spec.TokenTTL())))
-		f := &bootstrap.Facts{
-			Name: nb.Name, Namespace: operator.Namespace, NodeBootstrap: nb, TokenSecrets: []*corev1.Secret{token.Object},
-			Cluster: bootstrap.Cluster{Server: s.Server(), CA: s.ServerCA(), CAExpires: now.AddDate(10, 0, 0)}, Bypass: &bootstrap.Bypass{},
+		t, _ := token.Parse(token.NewSecret(nb, token.NextID(nb.UID, ""), "0123456789abcdef", now.Add(nb.Spec.TokenTTL())))
+		f := &lifecycle.Facts{
+			Name: nb.Name, Namespace: operator.Namespace, NodeBootstrap: nb, TokenSecrets: []*corev1.Secret{t.Object},
+			Cluster: kubeconfig.Cluster{Server: s.Server(), CA: s.ServerCA(), CAExpires: now.AddDate(10, 0, 0)}, Bypass: &lifecycle.Bypass{},
 		}
-		p := bootstrap.Decide(f, now)
+		p := lifecycle.Decide(f, now)
 		perMinute[int(p.RequeueAt.Sub(now)/time.Minute)]++
 	}
 	most := 0
@@ -115,12 +118,12 @@ func (s *site) addCA() error {
 func (b *bench) renewedCAs(ctx context.Context, s *site) (have, asked int, err error) {
 	for i := b.most / 2; i < b.most; i += max(1, b.most/200) {
 		var secret corev1.Secret
-		key := client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(nodeName(i))}
+		key := client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(nodeName(i))}
 		if err := s.Client.Get(ctx, key, &secret); err != nil {
 			return 0, 0, err
 		}
 		asked++
-		if !bytes.Equal(secret.Data[bootstrap.CAKey], s.ServerCA()) {
+		if !bytes.Equal(secret.Data[kubeconfig.CAKey], s.ServerCA()) {
 			have++
 		}
 	}

@@ -16,7 +16,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -121,9 +122,9 @@ func (p *administrator) kubeconfig(ctx context.Context, node string) []byte {
 	var content []byte
 	for content == nil && ctx.Err() == nil && p.s.seen.until(ctx, func(l *ledger) bool { return l.kubeconfig(node) != "" }) {
 		p.insist(ctx, "reading the kubeconfig of "+node, func(ctx context.Context) error {
-			secret, err := p.clientset.CoreV1().Secrets(operator.Namespace).Get(ctx, bootstrap.KubeconfigSecretName(node), metav1.GetOptions{})
+			secret, err := p.clientset.CoreV1().Secrets(operator.Namespace).Get(ctx, owned.KubeconfigSecretName(node), metav1.GetOptions{})
 			if err == nil {
-				content = secret.Data[bootstrap.KubeconfigKey]
+				content = secret.Data[kubeconfig.Key]
 			}
 			return ignoreNotFound(err)
 		})

@@ -21,7 +21,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -211,10 +212,10 @@ func (s *suite) wrongWith(ctx context.Context, node string, end fate) error {
 // wrongCredential is nil when a node's kubeconfig works.
 func (s *suite) wrongCredential(ctx context.Context, node string) error {
 	var published corev1.Secret
-	if err := s.env.Client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)}, &published); err != nil {
+	if err := s.env.Client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node)}, &published); err != nil {
 		return err
 	}
-	_, c, err := connect(published.Data[bootstrap.KubeconfigKey])
+	_, c, err := connect(published.Data[kubeconfig.Key])
 	if err != nil {
 		return err
 	}
@@ -222,7 +223,7 @@ func (s *suite) wrongCredential(ctx context.Context, node string) error {
 	if err != nil {
 		return fmt.Errorf("the kubeconfig does not work: %w", err)
 	}
-	if want := bootstrapapi.BootstrapUserPrefix + tokenIDIn(published.Data[bootstrap.KubeconfigKey]); who.Status.UserInfo.Username != want {
+	if want := bootstrapapi.BootstrapUserPrefix + tokenIDIn(published.Data[kubeconfig.Key]); who.Status.UserInfo.Username != want {
 		return fmt.Errorf("with the kubeconfig one is %s, want %s", who.Status.UserInfo.Username, want)
 	}
 	return nil

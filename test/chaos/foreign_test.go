@@ -18,7 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -31,7 +32,7 @@ func (s *suite) plantForeign() []client.Object {
 	}
 	planted := []client.Object{
 		&corev1.Secret{
-			ObjectMeta: meta(bootstrap.TokenNamespace, bootstrap.TokenSecretName(foreignTokenID)),
+			ObjectMeta: meta(token.Namespace, token.SecretName(foreignTokenID)),
 			Type:       bootstrapapi.SecretTypeBootstrapToken,
 			StringData: map[string]string{
 				bootstrapapi.BootstrapTokenIDKey: foreignTokenID, bootstrapapi.BootstrapTokenSecretKey: "0123456789abcdef",
@@ -39,10 +40,10 @@ func (s *suite) plantForeign() []client.Object {
 			},
 		},
 		&corev1.Secret{ObjectMeta: meta(operator.Namespace, "foreign"), StringData: map[string]string{"key": "value"}},
-		&corev1.Secret{ObjectMeta: meta(operator.Namespace, bootstrap.KubeconfigSecretName("foreign")), StringData: map[string]string{"kubeconfig": "theirs"}},
+		&corev1.Secret{ObjectMeta: meta(operator.Namespace, owned.KubeconfigSecretName("foreign")), StringData: map[string]string{"kubeconfig": "theirs"}},
 		&corev1.ConfigMap{ObjectMeta: meta(operator.Namespace, "foreign"), Data: map[string]string{"key": "value"}},
 		binding("foreign", foreignGroup, "system:node-bootstrapper"),
-		binding("foreign-wide", bootstrap.ClusterWideGroup+"r", "system:certificates.k8s.io:certificatesigningrequests:nodeclient"),
+		binding("foreign-wide", token.ClusterWideGroup+"r", "system:certificates.k8s.io:certificatesigningrequests:nodeclient"),
 	}
 	for _, o := range planted {
 		if err := s.env.Client.Create(s.ctx, o); err != nil {

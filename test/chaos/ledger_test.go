@@ -23,7 +23,9 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -153,16 +155,16 @@ func (h *history) bootstrap(node string) *v1alpha1.NodeBootstrap {
 
 // kubeconfig is the id of the token in a node's kubeconfig Secret; empty for none.
 func (h *history) kubeconfig(node string) string {
-	s := now[*corev1.Secret](h, invariants.Key{Kind: "Secret", Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node)})
+	s := now[*corev1.Secret](h, invariants.Key{Kind: "Secret", Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node)})
 	if s == nil {
 		return ""
 	}
-	return tokenIDIn(s.Data[bootstrap.KubeconfigKey])
+	return tokenIDIn(s.Data[kubeconfig.Key])
 }
 
 // tokenIDIn is the id of the token that a kubeconfig carries.
-func tokenIDIn(kubeconfig []byte) string {
-	id, _, _ := strings.Cut(invariants.Bearer(&corev1.Secret{Data: map[string][]byte{bootstrap.KubeconfigKey: kubeconfig}}), ".")
+func tokenIDIn(text []byte) string {
+	id, _, _ := strings.Cut(invariants.Bearer(&corev1.Secret{Data: map[string][]byte{kubeconfig.Key: text}}), ".")
 	return id
 }
 
@@ -237,7 +239,7 @@ func (l *ledger) see(c change) []string {
 func mayBeOperators(w invariants.Write) bool {
 	switch o := w.After.(type) {
 	case *corev1.Secret:
-		return o.Labels[bootstrap.ManagedByLabel] != ""
+		return o.Labels[owned.ManagedByLabel] != ""
 	case *certificatesv1.CertificateSigningRequest:
 		return ours(o)
 	case *v1alpha1.NodeBootstrap:
@@ -253,7 +255,7 @@ func onlyStatus(before client.Object, nb *v1alpha1.NodeBootstrap) bool {
 
 // ours reports whether a request was sent with a token of the operator's. The API server writes the groups.
 func ours(r *certificatesv1.CertificateSigningRequest) bool {
-	return slices.Contains(r.Spec.Groups, bootstrap.Group)
+	return slices.Contains(r.Spec.Groups, token.Group)
 }
 
 // unwant notes since when nobody wants a node any more.
@@ -310,10 +312,10 @@ func (l *ledger) count(c change, w invariants.Write) {
 			if l.Doubled(node, c.revision, c.at) != "" {
 				l.doubles[node] = c.at
 			}
-		case node == "" && bootstrap.NodeOfChild(o) != "" && w.After == nil:
+		case node == "" && owned.NodeOf(o) != "" && w.After == nil:
 			l.step(c, kubeconfigGone, "%s", o.Name)
-		case node == "" && bootstrap.NodeOfChild(o) != "":
-			l.step(c, kubeconfigWritten, "%s with the token %s", o.Name, tokenIDIn(o.Data[bootstrap.KubeconfigKey]))
+		case node == "" && owned.NodeOf(o) != "":
+			l.step(c, kubeconfigWritten, "%s with the token %s", o.Name, tokenIDIn(o.Data[kubeconfig.Key]))
 		}
 	case *certificatesv1.CertificateSigningRequest:
 		if ours(o) {
@@ -337,7 +339,7 @@ func (l *ledger) count(c change, w invariants.Write) {
 
 func (l *ledger) countRequest(c change, w invariants.Write, r *certificatesv1.CertificateSigningRequest) {
 	before, _ := w.Before.(*certificatesv1.CertificateSigningRequest)
-	id := bootstrap.TokenIDOfUser(r.Spec.Username)
+	id := token.IDOfUser(r.Spec.Username)
 	step := ""
 	switch {
 	case w.After == nil:

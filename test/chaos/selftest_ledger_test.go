@@ -27,8 +27,10 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 var made = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -69,7 +71,7 @@ func (h *teller) token(id, owner string, after time.Duration) {
 	h.store(tokenKey(id), &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Name: bootstrapapi.BootstrapTokenSecretPrefix + id, CreationTimestamp: metav1.NewTime(made.Add(after)),
-			Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}, Annotations: map[string]string{bootstrap.NodeNameAnnotation: "node-a"},
+			Labels: map[string]string{owned.ManagedByLabel: owned.ManagedBy}, Annotations: map[string]string{owned.NodeNameAnnotation: "node-a"},
 			OwnerReferences: []metav1.OwnerReference{{UID: types.UID(owner), Controller: new(true)}},
 		},
 		Type: bootstrapapi.SecretTypeBootstrapToken,
@@ -83,11 +85,11 @@ func (h *teller) token(id, owner string, after time.Duration) {
 // publish stores the kubeconfig of node-a with a token.
 func (h *teller) publish(id string) {
 	h.t.Helper()
-	kubeconfig := fmt.Sprintf("users:\n- user:\n    token: %s.0123456789%[1]s\n", id)
-	name := bootstrap.KubeconfigSecretName("node-a")
+	text := fmt.Sprintf("users:\n- user:\n    token: %s.0123456789%[1]s\n", id)
+	name := owned.KubeconfigSecretName("node-a")
 	h.store(secretsPrefix+operator.Namespace+"/"+name, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}, Annotations: map[string]string{bootstrap.NodeNameAnnotation: "node-a"}},
-		Data:       map[string][]byte{bootstrap.KubeconfigKey: []byte(kubeconfig)},
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{owned.ManagedByLabel: owned.ManagedBy}, Annotations: map[string]string{owned.NodeNameAnnotation: "node-a"}},
+		Data:       map[string][]byte{kubeconfig.Key: []byte(text)},
 	})
 }
 
@@ -131,7 +133,7 @@ func (h *teller) asked(name, node, id string, key *ecdsa.PrivateKey) *certificat
 		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request: request, SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
-			Username: bootstrapapi.BootstrapUserPrefix + id, Groups: []string{bootstrap.Group},
+			Username: bootstrapapi.BootstrapUserPrefix + id, Groups: []string{token.Group},
 		},
 		Status: certificatesv1.CertificateSigningRequestStatus{Conditions: []certificatesv1.CertificateSigningRequestCondition{
 			{Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue},
@@ -151,7 +153,7 @@ func (h *teller) claimed(r *certificatesv1.CertificateSigningRequest) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.nb.Status.Tokens = append(h.nb.Status.Tokens, v1alpha1.LiveToken{ID: bootstrap.TokenIDOfUser(r.Spec.Username), CSRs: []v1alpha1.DecidedCSR{
+	h.nb.Status.Tokens = append(h.nb.Status.Tokens, v1alpha1.LiveToken{ID: token.IDOfUser(r.Spec.Username), CSRs: []v1alpha1.DecidedCSR{
 		{UID: r.UID, Verdict: v1alpha1.VerdictApproved, KeyFingerprint: fingerprint}}})
 	h.bootstrap("", "")
 	h.store(requestsPrefix+r.Name, r)

@@ -14,7 +14,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -86,13 +87,13 @@ var stories = []story{
 	{"a token is revoked by hand", func(ctx context.Context, s *slot) {
 		s.awaited(ctx)
 		if id := look(s.s.seen, func(l *ledger) string { return l.kubeconfig(s.node) }); id != "" {
-			s.s.admin.deleteSecret(ctx, bootstrap.TokenNamespace, bootstrap.TokenSecretName(id))
+			s.s.admin.deleteSecret(ctx, token.Namespace, token.SecretName(id))
 		}
 		s.join(ctx)
 	}},
 	{"a kubeconfig is deleted by hand", func(ctx context.Context, s *slot) {
 		s.awaited(ctx)
-		s.s.admin.deleteSecret(ctx, operator.Namespace, bootstrap.KubeconfigSecretName(s.node))
+		s.s.admin.deleteSecret(ctx, operator.Namespace, owned.KubeconfigSecretName(s.node))
 		s.join(ctx)
 	}},
 }

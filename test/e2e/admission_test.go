@@ -18,7 +18,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -33,7 +34,7 @@ spec:
   matchConstraints:
     namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: ` + operator.Namespace + `}}
     resourceRules:
-    - {apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets], resourceNames: [` + bootstrap.KubeconfigSecretName(node) + `]}
+    - {apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [secrets], resourceNames: [` + owned.KubeconfigSecretName(node) + `]}
   mutations: [` + expression + `]
 ---
 apiVersion: admissionregistration.k8s.io/v1
@@ -60,7 +61,7 @@ func installPolicy(t *testing.T, node, expression string, changed func(*corev1.S
 		cluster.Create(t, o)
 	}
 	env.Eventually(t, "the policy's effect", func() error {
-		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(node), Labels: map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}}}
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node), Labels: map[string]string{owned.ManagedByLabel: owned.ManagedBy}}}
 		if err := cluster.Client.Create(t.Context(), s, client.DryRunAll); err != nil {
 			return err
 		}
@@ -79,7 +80,7 @@ func TestPolicyMakesSecretsImmutable(t *testing.T) {
 	isImmutable := func(s *corev1.Secret) bool { return ptr.Deref(s.Immutable, false) }
 	installPolicy(t, name, immutable, isImmutable)
 	cluster.Create(t, cluster.NodeBootstrap(name))
-	_, kubeconfig := cluster.WaitAwaited(t, name)
+	_, text := cluster.WaitAwaited(t, name)
 	before := settledWrites(t)
 	if err := crashManager(t.Context()); err != nil {
 		t.Fatal(err)
@@ -89,11 +90,11 @@ func TestPolicyMakesSecretsImmutable(t *testing.T) {
 		t.Errorf("there are more writes: %v", after[len(before):])
 	}
 	var s corev1.Secret
-	cluster.Get(t, operator.Namespace, bootstrap.KubeconfigSecretName(name), &s)
-	if !isImmutable(&s) || !bytes.Equal(s.Data[bootstrap.KubeconfigKey], kubeconfig) {
+	cluster.Get(t, operator.Namespace, owned.KubeconfigSecretName(name), &s)
+	if !isImmutable(&s) || !bytes.Equal(s.Data[kubeconfig.Key], text) {
 		t.Error("the Secret is not the one that the policy has changed")
 	}
-	startKubelet(t, name, kubeconfig)
+	startKubelet(t, name, text)
 	waitJoined(t, name)
 }
 
@@ -112,7 +113,7 @@ func TestPolicyChangesKubeconfigs(t *testing.T) {
 			t.Errorf("the message does not say %q: %s", text, message)
 		}
 	}
-	if err := cluster.Absent(t.Context(), operator.Namespace, bootstrap.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
+	if err := cluster.Absent(t.Context(), operator.Namespace, owned.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
 		t.Error(err)
 	}
 	cluster.Delete(t, binding)

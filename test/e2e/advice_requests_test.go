@@ -25,8 +25,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -129,7 +129,7 @@ func findsItsDeniedRequest(t *testing.T, config localcluster.KubeletConfig, deni
 	if err := kubelet.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range sentWith(t, bootstrap.TokenIDOfUser(denied.Spec.Username)) {
+	for _, r := range sentWith(t, token.IDOfUser(denied.Spec.Username)) {
 		if r.UID != denied.UID {
 			t.Errorf("it has sent another request, %s", r.Name)
 		}
@@ -197,11 +197,11 @@ func TestTokenWithOtherGroupsIsRestored(t *testing.T) {
 	}
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	nb, kubeconfig := cluster.WaitAwaited(t, name)
-	token := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(nb.Status.Token.ID)}}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: token.SecretName(nb.Status.Token.ID)}}
 	if err := killManager(); err != nil {
 		t.Fatal(err)
 	}
-	env.Change(t, cluster, token, func(s *corev1.Secret) {
+	env.Change(t, cluster, secret, func(s *corev1.Secret) {
 		s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = append(s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey], ",system:bootstrappers:other"...)
 	})
 	waitInGroup(t, kubeconfig, "system:bootstrappers:other", true)

@@ -15,7 +15,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -23,12 +24,12 @@ import (
 func TestManagerKilledAtEachStep(t *testing.T) {
 	for step, happened := range map[string]func(watch.Event) bool{
 		"resource-applied":     func(e watch.Event) bool { _, ok := e.Object.(*v1alpha1.NodeBootstrap); return ok },
-		"token-minted":         isSecret(bootstrap.TokenNamespace, watch.Added),
+		"token-minted":         isSecret(token.Namespace, watch.Added),
 		"kubeconfig-published": isSecret(operator.Namespace, watch.Added),
 		"csr-seen":             isRequest(func(*certificatesv1.CertificateSigningRequest) bool { return true }),
 		"csr-approved":         isRequest(func(r *certificatesv1.CertificateSigningRequest) bool { return len(r.Status.Conditions) > 0 }),
 		"node-registered":      func(e watch.Event) bool { _, ok := e.Object.(*corev1.Node); return ok },
-		"token-revoked":        isSecret(bootstrap.TokenNamespace, watch.Deleted),
+		"token-revoked":        isSecret(token.Namespace, watch.Deleted),
 	} {
 		t.Run(step, func(t *testing.T) {
 			name := "killed-at-" + step
@@ -106,7 +107,7 @@ func crashWhen(t *testing.T, node string, happened func(watch.Event) bool) <-cha
 
 func concerns(o client.Object, node string, since time.Time) bool {
 	if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
-		return slices.Contains(r.Spec.Groups, bootstrap.Group) && !r.CreationTimestamp.Time.Before(since)
+		return slices.Contains(r.Spec.Groups, token.Group) && !r.CreationTimestamp.Time.Before(since)
 	}
-	return o.GetName() == node || bootstrap.NodeOfChild(o) == node
+	return o.GetName() == node || owned.NodeOf(o) == node
 }

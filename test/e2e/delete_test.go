@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -34,7 +34,7 @@ func TestDeletedBeforeJoining(t *testing.T) {
 func waitNoBindings(t *testing.T) {
 	t.Helper()
 	env.Eventually(t, "the bindings being gone", func() error {
-		for _, binding := range bootstrap.BindingNames {
+		for _, binding := range rbac.BindingNames {
 			if err := cluster.Absent(t.Context(), "", binding, &rbacv1.ClusterRoleBinding{}); err != nil {
 				return err
 			}

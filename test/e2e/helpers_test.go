@@ -27,8 +27,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -158,7 +158,7 @@ func sentWith(t *testing.T, tokenID string) []certificatesv1.CertificateSigningR
 		t.Fatal(err)
 	}
 	return slices.DeleteFunc(requests, func(r certificatesv1.CertificateSigningRequest) bool {
-		return bootstrap.TokenIDOfUser(r.Spec.Username) != tokenID
+		return token.IDOfUser(r.Spec.Username) != tokenID
 	})
 }
 

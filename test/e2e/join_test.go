@@ -20,7 +20,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -88,7 +89,7 @@ func TestMemberBeforeItsNodeBootstrap(t *testing.T) {
 	t.Parallel()
 	const name, group = "member", "system:bootstrappers:by-hand"
 	cluster.Create(t, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName("byhand")},
+		ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: token.SecretName("byhand")},
 		Type:       bootstrapapi.SecretTypeBootstrapToken,
 		StringData: map[string]string{
 			bootstrapapi.BootstrapTokenIDKey: "byhand", bootstrapapi.BootstrapTokenSecretKey: "0123456789abcdef",
@@ -119,7 +120,7 @@ func TestMemberBeforeItsNodeBootstrap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	credential := []string{bootstrap.KubeconfigSecretName(name), bootstrap.TokenSecretName(bootstrap.NextTokenID(nb.UID, ""))}
+	credential := []string{owned.KubeconfigSecretName(name), token.SecretName(token.NextID(nb.UID, ""))}
 	for _, write := range writes {
 		if slices.Contains(credential, write.ObjectRef.Name) {
 			t.Errorf("a credential was written for a member: %s", write)

@@ -17,7 +17,10 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -65,7 +68,7 @@ func TestWritesAreRefusedForAWhile(t *testing.T) {
 		}
 		cluster.Create(t, binding)
 		env.Eventually(t, "the policy being in force", func() error {
-			probe := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, GenerateName: "probe-"}}
+			probe := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, GenerateName: "probe-"}}
 			if err := cluster.Client.Create(t.Context(), probe, client.DryRunAll); err == nil {
 				return errors.New("it is not")
 			}
@@ -108,14 +111,14 @@ func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 	if err := startManager(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	var kubeconfig []byte
+	var text []byte
 	env.Eventually(t, "the kubeconfig being published again", func() error {
 		var secret corev1.Secret
-		err := cluster.Client.Get(t.Context(), client.ObjectKey{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName(name)}, &secret)
-		kubeconfig = secret.Data[bootstrap.KubeconfigKey]
+		err := cluster.Client.Get(t.Context(), client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(name)}, &secret)
+		text = secret.Data[kubeconfig.Key]
 		return err
 	})
-	if err := authenticates(t, kubeconfig, before.Status.Token.ID); err != nil {
+	if err := authenticates(t, text, before.Status.Token.ID); err != nil {
 		t.Error(err)
 	}
 }
@@ -127,14 +130,14 @@ func TestCRDDeletedAndInstalledAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	cluster.WaitAwaited(t, name)
-	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "delete", "crd", bootstrap.CRDName); err != nil {
+	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "delete", "crd", rbac.CRDName); err != nil {
 		t.Fatal(err)
 	}
 	env.Eventually(t, "all that it owned being gone", func() error {
 		if err := cluster.NothingLeft(t.Context(), name); err != nil {
 			return err
 		}
-		for _, binding := range bootstrap.BindingNames {
+		for _, binding := range rbac.BindingNames {
 			if err := cluster.Absent(t.Context(), "", binding, &rbacv1.ClusterRoleBinding{}); err != nil {
 				return err
 			}

@@ -22,7 +22,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
@@ -53,7 +53,7 @@ func Start(ctx context.Context, config localcluster.Config) (*Env, error) {
 }
 
 func (e *Env) install(ctx context.Context) error {
-	scheme, err := controllers.NewScheme()
+	scheme, err := objects.NewScheme()
 	if err != nil {
 		return err
 	}

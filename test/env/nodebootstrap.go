@@ -16,8 +16,10 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // NodeBootstrap is one with the local cluster's endpoint in it.
@@ -61,17 +63,17 @@ func (e *Env) WaitAwaited(t testing.TB, name string) (*v1alpha1.NodeBootstrap, [
 	t.Helper()
 	nb := e.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 	var secret corev1.Secret
-	e.Get(t, operator.Namespace, bootstrap.KubeconfigSecretName(name), &secret)
-	return nb, secret.Data[bootstrap.KubeconfigKey]
+	e.Get(t, operator.Namespace, owned.KubeconfigSecretName(name), &secret)
+	return nb, secret.Data[kubeconfig.Key]
 }
 
 // TokenSecrets are the token Secrets for a node.
 func (e *Env) TokenSecrets(ctx context.Context, node string) ([]corev1.Secret, error) {
 	var list corev1.SecretList
-	if err := e.Client.List(ctx, &list, client.InNamespace(bootstrap.TokenNamespace)); err != nil {
+	if err := e.Client.List(ctx, &list, client.InNamespace(token.Namespace)); err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(list.Items, func(s corev1.Secret) bool { return bootstrap.NodeOfChild(&s) != node }), nil
+	return slices.DeleteFunc(list.Items, func(s corev1.Secret) bool { return owned.NodeOf(&s) != node }), nil
 }
 
 // Requests are the CertificateSigningRequests that were sent with tokens of the operator's.
@@ -81,7 +83,7 @@ func (e *Env) Requests(ctx context.Context) ([]certificatesv1.CertificateSigning
 		return nil, err
 	}
 	return slices.DeleteFunc(list.Items, func(r certificatesv1.CertificateSigningRequest) bool {
-		return !slices.Contains(r.Spec.Groups, bootstrap.Group)
+		return !slices.Contains(r.Spec.Groups, token.Group)
 	}), nil
 }
 
@@ -103,5 +105,5 @@ func (e *Env) NothingLeft(ctx context.Context, node string) error {
 			return fmt.Errorf("the request %s is left without a certificate", r.Name)
 		}
 	}
-	return e.Absent(ctx, operator.Namespace, bootstrap.KubeconfigSecretName(node), &corev1.Secret{})
+	return e.Absent(ctx, operator.Namespace, owned.KubeconfigSecretName(node), &corev1.Secret{})
 }

@@ -13,7 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -110,8 +110,8 @@ func (w *world) countWrite(c *call) {
 // leadsElsewhere reports whether a fault rightly leads to another end: a token that is of no use any more, because its Secret is no
 // longer the operator's or cannot be changed as it has to be, is replaced by the next one.
 func (a at) leadsElsewhere() bool {
-	return a.fault == immutably && strings.HasPrefix(a.id, "create Secret "+bootstrap.TokenNamespace) ||
-		a.fault == stripped && strings.HasPrefix(a.id, "update Secret "+bootstrap.TokenNamespace)
+	return a.fault == immutably && strings.HasPrefix(a.id, "create Secret "+token.Namespace) ||
+		a.fault == stripped && strings.HasPrefix(a.id, "update Secret "+token.Namespace)
 }
 
 // admissionDelays reports whether a fault may delay a write by a minute or so.

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/nodebootstrap/nodebootstrap/controllers"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
 )
 
 // namespace is the operator's.
@@ -38,11 +38,11 @@ var caching = func() (c struct {
 	indexes map[string]map[string]client.IndexerFunc
 }) {
 	c.options = map[string]cache.ByObject{}
-	for o, by := range controllers.CacheOptions(namespace).ByObject {
+	for o, by := range objects.CacheOptions(namespace).ByObject {
 		c.options[kindOf(o)] = by
 	}
 	c.indexes = map[string]map[string]client.IndexerFunc{}
-	if err := controllers.AddIndexes(context.Background(), indexer(c.indexes)); err != nil {
+	if err := objects.AddIndexes(context.Background(), indexer(c.indexes)); err != nil {
 		panic(err)
 	}
 	return c

@@ -18,8 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -30,7 +30,7 @@ func (w *world) tokenOf(bearer string) *corev1.Secret {
 	if w.lagging {
 		revision, _ = w.before(revision, w.kinds["Secret"], func(v *version) bool { return v.object != nil })
 	}
-	v := w.at(key{"Secret", metav1.NamespaceSystem, bootstrap.TokenSecretName(id)}, revision)
+	v := w.at(key{"Secret", metav1.NamespaceSystem, token.SecretName(id)}, revision)
 	if v == nil || !w.live(v.object.(*corev1.Secret)) || string(v.object.(*corev1.Secret).Data[bootstrapapi.BootstrapTokenSecretKey]) != part {
 		return nil
 	}

@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
 var interventionRuns = flag.Int("faults.interventions", 600, "how many runs TestInterventions does; all with -1")
@@ -33,7 +33,7 @@ var interventions = map[string]func(*world){
 			w.remove(userAuthor, keyOf(s))
 		}
 	},
-	"deletes the kubeconfig":          func(w *world) { w.remove(userAuthor, key{"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}) },
+	"deletes the kubeconfig":          func(w *world) { w.remove(userAuthor, key{"Secret", namespace, owned.KubeconfigSecretName(worker)}) },
 	"leaves the approval to a person": func(w *world) { w.edits(v1alpha1.ApprovalManual, shortest) },
 	"lets anybody become any node":    func(w *world) { w.edits(v1alpha1.ApprovalClusterWide, shortest) },
 	"wants longer tokens":             func(w *world) { w.edits("", 48*time.Hour) },

@@ -15,7 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -185,7 +185,7 @@ func (w *world) checkDeletionSeen(node string, again bool, err error) {
 			if !v.isOf(s.UID) {
 				continue
 			}
-			if seen, ok := shown(v).object.(*corev1.Secret); ok && bootstrap.Ours(seen, node) {
+			if seen, ok := shown(v).object.(*corev1.Secret); ok && owned.Ours(seen, node) {
 				w.violated(invariants.LiveTokens.Violated("%s is left by a reconcile that saw the deletion of its NodeBootstrap", s.Name))
 			}
 		}

@@ -20,7 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	certutil "k8s.io/client-go/util/cert"
 
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -66,7 +66,7 @@ func (m *machine) give() bool {
 
 // published is the token in the kubeconfig Secret of a node; empty for none.
 func (w *world) published(node string) string {
-	s := get[*corev1.Secret](w.store, namespace, bootstrap.KubeconfigSecretName(node))
+	s := get[*corev1.Secret](w.store, namespace, owned.KubeconfigSecretName(node))
 	if s == nil {
 		return ""
 	}

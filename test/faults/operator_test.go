@@ -27,9 +27,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/controllers"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
+	"github.com/nodebootstrap/nodebootstrap/controllers/bindings"
+	"github.com/nodebootstrap/nodebootstrap/controllers/bypass"
+	"github.com/nodebootstrap/nodebootstrap/controllers/metrics"
+	"github.com/nodebootstrap/nodebootstrap/controllers/node"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/controllers/stray"
+	"github.com/nodebootstrap/nodebootstrap/controllers/writes"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // item is what a workqueue holds: a node's name, a token Secret's, or one of the two singletons.
@@ -48,10 +57,10 @@ func strayItem(name string) item { return item{"stray-tokens", name} }
 // operator is one process of it. What is here is lost in a crash.
 type operator struct {
 	w         *world
-	node      *controllers.NodeReconciler
-	bindings  *controllers.BindingsReconciler
-	approvers *controllers.Approvers
-	stray     *controllers.StrayTokensReconciler
+	node      *node.Reconciler
+	bindings  *bindings.Reconciler
+	approvers *bypass.Approvers
+	stray     *stray.Reconciler
 	// transport is where the operator reads the API server's clock.
 	transport http.RoundTripper
 
@@ -65,17 +74,17 @@ type operator struct {
 // startOperator replaces the operator by a new process, which is told of every object that is there.
 func (w *world) startOperator() {
 	c, l := apiClient{w: w}, liveReader{w: w}
-	k, writes := controllers.NewServerClock(w.clock), &controllers.WriteLimits{}
-	a := controllers.NewApprovers(c, k)
+	k, limits := apiserver.NewClock(w.clock), &writes.Limits{}
+	a := bypass.NewApprovers(c, k)
 	w.op = &operator{
 		w: w,
-		node: &controllers.NodeReconciler{
-			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: metrics(), AllowClusterWide: true, Writes: writes,
-			Discovery: &controllers.Discovery{Reader: c, Namespace: namespace, Server: w.flagServer},
+		node: &node.Reconciler{
+			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: theMetrics(), AllowClusterWide: true, Writes: limits,
+			Discovery: &node.Discovery{Reader: c, Namespace: namespace, Server: w.flagServer},
 		},
-		bindings:  &controllers.BindingsReconciler{Client: c, Live: l, AllowClusterWide: true, Writes: writes, Clock: k},
+		bindings:  &bindings.Reconciler{Client: c, Live: l, AllowClusterWide: true, Writes: limits, Clock: k},
 		approvers: a,
-		stray:     &controllers.StrayTokensReconciler{Client: c, Live: l},
+		stray:     &stray.Reconciler{Client: c, Live: l},
 		transport: k.Wrap(answers{w}),
 		timers:    map[item]time.Time{},
 		failures:  map[item]int{},
@@ -156,10 +165,10 @@ func (o *operator) wakeFor(c change) {
 				o.add(bindingsItem)
 			}
 		case *corev1.Secret:
-			if bootstrap.Stray(object) {
+			if token.Stray(object) {
 				o.add(strayItem(object.Name))
 			}
-			o.addNodes(bootstrap.NodeOfChild(object), bootstrap.NodeOfKubeconfigSecret(object.Name))
+			o.addNodes(owned.NodeOf(object), owned.NodeOfKubeconfigSecret(object.Name))
 			if id, ok := strings.CutPrefix(object.Name, bootstrapapi.BootstrapTokenSecretPrefix); ok {
 				for _, sent := range o.w.list(selector{kind: "CertificateSigningRequest", field: "token", value: id}, o.w.seen("CertificateSigningRequest")) {
 					o.addNodes(csr.RequestedNode(sent.(*certificatesv1.CertificateSigningRequest)))
@@ -176,7 +185,7 @@ func (o *operator) wakeFor(c change) {
 		case *rbacv1.ClusterRoleBinding:
 			o.add(approversItem) // and again for as long as the authorizer may not know of the binding
 			o.addAfter(approversItem, time.Second)
-			if slices.Contains(bootstrap.BindingNames, object.Name) {
+			if slices.Contains(rbac.BindingNames, object.Name) {
 				o.addAll()
 				o.add(bindingsItem)
 			}
@@ -192,12 +201,12 @@ func (o *operator) nodeOfRequest(r *certificatesv1.CertificateSigningRequest) st
 		}
 		return node
 	}
-	if !slices.Contains(r.Spec.Groups, bootstrap.Group) {
+	if !slices.Contains(r.Spec.Groups, token.Group) {
 		return ""
 	}
-	k := key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(bootstrap.TokenIDOfUser(r.Spec.Username))}
+	k := key{"Secret", token.Namespace, token.SecretName(token.IDOfUser(r.Spec.Username))}
 	if v := o.w.at(k, o.w.seen("Secret")); v != nil && shown(v).object != nil {
-		return bootstrap.NodeOfChild(shown(v).object)
+		return owned.NodeOf(shown(v).object)
 	}
 	return requestedNode(r)
 }
@@ -268,7 +277,7 @@ func (o *operator) reconcile(i item) (result reconcile.Result, err error) {
 	case "node":
 		return o.node.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Name: i.name}})
 	case "stray-tokens":
-		return o.stray.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: bootstrap.TokenNamespace, Name: i.name}})
+		return o.stray.Reconcile(ctx, ctrl.Request{NamespacedName: client.ObjectKey{Namespace: token.Namespace, Name: i.name}})
 	case "bindings":
 		return reconcileOne(ctx, o.bindings.Reconcile)
 	default:
@@ -316,13 +325,13 @@ func (r recorder) Eventf(regarding, _ runtime.Object, kind, reason, action, note
 // registry has the metrics of all operators there ever were: they count on, as a secret that gets into them would stay.
 var registry = prometheus.NewRegistry()
 
-// metrics are registered once. The gauges over all NodeBootstraps read an empty cache: worlds come and go.
-var metrics = sync.OnceValue(func() *controllers.Metrics {
-	scheme, err := controllers.NewScheme()
+// theMetrics are registered once. The gauges over all NodeBootstraps read an empty cache: worlds come and go.
+var theMetrics = sync.OnceValue(func() *metrics.Metrics {
+	scheme, err := objects.NewScheme()
 	if err != nil {
 		panic(err)
 	}
-	m, err := controllers.NewMetrics(registry, fake.NewClientBuilder().WithScheme(scheme).Build())
+	m, err := metrics.New(registry, fake.NewClientBuilder().WithScheme(scheme).Build())
 	if err != nil {
 		panic(err)
 	}

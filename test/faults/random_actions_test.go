@@ -15,7 +15,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // The actions of this file do nothing where they make no sense.
@@ -70,21 +73,21 @@ func (h *historian) people() map[string]func() {
 		"somebody edits a Secret": func() {
 			h.onChild(func(s *corev1.Secret) {
 				edited(h.world, userAuthor, s, func(s *corev1.Secret) {
-					delete(s.Data, bootstrap.KubeconfigKey)
+					delete(s.Data, kubeconfig.Key)
 					delete(s.Data, bootstrapapi.BootstrapTokenExtraGroupsKey)
 				})
 			})
 		},
 		"somebody takes labels off a Secret": func() {
 			h.onChild(func(s *corev1.Secret) {
-				nb := get[*v1alpha1.NodeBootstrap](h.store, "", bootstrap.NodeOfChild(s))
-				if nb == nil || nb.Status.Token == nil || s.Name != bootstrap.TokenSecretName(nb.Status.Token.ID) {
+				nb := get[*v1alpha1.NodeBootstrap](h.store, "", owned.NodeOf(s))
+				if nb == nil || nb.Status.Token == nil || s.Name != token.SecretName(nb.Status.Token.ID) {
 					return // the operator finds by its status alone what has no label: a predecessor is lost
 				}
 				edited(h.world, userAuthor, s, func(s *corev1.Secret) { s.Labels = nil })
 				h.idle() // before the NodeBootstrap is replaced, with its status
 				edit(h.store, userAuthor, s.Namespace, s.Name, func(s *corev1.Secret) {
-					s.Labels = map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy}
+					s.Labels = map[string]string{owned.ManagedByLabel: owned.ManagedBy}
 				})
 			})
 		},
@@ -98,11 +101,11 @@ func (h *historian) people() map[string]func() {
 			}
 		},
 		"somebody deletes a binding": func() {
-			name := rapid.SampledFrom(bootstrap.BindingNames).Draw(h.t, "binding")
+			name := rapid.SampledFrom(rbac.BindingNames).Draw(h.t, "binding")
 			h.remove(userAuthor, key{kind: "ClusterRoleBinding", name: name})
 		},
 		"somebody edits a binding": func() {
-			name := rapid.SampledFrom(bootstrap.BindingNames).Draw(h.t, "binding")
+			name := rapid.SampledFrom(rbac.BindingNames).Draw(h.t, "binding")
 			edit(h.store, userAuthor, "", name, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil })
 		},
 		"somebody deletes a request": func() {

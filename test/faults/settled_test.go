@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
 // TestTenSettledDays: in a cluster in which nothing happens but heartbeats and the passing of time, tokens are renewed and
@@ -72,7 +72,7 @@ func TestTenSettledDays(t *testing.T) {
 		}
 		node := c.key.name
 		if o, ok := object.(metav1.Object); ok && c.key.kind == "Secret" {
-			node = bootstrap.NodeOfChild(o)
+			node = owned.NodeOf(o)
 		}
 		if written[node] == nil {
 			written[node] = map[string]int{}

@@ -11,7 +11,9 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // The stories of this file are about what an administrator does to the whole cluster, and to requests that wait.
@@ -29,8 +31,8 @@ var caStory = story{name: "the CA is rotated", tell: func(w *world) []*step {
 		publishes("the new one is published", anotherCA()),
 	}
 	steps = append(steps, w.machine(worker).joins(func() bool {
-		s := get[*corev1.Secret](w.store, namespace, bootstrap.KubeconfigSecretName(worker))
-		return s != nil && string(s.Data[bootstrap.CAKey]) == anotherCA()
+		s := get[*corev1.Secret](w.store, namespace, owned.KubeconfigSecretName(worker))
+		return s != nil && string(s.Data[kubeconfig.CAKey]) == anotherCA()
 	})...)
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
@@ -82,7 +84,7 @@ func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 		}
 		rest := joining.joins(func() bool { // a token that is not in the right groups yet sends requests that nobody approves
 			t := w.theToken()
-			return t != nil && (to == v1alpha1.ApprovalClusterWide) == strings.Contains(string(t.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), bootstrap.ClusterWideGroup)
+			return t != nil && (to == v1alpha1.ApprovalClusterWide) == strings.Contains(string(t.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), token.ClusterWideGroup)
 		})
 		if asksAgain {
 			steps = append(steps, rest[0])
@@ -96,7 +98,7 @@ func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 
 // typesStory has Secrets of ours that an update cannot bring to what they should be.
 var typesStory = story{name: "Secrets are of the wrong type, or cannot be changed", tell: func(w *world) []*step {
-	kubeconfig := key{"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}
+	kubeconfig := key{"Secret", namespace, owned.KubeconfigSecretName(worker)}
 	steps := []*step{
 		w.wantsIt(),
 		{name: "the kubeconfig Secret is created again with another type", wait: 2 * time.Second, do: func() bool {

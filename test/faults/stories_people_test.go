@@ -14,7 +14,9 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -69,7 +71,7 @@ var deadlineStory = story{name: "a deadline passes", tell: func(w *world) []*ste
 }}
 
 var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []*step {
-	theirs := []key{{"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}, {kind: "ClusterRoleBinding", name: bootstrap.BindingCreateCSRs}}
+	theirs := []key{{"Secret", namespace, owned.KubeconfigSecretName(worker)}, {kind: "ClusterRoleBinding", name: rbac.BindingCreateCSRs}}
 	gives := func(k key) *step {
 		return &step{name: "somebody takes away what is in the way", wait: 2 * time.Second, do: func() bool {
 			if !w.stalled(worker, v1alpha1.ReasonObjectNotOurs) {
@@ -84,10 +86,10 @@ var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []
 		{name: "somebody has Secrets and a binding of the names", wait: time.Second, do: func() bool {
 			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: theirs[0].namespace, Name: theirs[0].name}, Data: map[string][]byte{"a": []byte("b")}})
 			w.add(userAuthor, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: theirs[1].name}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}})
-			id := bootstrap.NextTokenID(uidOf(key{kind: "NodeBootstrap", name: worker}, 1), "")
-			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: bootstrap.TokenNamespace, Name: bootstrap.TokenSecretName(id)},
+			id := token.NextID(uidOf(key{kind: "NodeBootstrap", name: worker}, 1), "")
+			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: token.SecretName(id)},
 				Type: bootstrapapi.SecretTypeBootstrapToken, Data: map[string][]byte{bootstrapapi.BootstrapTokenIDKey: []byte(id)}})
-			for _, k := range append(theirs, key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}) {
+			for _, k := range append(theirs, key{"Secret", token.Namespace, token.SecretName(id)}) {
 				w.Foreign[k.public()] = true
 			}
 			return true
@@ -193,7 +195,7 @@ var revokedStory = story{name: "somebody deletes the token", tell: func(w *world
 var editsStory = story{name: "somebody edits the Secrets", tell: func(w *world) []*step {
 	onKubeconfig := func(name string, how func(*corev1.Secret)) *step {
 		return &step{name: name, wait: 2 * time.Second, do: func() bool {
-			return w.isReady(worker) && edit(w.store, userAuthor, namespace, bootstrap.KubeconfigSecretName(worker), how)
+			return w.isReady(worker) && edit(w.store, userAuthor, namespace, owned.KubeconfigSecretName(worker), how)
 		}}
 	}
 	steps := []*step{
@@ -233,7 +235,7 @@ var bindingsStory = story{name: "somebody edits bindings", tell: func(w *world) 
 	}
 	theirs := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "kubeadm:node-autoapprove-bootstrap"}, RoleRef: rbacv1.RoleRef{Name: roleNodeClient},
-		Subjects: []rbacv1.Subject{{Kind: rbacv1.GroupKind, Name: bootstrap.Group}},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.GroupKind, Name: token.Group}},
 	}
 	edits := func(name string, how func(*rbacv1.ClusterRoleBinding)) *step {
 		return &step{name: name, wait: 2 * time.Second, do: func() bool {
@@ -242,8 +244,8 @@ var bindingsStory = story{name: "somebody edits bindings", tell: func(w *world) 
 	}
 	steps := []*step{
 		w.wantsIt(),
-		edits(bootstrap.BindingCreateCSRs, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }),
-		edits(bootstrap.BindingApproveRenewals, func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "another" }),
+		edits(rbac.BindingCreateCSRs, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }),
+		edits(rbac.BindingApproveRenewals, func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "another" }),
 		{name: "somebody lets every token become any node", wait: 2 * time.Second, do: func() bool {
 			w.Foreign[keyOf(theirs).public()] = true
 			w.add(userAuthor, theirs.DeepCopy())

@@ -11,7 +11,7 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
 // The stories of this file are about what happens at the same moment, and about what is not known yet.
@@ -58,7 +58,7 @@ var successorStory = story{name: "somebody takes the names of what is deleted", 
 			return token.name != "" && w.unwants(worker)
 		}},
 		{name: "somebody makes Secrets of these names", wait: time.Second, do: func() bool {
-			for _, k := range []key{token, {"Secret", namespace, bootstrap.KubeconfigSecretName(worker)}} {
+			for _, k := range []key{token, {"Secret", namespace, owned.KubeconfigSecretName(worker)}} {
 				w.remove(userAuthor, k)
 				w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}})
 				w.Foreign[k.public()] = true

@@ -22,7 +22,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -113,7 +115,7 @@ func (w *world) nextStep() {
 }
 
 // crdKey is the CustomResourceDefinition, which owns the bindings.
-var crdKey = key{kind: "CustomResourceDefinition", name: bootstrap.CRDName}
+var crdKey = key{kind: "CustomResourceDefinition", name: rbac.CRDName}
 
 // clusterCA and anotherCA are any valid certificates. Short ones: each pass renders and compares them.
 var (
@@ -142,8 +144,8 @@ func (w *world) setUp() {
 	ours := func(ns, name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{
 			Namespace: ns, Name: name,
-			Labels:          map[string]string{bootstrap.ManagedByLabel: bootstrap.ManagedBy},
-			Annotations:     map[string]string{bootstrap.NodeNameAnnotation: worker},
+			Labels:          map[string]string{owned.ManagedByLabel: owned.ManagedBy},
+			Annotations:     map[string]string{owned.NodeNameAnnotation: worker},
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "CustomResourceDefinition", Name: "another", UID: crd.UID, Controller: new(true)}},
 		}
 	}
@@ -152,11 +154,11 @@ func (w *world) setUp() {
 		bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"), bootstrapapi.BootstrapTokenExtraGroupsKey: []byte("system:bootstrappers:kubeadm"),
 	}
 	for _, o := range []client.Object{
-		&corev1.Secret{ObjectMeta: ours(bootstrap.TokenNamespace, "bootstrap-token-kubadm"), Type: bootstrapapi.SecretTypeBootstrapToken, Data: kubeadm},
-		&corev1.Secret{ObjectMeta: ours(bootstrap.TokenNamespace, "look-alike")},
+		&corev1.Secret{ObjectMeta: ours(token.Namespace, "bootstrap-token-kubadm"), Type: bootstrapapi.SecretTypeBootstrapToken, Data: kubeadm},
+		&corev1.Secret{ObjectMeta: ours(token.Namespace, "look-alike")},
 		&corev1.Secret{ObjectMeta: ours(namespace, "look-alike")},
-		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: bootstrap.KubeconfigSecretName("another")}},
-		&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: bootstrap.BindingCreateCSRs + "-2"}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}},
+		&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: owned.KubeconfigSecretName("another")}},
+		&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: rbac.BindingCreateCSRs + "-2"}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}},
 		w.foreignRequest("system:bootstrap:kubadm", "system:bootstrappers", "system:bootstrappers:kubeadm", "system:authenticated"),
 		w.foreignRequest("system:node:another", "system:nodes", "system:authenticated"),
 		w.foreignRequest("admin", "system:masters", "system:authenticated"),

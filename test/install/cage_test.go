@@ -17,7 +17,9 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -45,16 +47,16 @@ func TestCageOfTokens(t *testing.T) {
 	widen(t)
 	const policy = "nodebootstrap-cage-secrets"
 	good := func() *corev1.Secret {
-		return bootstrap.TokenSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(time.Hour))
+		return token.NewSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(time.Hour))
 	}
 	wide := caged("caged")
 	wide.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide
 	const year = 8760 * time.Hour
 	for _, s := range []*corev1.Secret{
 		good(),
-		bootstrap.TokenSecret(wide, "abc123", "0123456789abcdef", time.Now().Add(time.Hour)),
-		bootstrap.TokenSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(-time.Hour)),
-		bootstrap.TokenSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(year+9*time.Minute)), // by a clock that is ahead
+		token.NewSecret(wide, "abc123", "0123456789abcdef", time.Now().Add(time.Hour)),
+		token.NewSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(-time.Hour)),
+		token.NewSecret(caged("caged"), "abc123", "0123456789abcdef", time.Now().Add(year+9*time.Minute)), // by a clock that is ahead
 	} {
 		allowed(t, func() error { return asOperator.Create(t.Context(), s.DeepCopy()) })
 	}
@@ -65,7 +67,7 @@ func TestCageOfTokens(t *testing.T) {
 			s.Annotations[corev1.ServiceAccountNameKey] = "clusterrole-aggregation-controller"
 		},
 		"no label":          func(s *corev1.Secret) { s.Labels = nil },
-		"another label":     func(s *corev1.Secret) { s.Labels[bootstrap.ManagedByLabel] = "Helm" },
+		"another label":     func(s *corev1.Secret) { s.Labels[owned.ManagedByLabel] = "Helm" },
 		"another name":      func(s *corev1.Secret) { s.Name = "abc123" },
 		"another namespace": func(s *corev1.Secret) { s.Namespace = metav1.NamespaceDefault },
 		"no groups":         func(s *corev1.Secret) { delete(s.Data, bootstrapapi.BootstrapTokenExtraGroupsKey) },
@@ -73,10 +75,10 @@ func TestCageOfTokens(t *testing.T) {
 			s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte("system:bootstrappers:kubeadm")
 		},
 		"one group more": func(s *corev1.Secret) {
-			s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte(bootstrap.Group + ",system:bootstrappers:kubeadm")
+			s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte(token.Group + ",system:bootstrappers:kubeadm")
 		},
 		"only the wide one": func(s *corev1.Secret) {
-			s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte(bootstrap.ClusterWideGroup)
+			s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte(token.ClusterWideGroup)
 		},
 		"a group as text": func(s *corev1.Secret) {
 			s.StringData = map[string]string{bootstrapapi.BootstrapTokenExtraGroupsKey: "system:bootstrappers:kubeadm"}
@@ -120,7 +122,7 @@ func TestCageOfTokens(t *testing.T) {
 			}},
 			"oooooo": {Type: corev1.SecretTypeOpaque},
 		} {
-			theirs.ObjectMeta = metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: bootstrap.TokenSecretName(id)}
+			theirs.ObjectMeta = metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: token.SecretName(id)}
 			cluster.Create(t, theirs)
 			taken := theirs.DeepCopy()
 			taken.Labels, taken.Data = good().Labels, good().Data
@@ -134,7 +136,7 @@ func TestCageOfTokens(t *testing.T) {
 
 	t.Run("a token that lost its label", func(t *testing.T) {
 		bare := good()
-		bare.Name, bare.Labels, bare.OwnerReferences = bootstrap.TokenSecretName("bbbbbb"), nil, nil
+		bare.Name, bare.Labels, bare.OwnerReferences = token.SecretName("bbbbbb"), nil, nil
 		cluster.Create(t, bare)
 		restored := bare.DeepCopy()
 		restored.Labels, restored.OwnerReferences = good().Labels, good().OwnerReferences
@@ -168,7 +170,7 @@ func TestCageOfKubeconfigs(t *testing.T) {
 	const policy = "nodebootstrap-cage-secrets"
 	good := func() *corev1.Secret {
 		return &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: bootstrap.KubeconfigSecretName("caged")},
+			ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName("caged")},
 			Type:       corev1.SecretTypeOpaque,
 		}
 	}
@@ -202,8 +204,8 @@ func TestCageOfBindings(t *testing.T) {
 		}
 		return nil // it was admitted
 	}
-	for _, name := range bootstrap.BindingNames {
-		allowed(t, func() error { return create(bootstrap.Binding(name)) })
+	for _, name := range rbac.BindingNames {
+		allowed(t, func() error { return create(rbac.Binding(name)) })
 		for spoilt, spoil := range map[string]func(*rbacv1.ClusterRoleBinding){
 			"another name":    func(b *rbacv1.ClusterRoleBinding) { b.Name = "nodebootstrap-admins" },
 			"another role":    func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "cluster-admin" },
@@ -214,7 +216,7 @@ func TestCageOfBindings(t *testing.T) {
 			"another's group": func(b *rbacv1.ClusterRoleBinding) { b.Subjects[0].Name = "system:bootstrappers" },
 		} {
 			t.Run(name+" with "+spoilt, func(t *testing.T) {
-				b := bootstrap.Binding(name)
+				b := rbac.Binding(name)
 				spoil(b)
 				refused(t, policy, func() error { return create(b) })
 			})
@@ -315,7 +317,7 @@ func TestTokenWithoutItsOwnerIsDeleted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := bootstrap.TokenSecret(caged("caged"), "abc124", "0123456789abcdef", time.Now().Add(time.Hour))
+	s := token.NewSecret(caged("caged"), "abc124", "0123456789abcdef", time.Now().Add(time.Hour))
 	if err := intruder.Create(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}

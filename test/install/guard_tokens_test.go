@@ -15,7 +15,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 const guardOfTokens = "nodebootstrap-guard-tokens"
@@ -24,8 +26,8 @@ const guardOfTokens = "nodebootstrap-guard-tokens"
 func TestGuardOfWhatTokensAskFor(t *testing.T) {
 	request := askFor(t, "asks", v1alpha1.ApprovalManual)
 	var secret corev1.Secret
-	cluster.Get(t, "nodebootstrap-system", bootstrap.KubeconfigSecretName("asks"), &secret)
-	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data[bootstrap.KubeconfigKey])
+	cluster.Get(t, "nodebootstrap-system", owned.KubeconfigSecretName("asks"), &secret)
+	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data[kubeconfig.Key])
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,10 +81,10 @@ func TestGuardOfWhatTokensWrite(t *testing.T) {
 	request := askAsStranger(t)
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "generous"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: bootstrap.Group}},
+		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: token.Group}},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
 	})
-	cfg, err := cluster.ConfigFor("system:bootstrap:abcdef", "system:bootstrappers", bootstrap.Group)
+	cfg, err := cluster.ConfigFor("system:bootstrap:abcdef", "system:bootstrappers", token.Group)
 	if err != nil {
 		t.Fatal(err)
 	}

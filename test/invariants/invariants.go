@@ -17,7 +17,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // Invariant is one of those in docs/reliability.md, by its number.
@@ -56,7 +58,7 @@ func (k Key) String() string {
 
 // TokenKey is that of a token's Secret.
 func TokenKey(id string) Key {
-	return Key{"Secret", bootstrap.TokenNamespace, bootstrap.TokenSecretName(id)}
+	return Key{"Secret", token.Namespace, token.SecretName(id)}
 }
 
 // Storage is what an API server has stored, and all that it ever had. Nobody changes an object of it.
@@ -102,15 +104,15 @@ type Checker struct {
 	// Checked counts what was looked at.
 	Checked [len(Names)]int
 
-	tokens  map[string]*token
+	tokens  map[string]*madeToken
 	keys    map[string][]string // that were approved with a token, by id
 	nodesOf map[string][]string // for which a key was approved
 	wishes  map[types.UID]int64 // when a reissue was last asked for, by NodeBootstrap
 	report  func(string)
 }
 
-// token is one that the operator made.
-type token struct {
+// madeToken is one that the operator made.
+type madeToken struct {
 	node      string
 	owner     types.UID
 	published int64 // the revision at which a kubeconfig first carried it; 0 for never
@@ -120,7 +122,7 @@ type token struct {
 // New is a checker that reports violations.
 func New(storage Storage, namespace string, slack time.Duration, report func(string)) *Checker {
 	return &Checker{
-		Storage: storage, Namespace: namespace, Slack: slack, Foreign: map[Key]bool{}, Parts: map[string]string{}, tokens: map[string]*token{},
+		Storage: storage, Namespace: namespace, Slack: slack, Foreign: map[Key]bool{}, Parts: map[string]string{}, tokens: map[string]*madeToken{},
 		keys: map[string][]string{}, nodesOf: map[string][]string{}, wishes: map[types.UID]int64{}, report: report,
 	}
 }
@@ -174,11 +176,11 @@ func (c *Checker) learnSecret(w Write, s *corev1.Secret, byOperator bool) {
 		return
 	}
 	c.LearnPart(s)
-	if w.Before != nil || !byOperator || bootstrap.NodeOfChild(s) == "" || len(s.OwnerReferences) == 0 {
+	if w.Before != nil || !byOperator || owned.NodeOf(s) == "" || len(s.OwnerReferences) == 0 {
 		return
 	}
 	id := TokenID(s)
-	t := &token{node: bootstrap.NodeOfChild(s), owner: s.OwnerReferences[0].UID}
+	t := &madeToken{node: owned.NodeOf(s), owner: s.OwnerReferences[0].UID}
 	if before := c.tokens[id]; before != nil && before.gone && !w.Late && (before.published > 0 || !c.Reuse) && c.wanted(t, w.Revision) {
 		c.violated(LiveTokens, "the token id %s, which was given to %s before, is given again", id, before.node)
 	}
@@ -202,7 +204,7 @@ func (c *Checker) Check(w Write) {
 	case *corev1.Secret:
 		if o.Type == bootstrapapi.SecretTypeBootstrapToken {
 			c.checkToken(w, o)
-		} else if bootstrap.NodeOfChild(o) != "" && o.Namespace != bootstrap.TokenNamespace {
+		} else if owned.NodeOf(o) != "" && o.Namespace != token.Namespace {
 			c.checkKubeconfig(w, o)
 		}
 	case *v1alpha1.NodeBootstrap:
@@ -223,7 +225,7 @@ func (c *Checker) nodeBootstrap(name string, revision int64) *v1alpha1.NodeBoots
 }
 
 // wanted reports whether the NodeBootstrap that a token was made for is there.
-func (c *Checker) wanted(t *token, revision int64) bool {
+func (c *Checker) wanted(t *madeToken, revision int64) bool {
 	nb := c.nodeBootstrap(t.node, revision)
 	return nb != nil && nb.DeletionTimestamp == nil && nb.UID == t.owner
 }
@@ -236,7 +238,7 @@ func TokenID(s *corev1.Secret) string { return string(s.Data[bootstrapapi.Bootst
 
 // Bearer is the token that a kubeconfig Secret carries; empty for none.
 func Bearer(s *corev1.Secret) string {
-	_, rest, _ := strings.Cut(string(s.Data[bootstrap.KubeconfigKey]), "token: ")
+	_, rest, _ := strings.Cut(string(s.Data[kubeconfig.Key]), "token: ")
 	bearer, _, _ := strings.Cut(rest, "\n")
 	return bearer
 }

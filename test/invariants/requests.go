@@ -12,8 +12,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // Decided reports whether a request has a condition.
@@ -41,7 +41,7 @@ func (c *Checker) checkRequest(w Write, r *certificatesv1.CertificateSigningRequ
 		c.checkServing(w, r)
 		return
 	}
-	id := bootstrap.TokenIDOfUser(r.Spec.Username)
+	id := token.IDOfUser(r.Spec.Username)
 	t := c.tokens[id]
 	asked, err := parse(r)
 	fingerprint, unreadable := csr.Fingerprint(r)
@@ -93,7 +93,7 @@ func (c *Checker) noneSeen(w Write, against func(revision int64) string) string 
 }
 
 // againstApproval is what is missing of what an approval rests on.
-func (c *Checker) againstApproval(w Write, t *token, id string, revision int64) string {
+func (c *Checker) againstApproval(w Write, t *madeToken, id string, revision int64) string {
 	s := get[*corev1.Secret](c, TokenKey(id), revision)
 	switch nb := c.nodeBootstrap(t.node, revision); {
 	case !c.wanted(t, revision):
@@ -109,7 +109,7 @@ func (c *Checker) againstApproval(w Write, t *token, id string, revision int64) 
 }
 
 // claimed reports whether the decision was in the status before it was carried out.
-func (c *Checker) claimed(w Write, t *token, r *certificatesv1.CertificateSigningRequest, fingerprint string) bool {
+func (c *Checker) claimed(w Write, t *madeToken, r *certificatesv1.CertificateSigningRequest, fingerprint string) bool {
 	there := false
 	for _, revision := range w.Seen {
 		if !c.wanted(t, revision) { // gone at the very last moment, or else againstApproval says so
@@ -117,7 +117,7 @@ func (c *Checker) claimed(w Write, t *token, r *certificatesv1.CertificateSignin
 		}
 		there = true
 		for _, t := range c.nodeBootstrap(t.node, revision).Status.Tokens {
-			if t.ID == bootstrap.TokenIDOfUser(r.Spec.Username) && slices.ContainsFunc(t.CSRs, func(d v1alpha1.DecidedCSR) bool {
+			if t.ID == token.IDOfUser(r.Spec.Username) && slices.ContainsFunc(t.CSRs, func(d v1alpha1.DecidedCSR) bool {
 				return d.UID == r.UID && d.Verdict == v1alpha1.VerdictApproved && d.KeyFingerprint == fingerprint
 			}) {
 				return true

@@ -18,7 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // One live token for a node, except for a predecessor that renewal left to expire. No token is created for a NodeBootstrap that the cache
@@ -45,19 +46,19 @@ func (c *Checker) checkToken(w Write, s *corev1.Secret) {
 }
 
 // isFirstOfShown reports whether a token is the first one of a NodeBootstrap that was deleted and that its author's cache still shows.
-func (c *Checker) isFirstOfShown(w Write, t *token, s *corev1.Secret) bool {
-	return !c.wanted(t, w.Revision) && TokenID(s) == bootstrap.NextTokenID(t.owner, "") && w.Shows != nil && w.Shows(t.node, t.owner)
+func (c *Checker) isFirstOfShown(w Write, t *madeToken, s *corev1.Secret) bool {
+	return !c.wanted(t, w.Revision) && TokenID(s) == token.NextID(t.owner, "") && w.Shows != nil && w.Shows(t.node, t.owner)
 }
 
 // others are the other live tokens of a token's node that its author could know of.
-func (c *Checker) others(w Write, t *token, s *corev1.Secret, revision int64) []*corev1.Secret {
+func (c *Checker) others(w Write, t *madeToken, s *corev1.Secret, revision int64) []*corev1.Secret {
 	return slices.DeleteFunc(c.LiveTokens(t.node, w.Revision, w.At), func(o *corev1.Secret) bool {
 		return o.Name == s.Name || w.Knows != nil && !w.Knows(o, revision)
 	})
 }
 
 // againstToken is why a token that is made should not be, as things stood at a revision.
-func (c *Checker) againstToken(w Write, t *token, s *corev1.Secret, revision int64) string {
+func (c *Checker) againstToken(w Write, t *madeToken, s *corev1.Secret, revision int64) string {
 	if !c.wanted(t, revision) {
 		return "for a NodeBootstrap that is gone"
 	}
@@ -164,8 +165,8 @@ func (c *Checker) CheckNothingLeft(revision int64) {
 		if s == nil || c.Foreign[k] {
 			continue
 		}
-		node, made := bootstrap.NodeOfChild(s), c.NodeOf(TokenID(s)) != "" // whatever it has become since
-		if made || node != "" && bootstrap.Ours(s, node) {
+		node, made := owned.NodeOf(s), c.NodeOf(TokenID(s)) != "" // whatever it has become since
+		if made || node != "" && owned.Ours(s, node) {
 			if !wanted(cmp.Or(c.NodeOf(TokenID(s)), node)) {
 				c.violated(NothingLeft, "%s", k)
 			}
@@ -176,7 +177,7 @@ func (c *Checker) CheckNothingLeft(revision int64) {
 		if r == nil || !Pending(r) {
 			continue
 		}
-		id := bootstrap.TokenIDOfUser(r.Spec.Username)
+		id := token.IDOfUser(r.Spec.Username)
 		if t := c.tokens[id]; t != nil && (c.At(TokenKey(id), revision) == nil || !wanted(t.node)) {
 			c.violated(NothingLeft, "request %s with the token of %s", r.Name, t.node)
 		}
@@ -190,7 +191,7 @@ func (c *Checker) CheckTruth(node string, revision int64, now time.Time) {
 		return
 	}
 	bearer := ""
-	if s := get[*corev1.Secret](c, Key{"Secret", c.Namespace, bootstrap.KubeconfigSecretName(node)}, revision); s != nil {
+	if s := get[*corev1.Secret](c, Key{"Secret", c.Namespace, owned.KubeconfigSecretName(node)}, revision); s != nil {
 		bearer = Bearer(s)
 	}
 	id, part, _ := strings.Cut(bearer, ".")

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/internal/bootstrap"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // limitsName is the name of the ConfigMap with the parameters of the policy nodebootstrap-limits.
@@ -75,7 +75,7 @@ var probes = []probe{
 		`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"probe"}}`, ""},
 	{"nodebootstrap-cage-bindings", operatorUser, "", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 		`{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"probe"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"}}`, ""},
-	{"nodebootstrap-guard-tokens", "probe", bootstrap.Group, "/api/v1/namespaces/kube-system/configmaps",
+	{"nodebootstrap-guard-tokens", "probe", token.Group, "/api/v1/namespaces/kube-system/configmaps",
 		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"probe"}}`, ""},
 	{"nodebootstrap-limits", "probe", "", "/apis/nodebootstrap.io/v1alpha1/nodebootstraps",
 		`{"apiVersion":"nodebootstrap.io/v1alpha1","kind":"NodeBootstrap","metadata":{"name":"probe"},"spec":{"servingCertificate":{"addresses":["localhost"]}}}`, "names localhost"}, // and not that there are no parameters

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package apiserver
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+const (
+	// receiveBuffer is how many bytes of each answer and each watch may have come in and not been read. Go's default is 4 MiB, for each
+	// of a dozen watches at the start.
+	receiveBuffer = 256 << 10
+	// largeFramePatience is for how long a watch with a large event waits for another one, which may have stalled.
+	largeFramePatience = 30 * time.Second
+	// largeFrameAge is how long a watch with a large event lasts at least: it bounds how often watches begin again.
+	largeFrameAge = time.Second
+	// frameHeader is how many bytes there are ahead of each event.
+	frameHeader = 4
+	// maxBookmark is longer than the event that ends a list: an object with one annotation.
+	maxBookmark = 1 << 10
+)
+
+// LimitMemory wraps a transport so that little is in memory of what comes in: answers are read as they are decoded, and of large
+// objects that are watched one is decoded at a time.
+//
+// client-go decodes what it watches with nobody having a say in it, and a dozen watches begin together.
+func LimitMemory(rt http.RoundTripper) http.RoundTripper {
+	limitBuffers(rt)
+	return &limitedTransport{rt}
+}
+
+// limitBuffers has to be called before the first request. Transports are shared between clients.
+func limitBuffers(rt http.RoundTripper) {
+	for {
+		switch t := rt.(type) {
+		case *http.Transport:
+			if t.HTTP2 == nil {
+				t.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: receiveBuffer}
+			}
+			return
+		case utilnet.RoundTripperWrapper:
+			rt = t.WrappedRoundTripper()
+		default:
+			return
+		}
+	}
+}
+
+// largeFrames lets the large events of one watch be read and decoded at a time, over all watches of the process.
+var largeFrames = make(chan struct{}, 1)
+
+type limitedTransport struct{ http.RoundTripper }
+
+// WrappedRoundTripper implements utilnet.RoundTripperWrapper.
+func (t *limitedTransport) WrappedRoundTripper() http.RoundTripper { return t.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t *limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := t.RoundTripper.RoundTrip(r)
+	if err == nil && isFramed(response.Header.Get("Content-Type")) {
+		response.Body = newFramedBody(response.Body, r.URL.Query().Get("sendInitialEvents") == "true")
+	}
+	return response, err
+}
+
+// isFramed reports whether a body is a watch in protobuf: each event has its length in four bytes ahead of it
+// (apimachinery/pkg/util/framer).
+func isFramed(contentType string) bool {
+	return strings.HasPrefix(contentType, "application/vnd.kubernetes.protobuf") && strings.Contains(contentType, "stream=watch")
+}
+
+// framedBody is the body of a watch. Whoever reads it decodes an event before the next one is read, into a buffer that stays as large
+// as the largest event was. So a watch that had a large event ends soon after, as any watch does now and then, and client-go
+// begins another one where it ended. It lists everything again after a watch that ends within a second without an event.
+type framedBody struct {
+	io.ReadCloser
+	age     time.Duration // how long the watch lasts at least
+	listing bool          // what is there already is sent first
+	began   time.Time     // when the list ended, or the watch began
+	events  int           // since then
+	header  []byte        // of the next event, as far as it has come in
+	left    int           // of the present event
+	small   []byte        // the present event, if it may tell that the list has ended
+	large   bool          // there was a large event
+	ending  bool          // it ends when it is idle
+
+	mu                   sync.Mutex // for what follows: Close may come while something is read
+	holding, idle, ended bool
+	closed               chan struct{}
+	close                sync.Once
+}
+
+func newFramedBody(body io.ReadCloser, listing bool) *framedBody {
+	return &framedBody{ReadCloser: body, age: largeFrameAge, listing: listing, began: time.Now(), closed: make(chan struct{})}
+}
+
+// Read implements io.Reader.
+func (b *framedBody) Read(p []byte) (int, error) {
+	between := b.left == 0 && len(b.header) == 0 && !b.listing // the last event is decoded
+	if between {
+		b.release()
+		if b.large && b.events > 0 && time.Since(b.began) > b.age {
+			return 0, io.EOF
+		}
+		b.endWhenIdle()
+	}
+	if b.left > LargeBytes {
+		b.large = true
+		b.hold()
+	}
+	b.setIdle(between)
+	n, err := b.ReadCloser.Read(p[:min(len(p), b.wanted())])
+	b.see(p[:n])
+	if ended := b.setIdle(false); err != nil {
+		b.release()
+		if ended {
+			err = io.EOF
+		}
+	}
+	return n, err
+}
+
+// endWhenIdle ends the watch after a while if nothing comes in by then. If something does, it ends after that.
+func (b *framedBody) endWhenIdle() {
+	if !b.large || b.ending {
+		return
+	}
+	b.ending = true
+	time.AfterFunc(b.age+b.age/2, func() {
+		b.mu.Lock()
+		b.ended = b.idle
+		ended := b.ended
+		b.mu.Unlock()
+		if ended {
+			_ = b.ReadCloser.Close() // whoever reads closes it again
+		}
+	})
+}
+
+// setIdle reports whether the watch was ended.
+func (b *framedBody) setIdle(idle bool) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.idle = idle
+	return b.ended
+}
+
+// wanted is how many bytes are missing of the present event, or of the next one's header.
+func (b *framedBody) wanted() int {
+	if b.left > 0 {
+		return b.left
+	}
+	return frameHeader - len(b.header)
+}
+
+func (b *framedBody) see(p []byte) {
+	if b.left == 0 {
+		if b.header = append(b.header, p...); len(b.header) == frameHeader {
+			b.left, b.header = int(binary.BigEndian.Uint32(b.header)), b.header[:0]
+		}
+		return
+	}
+	b.left -= len(p)
+	if !b.listing {
+		if b.left == 0 {
+			b.events++
+		}
+		return
+	}
+	if len(b.small)+len(p)+b.left <= maxBookmark {
+		b.small = append(b.small, p...)
+	}
+	if b.left == 0 {
+		b.listing = !endsList(b.small)
+		b.began, b.small = time.Now(), b.small[:0]
+	}
+}
+
+// endsList reports whether an event says that what follows is new: a bookmark with an annotation. Its type is the first of its
+// fields (apimachinery/pkg/apis/meta/v1, WatchEvent).
+func endsList(event []byte) bool {
+	const bookmark = "\x0a\x08" + string(watch.Bookmark)
+	return bytes.HasPrefix(event, []byte(bookmark)) && bytes.Contains(event, []byte(metav1.InitialEventsAnnotationKey))
+}
+
+// Close implements io.Closer.
+func (b *framedBody) Close() error {
+	b.close.Do(func() { close(b.closed) })
+	b.release()
+	return b.ReadCloser.Close()
+}
+
+// hold waits for its turn.
+func (b *framedBody) hold() {
+	if b.holds() {
+		return
+	}
+	patience := time.NewTimer(largeFramePatience)
+	defer patience.Stop()
+	select {
+	case largeFrames <- struct{}{}:
+	case <-patience.C:
+		return
+	case <-b.closed:
+		return
+	}
+	b.mu.Lock()
+	b.holding = true
+	b.mu.Unlock()
+	select {
+	case <-b.closed:
+		b.release()
+	default:
+	}
+}
+
+func (b *framedBody) holds() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.holding
+}
+
+func (b *framedBody) release() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.holding {
+		b.holding = false
+		<-largeFrames
+	}
+}
+
+// LargeBytes is from how many bytes on an object is large: many times the size of any that nobody has blown up.
+const LargeBytes = 64 << 10

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bypass
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
+)
+
+// When the API server could not be asked, nodes were told that nothing is known; as soon as it answers they are told.
+func TestApproversTellWhatWasUnknown(t *testing.T) {
+	down := true
+	c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+			if down {
+				return errors.New("down")
+			}
+			return nil // a review of nothing allowed
+		},
+	}).Build()
+	a := NewApprovers(c, clocktesting.NewFakePassiveClock(time.Now()))
+	if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass != nil || err != nil {
+		t.Fatalf("while it is down it is known: %v, %v", bypass, err)
+	}
+	if _, err := a.Reconcile(t.Context(), allApprovers{}); err == nil {
+		t.Error("while it is down there is no error to try again for")
+	}
+	down = false
+	told := make(chan struct{})
+	go func() {
+		<-a.Changed()
+		close(told)
+	}()
+	if _, err := a.Reconcile(t.Context(), allApprovers{}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-told:
+	case <-time.After(time.Minute):
+		t.Error("nobody was told")
+	}
+	if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || bypass.Open || err != nil {
+		t.Errorf("now it is %v, %v", bypass, err)
+	}
+}
+
+// When the process starts every node wants to know, and nobody has asked yet.
+func TestApproversAskOnceForAllNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
+				asked++
+				<-time.After(time.Second)
+				return nil
+			},
+		}).Build()
+		a := NewApprovers(c, clocktesting.NewFakePassiveClock(time.Now()))
+		var nodes sync.WaitGroup
+		for range 10 {
+			nodes.Go(func() {
+				if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || err != nil {
+					t.Errorf("got %v, %v", bypass, err)
+				}
+			})
+		}
+		nodes.Wait()
+		if asked != 1 {
+			t.Errorf("the API server was asked %d times", asked)
+		}
+	})
+}
+
+// reviews is a client whose API server answers reviews as it is told.
+type reviews struct {
+	client.Client
+	asked         int
+	allowed, down bool
+}
+
+func newReviews() *reviews {
+	r := &reviews{}
+	r.Client = fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(_ context.Context, _ client.WithWatch, o client.Object, _ ...client.CreateOption) error {
+			r.asked++
+			if r.down {
+				return errors.New("down")
+			}
+			o.(*authorizationv1.SubjectAccessReview).Status.Allowed = r.allowed
+			return nil
+		},
+	}).Build()
+	return r
+}
+
+// The API server's clock is set back by an hour a moment after a binding changed: it was asked every second until the hour was over.
+func TestApproversSurviveAClockSetBack(t *testing.T) {
+	clock := clocktesting.NewFakePassiveClock(time.Now())
+	a := NewApprovers(newReviews(), clock)
+	a.bindings = clock.Now()
+	reconcile := func() time.Duration {
+		t.Helper()
+		result, err := a.Reconcile(t.Context(), allApprovers{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return result.RequeueAfter
+	}
+	if got := reconcile(); got != authorizerRetry {
+		t.Fatalf("right after the change it is asked again after %s", got)
+	}
+	clock.SetTime(clock.Now().Add(-time.Hour))
+	if got := reconcile(); got != authorizerRetry {
+		t.Errorf("the authorizer may still not know of the change, and is asked again after %s", got)
+	}
+	clock.SetTime(clock.Now().Add(authorizerLag))
+	if got := reconcile(); got != approversRefresh {
+		t.Errorf("it is asked again after %s, want %s", got, approversRefresh)
+	}
+}
+
+// Once the API server does not answer any more, for example since the operator may not ask, the last answer counts for less than two
+// refreshes, and then nodes are told that nothing is known. It counted for ever.
+func TestApproversForgetAStaleAnswer(t *testing.T) {
+	clock := clocktesting.NewFakePassiveClock(time.Now())
+	r := newReviews()
+	a := NewApprovers(r, clock)
+	known := func() bool {
+		t.Helper()
+		bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bypass != nil
+	}
+	if _, err := a.Reconcile(t.Context(), allApprovers{}); err != nil || !known() {
+		t.Fatalf("an answer is not known: %v", err)
+	}
+	r.down = true
+	told := make(chan struct{}, 1)
+	go func() {
+		<-a.Changed()
+		told <- struct{}{}
+	}()
+	began := clock.Now()
+	for clock.Since(began) < 2*approversRefresh {
+		if _, err := a.Reconcile(t.Context(), allApprovers{}); err == nil {
+			t.Fatal("a failure is no error to try again for")
+		}
+		if apiserver.Within(clock.Since(began), approversRefresh) && !known() {
+			t.Fatalf("after %s the answer is forgotten", clock.Since(began))
+		}
+		clock.SetTime(clock.Now().Add(approversMaxRetry))
+	}
+	select {
+	case <-told:
+	case <-time.After(time.Minute):
+		t.Fatal("no node is told that the answer is too old")
+	}
+	if known() {
+		t.Error("an answer of ten minutes ago still counts")
+	}
+	r.down = false
+	go func() {
+		<-a.Changed()
+		told <- struct{}{}
+	}()
+	if _, err := a.Reconcile(t.Context(), allApprovers{}); err != nil || !known() {
+		t.Errorf("a new answer is not known: %v", err)
+	}
+	<-told
+}

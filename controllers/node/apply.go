@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/controllers/writes"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/problem"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// apply carries out a plan. It is the only code that writes, and stops at the first error. What was decided, and why, is
+// claimed in the status before anything is done about it. What revokes comes before what makes, so that a crash in between
+// leaves less access, never more. Approvals come before new credentials: they rest on the present ones alone, and the node
+// that waits may be the one that fixes what makes the other writes fail.
+func (r *Reconciler) apply(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
+	o := &status.Outcome{Token: p.Token, Published: carries(f, p.Token)}
+	if i := r.Writes.Interference(writes.StatusOf(f.Name), r.Clock.Now()); i != nil && i.ByAdmission {
+		r.interferes(i, p, o)
+	}
+	for _, step := range []func(context.Context, *lifecycle.Facts, *lifecycle.Plan, *status.Outcome) error{
+		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify, r.forgetWrites, r.contested,
+	} {
+		if err := step(ctx, f, p, o); err != nil {
+			o.Err = kubeconfig.RedactSecrets(token.RedactError(err, o.Token), append(slices.Clone(f.TokenSecrets), f.Kubeconfig)...)
+			break
+		}
+	}
+	return o
+}
+
+// carries reports whether the kubeconfig Secret that was read carries a token.
+func carries(f *lifecycle.Facts, t *token.Token) bool {
+	return t != nil && f.Kubeconfig != nil && owned.Ours(f.Kubeconfig, f.Name) && kubeconfig.Carries(f.Kubeconfig, *t)
+}
+
+// revoke denies requests, deletes tokens, then the requests that were sent with them, then the kubeconfig. A denial comes first,
+// so that it is there to be read: a pending request whose token is gone is deleted by whoever looks after the node that it
+// names. One that cannot be stored holds nothing up.
+func (r *Reconciler) revoke(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+	denied := r.decide(ctx, f, p, o, csr.Deny)
+	withdrawn := r.withdraw(ctx, f, p)
+	o.Revoked = withdrawn == nil
+	return errors.Join(denied, withdrawn)
+}
+
+// withdraw deletes what must not live on. Whatever fails holds up nothing else.
+func (r *Reconciler) withdraw(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
+	r.reportOutliving(ctx, f, p)
+	var errs []error
+	for _, s := range p.DeleteTokens {
+		errs = append(errs, token.WithoutAnswer(s, r.deleteSecret(ctx, s, status.WhyRevoked(p, f, s, r.Clock.Now()))))
+	}
+	for _, request := range p.DeleteRequests {
+		errs = append(errs, r.deleteRequest(ctx, p, request))
+	}
+	if p.DeleteKubeconfig != nil {
+		errs = append(errs, r.deleteSecret(ctx, p.DeleteKubeconfig, ""))
+	}
+	return errors.Join(errs...)
+}
+
+// reportOutliving reports the certificates that outlive a NodeBootstrap that is gone, whose status would report them.
+func (r *Reconciler) reportOutliving(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) {
+	if f.NodeBootstrap != nil {
+		return
+	}
+	for _, request := range p.Outliving {
+		log.FromContext(ctx).Info("a certificate outlives its NodeBootstrap and cannot be revoked", "csr", request.Name,
+			"tokenID", token.IDOfUser(request.Spec.Username))
+		r.Metrics.Outlives()
+		r.Recorder.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.ReasonIssuedBeforeRevocation, "Reported",
+			"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires. "+
+				"If its key is not that of your machine, lock the name out: see docs/troubleshooting.md", f.Name)
+	}
+}
+
+// mint creates a token, or adopts the one of the same id that an earlier reconcile created whose end it did not see.
+func (r *Reconciler) mint(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+	if p.MintAfter == nil || o.Problem != nil {
+		return nil
+	}
+	if err := r.upToDate(ctx, f, p); err != nil {
+		return err
+	}
+	random, err := bootstraputil.GenerateBootstrapToken()
+	if err != nil {
+		return fmt.Errorf("making the secret part of a token: %w", err)
+	}
+	_, part := random[:6], random[7:] // <id>.<secret>: the id is derived instead
+	ids := token.NextIDs(f.NodeBootstrap.UID, *p.MintAfter)
+	for _, id := range ids {
+		want := token.NewSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
+		s, err := r.createSecret(ctx, f, p, o, want)
+		if apierrors.IsAlreadyExists(err) {
+			s, err = r.adopt(ctx, f, want)
+		}
+		if err != nil {
+			return token.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &token.Token{Secret: token.NewSecretPart(part)})
+		}
+		if s == nil { // something interferes
+			return nil
+		}
+		if t, ok := token.Parse(s); ok && owned.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
+			if !f.Trusts(t) { // the cache does not show it yet, else it would be gone
+				if err := r.deleteSecret(ctx, s, v1alpha1.ReasonReissued); err != nil {
+					return err
+				}
+				continue
+			}
+			o.Token, o.Published = &t, carries(f, &t)
+			return nil
+		}
+	}
+	p.RequeueBy(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
+	o.Problem = &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
+		"the Secret %s/%s and others that follow it exist and do not belong to this NodeBootstrap: delete them",
+		token.Namespace, token.SecretName(ids[0]))}
+	return nil
+}
+
+// adopt reads the token Secret that has a wanted name already. One that admission control has stripped of its owner or its type when
+// an earlier reconcile created it is deleted: it is ours by its id, which is derived from the UID of the NodeBootstrap.
+func (r *Reconciler) adopt(ctx context.Context, f *lifecycle.Facts, want *corev1.Secret) (*corev1.Secret, error) {
+	s, err := r.liveSecret(ctx, f.Name, want.Namespace, want.Name)
+	switch {
+	case err != nil:
+		return nil, err
+	case s == nil:
+		return nil, objects.ErrBehind(corev1.Resource("secrets"), want.Name)
+	}
+	if _, ok := token.Parse(s); token.Stray(s) || owned.Ours(s, f.Name) && !ok {
+		return nil, errors.Join(r.deleteSecret(ctx, s, status.ReasonOwnerRemoved), objects.ErrBehind(corev1.Resource("secrets"), want.Name))
+	}
+	return s, nil
+}
+
+// upToDate is a conflict when the NodeBootstrap that a new token rests on is not the present one: a cache that is behind may show it as
+// it was before an alarm or without its deletion. The first token needs no uncached read. At worst its NodeBootstrap is already deleted,
+// and then the reconcile that sees the deletion removes it, as does the garbage collector. But the first token must not be created twice,
+// as its id would be given twice: the cache must show what this process has reported about the first one.
+func (r *Reconciler) upToDate(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
+	if *p.MintAfter == "" && !r.consistency.IsBehind(f.NodeBootstrap) {
+		return nil
+	}
+	now, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	if err != nil {
+		return err
+	}
+	if now == nil || now.UID != f.NodeBootstrap.UID || now.ResourceVersion != f.NodeBootstrap.ResourceVersion {
+		return objects.ErrBehind(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name)
+	}
+	return nil
+}
+
+// repair restores Secrets of tokens that were edited.
+func (r *Reconciler) repair(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+	for _, want := range p.RepairTokens {
+		if _, err := r.restoreSecret(ctx, f, p, o, f.TokenSecret(want.Name), want, r.updateSecret); err != nil {
+			return fmt.Errorf("restoring the Secret %s/%s: %w", want.Namespace, want.Name, err)
+		}
+	}
+	return nil
+}
+
+// publish makes the kubeconfig Secret carry the newest token. While there is a problem it stays as it is.
+func (r *Reconciler) publish(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+	if o.Token == nil {
+		return nil
+	}
+	if p.Problem != nil || o.Problem != nil {
+		return nil
+	}
+	want, err := kubeconfig.NewSecret(f.NodeBootstrap, r.Namespace, f.Cluster, *o.Token)
+	if err != nil {
+		return err
+	}
+	have := f.Kubeconfig
+	if have == nil {
+		created, err := r.createSecret(ctx, f, p, o, want)
+		if err == nil {
+			o.Published = created != nil
+			return nil
+		}
+		if !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("creating the Secret %s/%s: %w", want.Namespace, want.Name, err)
+		}
+		if have, err = r.liveSecret(ctx, f.Name, want.Namespace, want.Name); err != nil {
+			return err
+		}
+	}
+	return r.updateKubeconfig(ctx, f, p, o, have, want)
+}
+
+func (r *Reconciler) updateKubeconfig(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, have, want *corev1.Secret) error {
+	switch {
+	case have == nil:
+		return objects.ErrBehind(corev1.Resource("secrets"), want.Name)
+	case !owned.Ours(have, f.Name):
+		o.Problem = owned.NotOurs(have)
+		return nil
+	case kubeconfig.Immovable(have, want):
+		if r.heldBack(writesOf(f.Name, want), p, o) {
+			return nil
+		}
+		if err := r.deleteSecret(ctx, have, ""); err != nil {
+			return err
+		}
+		created, err := r.createSecret(ctx, f, p, o, want)
+		if err != nil {
+			return fmt.Errorf("creating the Secret %s/%s again: %w", want.Namespace, want.Name, err)
+		}
+		o.Published = created != nil
+		return nil
+	}
+	restored := kubeconfig.Restored(have, want)
+	if restored == nil {
+		o.Published = true
+		return nil
+	}
+	published, err := r.restoreSecret(ctx, f, p, o, have, restored, r.updateLowPriority)
+	if err != nil {
+		return kubeconfig.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
+	}
+	o.Published = published || o.Published
+	return nil
+}
+
+// verify asks the API server whether it accepts a token that it was not asked about yet.
+func (r *Reconciler) verify(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+	if !o.Published || status.Verified(&f.NodeBootstrap.Status, o.Token) {
+		return nil
+	}
+	now := r.Clock.Now()
+	var err error
+	o.Acceptance, err = r.tokens.review(ctx, r.Client, o.Token, now)
+	switch o.Acceptance {
+	case status.AcceptanceUnknown:
+		p.RequeueBy(now.Add(unknownRetry))
+	case status.Rejected:
+		p.RequeueBy(now.Add(rejectedRetry))
+	case status.Accepted:
+	}
+	return err
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clocktesting "k8s.io/utils/clock/testing"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/controllers/writes"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// The node that waits for its approval may be the one that fixes what makes other writes fail. What the API server
+// answers to those repeats what it was sent, and no secret part of it is passed on.
+func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	secret := token.NewSecret(nb, "abcdef", "0123456789abcdef", now.Add(time.Hour))
+	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
+	scheme, err := objects.NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	approved, sent := false, ""
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, secret, request).WithStatusSubresource(nb).WithInterceptorFuncs(interceptor.Funcs{
+		Create: func(_ context.Context, _ client.WithWatch, o client.Object, _ ...client.CreateOption) error {
+			sent = string(o.(*corev1.Secret).Data["token-secret"])
+			return errors.New("a webhook refuses " + sent)
+		},
+		SubResourceUpdate: func(_ context.Context, _ client.Client, subresource string, _ client.Object, _ ...client.SubResourceUpdateOption) error {
+			approved = subresource == "approval"
+			return nil
+		},
+	}).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
+		t.Fatal(err)
+	}
+	last := "abcdef"
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	t1, _ := token.Parse(secret)
+	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{
+		Phase: lifecycle.Awaited, Keep: []token.Token{t1}, MintAfter: &last,
+		Decisions: []lifecycle.Decision{{
+			Request: request, Result: csr.Result{Verdict: csr.Approve},
+			Record: v1alpha1.CertificateDecision{Name: request.Name, UID: request.UID, TokenID: "abcdef", Verdict: v1alpha1.VerdictApproved, Time: metav1.NewTime(now)},
+		}},
+	})
+	if !approved || len(nb.Status.Certificates) != 1 {
+		t.Errorf("approved is %t with %d claims, want one of each", approved, len(nb.Status.Certificates))
+	}
+	if o.Err == nil || sent == "" || strings.Contains(o.Err.Error(), sent) {
+		t.Errorf("the failed write is told as %v", o.Err)
+	}
+}
+
+type noEvents struct{}
+
+func (noEvents) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}
+
+// A cache that does not show the token of before a reissue let it be adopted as the one that was made for the reissue.
+func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	before := token.NewSecret(nb, token.NextID(nb.UID, ""), "0123456789abcdef", now.Add(time.Hour))
+	nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "stolen"}
+	scheme, err := objects.NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, before).WithStatusSubresource(nb).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
+		t.Fatal(err)
+	}
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	last := ""
+	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{Phase: lifecycle.Awaited, MintAfter: &last})
+	if want := token.NextIDs(nb.UID, last)[1]; o.Token == nil || o.Token.ID != want {
+		t.Errorf("the token is %v (%v), want %s", o.Token, o.Err, want)
+	}
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(before), &corev1.Secret{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the token from before is still there: %v", err)
+	}
+}
+
+// A cache that was behind showed a request without the certificate that it had got, and the request was deleted: who got the
+// certificate, and when, was not recorded.
+func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	read := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
+	scheme, err := objects.NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, read).WithStatusSubresource(nb, read).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), read); err != nil {
+		t.Fatal(err)
+	}
+	now := read.DeepCopy()
+	now.Status.Certificate = []byte("issued")
+	if err := c.Status().Update(t.Context(), now); err != nil {
+		t.Fatal(err)
+	}
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{}}
+	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{read}})
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), now); err != nil || !apierrors.IsConflict(o.Err) {
+		t.Errorf("the request: %v; the error: %v, want a conflict", err, o.Err)
+	}
+}
+
+// A pending request without its token is deleted by the pass of the node that it names: the denial has to be there before the
+// token goes. A denial that cannot be stored holds the revocation up no more than another one.
+func TestDenialComesBeforeTheTokenGoes(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
+	secret := token.NewSecret(nb, "abcdef", "0123456789abcdef", now.Add(time.Hour))
+	scheme, err := objects.NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done []string
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(nb, secret).WithStatusSubresource(nb).WithInterceptorFuncs(interceptor.Funcs{
+		SubResourceUpdate: func(_ context.Context, _ client.Client, _ string, o client.Object, _ ...client.SubResourceUpdateOption) error {
+			done = append(done, "deny "+o.GetName())
+			return errors.New("a webhook refuses " + o.GetName())
+		},
+		Delete: func(_ context.Context, _ client.WithWatch, o client.Object, _ ...client.DeleteOption) error {
+			done = append(done, "delete "+o.GetName())
+			return nil
+		},
+	}).Build()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
+		t.Fatal(err)
+	}
+	denied := func(name string) lifecycle.Decision {
+		return lifecycle.Decision{Request: &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}, Result: csr.Result{Verdict: csr.Deny}}
+	}
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{
+		Decisions: []lifecycle.Decision{denied("csr-a"), denied("csr-b")}, DeleteTokens: []*corev1.Secret{secret},
+	})
+	if want := []string{"deny csr-a", "deny csr-b", "delete " + secret.Name}; !slices.Equal(done, want) {
+		t.Errorf("done is %q, want %q", done, want)
+	}
+	if o.Err == nil || !strings.Contains(o.Err.Error(), "csr-a") {
+		t.Errorf("the error is %v", o.Err)
+	}
+}

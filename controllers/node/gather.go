@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/controllers/writes"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/problem"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// gather reads what there is of a node; gatherCluster reads the rest. Absent is a value; only a read that fails is an error, with the
+// facts up to it.
+func (r *Reconciler) gather(ctx context.Context, name string) (*lifecycle.Facts, error) {
+	f := &lifecycle.Facts{Name: name, Namespace: r.Namespace, ClusterWideForbidden: !r.AllowClusterWide}
+	var err error
+	if f.NodeBootstrap, err = r.nodeBootstrap(ctx, r.Client, name); err != nil {
+		return f, err
+	}
+	if f.TokenSecrets, err = r.tokenSecrets(ctx, name, f.NodeBootstrap); err != nil {
+		return f, err
+	}
+	if f.NodeBootstrap != nil {
+		f.UpgradeStatus()
+	}
+	if f.Kubeconfig, err = objects.Find(ctx, r.Client, r.Namespace, owned.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
+		return f, err
+	}
+	f.Requests, err = r.requests(ctx, f)
+	return f, err
+}
+
+// gatherCluster adds what matters only for a node that is wanted.
+func (r *Reconciler) gatherCluster(ctx context.Context, f *lifecycle.Facts) error {
+	if f.NodeBootstrap == nil {
+		return nil
+	}
+	err := r.wholeNodeBootstrap(ctx, f)
+	if err != nil {
+		return err
+	}
+	if f.KeysElsewhere, err = r.keysElsewhere(ctx, f.Name, lifecycle.KeysToDecide(f.Requests)); err != nil {
+		return err
+	}
+	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, f.NodeBootstrap.Spec.Cluster, r.Clock.Now()); err != nil {
+		return err
+	}
+
+	bindings := map[string]*rbacv1.ClusterRoleBinding{}
+	for _, name := range rbac.BindingNames {
+		if bindings[name], err = objects.Find(ctx, r.Client, "", name, &rbacv1.ClusterRoleBinding{}); err != nil {
+			return err
+		}
+	}
+	f.BindingsProblem = rbac.ProblemFor(f.NodeBootstrap, bindings)
+	r.bindingsInterfered(f)
+
+	if f.Bypass, err = r.Approvers.Bypass(ctx, f.NodeBootstrap); err != nil {
+		return err
+	}
+	if err := r.gatherServing(ctx, f); err != nil {
+		return err
+	}
+	if f.Node, err = objects.Find(ctx, r.Client, "", f.Name, objects.NodeMetadata()); err != nil {
+		return err
+	}
+	if f.NeedsLive() {
+		return r.gatherUncached(ctx, f)
+	}
+	return nil
+}
+
+// bindingsInterfered finds what keeps the shared bindings from being as they should be.
+func (r *Reconciler) bindingsInterfered(f *lifecycle.Facts) {
+	for _, name := range rbac.BindingNames {
+		if !rbac.Needs(f.NodeBootstrap, name) {
+			continue
+		}
+		i, failure := r.Writes.Interference(writes.BindingName(name), r.Clock.Now()), r.Writes.Failure(writes.BindingName(name))
+		switch {
+		case i != nil && !i.Harmless():
+			f.BindingsProblem = i.Problem()
+			return
+		case failure != nil && f.BindingsProblem != nil && f.BindingsProblem.Reason == v1alpha1.ReasonBindingsPending:
+			f.BindingsProblem = &problem.Problem{Reason: v1alpha1.ReasonWriteFailed, Message: fmt.Sprintf("%v; this is tried again", failure)}
+		}
+	}
+}
+
+// gatherUncached reads what reports whether a kubelet works as the node. Neither is in the cache.
+func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts) error {
+	reads := r.semaphores.get().uncachedNodes
+	if err := reads.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer reads.Release(1)
+	node, err := objects.Find(ctx, r.Live, "", f.Name, &corev1.Node{})
+	if err != nil {
+		return err
+	}
+	f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
+	lease, err := objects.Find(ctx, r.Live, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
+	if err == nil && lease != nil {
+		f.LeaseRenewed = lifecycle.LeaseRenewed(lease)
+	}
+	return err
+}
+
+// nodeBootstrap is nil when there is none or when it is being deleted.
+func (r *Reconciler) nodeBootstrap(ctx context.Context, reader client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
+	return objects.FindNodeBootstrap(ctx, reader, name)
+}
+
+// tokenSecrets are those in the cache, and the one that the status names: the cache may be behind, and a live token must not be
+// forgotten.
+func (r *Reconciler) tokenSecrets(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
+	cached, err := r.cachedTokens(ctx, node, nb)
+	if err != nil || nb == nil || nb.Status.Token == nil {
+		return cached, err
+	}
+	named := token.SecretName(nb.Status.Token.ID)
+	if slices.ContainsFunc(cached, func(s *corev1.Secret) bool { return s.Name == named }) {
+		return cached, nil
+	}
+	s, err := r.liveSecret(ctx, node, token.Namespace, named)
+	if s != nil && (owned.Ours(s, node) || token.Stray(s) && token.Gave(nb, nb.Status.Token.ID)) {
+		cached = append(cached, s)
+	}
+	return cached, err
+}
+
+// cachedTokens are the Secrets that say that they are the node's, and those that say nothing and have the id of a token of its
+// NodeBootstrap: another client has removed their metadata. These are deleted.
+func (r *Reconciler) cachedTokens(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
+	list := func(value string, is func(*corev1.Secret) bool) ([]*corev1.Secret, error) {
+		var list corev1.SecretList
+		err := r.Client.List(ctx, &list, client.InNamespace(token.Namespace), client.MatchingFields{objects.IndexNode: value})
+		if err != nil {
+			return nil, fmt.Errorf("listing the token Secrets of %s: %w", value, err)
+		}
+		var out []*corev1.Secret
+		for i := range list.Items {
+			if s := &list.Items[i]; is(s) {
+				out = append(out, s)
+			}
+		}
+		return out, nil
+	}
+	own, err := list(node, func(s *corev1.Secret) bool { return owned.Ours(s, node) })
+	if err != nil || nb == nil {
+		return own, err
+	}
+	stray, err := list(objects.StrayTokens, func(s *corev1.Secret) bool { return token.Gave(nb, token.IDOfSecret(s.Name)) })
+	return append(own, stray...), err
+}
+
+// requests are those sent with tokens that the node has or had, and those of unknown tokens of ours that name the node.
+func (r *Reconciler) requests(ctx context.Context, f *lifecycle.Facts) ([]*certificatesv1.CertificateSigningRequest, error) {
+	ids := knownTokenIDs(f)
+	var out []*certificatesv1.CertificateSigningRequest
+	for id := range ids {
+		var list certificatesv1.CertificateSigningRequestList
+		if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexToken: id}); err != nil {
+			return nil, fmt.Errorf("listing the requests sent with the token %s: %w", id, err)
+		}
+		for i := range list.Items {
+			out = append(out, &list.Items[i])
+		}
+	}
+	var list certificatesv1.CertificateSigningRequestList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexNode: f.Name}); err != nil {
+		return nil, fmt.Errorf("listing the requests that name %s: %w", f.Name, err)
+	}
+	gone := map[string]bool{}
+	for i := range list.Items {
+		request := &list.Items[i]
+		id := token.IDOfUser(request.Spec.Username)
+		if id != "" && !ids.Has(id) {
+			f.FormerTokenIDs = append(f.FormerTokenIDs, id)
+		}
+		if id == "" || ids.Has(id) || csr.Settled(request) { // who is in our group and no token is nobody we know
+			continue
+		}
+		if _, asked := gone[id]; !asked {
+			var err error
+			if gone[id], err = r.tokenGone(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+		if gone[id] {
+			out = append(out, request)
+		}
+	}
+	return out, nil
+}
+
+// tokenGone reports whether there is no token of an id. One that is another node's is in the cache, usually; one that is
+// too new for it is not.
+func (r *Reconciler) tokenGone(ctx context.Context, id string) (bool, error) {
+	for _, reader := range []client.Reader{r.Client, r.Live} {
+		secret, err := objects.Find(ctx, reader, token.Namespace, token.SecretName(id), &corev1.Secret{})
+		if err != nil || secret != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func knownTokenIDs(f *lifecycle.Facts) sets.Set[string] {
+	ids := sets.New[string]()
+	for _, s := range f.TokenSecrets {
+		ids.Insert(token.IDOfSecret(s.Name))
+	}
+	if f.NodeBootstrap != nil {
+		if t := f.NodeBootstrap.Status.Token; t != nil {
+			ids.Insert(t.ID)
+		}
+		for _, t := range f.NodeBootstrap.Status.Tokens {
+			ids.Insert(t.ID)
+		}
+		for _, d := range f.NodeBootstrap.Status.Certificates { // whose certificates may have been issued since
+			ids.Insert(d.TokenID)
+		}
+	}
+	ids.Delete("") // of serving certificates, and of Secrets that can hold no token
+	return ids
+}

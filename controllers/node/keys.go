@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+)
+
+// keysElsewhere are those of some keys that are claimed for other nodes than one, with the node. What the cache shows is enough, and
+// what this process has claimed and the cache may not show yet is read from the API server.
+func (r *Reconciler) keysElsewhere(ctx context.Context, node string, keys []string) (map[string]string, error) {
+	var out map[string]string
+	for _, key := range keys {
+		other, err := r.nodeOfKey(ctx, node, key)
+		if err != nil {
+			return nil, err
+		}
+		if other != "" {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = other
+		}
+	}
+	return out, nil
+}
+
+// nodeOfKey is another node than one that a key is claimed for; empty for none.
+func (r *Reconciler) nodeOfKey(ctx context.Context, node, key string) (string, error) {
+	var list v1alpha1.NodeBootstrapList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexKey: key}); err != nil {
+		return "", fmt.Errorf("listing the NodeBootstraps with the key %s: %w", key, err)
+	}
+	for i := range list.Items {
+		if nb := &list.Items[i]; nb.Name != node && lifecycle.Claims(nb, key) {
+			return nb.Name, nil
+		}
+	}
+	holder := r.keys.holder(key)
+	if holder == "" || holder == node {
+		return "", nil
+	}
+	nb, err := r.nodeBootstrap(ctx, r.Live, holder)
+	switch {
+	case err != nil:
+		return "", err
+	case nb != nil && lifecycle.Claims(nb, key):
+		return holder, nil
+	default: // its claim could not be stored, or it is gone
+		r.keys.release(key, holder)
+		return "", nil
+	}
+}
+
+// claimKeys holds the keys that a plan approves while their claims are written, until stored is called: of two nodes with one key only
+// one can claim it. The other gets a conflict, and finds the claim when it tries again.
+func (r *Reconciler) claimKeys(f *lifecycle.Facts, p *lifecycle.Plan) (stored func(), err error) {
+	keys := p.KeysToClaim()
+	stored = func() {
+		for _, key := range keys {
+			r.keys.stored(key, f.Name)
+		}
+	}
+	for _, key := range keys {
+		if holder := r.keys.hold(key, f.Name); holder != f.Name {
+			stored()
+			return nil, apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name,
+				errors.New("the node "+holder+" claims the same key"))
+		}
+	}
+	return stored, nil
+}
+
+// maxHeldKeys bounds the claims that are remembered. By the time one is forgotten, the cache has shown it long since.
+const maxHeldKeys = 10_000
+
+// heldKeys are the keys that this process claims or has claimed, by fingerprint: the cache may not show the claims yet. The zero value
+// is ready.
+type heldKeys struct {
+	mu   sync.Mutex
+	held map[string]heldKey
+}
+
+type heldKey struct {
+	node string
+	// storing reports whether the claim is being written.
+	storing bool
+}
+
+// holder is the node that a key is held for; empty for none.
+func (h *heldKeys) holder(key string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.held[key].node
+}
+
+// hold holds a key for a node while its claim is written, and returns the node that it is held for.
+func (h *heldKeys) hold(key, node string) string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if have, ok := h.held[key]; ok && have.node != node {
+		return have.node
+	}
+	if len(h.held) >= maxHeldKeys {
+		maps.DeleteFunc(h.held, func(_ string, k heldKey) bool { return !k.storing })
+	}
+	if h.held == nil {
+		h.held = map[string]heldKey{}
+	}
+	h.held[key] = heldKey{node, true}
+	return node
+}
+
+// stored says that the claim on a key was written, be it in vain.
+func (h *heldKeys) stored(key, node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.held[key].node == node {
+		h.held[key] = heldKey{node: node}
+	}
+}
+
+// release lets go of a key of a node that was found not to claim it, unless the claim is being written.
+func (h *heldKeys) release(key, node string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if have := h.held[key]; have.node == node && !have.storing {
+		delete(h.held, key)
+	}
+}

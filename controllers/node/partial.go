@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+)
+
+// liveSecret reads a Secret that is looked at for a node, and keeps of it what the cache would.
+func (r *Reconciler) liveSecret(ctx context.Context, node, namespace, name string) (*corev1.Secret, error) {
+	s, err := objects.Find(ctx, r.Live, namespace, name, &corev1.Secret{})
+	if s != nil {
+		objects.StripSecretOf(s, node)
+	}
+	return s, err
+}
+
+// updateSecret stores a Secret that was restored out of the cache. When the cache has left out labels, annotations, finalizers or
+// owners of others, the Secret is read before, so that they stay.
+//
+// It returns the Secret as it is stored; nil when nothing had to be restored.
+func (r *Reconciler) updateSecret(ctx context.Context, restored *corev1.Secret) (*corev1.Secret, error) {
+	if !objects.IsPartial(restored) {
+		return r.storeSecret(ctx, restored)
+	}
+	whole, err := objects.Find(ctx, r.Live, restored.Namespace, restored.Name, &corev1.Secret{})
+	if err != nil {
+		return nil, err
+	}
+	if whole == nil || !objects.SameVersion(whole, restored) {
+		return nil, objects.ErrBehind(corev1.Resource("secrets"), restored.Name)
+	}
+	want := *restored
+	want.Annotations = maps.Clone(restored.Annotations)
+	delete(want.Annotations, objects.PartialAnnotation)
+	if whole = owned.Restored(whole, &want); whole == nil {
+		return nil, nil
+	}
+	return r.storeSecret(ctx, whole)
+}
+
+func (r *Reconciler) storeSecret(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+	if err := r.Client.Update(ctx, s); err != nil {
+		return nil, err
+	}
+	r.consistency.WroteAt(s, r.Clock.Now())
+	return s, nil
+}
+
+// wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle may have 64 KiB, and each another one.
+func (r *Reconciler) wholeNodeBootstrap(ctx context.Context, f *lifecycle.Facts) error {
+	if !objects.IsLarge(f.NodeBootstrap) {
+		return nil
+	}
+	whole, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	if err != nil {
+		return err
+	}
+	if whole == nil || !objects.SameVersion(whole, f.NodeBootstrap) {
+		return objects.ErrBehind(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name)
+	}
+	shown := f.NodeBootstrap.DeepCopy()
+	shown.Spec.Cluster.CABundle = whole.Spec.Cluster.CABundle
+	f.NodeBootstrap = shown
+	return nil
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// maxCreatedTokens bounds the ids that are remembered. One that is forgotten is recorded as taken over.
+const maxCreatedTokens = 10_000
+
+// createdTokens are the ids of tokens that this process has recorded as created and that no status names yet.
+type createdTokens struct {
+	mu  sync.Mutex
+	ids map[string]struct{}
+}
+
+func (c *createdTokens) add(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ids == nil || len(c.ids) >= maxCreatedTokens {
+		c.ids = map[string]struct{}{}
+	}
+	c.ids[id] = struct{}{}
+}
+
+// take reports whether an id is among them, and forgets it.
+func (c *createdTokens) take(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.ids[id]
+	delete(c.ids, id)
+	return ok
+}
+
+// noteCreated records a token whose Secret was created.
+func (r *Reconciler) noteCreated(ctx context.Context, p *lifecycle.Plan, s *corev1.Secret) {
+	id, expires := token.IDOfSecret(s.Name), token.Expires(s)
+	r.created.add(id)
+	log.FromContext(ctx).Info(status.RecordCreated, "tokenID", id, "expires", expires.UTC().Format(time.RFC3339), "reason", status.WhyCreated(p))
+}
+
+// noteRevoked records a token whose Secret was deleted. One that was being deleted already, because a finalizer keeps it, did not
+// authenticate any more.
+func (r *Reconciler) noteRevoked(ctx context.Context, s *corev1.Secret, reason string) {
+	id := token.IDOfSecret(s.Name)
+	r.created.take(id)
+	if s.DeletionTimestamp != nil {
+		return
+	}
+	log.FromContext(ctx).Info(status.RecordRevoked, "tokenID", id, "reason", reason)
+}
+
+// noteVerdict records a verdict that was stored.
+func noteVerdict(ctx context.Context, d lifecycle.Decision) {
+	what := status.RecordDenied
+	if d.Result.Verdict == csr.Approve {
+		what = status.RecordApproved
+	}
+	log.FromContext(ctx).Info(what, append(requestFields(d.Request), "reason", d.Result.Reason)...)
+}
+
+func noteDeleted(ctx context.Context, r *certificatesv1.CertificateSigningRequest, reason string) {
+	log.FromContext(ctx).Info(status.RecordDeleted, append(requestFields(r), "reason", reason)...)
+}
+
+// requestFields are those that every line about a request has. A serving certificate has no token, and what cannot be parsed no key.
+func requestFields(r *certificatesv1.CertificateSigningRequest) []any {
+	key, _ := csr.Fingerprint(r)
+	return []any{"csr", r.Name, "signer", r.Spec.SignerName, "tokenID", token.IDOfUser(r.Spec.Username), "keyFingerprint", key}
+}
+
+// noteStatus records what a status reports that was stored and the one before does not.
+func (r *Reconciler) noteStatus(ctx context.Context, old, new *v1alpha1.NodeBootstrapStatus) {
+	for _, a := range status.RaisedAlarms(old, new) {
+		log.FromContext(ctx).Info(status.RecordAlarm, "condition", a.Condition, "reason", a.Reason, "csr", a.Evidence.Name, "tokenID", a.Evidence.TokenID,
+			"keyFingerprint", a.Evidence.KeyFingerprint, "message", a.Message)
+	}
+	if id := status.TakenOver(old, new); id != "" && !r.created.take(id) {
+		log.FromContext(ctx).Info(status.RecordTakenOver, "tokenID", id, "expires", new.Token.ExpirationTime.UTC().Format(time.RFC3339))
+	}
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+)
+
+// gatherServing adds the node's requests for serving certificates, and what is known of the addresses in them.
+func (r *Reconciler) gatherServing(ctx context.Context, f *lifecycle.Facts) error {
+	if len(f.NodeBootstrap.Spec.ServingCertificate.Addresses) == 0 {
+		return nil
+	}
+	var list certificatesv1.CertificateSigningRequestList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexServing: f.Name}); err != nil {
+		return fmt.Errorf("listing the requests for serving certificates of %s: %w", f.Name, err)
+	}
+	for i := range list.Items {
+		f.ServingRequests = append(f.ServingRequests, &list.Items[i])
+	}
+	if lifecycle.AllDecided(f.ServingRequests) {
+		return nil
+	}
+	return r.gatherAddresses(ctx, f)
+}
+
+// gatherAddresses adds who reserves or declares the addresses in the requests that may be decided on.
+func (r *Reconciler) gatherAddresses(ctx context.Context, f *lifecycle.Facts) error {
+	var err error
+	if f.ReservedAddresses, err = r.reservedAddresses(ctx, f); err != nil {
+		return err
+	}
+	f.DeclaredElsewhere, err = r.declaredElsewhere(ctx, f)
+	return err
+}
+
+// reservedAddresses are those at which anybody reaches the API server.
+func (r *Reconciler) reservedAddresses(ctx context.Context, f *lifecycle.Facts) ([]csr.Reservation, error) {
+	out, err := r.Discovery.Reserved(ctx)
+	if err != nil {
+		return nil, err
+	}
+	// The node's own NodeBootstrap may have been read live, while the cache shows an older one.
+	for _, host := range kubeconfig.ServerHosts(f.NodeBootstrap) {
+		out = append(out, kubeconfig.ReservedByNodeBootstrap(host, f.Name))
+	}
+	service, err := objects.Find(ctx, r.Client, metav1.NamespaceDefault, objects.APIServerService, &corev1.Service{})
+	if err != nil {
+		return nil, err
+	}
+	slice, err := objects.Find(ctx, r.Client, metav1.NamespaceDefault, objects.APIServerService, &discoveryv1.EndpointSlice{})
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, reservedByService(service, slice)...)
+	known := sets.New[string]()
+	for _, one := range out {
+		known.Insert(csr.HostKey(one.Host))
+	}
+	for _, key := range lifecycle.AddressesToDecide(f.ServingRequests) {
+		if known.Has(key) { // usually most NodeBootstraps have the same server
+			continue
+		}
+		names, err := r.namesBy(ctx, objects.IndexServer, key)
+		if err != nil {
+			return nil, err
+		}
+		if len(names) > 0 {
+			out = append(out, kubeconfig.ReservedByNodeBootstrap(key, names[0]))
+		}
+	}
+	return out, nil
+}
+
+// reservedByService are the addresses of the API server's Service and of what is behind it; either may be nil.
+func reservedByService(service *corev1.Service, slice *discoveryv1.EndpointSlice) []csr.Reservation {
+	var out []csr.Reservation
+	add := func(by string, hosts ...string) {
+		for _, host := range hosts {
+			out = append(out, csr.Reservation{Host: host, By: by + " in the namespace default"})
+		}
+	}
+	if service != nil {
+		const by = "the Service " + objects.APIServerService
+		add(by, service.Spec.ClusterIP, service.Spec.LoadBalancerIP, service.Spec.ExternalName)
+		add(by, service.Spec.ClusterIPs...)
+		add(by, service.Spec.ExternalIPs...)
+		for _, ingress := range service.Status.LoadBalancer.Ingress {
+			add(by, ingress.IP, ingress.Hostname)
+		}
+	}
+	if slice != nil {
+		for _, e := range slice.Endpoints {
+			add("the EndpointSlice "+objects.APIServerService, e.Addresses...)
+		}
+	}
+	return out
+}
+
+// namesBy are the names of the NodeBootstraps that an index has for a value, in order: a cache has none.
+func (r *Reconciler) namesBy(ctx context.Context, index, value string) ([]string, error) {
+	var list v1alpha1.NodeBootstrapList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+		return nil, fmt.Errorf("listing the NodeBootstraps with the %s %q: %w", index, value, err)
+	}
+	var out []string
+	for i := range list.Items {
+		out = append(out, list.Items[i].Name)
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// declaredElsewhere are the addresses in a node's requests that other NodeBootstraps declare as their own. A node's name is its
+// own without being declared.
+func (r *Reconciler) declaredElsewhere(ctx context.Context, f *lifecycle.Facts) (map[string]string, error) {
+	out := map[string]string{}
+	for _, key := range lifecycle.AddressesToDecide(f.ServingRequests) {
+		names, err := r.namesBy(ctx, objects.IndexAddress, key)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			if name != f.Name {
+				out[key] = name
+			}
+		}
+		if key == f.Name {
+			continue
+		}
+		named, err := objects.Find(ctx, r.Client, "", key, &v1alpha1.NodeBootstrap{})
+		if err != nil {
+			return nil, err
+		}
+		if named != nil {
+			out[key] = named.Name
+		}
+	}
+	return out, nil
+}
+
+// servingHolds gathers again what an approval of a serving certificate rests on, and reports whether it would be decided again. The
+// node's own NodeBootstrap was read live: whoever may change it can have changed server and addresses since the decision. What
+// others reserve comes from the cache, as for the decision: an approval a moment before they did would stand as well.
+func (r *Reconciler) servingHolds(ctx context.Context, decided, live *v1alpha1.NodeBootstrap, request *certificatesv1.CertificateSigningRequest) (bool, error) {
+	f := &lifecycle.Facts{
+		Name: live.Name, Namespace: r.Namespace, NodeBootstrap: live,
+		ServingRequests: []*certificatesv1.CertificateSigningRequest{request},
+	}
+	var err error
+	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, live.Spec.Cluster, r.Clock.Now()); err != nil {
+		return false, err
+	}
+	if err := r.gatherAddresses(ctx, f); err != nil {
+		return false, err
+	}
+	return lifecycle.SupportsServing(decided, f, request), nil
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"slices"
+	"testing"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// A request that names another node than the one whose token it was sent with is known to nobody else once the token is gone.
+func TestTokenWakesTheNodesThatItsRequestsName(t *testing.T) {
+	scheme, err := objects.NewScheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := func(name, tokenID, node string) client.Object {
+		return &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request: requestFor(t, node), SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
+			Username: "system:bootstrap:" + tokenID, Groups: []string{token.Group},
+		}}
+	}
+	build := indexing{fake.NewClientBuilder().WithScheme(scheme).WithObjects(request("a", "abcdef", "worker-2"), request("b", "bbbbbb", "worker-3"))}
+	if err := objects.AddIndexes(t.Context(), build); err != nil {
+		t.Fatal(err)
+	}
+	r := &Reconciler{Client: build.Build()}
+	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1"}}
+	var woken []string
+	for _, request := range r.requestsOfSecret(t.Context(), &corev1.Secret{ObjectMeta: token.NewSecret(nb, "abcdef", "", metav1.Now().Time).ObjectMeta}) {
+		woken = append(woken, request.Name)
+	}
+	if !slices.Equal(woken, []string{"worker-1", "worker-2"}) {
+		t.Errorf("woken are %q", woken)
+	}
+}
+
+// indexing gives the indexes of the cache to a client.
+type indexing struct{ *fake.ClientBuilder }
+
+func (i indexing) IndexField(_ context.Context, o client.Object, field string, values client.IndexerFunc) error {
+	i.WithIndex(o, field, values)
+	return nil
+}
+
+// requestFor is what a kubelet would ask for.
+func requestFor(t *testing.T, node string) []byte {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+		Subject: pkix.Name{CommonName: "system:node:" + node, Organization: []string{"system:nodes"}},
+	}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
+
+// The bootstrap signer signs cluster-info again for each token that may sign. That woke every NodeBootstrap each time.
+func TestOnlyWhatIsUsedOfAConfigMapWakesNodes(t *testing.T) {
+	configMap := func(name string, data map[string]string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: name}, Data: data}
+	}
+	info := func(kubeconfig, signature string) *corev1.ConfigMap {
+		return configMap("cluster-info", map[string]string{"kubeconfig": kubeconfig, "jws-kubeconfig-abcdef": signature})
+	}
+	root := func(ca, annotation string) *corev1.ConfigMap {
+		cm := configMap("kube-root-ca.crt", map[string]string{"ca.crt": ca})
+		cm.Annotations = map[string]string{"kubernetes.io/description": annotation}
+		return cm
+	}
+	for what, c := range map[string]struct {
+		before, after *corev1.ConfigMap
+		wakes         bool
+	}{
+		"a signature":          {info("a", "1"), info("a", "2"), false},
+		"the first signature":  {configMap("cluster-info", map[string]string{"kubeconfig": "a"}), info("a", "2"), false},
+		"nothing":              {info("a", "1"), info("a", "1"), false},
+		"the kubeconfig":       {info("a", "1"), info("b", "1"), true},
+		"the kubeconfig comes": {configMap("cluster-info", nil), info("a", "1"), true},
+		"the kubeconfig goes":  {info("a", "1"), configMap("cluster-info", nil), true},
+		"the CA":               {root("a", "1"), root("b", "1"), true},
+		"an annotation":        {root("a", "1"), root("a", "2"), false},
+	} {
+		if got := usedConfigMap.Update(event.UpdateEvent{ObjectOld: c.before, ObjectNew: c.after}); got != c.wakes {
+			t.Errorf("%s: nodes are woken: %t", what, got)
+		}
+	}
+	if !usedConfigMap.Create(event.CreateEvent{Object: info("a", "1")}) || !usedConfigMap.Delete(event.DeleteEvent{Object: info("a", "1")}) {
+		t.Error("one that comes or goes wakes nobody")
+	}
+}

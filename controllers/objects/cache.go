@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package objects has what the operator holds in memory of the cluster: which objects, what of each, and by what they are found.
+package objects
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+const (
+	// IndexNode finds what is for a node: Secrets but its kubeconfig's, and requests of our tokens that name it.
+	IndexNode = "node"
+	// StrayTokens is the value of IndexNode of tokens in the operator's groups that say of no NodeBootstrap that they are its own.
+	// It is the name of no node.
+	StrayTokens = "/"
+	// IndexToken finds requests by the id of the token that sent them.
+	IndexToken = "token"
+	// IndexServing finds requests for serving certificates by the node that sent them.
+	IndexServing = "serving"
+	// IndexKey finds NodeBootstraps by the keys that client certificates were approved for in their node's name.
+	IndexKey = "key"
+	// IndexAddress finds NodeBootstraps by the addresses that they declare as their node's own, besides its name.
+	IndexAddress = "address"
+	// IndexServer finds NodeBootstraps by the hosts at which their nodes reach the API server.
+	IndexServer = "server"
+	// IndexUser finds ClusterRoleBindings by the bootstrap tokens' users that they name.
+	IndexUser = "user"
+)
+
+// CacheOptions restricts what the operator holds in memory to what it decides on, which is also all that it may read.
+func CacheOptions(namespace string) cache.Options {
+	// By the type, which cannot be changed: another client may remove the label of a token.
+	tokens := fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken))
+	secrets := map[string]cache.Config{token.Namespace: {FieldSelector: tokens, Transform: transformSecret}}
+	// Here also those of others, without their data: one may have a name that is needed.
+	secrets[namespace] = cache.Config{Transform: transformSecret}
+	configMaps := map[string]cache.Config{
+		metav1.NamespacePublic: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, bootstrapapi.ConfigMapClusterInfo)},
+		namespace:              {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, RootCAConfigMap)},
+	}
+	ofAPIServer := map[string]cache.Config{
+		metav1.NamespaceDefault: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, APIServerService)},
+	}
+	return cache.Options{
+		ReaderFailOnMissingInformer: true,
+		// Each reconcile reads a dozen objects and changes none.
+		DefaultUnsafeDisableDeepCopy: ptr.To(true),
+		DefaultTransform:             cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.NodeBootstrap{}:    {Transform: transformNodeBootstrap},
+			NodeMetadata():               {Transform: stripNode},
+			&corev1.Secret{}:             {Namespaces: secrets},
+			&corev1.ConfigMap{}:          {Namespaces: configMaps, Transform: stripConfigMap},
+			&rbacv1.ClusterRoleBinding{}: {Transform: stripBinding},
+			// Of all signers: a token that is used for another one is in wrong hands.
+			&certificatesv1.CertificateSigningRequest{}: {Transform: cutRequest},
+			&corev1.Service{}:            {Namespaces: ofAPIServer, Transform: stripService},
+			&discoveryv1.EndpointSlice{}: {Namespaces: ofAPIServer, Transform: stripEndpointSlice},
+		},
+	}
+}
+
+// AddIndexes teaches a cache the indexes that the reconcilers read by.
+func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	for _, i := range []struct {
+		object client.Object
+		name   string
+		values client.IndexerFunc
+	}{
+		{&corev1.Secret{}, IndexNode, func(o client.Object) []string {
+			if token.Stray(o.(*corev1.Secret)) {
+				return []string{StrayTokens}
+			}
+			node := owned.NodeOf(o)
+			if o.GetName() == owned.KubeconfigSecretName(node) { // it is found by its name
+				return nil
+			}
+			return nonEmpty(node)
+		}},
+		{&certificatesv1.CertificateSigningRequest{}, IndexToken, func(o client.Object) []string {
+			return nonEmpty(token.IDOfUser(o.(*certificatesv1.CertificateSigningRequest).Spec.Username))
+		}},
+		{&certificatesv1.CertificateSigningRequest{}, IndexNode, func(o client.Object) []string {
+			return nonEmpty(RequestedNode(o.(*certificatesv1.CertificateSigningRequest)))
+		}},
+		{&certificatesv1.CertificateSigningRequest{}, IndexServing, func(o client.Object) []string {
+			return nonEmpty(ServingNode(o.(*certificatesv1.CertificateSigningRequest)))
+		}},
+		{&v1alpha1.NodeBootstrap{}, IndexAddress, func(o client.Object) []string {
+			return csr.DeclaredAddresses(o.(*v1alpha1.NodeBootstrap).Spec.ServingCertificate.Addresses)
+		}},
+		{&v1alpha1.NodeBootstrap{}, IndexKey, func(o client.Object) []string {
+			return lifecycle.ClaimedKeys(o.(*v1alpha1.NodeBootstrap))
+		}},
+		{&v1alpha1.NodeBootstrap{}, IndexServer, func(o client.Object) []string {
+			return kubeconfig.ServerHosts(o.(*v1alpha1.NodeBootstrap))
+		}},
+		{&rbacv1.ClusterRoleBinding{}, IndexUser, func(o client.Object) []string {
+			var users []string
+			for _, s := range o.(*rbacv1.ClusterRoleBinding).Subjects {
+				users = append(users, nonEmpty(tokenUser(s))...)
+			}
+			return users
+		}},
+	} {
+		if err := indexer.IndexField(ctx, i.object, i.name, i.values); err != nil {
+			return fmt.Errorf("indexing %T by %s: %w", i.object, i.name, err)
+		}
+	}
+	return nil
+}
+
+// RequestedNode is the node that a request names, if a token of ours sent it: the API server writes the groups.
+func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
+	if !slices.Contains(r.Spec.Groups, token.Group) {
+		return ""
+	}
+	return csr.RequestedNode(r)
+}
+
+// ServingNode is the node that has sent a request for a serving certificate; empty when it is another kind of request.
+func ServingNode(r *certificatesv1.CertificateSigningRequest) string {
+	node, ok := strings.CutPrefix(r.Spec.Username, "system:node:")
+	if !ok || r.Spec.SignerName != certificatesv1.KubeletServingSignerName {
+		return ""
+	}
+	return node
+}
+
+// tokenUser is the user of a subject if it is a bootstrap token's, or EveryToken.
+func tokenUser(s rbacv1.Subject) string {
+	if s.Kind == everyTokenKind {
+		return EveryToken
+	}
+	if s.Kind != rbacv1.UserKind || token.IDOfUser(s.Name) == "" {
+		return ""
+	}
+	return s.Name
+}
+
+func nonEmpty(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return []string{s}
+}
+
+const (
+	// RootCAConfigMap is published in every namespace by kube-controller-manager (its root-ca-certificate-publisher).
+	RootCAConfigMap = "kube-root-ca.crt"
+	RootCAKey       = "ca.crt"
+)
+
+// APIServerService is the Service of the API server, and its EndpointSlice, in the namespace default.
+const APIServerService = "kubernetes"
+
+// NewScheme knows all types that the operator reads and writes.
+func NewScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("registering types: %w", err)
+		}
+	}
+	return scheme, nil
+}
+
+// SharedBinding lets through the bindings of the operator's names, whoever made them.
+var SharedBinding = predicate.NewPredicateFuncs(func(o client.Object) bool {
+	return slices.Contains(rbac.BindingNames, o.GetName())
+})

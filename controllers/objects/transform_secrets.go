@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package objects
+
+import (
+	"bytes"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+const (
+	// maxTokenValueBytes is longer than any value in a token of ours: the description with the longest node name.
+	maxTokenValueBytes = 512
+	// otherKey stands for all keys in a token's data that are none of a token's. It is no key that the API server would take.
+	otherKey = "(other)"
+)
+
+// tokenKeys are the keys of a bootstrap token.
+var tokenKeys = []string{
+	bootstrapapi.BootstrapTokenIDKey, bootstrapapi.BootstrapTokenSecretKey, bootstrapapi.BootstrapTokenDescriptionKey,
+	bootstrapapi.BootstrapTokenExpirationKey, bootstrapapi.BootstrapTokenExtraGroupsKey,
+	bootstrapapi.BootstrapTokenUsageAuthentication, bootstrapapi.BootstrapTokenUsageSigningKey,
+}
+
+// StripSecret keeps the content of other people's Secrets out of memory, and that of kubeconfigs except for digests. What is kept of
+// an edited Secret of ours differs from what it should be, so that it is repaired.
+func StripSecret(s *corev1.Secret) { StripSecretOf(s, owned.NodeOf(s)) }
+
+// StripSecretOf is StripSecret for a Secret that is looked at for a node, whatever its annotation says.
+func StripSecretOf(s *corev1.Secret, node string) {
+	size := s.Size()
+	s.Type = corev1.SecretType(cut(string(s.Type), maxWordBytes))
+	left := bareOwned(&s.ObjectMeta, size)
+	switch {
+	case node == "" || len(node) > maxNameBytes || !owned.Ours(s, node):
+		s.Data, s.Immutable = foreignData(s), nil
+		return // it is never updated
+	case s.Name == owned.KubeconfigSecretName(node):
+		s.Data = kubeconfig.Digest(s.Data)
+	default:
+		s.Data = tokenData(s.Data)
+	}
+	left.mark(&s.ObjectMeta)
+}
+
+// bareOwned is bareMetadata of a child of a NodeBootstrap, with its controller and the label and annotations that the operator sets. A
+// name that no node can have is cut to different lengths in the annotation and in the owner, so that it never makes a Secret ours.
+func bareOwned(m *metav1.ObjectMeta, size int) remainder {
+	labels := only(m.Labels, maxWordBytes, owned.ManagedByLabel)
+	annotations := only(m.Annotations, maxNameBytes+1, owned.NodeNameAnnotation)
+	if made := token.Reissue(m); made != "" {
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[v1alpha1.ReissueRequestedAtAnnotation] = made
+	}
+	owners, all := bareOwners(m.OwnerReferences)
+	m.OwnerReferences = nil
+	left := bareMetadata(m, size, labels, annotations)
+	m.OwnerReferences = owners
+	if !all {
+		left = max(left, something)
+	}
+	return left
+}
+
+// bareOwners are the controller among owners, and an entry for all others. It reports whether that is all.
+func bareOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference, all bool) {
+	all = true
+	other := false
+	for _, o := range owners {
+		if o.Controller == nil || !*o.Controller {
+			other = true
+			continue
+		}
+		kept := metav1.OwnerReference{
+			APIVersion: cut(o.APIVersion, maxWordBytes), Kind: cut(o.Kind, maxWordBytes), Name: cut(o.Name, maxNameBytes+2),
+			UID: types.UID(cut(string(o.UID), maxWordBytes)), Controller: o.Controller, BlockOwnerDeletion: o.BlockOwnerDeletion,
+		}
+		all = all && kept == o
+		if len(bare) == 0 { // the API server lets there be one
+			bare = append(bare, kept)
+		}
+	}
+	if other {
+		bare, all = append(bare, metav1.OwnerReference{Kind: otherEntry}), false
+	}
+	return bare, all
+}
+
+// tokenData are the values of a token of ours, each cut to a length that none should have.
+func tokenData(data map[string][]byte) map[string][]byte {
+	out := make(map[string][]byte, len(tokenKeys))
+	for _, key := range tokenKeys {
+		if value, ok := data[key]; ok {
+			out[key] = cutBytes(value, maxTokenValueBytes)
+		}
+	}
+	if len(data) > len(out) {
+		out[otherKey] = nil
+	}
+	return out
+}
+
+// foreignData are the groups of a token that someone else has made: it may be in ours.
+func foreignData(s *corev1.Secret) map[string][]byte {
+	groups, ok := s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]
+	if !ok || s.Type != bootstrapapi.SecretTypeBootstrapToken || s.Namespace != token.Namespace {
+		return nil
+	}
+	if len(groups) > maxTokenValueBytes {
+		var ours []string
+		for group := range strings.SplitSeq(string(groups), ",") {
+			if (group == token.Group || group == token.ClusterWideGroup) && !slices.Contains(ours, group) {
+				ours = append(ours, group)
+			}
+		}
+		groups = []byte(strings.Join(ours, ","))
+	}
+	return map[string][]byte{bootstrapapi.BootstrapTokenExtraGroupsKey: groups}
+}
+
+// cutBytes leaves the beginning of a long value, in memory of its own.
+func cutBytes(b []byte, most int) []byte {
+	if len(b) <= most {
+		return b
+	}
+	return bytes.Clone(b[:most])
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package objects
+
+import (
+	"maps"
+	"slices"
+	"unique"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// The transforms of the cache keep out of memory what nothing is decided on: whatever others put into an object, a bounded number of bytes
+// is kept of it. What thousands of objects have in common is held once: nothing in a cache is ever changed. What was transformed may be
+// transformed again, which changes nothing.
+
+// intern makes equal strings the same in memory.
+func intern[S ~string](all ...*S) {
+	for _, s := range all {
+		*s = unique.Make(*s).Value()
+	}
+}
+
+// ownLabels are those of the operator's Secrets. The map is shared, and never changed.
+var ownLabels = map[string]string{owned.ManagedByLabel: owned.ManagedBy}
+
+// transformSecret is StripSecret, and holds once what Secrets of ours have in common.
+func transformSecret(o any) (any, error) {
+	s, ok := o.(*corev1.Secret)
+	if !ok {
+		return o, nil
+	}
+	StripSecret(s)
+	if maps.Equal(s.Labels, ownLabels) {
+		s.Labels = ownLabels
+	}
+	intern(&s.Namespace)
+	intern(&s.Type)
+	for i := range s.OwnerReferences {
+		intern(&s.OwnerReferences[i].APIVersion, &s.OwnerReferences[i].Kind)
+	}
+	return o, nil
+}
+
+// transformNodeBootstrap is StripNodeBootstrap, and holds once what NodeBootstraps have in common.
+func transformNodeBootstrap(o any) (any, error) {
+	nb, ok := o.(*v1alpha1.NodeBootstrap)
+	if !ok {
+		return o, nil
+	}
+	StripNodeBootstrap(nb)
+	intern(&nb.Kind, &nb.APIVersion, &nb.Spec.Cluster.Server, &nb.Spec.Cluster.CABundle, &nb.Status.Server, &nb.Status.CAFingerprint)
+	for i := range nb.Status.APIServerHosts {
+		intern(&nb.Status.APIServerHosts[i])
+	}
+	if ref := nb.Status.KubeconfigSecretRef; ref != nil {
+		intern(&ref.Namespace)
+	}
+	for i := range nb.Status.Conditions {
+		c := &nb.Status.Conditions[i]
+		intern(&c.Type, &c.Reason)
+		intern(&c.Status)
+	}
+	return o, nil
+}
+
+// StripNodeBootstrap leaves out what GitOps tools and people write for themselves. The schema bounds the spec, and the operator what it
+// writes into the status; what someone else may have written there is cut to that.
+func StripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
+	var annotations map[string]string
+	if reissue := token.Reissue(nb); reissue != "" {
+		annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: reissue}
+	}
+	size := metadataSize(&nb.ObjectMeta) + len(nb.Spec.Cluster.CABundle)
+	if bareMetadata(&nb.ObjectMeta, size, nil, annotations) == much { // only then does it matter
+		much.mark(&nb.ObjectMeta)
+		nb.Spec.Cluster.CABundle = "" // wholeNodeBootstrap reads it
+	}
+	s := &nb.Status
+	s.LastHandledReissueAt = token.NormalReissue(s.LastHandledReissueAt)
+	s.Server, s.CAFingerprint = cut(s.Server, maxServerBytes), cut(s.CAFingerprint, maxWordBytes)
+	s.LastTokenID, s.NodeUID = cut(s.LastTokenID, maxWordBytes), types.UID(cut(string(s.NodeUID), maxWordBytes))
+	if s.Token != nil {
+		s.Token.ID = cut(s.Token.ID, maxWordBytes)
+	}
+	if ref := s.KubeconfigSecretRef; ref != nil {
+		ref.Namespace, ref.Name = cut(ref.Namespace, maxWordBytes), cut(ref.Name, maxWordBytes)
+	}
+	for i := range s.APIServerHosts {
+		s.APIServerHosts[i] = cut(s.APIServerHosts[i], maxServerBytes)
+	}
+	if len(s.Conditions) > maxStatusConditions {
+		s.Conditions = slices.Clone(s.Conditions[:maxStatusConditions])
+	}
+	for i := range s.Conditions {
+		c := &s.Conditions[i]
+		c.Type, c.Reason, c.Message = cut(c.Type, maxWordBytes), cut(c.Reason, maxWordBytes), cut(c.Message, status.MaxConditionMessage)
+	}
+	for i := range s.Certificates {
+		d := &s.Certificates[i]
+		d.Name, d.UID, d.SignerName = cut(d.Name, maxWordBytes), types.UID(cut(string(d.UID), maxWordBytes)), cut(d.SignerName, maxServerBytes)
+		d.TokenID, d.KeyFingerprint, d.Reason = cut(d.TokenID, maxWordBytes), cut(d.KeyFingerprint, maxWordBytes), cut(d.Reason, maxWordBytes)
+		d.Message = cut(d.Message, maxServerBytes)
+	}
+	stripTokens(s)
+	for i := range s.Keys {
+		k := &s.Keys[i]
+		k.TokenID, k.KeyFingerprint, k.Name = cut(k.TokenID, maxWordBytes), cut(k.KeyFingerprint, maxWordBytes), cut(k.Name, maxWordBytes)
+	}
+}
+
+func stripTokens(s *v1alpha1.NodeBootstrapStatus) {
+	for i := range s.Tokens {
+		t := &s.Tokens[i]
+		t.ID = cut(t.ID, maxWordBytes)
+		for i := range t.CSRs {
+			c := &t.CSRs[i]
+			c.Name, c.UID, c.KeyFingerprint = cut(c.Name, maxWordBytes), types.UID(cut(string(c.UID), maxWordBytes)), cut(c.KeyFingerprint, maxWordBytes)
+			c.Reason = cut(c.Reason, maxWordBytes)
+		}
+	}
+	for i := range s.KeyFingerprints {
+		s.KeyFingerprints[i] = cut(s.KeyFingerprints[i], maxWordBytes)
+	}
+	for i := range s.UnrevokedCertificates {
+		c := &s.UnrevokedCertificates[i]
+		c.Name, c.UID, c.KeyFingerprint = cut(c.Name, maxWordBytes), types.UID(cut(string(c.UID), maxWordBytes)), cut(c.KeyFingerprint, maxWordBytes)
+		c.Reason = cut(c.Reason, maxWordBytes)
+	}
+}
+
+const (
+	// maxServerBytes is as long as the schema lets a URL be.
+	maxServerBytes = 2048
+	// maxStatusConditions is more than there are types of conditions.
+	maxStatusConditions = 16
+)
+
+// stripNode leaves a Node's name and which one it is.
+func stripNode(o any) (any, error) {
+	if n, ok := o.(*metav1.PartialObjectMetadata); ok {
+		if bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil) == much {
+			much.mark(&n.ObjectMeta)
+		}
+	}
+	return o, nil
+}
+
+// stripConfigMap keeps the one key that is read, and of a longer value than anybody reads just enough to see that.
+func stripConfigMap(o any) (any, error) {
+	if c, ok := o.(*corev1.ConfigMap); ok {
+		bareMetadata(&c.ObjectMeta, c.Size(), nil, nil)
+		key, most := RootCAKey, kubeconfig.MaxCABytes+1
+		if c.Name == bootstrapapi.ConfigMapClusterInfo {
+			key, most = bootstrapapi.KubeConfigKey, kubeconfig.MaxClusterInfoBytes+1
+		}
+		c.Data, c.BinaryData, c.Immutable = only(c.Data, most, key), nil, nil
+	}
+	return o, nil
+}
+
+// stripService and stripEndpointSlice keep the addresses, all of them, since no node may serve as any. There is one object of each.
+func stripService(o any) (any, error) {
+	if s, ok := o.(*corev1.Service); ok {
+		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
+		s.Spec = corev1.ServiceSpec{
+			ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, ExternalIPs: s.Spec.ExternalIPs,
+			ExternalName: s.Spec.ExternalName, LoadBalancerIP: s.Spec.LoadBalancerIP,
+		}
+		s.Status.Conditions = nil
+		for i := range s.Status.LoadBalancer.Ingress {
+			s.Status.LoadBalancer.Ingress[i].Ports = nil
+		}
+	}
+	return o, nil
+}
+
+func stripEndpointSlice(o any) (any, error) {
+	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
+		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
+		s.Ports = nil
+		for i := range s.Endpoints {
+			s.Endpoints[i] = discoveryv1.Endpoint{Addresses: s.Endpoints[i].Addresses}
+		}
+	}
+	return o, nil
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package stray deletes tokens in the operator's groups that belong to no NodeBootstrap.
+package stray
+
+import (
+	"context"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/controllers/writes"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// Reconciler looks after tokens in the operator's groups that no NodeBootstrap owns, such as a compromised operator or
+// somebody who may write Secrets in kube-system makes: in our group they may send requests, and in that of approval ClusterWide
+// become any node. It deletes those that have the operator's label. What has not is someone else's: it reports that once.
+type Reconciler struct {
+	// Client reads from the cache and writes.
+	Client client.Client
+	// Live reads from the API server.
+	Live client.Reader
+
+	mu       sync.Mutex
+	reported map[client.ObjectKey]types.UID
+}
+
+// SetupWithManager has the reconciler called when a token comes or changes that says of no NodeBootstrap that it is its own,
+// and when it goes.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	stray := func(o client.Object) bool {
+		s, ok := o.(*corev1.Secret)
+		return ok && token.Stray(s)
+	}
+	filter := predicate.NewPredicateFuncs(stray)
+	filter.UpdateFunc = func(e event.UpdateEvent) bool { return stray(e.ObjectOld) || stray(e.ObjectNew) }
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("stray-tokens").
+		For(&corev1.Secret{}).
+		WithEventFilter(filter).
+		Complete(r)
+}
+
+// Reconcile deletes or reports one token.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	s, err := objects.Find(ctx, r.Client, req.Namespace, req.Name, &corev1.Secret{})
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if s == nil || !token.Stray(s) {
+		r.forget(req.NamespacedName)
+		return ctrl.Result{}, nil
+	}
+	if !owned.Labelled(s) {
+		r.reportOnce(ctx, s)
+		return ctrl.Result{}, nil
+	}
+	return r.deleteStray(ctx, s)
+}
+
+// deleteStray leaves a token to the reconciler of its node if that has a NodeBootstrap that has had a token of this id: it
+// deletes it with the requests that were sent with it.
+func (r *Reconciler) deleteStray(ctx context.Context, s *corev1.Secret) (reconcile.Result, error) {
+	if node := owned.NodeOf(s); node != "" {
+		nb, err := objects.FindNodeBootstrap(ctx, r.Live, node)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		if nb != nil && token.Gave(nb, token.IDOfSecret(s.Name)) {
+			return reconcile.Result{}, nil
+		}
+	}
+	err := r.Client.Delete(ctx, s, client.Preconditions{UID: &s.UID, ResourceVersion: &s.ResourceVersion})
+	if apierrors.IsConflict(err) { // somebody has changed it, which the cache shows in a moment
+		return reconcile.Result{RequeueAfter: writes.ConflictRetry}, nil
+	}
+	if err == nil && s.DeletionTimestamp == nil {
+		log.FromContext(ctx).Info(status.RecordRevoked, "node", owned.NodeOf(s), "tokenID", token.IDOfSecret(s.Name),
+			"reason", status.ReasonOwnerRemoved)
+	}
+	return reconcile.Result{}, token.WithoutAnswer(s, client.IgnoreNotFound(err))
+}
+
+func (r *Reconciler) reportOnce(ctx context.Context, s *corev1.Secret) {
+	key := client.ObjectKeyFromObject(s)
+	r.mu.Lock()
+	known := r.reported[key] == s.UID
+	if r.reported == nil {
+		r.reported = map[client.ObjectKey]types.UID{}
+	}
+	r.reported[key] = s.UID
+	r.mu.Unlock()
+	if !known {
+		log.FromContext(ctx).Info("there is a token in the operator's group that no NodeBootstrap owns and that has not its label: find out who made it, "+
+			"and delete the Secret", "secret", s.Name, "tokenID", token.IDOfSecret(s.Name), "groups", token.GroupsOfOurs(s))
+	}
+}
+
+func (r *Reconciler) forget(key client.ObjectKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.reported, key)
+}

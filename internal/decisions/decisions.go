@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package decisions keeps what was decided on the CSRs of a node: with each live token, which is state, and the log for people.
+package decisions
+
+import (
+	"slices"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// status.tokens is state: which keys a live token is bound to, and how much was decided with it. status.certificates is a log.
+// Every decision enters both through Record.
+
+const (
+	// MaxCSRsPerToken bounds status.tokens[].csrs, in entries: twice MaxDecisionsPerToken, since approvals by others do not count
+	// towards that. A full list takes no more, so that nothing that was sent later pushes out the key that the token is bound to.
+	MaxCSRsPerToken = 16
+	// maxKeyFingerprints bounds status.keyFingerprints, in entries. The oldest goes first.
+	maxKeyFingerprints = 16
+	// MaxTokenEntries and MaxServingEntries bound status.certificates: its entries about CSRs that were sent with a token, and about
+	// serving certificates. The oldest of a kind goes first.
+	MaxTokenEntries   = 12
+	MaxServingEntries = 4
+)
+
+// ReasonApprovedElsewhere and ReasonDeniedElsewhere are the reasons of a decision by someone else: a person, or
+// kube-controller-manager with approval ClusterWide.
+const (
+	ReasonApprovedElsewhere = "ApprovedElsewhere"
+	ReasonDeniedElsewhere   = "DeniedElsewhere"
+)
+
+// MisuseReasons are those of decisions that are evidence that a token is in wrong hands.
+var MisuseReasons = []string{csr.ReasonWrongSubject, csr.ReasonWrongSigner, csr.ReasonSecondKey, ReasonTooManyRequests}
+
+// Misuse reports whether a reason of a decision on a CSR that was sent with a token is such evidence.
+func Misuse(reason string) bool { return slices.Contains(MisuseReasons, reason) }
+
+// Evidence reports whether an entry of the log is such evidence.
+func Evidence(d v1alpha1.CertificateDecision) bool { return d.TokenID != "" && Misuse(d.Reason) }
+
+// LiveToken is the entry of a token in a status; nil when there is none.
+func LiveToken(s *v1alpha1.NodeBootstrapStatus, id string) *v1alpha1.LiveToken {
+	i := slices.IndexFunc(s.Tokens, func(t v1alpha1.LiveToken) bool { return t.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &s.Tokens[i]
+}
+
+// MaxTokens is how many tokens a status names: the newest, and its predecessor, which renewal left to expire.
+const MaxTokens = 2
+
+// NameTokens has a status name tokens, besides those that it names, and of more than MaxTokens the newest.
+func NameTokens(s *v1alpha1.NodeBootstrapStatus, tokens []token.Token) {
+	for _, t := range tokens {
+		if LiveToken(s, t.ID) == nil {
+			s.Tokens = append(s.Tokens, v1alpha1.LiveToken{ID: t.ID})
+		}
+	}
+	s.Tokens = s.Tokens[max(0, len(s.Tokens)-MaxTokens):]
+}
+
+// SetTokens has a status name tokens and no others. The decisions stay with their token.
+func SetTokens(s *v1alpha1.NodeBootstrapStatus, tokens []token.Token) {
+	out := []v1alpha1.LiveToken{} // not nil, which would be a status of an earlier version
+	for _, t := range tokens {
+		entry := v1alpha1.LiveToken{ID: t.ID}
+		if known := LiveToken(s, t.ID); known != nil {
+			entry = *known
+		}
+		out = append(out, entry)
+	}
+	s.Tokens = out
+}
+
+// Decided is the decision on a CSR that was sent with a live token; nil when there is none.
+func Decided(csrs []v1alpha1.DecidedCSR, uid types.UID) *v1alpha1.DecidedCSR {
+	i := slices.IndexFunc(csrs, func(c v1alpha1.DecidedCSR) bool { return c.UID == uid })
+	if i < 0 {
+		return nil
+	}
+	return &csrs[i]
+}
+
+// BindsKey reports whether a decision is the approval of a client certificate in the node's name that nothing is held against, so
+// that the token is bound to its key.
+func BindsKey(c v1alpha1.DecidedCSR) bool {
+	return c.Verdict == v1alpha1.VerdictApproved && c.KeyFingerprint != "" && !Misuse(c.Reason) && c.Reason != csr.ReasonKeyReplaced
+}
+
+// Record enters a decision into a status. A decision with another verdict than before replaces the earlier one. One that is known,
+// or that a full log has dropped, changes nothing.
+func Record(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) {
+	changed := false
+	c := v1alpha1.DecidedCSR{Name: d.Name, UID: d.UID, KeyFingerprint: d.KeyFingerprint, Verdict: d.Verdict, Reason: d.Reason, Time: d.Time}
+	if t := LiveToken(s, d.TokenID); t != nil {
+		known := Decided(t.CSRs, d.UID)
+		switch {
+		case known == nil && len(t.CSRs) < MaxCSRsPerToken:
+			t.CSRs, changed = append(t.CSRs, c), true
+		case known != nil && known.Verdict != d.Verdict:
+			*known, changed = c, true
+		}
+	}
+	changed = Log(s, d) || changed
+	if changed && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName {
+		recordKey(s, d.KeyFingerprint)
+		if BindsKey(c) && InPresentWait(s, d.TokenID, d.Time) && (s.FirstApprovalTime == nil || d.Time.Before(s.FirstApprovalTime)) {
+			s.FirstApprovalTime = &d.Time
+		}
+	}
+}
+
+func recordKey(s *v1alpha1.NodeBootstrapStatus, key string) {
+	if key != "" && !slices.Contains(s.KeyFingerprints, key) {
+		s.KeyFingerprints = append(s.KeyFingerprints, key)
+		s.KeyFingerprints = s.KeyFingerprints[max(0, len(s.KeyFingerprints)-maxKeyFingerprints):]
+	}
+}
+
+// InPresentWait reports whether a certificate was issued for the wait that lasts: to a live token, or to one that was renewed since.
+// Times alone do not say it, since they are whole seconds.
+func InPresentWait(s *v1alpha1.NodeBootstrapStatus, tokenID string, issued metav1.Time) bool {
+	return LiveToken(s, tokenID) != nil || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
+}
+
+// ReasonTokenRevoked is the reason for which a request is denied before it is deleted: its token is revoked or unknown.
+const ReasonTokenRevoked = "TokenRevoked"
+
+// A kubelet with rotateCertificates has its key in memory until it has its certificate. If it exits after it has asked, because its
+// container runtime is down for example, its next start asks with another key. A thief who has the kubeconfig does the same. What tells
+// them apart is use: a restarted kubelet has lost its first key, so once somebody works as the node although the newest key was denied,
+// two machines have the kubeconfig.
+
+// ReasonTooManyKeys is the reason to leave a request alone when as many requests of its token were decided on as there may be, and
+// all of them are what a kubelet sends that is restarted over and over.
+const ReasonTooManyKeys = "TooManyKeys"
+
+// MaxDecisionsPerToken bounds the requests that are decided on for one token. A kubelet sends one, or a few when it is
+// restarted in the middle of joining; what comes after is left alone, so that a flood costs no writes.
+const MaxDecisionsPerToken = 8
+
+// ReasonTooManyRequests surfaces when more requests were sent with one token, or by one node, than are decided on.
+const ReasonTooManyRequests = "TooManyRequests"

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package decisions
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// Log enters a decision into the log. Of each kind the newest entries stay: what a full log has dropped does not come back.
+func Log(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) (changed bool) {
+	if i := Find(s.Certificates, d.UID); i >= 0 {
+		if changed = s.Certificates[i].Verdict != d.Verdict; changed {
+			s.Certificates[i] = d
+		}
+		return changed
+	}
+	at := len(s.Certificates)
+	for at > 0 && s.Certificates[at-1].Time.After(d.Time.Time) {
+		at--
+	}
+	s.Certificates = slices.Insert(s.Certificates, at, d)
+	most, oldest, kind := MaxTokenEntries, -1, 0
+	if OfServing(d) {
+		most = MaxServingEntries
+	}
+	for i, o := range s.Certificates {
+		if OfServing(o) != OfServing(d) {
+			continue
+		}
+		kind++
+		if oldest < 0 || byTime(o, s.Certificates[oldest]) < 0 {
+			oldest = i
+		}
+	}
+	if kind <= most {
+		return true
+	}
+	dropped := s.Certificates[oldest].UID
+	s.Certificates = slices.Delete(s.Certificates, oldest, oldest+1)
+	return dropped != d.UID
+}
+
+func byTime(a, b v1alpha1.CertificateDecision) int {
+	return cmp.Or(a.Time.Compare(b.Time.Time), strings.Compare(a.Name, b.Name))
+}
+
+// Find is the index of the decision on a CSR in a log, or -1.
+func Find(log []v1alpha1.CertificateDecision, uid types.UID) int {
+	return slices.IndexFunc(log, func(d v1alpha1.CertificateDecision) bool { return d.UID == uid })
+}
+
+// New are those in the log of one status that an older one does not have.
+func New(old, new *v1alpha1.NodeBootstrapStatus) []v1alpha1.CertificateDecision {
+	return slices.DeleteFunc(slices.Clone(new.Certificates), func(d v1alpha1.CertificateDecision) bool { return Find(old.Certificates, d.UID) >= 0 })
+}
+
+// OfServing reports whether an entry is for a serving certificate.
+func OfServing(d v1alpha1.CertificateDecision) bool {
+	return d.SignerName == certificatesv1.KubeletServingSignerName && d.TokenID == ""
+}
+
+// OfThisNode reports whether an entry of the log is about a client certificate in the node's name.
+func OfThisNode(d v1alpha1.CertificateDecision) bool {
+	return d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName && !Misuse(d.Reason)
+}
+
+// entry is the log entry of a CSR that has a decision.
+func entry(r *certificatesv1.CertificateSigningRequest, verdict v1alpha1.Verdict, reason string, at metav1.Time) v1alpha1.CertificateDecision {
+	key, _ := csr.Fingerprint(r)
+	return v1alpha1.CertificateDecision{
+		Name: r.Name, UID: r.UID, SignerName: r.Spec.SignerName, TokenID: token.IDOfUser(r.Spec.Username),
+		KeyFingerprint: key, Verdict: verdict, Reason: reason, Time: at,
+	}
+}
+
+// RecordIssued enters which of the node's CSRs have their certificate, whoever approved them, in the order of their creation.
+func RecordIssued(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
+	for _, r := range slices.SortedFunc(slices.Values(requests), csr.ByCreation) {
+		at, approved := csr.ApprovedAt(r)
+		if !approved || !csr.Issued(r) {
+			continue
+		}
+		if i := Find(s.Certificates, r.UID); i >= 0 {
+			if s.Certificates[i].IssuedTime == nil {
+				s.Certificates[i].IssuedTime = &at
+			}
+			continue
+		}
+		d := entry(r, v1alpha1.VerdictApproved, approvalReason(r), at)
+		d.IssuedTime = &at
+		Record(s, d)
+	}
+}
+
+// RecordOvertaken corrects the decisions on CSRs that were to be denied, or ignored, and that someone else approved before: a
+// certificate is issued, and the status must not say otherwise. The reason stays if it is evidence, or that of a second key.
+func RecordOvertaken(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
+	for _, r := range requests {
+		i := Find(s.Certificates, r.UID)
+		if _, approved := csr.ApprovedAt(r); !approved || i < 0 || s.Certificates[i].Verdict == v1alpha1.VerdictApproved {
+			continue
+		}
+		d := s.Certificates[i]
+		d.Verdict = v1alpha1.VerdictApproved
+		if !Evidence(d) && d.Reason != csr.ReasonKeyReplaced {
+			d.Reason = ReasonApprovedElsewhere
+		}
+		Record(s, d)
+	}
+}

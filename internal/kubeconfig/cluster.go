@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kubeconfig
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/problem"
+)
+
+// Cluster is the API server as a node sees it.
+type Cluster struct {
+	// Server is an https URL.
+	Server string
+	// CA is one or more certificates in PEM, each followed by a newline, and nothing else.
+	CA []byte
+	// CAExpires is when the last of the certificates expires.
+	CAExpires time.Time
+	// CAFingerprint is SHA256:<hex> of CA.
+	CAFingerprint string
+
+	template *template // nil when Resolve did not make this
+}
+
+// Sources are the places where the cluster's endpoint and CA may be found; an empty one is absent.
+type Sources struct {
+	// FlagServer is the value of --cluster-server.
+	FlagServer string
+	// FlagCA is the content of the file that --cluster-ca-file names; FlagCAError is why it could not be read.
+	FlagCA      []byte
+	FlagCAError error
+	// ClusterInfo is the kubeconfig in the ConfigMap kube-public/cluster-info, which kubeadm publishes.
+	ClusterInfo string
+	// RootCA is the certificate in the ConfigMap kube-root-ca.crt, which kube-controller-manager publishes.
+	RootCA string
+	// Presented are the certificate chains, each with the leaf first, that API servers lately presented to the operator; none
+	// when that is not known. A CA from a ConfigMap has to verify one of them.
+	Presented [][]*x509.Certificate
+}
+
+const (
+	fromSpecServer  = "spec.cluster.server"
+	fromSpecCA      = "spec.cluster.caBundle"
+	fromFlagServer  = "the operator's flag --cluster-server"
+	fromFlagCA      = "the operator's flag --cluster-ca-file"
+	fromClusterInfo = "the ConfigMap kube-public/cluster-info"
+	fromRootCA      = "the ConfigMap kube-root-ca.crt in the operator's namespace"
+)
+
+// Resolve finds endpoint and CA for a NodeBootstrap at a time: the first source that has one counts, be it right
+// or wrong, so that nobody is surprised by a cluster that was not meant.
+func Resolve(spec v1alpha1.ClusterSpec, sources Sources, now time.Time) (Cluster, *problem.Problem) {
+	info, broken := parseClusterInfo(sources.ClusterInfo)
+	server, from := firstOf(
+		source{fromSpecServer, spec.Server}, source{fromFlagServer, sources.FlagServer}, source{fromClusterInfo, info.server})
+	switch {
+	case server == "" && broken != nil:
+		return Cluster{}, broken
+	case server == "":
+		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonServerUnknown, Message: fmt.Sprintf(
+			"no API server URL is known: set %s, or %s, or publish %s", fromSpecServer, fromFlagServer, fromClusterInfo)}
+	}
+	if err := ValidateServer(server); err != nil {
+		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonServerInvalid, Message: fmt.Sprintf("%s: %v", from, err)}
+	}
+	return resolveCA(Cluster{Server: server}, spec, sources, info, broken, now)
+}
+
+func resolveCA(cluster Cluster, spec v1alpha1.ClusterSpec, sources Sources, info clusterInfo, broken *problem.Problem, now time.Time) (Cluster, *problem.Problem) {
+	ca, from := firstOf(source{fromSpecCA, spec.CABundle}, source{fromFlagCA, string(sources.FlagCA)},
+		source{fromClusterInfo, info.ca}, source{fromRootCA, sources.RootCA})
+	switch fromFlag := from != fromSpecCA; {
+	case fromFlag && sources.FlagCAError != nil:
+		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonCAInvalid, Message: fmt.Sprintf("%s: the file cannot be read: %v: put the cluster's ca.crt there. It is read again every few seconds", fromFlagCA, sources.FlagCAError)}
+	case fromFlag && sources.FlagCA != nil && len(sources.FlagCA) == 0:
+		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonCAInvalid, Message: fromFlagCA + ": the file is empty: put the cluster's ca.crt there. It is read again every few seconds"}
+	case broken != nil && from != fromSpecCA && from != fromFlagCA:
+		return Cluster{}, broken
+	case ca == "":
+		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonCAUnknown, Message: fmt.Sprintf(
+			"no CA is known: set %s, or %s, or publish %s or %s", fromSpecCA, fromFlagCA, fromClusterInfo, fromRootCA)}
+	}
+	var why *problem.Problem
+	cluster.CA, cluster.CAExpires, why = parseCA([]byte(ca), from, now)
+	if why == nil && (from == fromClusterInfo || from == fromRootCA) {
+		why = doesNotVerify(cluster.CA, from, sources.Presented, now)
+	}
+	if why != nil {
+		return Cluster{Server: cluster.Server}, why
+	}
+	cluster.CAFingerprint = fingerprint(cluster.CA)
+	cluster.template = newTemplate(cluster)
+	return cluster, nil
+}
+
+type source struct{ name, value string }
+
+func firstOf(sources ...source) (value, name string) {
+	for _, s := range sources {
+		if s.value != "" {
+			return s.value, s.name
+		}
+	}
+	return "", ""
+}
+
+// clusterInfo is what nodes take from the ConfigMap: the first cluster; servers are those of all.
+type clusterInfo struct {
+	server, ca string
+	servers    []string
+}
+
+func parseClusterInfo(kubeconfig string) (clusterInfo, *problem.Problem) {
+	if kubeconfig == "" {
+		return clusterInfo{}, nil
+	}
+	if len(kubeconfig) > MaxClusterInfoBytes {
+		return clusterInfo{}, &problem.Problem{Reason: v1alpha1.ReasonServerInvalid, Message: fmt.Sprintf(
+			"%s holds a kubeconfig of more than %d KiB: fix it, or set %s", fromClusterInfo, MaxClusterInfoBytes>>10, fromSpecServer)}
+	}
+	config, err := clientcmd.Load([]byte(kubeconfig))
+	if err != nil {
+		return clusterInfo{}, &problem.Problem{Reason: v1alpha1.ReasonServerInvalid, Message: fmt.Sprintf(
+			"%s holds no kubeconfig (%v): fix it, or set %s", fromClusterInfo, err, fromSpecServer)}
+	}
+	names := slices.Sorted(maps.Keys(config.Clusters)) // kubeadm writes one
+	if len(names) == 0 {
+		return clusterInfo{}, nil
+	}
+	cluster := config.Clusters[names[0]]
+	info := clusterInfo{server: cluster.Server, ca: string(cluster.CertificateAuthorityData)}
+	for _, name := range names {
+		info.servers = append(info.servers, config.Clusters[name].Server)
+	}
+	return info, nil
+}
+
+// ValidateCA tells why PEM data cannot serve as the cluster's CA at a time.
+func ValidateCA(data []byte, now time.Time) error {
+	if _, _, problem := parseCA(data, "the CA", now); problem != nil {
+		return fmt.Errorf("%s", problem.Message)
+	}
+	return nil
+}
+
+var pemBegin = []byte("-----BEGIN ")
+
+// parseCA returns the certificates re-encoded, so that the same certificates always give the same kubeconfig. Of a bundle
+// in the middle of a rotation one certificate that has not expired is enough. One that is not valid yet is fine: on a new
+// cluster that is a clock a moment behind, and the node has a clock of its own.
+func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *problem.Problem) {
+	invalid := func(format string, args ...any) ([]byte, time.Time, *problem.Problem) {
+		return nil, time.Time{}, &problem.Problem{Reason: v1alpha1.ReasonCAInvalid, Message: from + ": " + fmt.Sprintf(format, args...)}
+	}
+	if len(data) > MaxCABytes {
+		return invalid("there are more than %d KiB: give the cluster's CA certificates alone, without those of others", MaxCABytes>>10)
+	}
+	var out bytes.Buffer
+	var last time.Time
+	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		block, tail := pem.Decode(rest)
+		// Decode passes over text, and over blocks that are damaged.
+		if block == nil || !bytes.HasPrefix(rest, pemBegin) || bytes.Count(rest[:len(rest)-len(tail)], pemBegin) != 1 || len(block.Headers) > 0 {
+			return invalid("this is not PEM alone: give the content of the cluster's ca.crt, from -----BEGIN CERTIFICATE----- on")
+		}
+		if block.Type != "CERTIFICATE" {
+			return invalid("there is a PEM block of type %q: give certificates alone", block.Type)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return invalid("a certificate cannot be parsed: %v", err)
+		}
+		if cert.NotAfter.After(last) {
+			last = cert.NotAfter
+		}
+		if err := pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}); err != nil {
+			return invalid("a certificate cannot be encoded: %v", err)
+		}
+		rest = tail
+	}
+	if out.Len() == 0 {
+		return invalid("there is no certificate in it")
+	}
+	if !now.Before(last) {
+		return nil, time.Time{}, &problem.Problem{Reason: v1alpha1.ReasonCAExpired, Message: fmt.Sprintf(
+			"%s: its certificates have expired, the last one at %s: give the cluster's present CA",
+			from, last.UTC().Format(time.RFC3339))}
+	}
+	return out.Bytes(), last, nil
+}
+
+const (
+	// MaxCABytes is the most that a CA may have, wherever it comes from, in bytes: as much as the schema of spec.cluster.caBundle lets
+	// through. It is in every kubeconfig.
+	MaxCABytes = 64 << 10
+	// MaxClusterInfoBytes is the most that the kubeconfig in the ConfigMap cluster-info may have, in bytes.
+	MaxClusterInfoBytes = 256 << 10
+)
+
+// fingerprint is how status.fingerprint names the certificates of a CA: by the SHA-256 of their PEM.
+func fingerprint(pem []byte) string {
+	sum := sha256.Sum256(pem)
+	return "SHA256:" + hex.EncodeToString(sum[:])
+}

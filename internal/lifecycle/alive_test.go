@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle_test
+
+import (
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
+)
+
+func TestAlive(t *testing.T) {
+	byOthers := func(age time.Duration) func(*lifecycle.Facts) {
+		return func(f *lifecycle.Facts) {
+			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-b", 2, age, nodetest.Approved(age), nodetest.WithCertificate)}
+		}
+	}
+	manual := nodetest.Approval(v1alpha1.ApprovalManual)
+	wait := nodetest.ReissuedSince(nodetest.Minutes(1))
+	tests := map[string]struct {
+		edit func(*lifecycle.Facts)
+		want bool
+	}{
+		"renewed since, nobody has asked":      {nodetest.Edits(wait, nodetest.LeaseOf(nodetest.Minutes(1)-time.Second)), true},
+		"renewed in the second of the reissue": {nodetest.Edits(wait, nodetest.LeaseOf(nodetest.Minutes(1)-999*time.Millisecond)), false},
+		"renewed before":                       {nodetest.Edits(wait, nodetest.LeaseOf(2*time.Minute)), false},
+		"never renewed":                        {nodetest.Edits(wait, func(f *lifecycle.Facts) { f.LeaseRenewed = time.Time{} }), false},
+		"renewed before the approval":          {nodetest.Edits(wait, nodetest.LeaseOf(31*time.Second), nodetest.ApprovedSince(30*time.Second)), true},
+		"renewed in the approval's second":     {nodetest.Edits(wait, nodetest.LeaseOf(30*time.Second), nodetest.ApprovedSince(30*time.Second)), false},
+		"renewed after it":                     {nodetest.Edits(wait, nodetest.LeaseOf(20*time.Second), nodetest.ApprovedSince(30*time.Second)), false},
+		"claimed, and not approved yet":        {nodetest.Edits(wait, nodetest.LeaseOf(20*time.Second), nodetest.ApprovedSince(30*time.Second), nodetest.NoRequests), false},
+		"approved by others before":            {nodetest.Edits(wait, manual, nodetest.LeaseOf(20*time.Second), byOthers(30*time.Second)), false},
+		"approved by others after":             {nodetest.Edits(wait, manual, nodetest.LeaseOf(40*time.Second), byOthers(30*time.Second)), true},
+		"Manual, the cache may be behind":      {nodetest.Edits(wait, manual, nodetest.LeaseOf(2*time.Second)), false},
+		"Manual, it is not":                    {nodetest.Edits(wait, manual, nodetest.LeaseOf(10*time.Second)), true},
+		"noted before": {nodetest.Edits(wait, nodetest.LeaseOf(0), nodetest.ApprovedSince(30*time.Second), func(f *lifecycle.Facts) {
+			f.NodeBootstrap.Status.NodeAliveTime = new(nodetest.Ago(nodetest.Minutes(1)))
+		}), true},
+		"another reissue is due": {nodetest.Edits(wait, nodetest.LeaseOf(10*time.Second), func(f *lifecycle.Facts) { f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = "again" }), false},
+		"another Node":           {nodetest.Edits(wait, nodetest.LeaseOf(10*time.Second), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Minutes(5)) }), false},
+		"no Node":                {nodetest.Edits(wait, nodetest.LeaseOf(10*time.Second), func(f *lifecycle.Facts) { f.Node = nil }), false},
+		"no reissue":             {nodetest.Edits(wait, nodetest.LeaseOf(10*time.Second), func(f *lifecycle.Facts) { f.NodeBootstrap.Status.LastHandledReissueAt = "" }), false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := nodetest.Reissued()
+			tt.edit(f)
+			f.UpgradeStatus()
+			if got := f.Alive(nodetest.Now); (got != nil) != tt.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+// The old kubelet's Lease does not report whether the new certificate is used.
+func TestJoinedAfterAReissue(t *testing.T) {
+	alive := func(f *lifecycle.Facts) {
+		f.NodeBootstrap.Status.NodeAliveTime = new(nodetest.Ago(nodetest.Minutes(4)))
+	}
+	long, short := nodetest.ReissuedSince(nodetest.Minutes(5)), nodetest.ReissuedSince(nodetest.Minutes(2)+19*time.Second)
+	byOthers := func(f *lifecycle.Facts) { f.NodeBootstrap.Status.Certificates = nil }
+	another := func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Minutes(2)) }
+	tests := map[string]struct {
+		edit func(*lifecycle.Facts)
+		want bool
+	}{
+		"silent, a second after":               {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), true},
+		"silent, the same second":              {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2))), false},
+		"silent for 20 seconds":                {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(2)+20*time.Second), nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), true},
+		"approved too soon to tell":            {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"the same, a minute later":             {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"approved by others":                   {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), byOthers, nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"the same, a minute later than that":   {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), byOthers, nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"alive, a second after":                {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), false},
+		"alive, within a minute":               {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"alive, a minute after":                {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"alive, and another Node since":        {nodetest.Edits(long, alive, another, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), true},
+		"alive, nothing approved":              {nodetest.Edits(long, alive, nodetest.LeaseOf(0)), false},
+		"alive, approved and not issued":       {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(0), func(f *lifecycle.Facts) { f.Requests[0].Status.Certificate = nil }), false},
+		"alive, the record tells of it":        {nodetest.Edits(long, alive, nodetest.Records(nodetest.ApprovedDecision("csr-b", 2, nodetest.Minutes(2))), nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"alive, the record tells of it, early": {nodetest.Edits(long, alive, nodetest.Records(nodetest.ApprovedDecision("csr-b", 2, nodetest.Minutes(2))), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := nodetest.Reissued()
+			tt.edit(f)
+			if p := nodetest.Decide(f, nodetest.Now); (p.Phase == lifecycle.Joined) != tt.want {
+				t.Errorf("got %+v", nodetest.OutlineOf(&p))
+			}
+		})
+	}
+}
+
+// The Lease is not watched: it has to be read while it tells something.
+func TestLooksForTheOldKubelet(t *testing.T) {
+	tests := map[string]struct {
+		edit func(*lifecycle.Facts)
+		want time.Duration
+	}{
+		"just reissued":         {nodetest.Edits(nodetest.ReissuedSince(0), nodetest.LeaseOf(nodetest.Minutes(2))), 10 * time.Second},
+		"a while ago":           {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(10)), nodetest.LeaseOf(nodetest.Minutes(20))), nodetest.Minutes(1)},
+		"known to be alive":     {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(1)), nodetest.LeaseOf(0)), nodetest.Minutes(10)},
+		"approved a minute ago": {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(5)), nodetest.LeaseOf(nodetest.Minutes(6)), nodetest.ApprovedSince(nodetest.Minutes(1))), 6 * time.Second},
+		"approved just now":     {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(5)), nodetest.LeaseOf(0), nodetest.ApprovedSince(0)), time.Second},
+		"the same, known alive": {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(5)), nodetest.LeaseOf(30*time.Second), func(f *lifecycle.Facts) { f.NodeBootstrap.Status.NodeAliveTime = new(nodetest.Ago(0)) }, nodetest.ApprovedSince(nodetest.Minutes(1))), 6 * time.Second},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			f := nodetest.Reissued()
+			tt.edit(f)
+			if p := nodetest.Decide(f, nodetest.Now); !p.RequeueAt.Equal(nodetest.Now.Add(tt.want)) {
+				t.Errorf("got %s, want %s", p.RequeueAt.Sub(nodetest.Now), tt.want)
+			}
+		})
+	}
+}

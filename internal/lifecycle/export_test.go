@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+func (x *Facts) Alive(now time.Time) *metav1.Time { return x.alive(now) }
+
+func (x *Facts) CertificateUsed() bool { return x.certificateUsed() }
+
+const FirstLease = firstLease
+
+func (x *Facts) Keep(now time.Time) []token.Token { return x.keep(now) }
+
+func (x *claimedKey) Key() string { return x.key }
+
+func (x *Facts) Misused() bool { return x.misused() }
+
+var NewestUndecided = newestUndecided
+
+func (x *Facts) ReissueDue() bool { return x.reissueDue() }

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"fmt"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// judge decides on the CSRs that were sent with one live token.
+type judge struct {
+	p   *Plan
+	f   *Facts
+	t   *token.Token
+	now time.Time
+	// decided are the CSRs that count towards MaxDecisionsPerToken: those in the status and in the plan, and those that someone else
+	// has denied and the status does not have yet.
+	decided sets.Set[types.UID]
+	// recorded is how many of them are in the status or in the plan.
+	recorded int
+	// exhausted reports whether the plan or the status says that nothing more is decided with the token.
+	exhausted bool
+}
+
+// sentCSR is a CSR in the course of the rules.
+type sentCSR struct {
+	*certificatesv1.CertificateSigningRequest
+	// approvedAt is when it was approved, whether it was.
+	approvedAt metav1.Time
+	approved   bool
+	// decided is the decision on it in the status; nil when there is none.
+	decided *v1alpha1.DecidedCSR
+	// result is what internal/csr says of it, from the rule isEvaluated on.
+	result csr.Result
+}
+
+// A rule reports whether it has settled what becomes of a CSR.
+type rule func(*judge, *sentCSR) bool
+
+// tokenRules are all the rules for CSRs that were sent with a live token, in this order. The first one that settles a CSR ends it.
+var tokenRules = []rule{
+	isApprovedAsDecided,
+	isSettledAndKnown,
+	isBeyondTheLimit,
+	isEvaluated,
+	isSettledByOthers,
+	isNotOfThisToken,
+	isApprovedByOthers,
+	isLeftToControllerManager,
+	asksAnotherSigner,
+	isDenied,
+	isLeftToAPerson,
+	isHeld,
+	isToApprove,
+}
+
+func (p *Plan) judgeOf(f *Facts, t *token.Token, now time.Time) *judge {
+	j := &judge{p: p, f: f, t: t, now: now, decided: sets.New[types.UID]()}
+	csrs := f.DecidedWith(t.ID)
+	j.recorded = len(csrs)
+	for _, c := range csrs {
+		if c.Reason != decisions.ReasonApprovedElsewhere {
+			j.decided.Insert(c.UID)
+		}
+		j.exhausted = j.exhausted || endsDecisions(c) || len(csrs) >= decisions.MaxCSRsPerToken
+	}
+	for _, r := range f.Requests {
+		if csr.Condition(r, certificatesv1.CertificateDenied) != nil && token.IDOfUser(r.Spec.Username) == t.ID {
+			j.decided.Insert(r.UID)
+		}
+	}
+	return j
+}
+
+func (j *judge) judge(r *certificatesv1.CertificateSigningRequest) {
+	s := &sentCSR{CertificateSigningRequest: r, decided: decisions.Decided(j.f.DecidedWith(j.t.ID), r.UID)}
+	s.approvedAt, s.approved = csr.ApprovedAt(r)
+	if s.decided != nil && endsDecisions(*s.decided) {
+		s.decided = nil
+	}
+	for _, settles := range tokenRules {
+		if settles(j, s) {
+			return
+		}
+	}
+}
+
+// isApprovedAsDecided: only its certificate is still to come.
+func isApprovedAsDecided(j *judge, s *sentCSR) bool {
+	if s.decided == nil || !s.approved || s.decided.Verdict != v1alpha1.VerdictApproved {
+		return false
+	}
+	j.expectCertificate(s)
+	return true
+}
+
+// settled reports whether a CSR was denied, failed, or has a certificate that nobody approved.
+func (s *sentCSR) settled() bool { return !s.approved && csr.Settled(s.CertificateSigningRequest) }
+
+// isSettledAndKnown: nothing is decided twice, and with approval ClusterWide only what was approved is evidence.
+func isSettledAndKnown(j *judge, s *sentCSR) bool {
+	return s.settled() && (s.decided != nil || decisions.DeniedByUs(s.CertificateSigningRequest) || j.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide)
+}
+
+// isBeyondTheLimit ignores what comes after as many decisions as there are for one token, and records that once.
+func isBeyondTheLimit(j *judge, s *sentCSR) bool {
+	if s.decided != nil || s.settled() {
+		return false
+	}
+	return j.isExhausted(s)
+}
+
+// endsDecisions reports whether a decision is the one to ignore everything else that is sent with the token.
+func endsDecisions(c v1alpha1.DecidedCSR) bool {
+	return c.Reason == decisions.ReasonTooManyRequests || c.Reason == decisions.ReasonTooManyKeys
+}
+
+func (j *judge) isExhausted(s *sentCSR) bool {
+	if j.exhausted || j.decided.Len() < decisions.MaxDecisionsPerToken {
+		return j.exhausted
+	}
+	reason := decisions.ReasonTooManyRequests
+	if j.restarts(s) {
+		reason = decisions.ReasonTooManyKeys
+	}
+	j.record(s, v1alpha1.VerdictIgnored, csr.Result{Verdict: csr.Leave, Reason: reason, Message: fmt.Sprintf(
+		"%d requests of the token were decided on: this one and all that follow are left alone", j.decided.Len())})
+	j.exhausted = true
+	return true
+}
+
+func isEvaluated(j *judge, s *sentCSR) bool {
+	s.result = j.p.evaluate(j.f, j.t, s.CertificateSigningRequest, j.now)
+	return false
+}
+
+// isEvidence reports whether the CSR is evidence of misuse, or will be when the key that was approved is used.
+func (s *sentCSR) isEvidence() bool {
+	return s.result.Verdict == csr.Deny && (decisions.Misuse(s.result.Reason) || s.result.Reason == csr.ReasonKeyReplaced)
+}
+
+// isSettledByOthers records what someone else denied or failed if it is evidence: whoever sent it has the live token.
+func isSettledByOthers(j *judge, s *sentCSR) bool {
+	if !s.settled() {
+		return false
+	}
+	if s.isEvidence() && (j.recorded < decisions.MaxDecisionsPerToken || !j.isExhausted(s)) {
+		how, verdict := howSettled(s.CertificateSigningRequest)
+		j.recordEvidence(s, verdict, how+": "+s.result.Message)
+	}
+	return true
+}
+
+// isNotOfThisToken: it is older than the token, for example.
+func isNotOfThisToken(j *judge, s *sentCSR) bool {
+	if s.result.Verdict != csr.Leave {
+		return false
+	}
+	if !csr.Issued(s.CertificateSigningRequest) {
+		j.p.DeleteRequests = append(j.p.DeleteRequests, s.CertificateSigningRequest)
+	}
+	return true
+}
+
+func isApprovedByOthers(j *judge, s *sentCSR) bool {
+	if !s.approved {
+		return false
+	}
+	j.expectCertificate(s)
+	if s.isEvidence() {
+		j.recordEvidence(s, v1alpha1.VerdictApproved, settledElsewhere+"approved it although "+s.result.Message)
+	}
+	return true
+}
+
+func isLeftToControllerManager(j *judge, _ *sentCSR) bool {
+	return j.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide
+}
+
+// asksAnotherSigner deletes the CSR instead of denying it: the operator has no right to decide for every signer. No signer signs a CSR
+// that was deleted.
+func asksAnotherSigner(j *judge, s *sentCSR) bool {
+	if s.result.Verdict != csr.Deny || s.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName {
+		return false
+	}
+	j.p.DeleteRequests = append(j.p.DeleteRequests, s.CertificateSigningRequest)
+	s.result.Verdict = csr.Leave
+	j.record(s, v1alpha1.VerdictDenied, s.result)
+	return true
+}
+
+func isDenied(j *judge, s *sentCSR) bool {
+	if s.result.Verdict != csr.Deny {
+		return false
+	}
+	if s.decided != nil && s.decided.Verdict == v1alpha1.VerdictDenied {
+		s.result.Reason = s.decided.Reason // as the status has it since before a crash
+	}
+	j.record(s, v1alpha1.VerdictDenied, s.result)
+	return true
+}
+
+func isLeftToAPerson(j *judge, _ *sentCSR) bool {
+	return j.f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode
+}
+
+func isHeld(j *judge, s *sentCSR) bool {
+	until, held := j.p.held(j.f, j.t, s.CertificateSigningRequest, j.now)
+	if !held || s.decided != nil {
+		return false
+	}
+	if !until.IsZero() {
+		j.p.RequeueBy(until)
+	}
+	return true
+}
+
+func isToApprove(j *judge, s *sentCSR) bool {
+	j.record(s, v1alpha1.VerdictApproved, s.result)
+	return true
+}
+
+// expectCertificate has a reconcile when the certificate of an approved CSR is overdue.
+func (j *judge) expectCertificate(s *sentCSR) {
+	if overdue := s.approvedAt.Add(IssuanceDeadline); !csr.Issued(s.CertificateSigningRequest) && overdue.After(j.now) {
+		j.p.RequeueBy(overdue)
+	}
+}
+
+// recordEvidence records a CSR that has its verdict from someone else: there is nothing to carry out.
+func (j *judge) recordEvidence(s *sentCSR, verdict v1alpha1.Verdict, message string) {
+	s.result.Verdict, s.result.Message = csr.Leave, message
+	j.record(s, verdict, s.result)
+}
+
+func (j *judge) record(s *sentCSR, verdict v1alpha1.Verdict, result csr.Result) {
+	j.p.record(verdict, j.t, s.CertificateSigningRequest, result, j.now)
+	j.decided.Insert(s.UID)
+	j.recorded++
+}
+
+// restarts reports whether a CSR, and everything that was decided with its token, is what a kubelet sends that is restarted over and
+// over.
+func (j *judge) restarts(s *sentCSR) bool {
+	for _, c := range j.f.DecidedWith(j.t.ID) {
+		if !harmless(c.Reason) {
+			return false
+		}
+	}
+	for _, d := range j.p.Decisions {
+		if d.Record.TokenID == j.t.ID && !harmless(d.Record.Reason) {
+			return false
+		}
+	}
+	reason := j.p.evaluate(j.f, j.t, s.CertificateSigningRequest, j.now).Reason
+	return reason == csr.ReasonKeyReplaced || reason == csr.ReasonSuperseded
+}
+
+// harmless reports whether a decision for a reason is explained by a kubelet that was restarted, or by a person.
+func harmless(reason string) bool {
+	switch reason {
+	case csr.ReasonKubeletClient, csr.ReasonKeyReplaced, csr.ReasonSuperseded, decisions.ReasonApprovedElsewhere, decisions.ReasonDeniedElsewhere:
+		return true
+	default:
+		return false
+	}
+}
+
+// DecidedWith are the CSRs that were sent with a token and have a decision in the status.
+func (f *Facts) DecidedWith(tokenID string) []v1alpha1.DecidedCSR {
+	if t := decisions.LiveToken(&f.NodeBootstrap.Status, tokenID); t != nil {
+		return t.CSRs
+	}
+	return nil
+}

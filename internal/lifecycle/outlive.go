@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// Kubernetes cannot revoke a certificate. What this file finds are certificates that are out although the operator revokes, or has
+// revoked, what they were issued for.
+
+// outlivesToken reports whether a request has its certificate and a plan deletes its token before the node has joined with it.
+// An expired token is not revoked, and the machine may still join.
+func (p *Plan) outlivesToken(f *Facts, r *certificatesv1.CertificateSigningRequest, now time.Time) bool {
+	_, approved := csr.ApprovedAt(r)
+	return approved && csr.Issued(r) && p.Phase != Joined && slices.ContainsFunc(p.DeleteTokens, func(s *corev1.Secret) bool {
+		t, ok := token.Parse(s)
+		return ok && t.ID == token.IDOfUser(r.Spec.Username) && t.Live(now) && (f.NodeBootstrap == nil || f.current(t))
+	})
+}
+
+// noteOutliving finds the certificates that outlive what the plan revokes.
+func (p *Plan) noteOutliving(f *Facts, now time.Time) {
+	for _, r := range f.Requests {
+		if p.outlivesToken(f, r, now) {
+			p.Outliving = append(p.Outliving, r)
+		}
+	}
+	if f.NodeBootstrap == nil {
+		return
+	}
+	for _, c := range f.NodeBootstrap.Status.UnrevokedCertificates { // the condition ends with the certificate
+		if now.Before(c.ExpirationTime.Time) {
+			p.RequeueBy(c.ExpirationTime.Time)
+		}
+	}
+}
+
+// DenyBeforeDeletion is the denial that a request gets before it is deleted; nil when it has a verdict, or when its signer is not one
+// that the operator decides for. Somebody may approve a request that a finalizer keeps; one that is denied nobody can approve
+// (pkg/apis/certificates/validation).
+func (p *Plan) DenyBeforeDeletion(r *certificatesv1.CertificateSigningRequest) *Decision {
+	if !csr.Undecided(r) || !csr.MayDecide(r.Spec.SignerName) {
+		return nil
+	}
+	result := csr.Result{Reason: decisions.ReasonTokenRevoked, Message: "the bootstrap token that this request was sent with is revoked"}
+	for _, d := range p.Decisions {
+		if d.Request == r {
+			result = d.Result
+		}
+	}
+	result.Verdict = csr.Deny
+	return &Decision{Request: r, Result: result}
+}

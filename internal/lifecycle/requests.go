@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/problem"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// IssuanceDeadline is how long after its approval a certificate may take to be issued before somebody is told.
+const IssuanceDeadline = time.Minute
+
+// decideRequests gives each CSR that was sent with a token its verdict. One without a certificate whose token is no longer live is
+// deleted, even when it was approved: an approval cannot be taken back, and the signer would still sign.
+//
+// The newest CSR comes first: a kubelet that gives up, or restarts, asks again with another key and waits for that one only, so that
+// an older one must not claim the token.
+func (p *Plan) decideRequests(f *Facts, now time.Time) {
+	judges := map[string]*judge{}
+	for i := range p.Keep {
+		judges[p.Keep[i].ID] = p.judgeOf(f, &p.Keep[i], now)
+	}
+	for _, r := range csr.NewestFirst(f.Requests) {
+		switch j := judges[token.IDOfUser(r.Spec.Username)]; {
+		case j != nil:
+			j.judge(r)
+		case !csr.Issued(r) && (csr.Undecided(r) || csr.IsApproved(r)): // a denied or failed one stays for people to see until Kubernetes deletes it
+			p.DeleteRequests = append(p.DeleteRequests, r)
+		}
+	}
+}
+
+// LiveToken returns the token with an ID that the plan keeps; nil when it keeps none.
+func (p *Plan) LiveToken(id string) *token.Token {
+	i := slices.IndexFunc(p.Keep, func(t token.Token) bool { return t.ID == id })
+	if i < 0 {
+		return nil
+	}
+	return &p.Keep[i]
+}
+
+func (p *Plan) evaluate(f *Facts, t *token.Token, r *certificatesv1.CertificateSigningRequest, now time.Time) csr.Result {
+	request := csr.Request{
+		CSR:      r,
+		NodeName: f.Name,
+		TokenID:  t.ID, TokenCreated: t.Created, TokenExpires: t.Expires,
+		TokenGroup: token.Group,
+		MayHave:    []string{token.ClusterWideGroup},
+		Now:        now,
+	}
+	p.claimOn(f, t, &request)
+	if len(f.KeysElsewhere) > 0 {
+		if key, err := csr.Fingerprint(r); err == nil {
+			request.OtherNode = f.KeysElsewhere[key]
+		}
+	}
+	return csr.Evaluate(request)
+}
+
+// record adds a decision to the plan, and to the evidence if it is any.
+func (p *Plan) record(verdict v1alpha1.Verdict, t *token.Token, r *certificatesv1.CertificateSigningRequest, result csr.Result, now time.Time) {
+	d := Decision{Request: r, Result: result, Record: v1alpha1.CertificateDecision{
+		Name: r.Name, UID: r.UID, SignerName: r.Spec.SignerName, TokenID: t.ID,
+		KeyFingerprint: result.KeyFingerprint, Verdict: verdict, Reason: result.Reason, Time: metav1.NewTime(now).Rfc3339Copy(),
+	}}
+	if verdict == v1alpha1.VerdictDenied {
+		d.Record.Message = decisions.Shortened(result.Message)
+	}
+	p.Decisions = append(p.Decisions, d)
+	if p.Misuse == nil && decisions.Misuse(result.Reason) {
+		p.Misuse = &problem.Problem{Reason: result.Reason, Message: fmt.Sprintf("the request %s was sent with the token %s: %s", r.Name, t.ID, result.Message)}
+	}
+}
+
+// HasVerdict reports whether a request has the verdict of a decision: an admission policy may have changed it on its way.
+func HasVerdict(r *certificatesv1.CertificateSigningRequest, d Decision) bool {
+	approved, denied := csr.Condition(r, certificatesv1.CertificateApproved), csr.Condition(r, certificatesv1.CertificateDenied)
+	if d.Result.Verdict == csr.Approve {
+		return approved != nil && denied == nil
+	}
+	return denied != nil && approved == nil
+}
+
+// Supports reports whether an approval that was decided on for a NodeBootstrap still rests on what is there at a time: the
+// same NodeBootstrap, with the claim in its status, with no new wish for a reissue and with the approval left to us, and the
+// live token.
+func Supports(decided, live *v1alpha1.NodeBootstrap, secret *corev1.Secret, d Decision, now time.Time) bool {
+	f := Facts{NodeBootstrap: live, TokenSecrets: []*corev1.Secret{secret}}
+	f.UpgradeStatus()
+	t, ok := token.Parse(secret)
+	return live.UID == decided.UID && hasClaim(&f.NodeBootstrap.Status, d.Record) && !f.reissueDue() && live.Spec.ApprovalMode() == v1alpha1.ApprovalNode &&
+		ok && t.ID == d.Record.TokenID && owned.By(secret, live) && secret.DeletionTimestamp == nil && t.Live(now)
+}
+
+// hasClaim reports whether a status has an approval, so that the token is bound to its key.
+func hasClaim(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) bool {
+	t := decisions.LiveToken(s, d.TokenID)
+	if t == nil {
+		return false
+	}
+	c := decisions.Decided(t.CSRs, d.UID)
+	return c != nil && c.Verdict == v1alpha1.VerdictApproved && c.KeyFingerprint == d.KeyFingerprint
+}
+
+// NotIssued is the first request that was approved a while ago and has no certificate at a time.
+func NotIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningRequest {
+	for _, r := range slices.SortedFunc(slices.Values(f.Requests), csr.ByCreation) {
+		if at, approved := csr.ApprovedAt(r); approved && !csr.Issued(r) && !now.Before(at.Add(IssuanceDeadline)) && f.Concerns(r) {
+			return r
+		}
+	}
+	return nil
+}
+
+// AwaitsPerson reports whether a request waits for somebody to approve it.
+func AwaitsPerson(f *Facts) bool {
+	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalManual &&
+		slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return csr.Undecided(r) && f.Concerns(r) })
+}

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle
+
+import (
+	"slices"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+)
+
+// MaxServingDecisions bounds the requests of one node for serving certificates that are decided on in the hour for which
+// Kubernetes keeps them afterwards. A kubelet renews a certificate when most of its life is over: once in many days.
+const MaxServingDecisions = 20
+
+// servingRetry is how soon a request is looked at again that waits for something that is not watched.
+const servingRetry = time.Minute
+
+// decideServing gives each request for a serving certificate its verdict. Nothing is claimed before: an approval binds no
+// key, and what it rests on is read live.
+func (p *Plan) decideServing(f *Facts, now time.Time) {
+	waiting := newestUndecided(f.ServingRequests)
+	if newest := csr.NewestFirst(f.ServingRequests); len(waiting) == 0 && len(newest) > 0 && csr.Undecided(newest[0]) {
+		p.Serving = &csr.Result{Verdict: csr.Wait, Reason: decisions.ReasonTooManyRequests,
+			Message: "the node has asked for very many serving certificates within an hour: see its kubelet's log for why it is restarted over and over. " +
+				"The operator goes on when Kubernetes has deleted the old requests, an hour or two after the decisions on them"}
+	}
+	for _, r := range waiting {
+		result := p.servingVerdict(f, r)
+		switch result.Verdict {
+		case csr.Leave:
+			continue
+		case csr.Wait:
+			p.RequeueBy(now.Add(servingRetry))
+		case csr.Approve, csr.Deny:
+			p.Decisions = append(p.Decisions, Decision{Request: r, Result: result})
+		}
+		if p.Serving == nil { // the newest tells how the node fares
+			p.Serving = &result
+		}
+	}
+}
+
+// servingVerdict approves nothing while it is in doubt who the node is, or where the API server is.
+func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
+	result := evaluateServing(f, r)
+	switch {
+	case result.Verdict != csr.Approve:
+	case p.Misuse != nil || f.misused():
+		result.Verdict, result.Reason = csr.Wait, v1alpha1.ReasonTokenMisused
+		result.Message = "the node's token was misused, so that it may be another machine that asks: see the condition " + v1alpha1.ConditionTokenMisused
+	case f.Cluster.Server == "" && f.ClusterProblem != nil:
+		result.Verdict, result.Reason = csr.Wait, f.ClusterProblem.Reason
+		result.Message = "it is not known which addresses are the API server's: " + f.ClusterProblem.Message
+	}
+	return result
+}
+
+// AllDecided reports whether no request waits for a verdict.
+func AllDecided(requests []*certificatesv1.CertificateSigningRequest) bool {
+	return !slices.ContainsFunc(requests, csr.Undecided)
+}
+
+// AddressesToDecide are the keys of the addresses in those of the requests that may be decided on.
+func AddressesToDecide(requests []*certificatesv1.CertificateSigningRequest) []string {
+	var out []string
+	for _, r := range newestUndecided(requests) {
+		for _, a := range csr.RequestedAddresses(r) {
+			if key := a.Key(); !slices.Contains(out, key) {
+				out = append(out, key)
+			}
+		}
+	}
+	return out
+}
+
+// newestUndecided are those requests that a kubelet may be waiting for, as many as may still be decided on: none that is older
+// than one that was decided on, and the last few. A kubelet gives up after a quarter of an hour and asks again with another
+// key, while Kubernetes keeps what it asked before for a day.
+func newestUndecided(requests []*certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
+	const few = 3
+	var waiting []*certificatesv1.CertificateSigningRequest
+	var last time.Time
+	decided := 0
+	for _, r := range csr.NewestFirst(requests) {
+		switch {
+		case !csr.Undecided(r):
+			last = later(last, r.CreationTimestamp.Time)
+			decided++
+		case len(waiting) < few && !r.CreationTimestamp.Time.Before(last):
+			waiting = append(waiting, r)
+		}
+	}
+	return waiting[:min(len(waiting), max(0, MaxServingDecisions-decided))]
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// evaluateServing is the verdict on a request for a serving certificate, by the facts.
+func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
+	return csr.EvaluateServing(csr.ServingRequest{
+		CSR:       r,
+		NodeName:  f.Name,
+		Declared:  f.NodeBootstrap.Spec.ServingCertificate.Addresses,
+		Reserved:  f.ReservedAddresses,
+		Elsewhere: f.DeclaredElsewhere,
+	})
+}
+
+// SupportsServing reports whether an approval of a request for a serving certificate that was decided on for a NodeBootstrap still
+// rests on what is there, by facts that were gathered again: it would be decided in the same way.
+func SupportsServing(decided *v1alpha1.NodeBootstrap, f *Facts, r *certificatesv1.CertificateSigningRequest) bool {
+	var none Plan // of this reconcile: what it found of misuse is in the status by now
+	return f.NodeBootstrap.UID == decided.UID && none.servingVerdict(f, r).Verdict == csr.Approve
+}

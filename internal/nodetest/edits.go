@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodetest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/problem"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+)
+
+func AlarmOf(s *v1alpha1.NodeBootstrapStatus) *metav1.Condition {
+	return meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionTokenMisused)
+}
+
+// Short is a condition in short: "True Published"; empty when it is absent.
+func Short(s *v1alpha1.NodeBootstrapStatus, conditionType string) string {
+	c := meta.FindStatusCondition(s.Conditions, conditionType)
+	if c == nil {
+		return ""
+	}
+	return string(c.Status) + " " + c.Reason
+}
+
+// ApprovedSince has the request of the reissued credential approved a while ago by the operator, and issued.
+func ApprovedSince(age time.Duration) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) {
+		d := ApprovedDecision("csr-b", 2, age)
+		d.IssuedTime = nil
+		f.Requests = []*certificatesv1.CertificateSigningRequest{Request("csr-b", 2, age+time.Second, Approved(age), WithCertificate)}
+		d.KeyFingerprint = Must(csr.Fingerprint(f.Requests[0]))
+		f.NodeBootstrap.Status.Certificates = append(f.NodeBootstrap.Status.Certificates, d)
+	}
+}
+
+func LeaseOf(age time.Duration) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.LeaseRenewed = Now.Add(-age) }
+}
+
+// ReissuedSince has the reissue handled a while ago.
+func ReissuedSince(age time.Duration) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.NodeBootstrap.Status.AwaitingSince = new(Ago(age)) }
+}
+
+// A choice is one thing that may be so or so in a cluster.
+type choice []func(*lifecycle.Facts)
+
+func As(*lifecycle.Facts) {} // As it is
+
+// choices make up the states that a cluster may be found in: after a crash, an edit, a restore from a backup, a theft.
+var choices = []choice{
+	{As, As, As, As, As, func(f *lifecycle.Facts) { f.NodeBootstrap = nil }},
+	{ // tokens
+		As,
+		func(f *lifecycle.Facts) { AddToken(f, 1, Young) },
+		func(f *lifecycle.Facts) { AddToken(f, 1, Due) },
+		func(f *lifecycle.Facts) { AddToken(f, 1, Old) },
+		func(f *lifecycle.Facts) { AddToken(f, 2, Young); AddToken(f, 1, Due) },
+		func(f *lifecycle.Facts) { AddToken(f, 2, Due); AddToken(f, 1, Old) },
+		func(f *lifecycle.Facts) { AddToken(f, 3, Young); AddToken(f, 1, 3*Young); AddToken(f, 2, 2*Young) },
+		func(f *lifecycle.Facts) { AddToken(f, 1, Young); f.TokenSecrets[0].Data["token-secret"] = nil },
+		func(f *lifecycle.Facts) { AddToken(f, 1, Young); f.TokenSecrets[0].OwnerReferences[0].UID = FormerUID },
+		func(f *lifecycle.Facts) { AddToken(f, 1, Young); delete(f.TokenSecrets[0].Data, "auth-extra-groups") },
+		func(f *lifecycle.Facts) { AddToken(f, 1, Young); delete(f.TokenSecrets[0].Data, "expiration") },
+	},
+	{ // what the status says
+		As,
+		func(f *lifecycle.Facts) { setStatus(f, StatusOf(1, Young)) },
+		func(f *lifecycle.Facts) { setStatus(f, StatusOf(2, Young)) },
+		func(f *lifecycle.Facts) { setStatus(f, JoinedBefore().NodeBootstrap.Status) },
+	},
+	{As, onNodeBootstrap(Claimed("csr-a")), onNodeBootstrap(claimedWithSecond), onNodeBootstrap(longHistory), onNodeBootstrap(deniedAKey)},
+	{As, onNodeBootstrap(Raised(csr.ReasonSecondKey))},
+	{As, NoCluster},
+	{As, func(f *lifecycle.Facts) { f.Kubeconfig = KubeconfigSecret(1) }, func(f *lifecycle.Facts) { f.Kubeconfig = ForeignKubeconfig() }},
+	{As, func(f *lifecycle.Facts) { f.Node = NodeMade(Old) }, func(f *lifecycle.Facts) { f.Node = NodeMade(0) }},
+	{As, func(f *lifecycle.Facts) { f.NodeReported = true }},
+	{As, func(f *lifecycle.Facts) { f.LeaseRenewed = Now }},
+	{ // requests
+		As,
+		With(Request("csr-a", 1, Minutes(1))),
+		With(Request("csr-w", 1, Minutes(1), ForNode("worker-2")), Request("csr-b", 1, 0), Request("csr-c", 1, 0)),
+		With(Request("csr-a", 1, Minutes(1), Approved(Minutes(1)))),
+		With(Request("csr-a", 1, Minutes(1), Approved(Minutes(1)), WithCertificate)),
+		With(Request("csr-a", 7, Minutes(1), Approved(Minutes(1)))),
+		With(Request("csr-a", 7, Minutes(1)), Request("csr-b", 2, 0)),
+		With(Request("csr-a", 1, Minutes(3)), Request("csr-b", 1, Minutes(2)), Request("csr-c", 2, Minutes(2))),
+	},
+	{ // and what else was asked with the tokens
+		As,
+		Further(Request("csr-s", 1, Minutes(2), AnotherSigner)),
+		Further(Request("csr-s", 2, Minutes(2), AnotherSigner, Approved(Minutes(1)))),
+		Further(Request("csr-o", 1, Minutes(2), ForNode("worker-9"), Approved(Minutes(1)), WithCertificate)),
+		Further(Request("csr-o", 2, 0, ForNode("worker-9")), Request("csr-a/2", 1, 0)),
+		Further(BadRequests(1, 12)...),
+		Further(BadRequests(2, 3)...),
+	},
+	{As, As, onNodeBootstrap(Approval(v1alpha1.ApprovalManual)), onNodeBootstrap(Approval(v1alpha1.ApprovalClusterWide))},
+	{As, As, As, onNodeBootstrap(Replacements(1)), onNodeBootstrap(Replacements(7))},
+	{As, As, As, onNodeBootstrap(DeadlineAfter(time.Minute))},
+	{As, onNodeBootstrap(AskReissue), onNodeBootstrap(HandledReissue)},
+	{ // serving certificates
+		As,
+		onNodeBootstrap(Declares()),
+		serving(ServingRequest("serving-a", Minutes(1))),
+		serving(ServingRequest("serving-a", Minutes(1), Naming("192.0.2.8"))),
+		serving(ServingRequest("serving-a", Minutes(2), Naming("worker-2")), ServingRequest("serving-b", Minutes(1), Naming())),
+		serving(ServingRequest("serving-a", Minutes(2), Approved(Minutes(2))), ServingRequest("serving-b", Minutes(1))),
+		serving(ServingRequests(6, Approved(Minutes(1)))...),
+		serving(append(ServingRequests(20, Decided(certificatesv1.CertificateDenied, Minutes(1))), ServingRequest("serving-b", Minutes(1)))...),
+	},
+	{As, func(f *lifecycle.Facts) { f.Bypass = &lifecycle.Bypass{} }, func(f *lifecycle.Facts) {
+		f.Bypass = &lifecycle.Bypass{Open: true, Why: []string{"a binding", "another"}}
+	}},
+}
+
+func setStatus(f *lifecycle.Facts, s v1alpha1.NodeBootstrapStatus) {
+	if f.NodeBootstrap != nil {
+		f.NodeBootstrap.Status = s
+	}
+}
+
+func onNodeBootstrap(edit func(*lifecycle.Facts)) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) {
+		if f.NodeBootstrap != nil {
+			edit(f)
+		}
+	}
+}
+
+// Raised has an alarm stand.
+func Raised(reason string) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) {
+		meta.SetStatusCondition(&f.NodeBootstrap.Status.Conditions, metav1.Condition{
+			Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue, Reason: reason, Message: "as it was found first",
+			ObservedGeneration: 3, LastTransitionTime: Ago(Minutes(30)),
+		})
+	}
+}
+
+func HandledReissue(f *lifecycle.Facts) {
+	AskReissue(f)
+	f.NodeBootstrap.Status.LastHandledReissueAt = ReissueAt
+}
+
+func claimedWithSecond(f *lifecycle.Facts) {
+	f.NodeBootstrap.Status.LastTokenID = NthID(2)
+	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{ApprovedDecision("csr-r", 2, Minutes(50))}
+}
+
+// deniedAKey has a second key denied since the first one was approved.
+func deniedAKey(f *lifecycle.Facts) {
+	Claimed("csr-q")(f)
+	f.NodeBootstrap.Status.Certificates = append(f.NodeBootstrap.Status.Certificates, Because(csr.ReasonKeyReplaced, DeniedDecision("csr-r", 1, Minutes(0))))
+}
+
+// longHistory leaves room for one decision more.
+func longHistory(f *lifecycle.Facts) {
+	f.NodeBootstrap.Status.LastTokenID = NthID(2)
+	f.NodeBootstrap.Status.Certificates = History("addDAddDsxsDDxd")
+}
+
+// Further adds requests.
+func Further(requests ...*certificatesv1.CertificateSigningRequest) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.Requests = slices.Concat(f.Requests, requests) }
+}
+
+func AnotherSigner(r *certificatesv1.CertificateSigningRequest) {
+	r.Spec.SignerName = certificatesv1.KubeAPIServerClientSignerName
+}
+
+func TooLong(r *certificatesv1.CertificateSigningRequest) {
+	r.Spec.ExpirationSeconds = new(int32(10 * 365 * 24 * 60 * 60))
+}
+
+// BadRequests were sent with the nth token, one each second, and have a defect that tells nothing of a theft. They have one
+// key, since keys take time to make.
+func BadRequests(n, count int) []*certificatesv1.CertificateSigningRequest {
+	var out []*certificatesv1.CertificateSigningRequest
+	for i := range count {
+		out = append(out, Request(fmt.Sprintf("bad/%d-%04d", n, i), n, time.Duration(count-i)*time.Second, TooLong))
+	}
+	return out
+}
+
+// serving has addresses declared and these certificates asked for.
+func serving(requests ...*certificatesv1.CertificateSigningRequest) func(*lifecycle.Facts) {
+	return onNodeBootstrap(func(f *lifecycle.Facts) {
+		Declares()(f)
+		Serves(requests...)(f)
+	})
+}
+
+// ServingRequests were sent a minute ago, all in one second, with one key.
+func ServingRequests(count int, edit ...func(*certificatesv1.CertificateSigningRequest)) []*certificatesv1.CertificateSigningRequest {
+	var out []*certificatesv1.CertificateSigningRequest
+	for i := range count {
+		out = append(out, ServingRequest(fmt.Sprintf("serving/%02d", i), Minutes(1), edit...))
+	}
+	return out
+}
+
+// States calls f with a seed for each of many of the states, of which there are thousands of millions.
+func States(count int, f func(seed int, facts *lifecycle.Facts)) {
+	for seed := range count {
+		f(seed, State(seed))
+	}
+}
+
+// State is the facts of a seed.
+func State(seed int) *lifecycle.Facts {
+	f, random := Fresh(), rand.New(rand.NewPCG(uint64(seed), 0))
+	for _, c := range choices {
+		c[random.IntN(len(c))](f)
+	}
+	for _, requests := range []*[]*certificatesv1.CertificateSigningRequest{&f.Requests, &f.ServingRequests} {
+		*requests = slices.Clone(*requests)
+		for i, r := range *requests { // what carries out a plan writes to them
+			(*requests)[i] = r.DeepCopy()
+		}
+	}
+	return f
+}
+
+// Spoilt requests were sent with the node's token and are not for the node's client certificate.
+var Spoilt = map[string]func(*certificatesv1.CertificateSigningRequest){
+	"another node":        ForNode("worker-2"),
+	"a longer name":       ForNode("worker-10"),
+	"a shorter name":      ForNode("worker-"),
+	"another signer":      AnotherSigner,
+	"the serving signer":  Asks(certificatesv1.KubeletServingSignerName),
+	"none that is parsed": func(r *certificatesv1.CertificateSigningRequest) { r.Spec.Request = []byte("junk") },
+}
+
+// Decision is one of a kind, made an hour ago: a for an approval, d for a denial, i for what was ignored, m for the approval
+// of a second key by someone else, o for that of another signer's certificate; of the first token in lower case, of the
+// second one in upper case. s is the approval of a serving certificate, and x its denial.
+func Decision(letter rune, name string) v1alpha1.CertificateDecision {
+	n := 1
+	if lower := letter | 0x20; lower != letter {
+		letter, n = lower, 2
+	}
+	d := ApprovedDecision(name, n, time.Hour)
+	switch letter {
+	case 'd':
+		d = DeniedDecision(name, n, time.Hour)
+	case 'i':
+		d.Verdict, d.Reason, d.IssuedTime = v1alpha1.VerdictIgnored, decisions.ReasonTooManyRequests, nil
+	case 'm':
+		d.Reason = csr.ReasonSecondKey
+	case 'o':
+		d.Reason, d.SignerName, d.IssuedTime = csr.ReasonWrongSigner, certificatesv1.KubeAPIServerClientSignerName, nil
+	case 's':
+		d = ServingEntry(name, v1alpha1.VerdictApproved, csr.ReasonKubeletServing, time.Hour)
+	case 'x':
+		d = ServingEntry(name, v1alpha1.VerdictDenied, csr.ReasonNoAddress, time.Hour)
+	}
+	return d
+}
+
+// History is one letter for each decision, the newest last, numbered from the oldest.
+func History(letters string) []v1alpha1.CertificateDecision {
+	var out []v1alpha1.CertificateDecision
+	for i, letter := range letters {
+		out = append(out, Decision(letter, fmt.Sprint(i)))
+	}
+	return out
+}
+
+func Names(history []v1alpha1.CertificateDecision) []string {
+	var out []string
+	for _, d := range history {
+		out = append(out, d.Name)
+	}
+	return out
+}
+
+// Judged is a condition with a reason and a message, of a while ago.
+func Judged(c certificatesv1.RequestConditionType, reason, message string, age time.Duration) func(*certificatesv1.CertificateSigningRequest) {
+	return func(r *certificatesv1.CertificateSigningRequest) {
+		r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
+			Type: c, Status: corev1.ConditionTrue, Reason: reason, Message: message, LastTransitionTime: Ago(age), LastUpdateTime: Ago(age),
+		})
+	}
+}
+
+func KubectlDeny(age time.Duration) func(*certificatesv1.CertificateSigningRequest) {
+	return Judged(certificatesv1.CertificateDenied, "KubectlDeny", "This CSR was denied by kubectl certificate deny.", age)
+}
+
+// VerdictsOf counts what is recorded, by verdict: "8 Denied, 1 Ignored".
+func VerdictsOf(history []v1alpha1.CertificateDecision) string {
+	count := map[v1alpha1.Verdict]int{}
+	for _, d := range history {
+		count[d.Verdict]++
+	}
+	var out []string
+	for _, verdict := range []v1alpha1.Verdict{v1alpha1.VerdictApproved, v1alpha1.VerdictDenied, v1alpha1.VerdictIgnored} {
+		if n := count[verdict]; n > 0 {
+			out = append(out, fmt.Sprint(n, " ", verdict))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// Denials are the records of bad requests of the nth token.
+func Denials(n, count int) []v1alpha1.CertificateDecision {
+	var out []v1alpha1.CertificateDecision
+	for i := range count {
+		out = append(out, Because(csr.ReasonWrongDuration, DeniedDecision(fmt.Sprintf("denied-%d-%d", n, i), n, time.Hour)))
+	}
+	return out
+}
+
+func Conflicting(mode v1alpha1.Approval, requests ...*certificatesv1.CertificateSigningRequest) *lifecycle.Facts {
+	f := Awaited(1, Young)
+	f.NodeBootstrap.Spec.ClientCertificate.Approval = mode
+	f.Requests = requests
+	return f
+}
+
+// Edits are several in one.
+func Edits(list ...func(*lifecycle.Facts)) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) {
+		for _, edit := range list {
+			edit(f)
+		}
+	}
+}
+
+func Alarmed(verdicts, misuse string) Outline {
+	return Outline{Phase: lifecycle.Awaited, Token: "#1", Verdicts: verdicts, Misuse: misuse}
+}
+
+func (o Outline) Deleting(requests string) Outline {
+	o.DeleteCSR = requests
+	return o
+}
+
+func (o Outline) Repairing(tokens string) Outline {
+	o.Repair = tokens
+	return o
+}
+
+func Asks(signer string) func(*certificatesv1.CertificateSigningRequest) {
+	return func(r *certificatesv1.CertificateSigningRequest) { r.Spec.SignerName = signer }
+}
+
+var Expires = Now.Add(40 * time.Minute)
+
+// IssuedFor is a request that was approved and has a certificate which expires at expires.
+func IssuedFor(name string, edit ...func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
+	edit = append(edit, Approved(time.Minute), func(r *certificatesv1.CertificateSigningRequest) {
+		r.Status.Certificate = Certificate(Now.Add(-time.Hour), Expires)
+	})
+	return Request(name, 1, 2*time.Minute, edit...)
+}
+
+// Minutes is so many minutes before now.
+func Minutes(n int) time.Duration { return time.Duration(n) * time.Minute }
+
+// Asked is a node that waits with its first token, with which its kubelet has asked for a certificate 20 minutes ago, got
+// it a minute later, and has neither made nor renewed anything since.
+func Asked() *lifecycle.Facts {
+	f := Awaited(1, Young)
+	f.Requests = []*certificatesv1.CertificateSigningRequest{Request("csr-a", 1, Minutes(20), Approved(Minutes(19)), WithCertificate)}
+	return f
+}
+
+// Reissued is a node that was a member for a day, for which a credential was reissued an hour ago.
+func Reissued() *lifecycle.Facts {
+	f := Awaited(2, Young)
+	AskReissue(f)
+	f.NodeBootstrap.Status.LastHandledReissueAt = ReissueAt
+	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{ApprovedDecision("csr-1", 1, Old)}
+	f.Node = NodeMade(24 * time.Hour)
+	f.NodeBootstrap.Status.NodeUID = f.Node.UID
+	f.NodeReported, f.LeaseRenewed = true, Now.Add(-2*time.Hour)
+	return f
+}
+
+func NoRequests(f *lifecycle.Facts) { f.Requests = nil }
+
+func With(requests ...*certificatesv1.CertificateSigningRequest) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.Requests = requests }
+}
+
+func ForNode(node string) func(*certificatesv1.CertificateSigningRequest) {
+	return func(r *certificatesv1.CertificateSigningRequest) { r.Spec.Request = KubeletPEM(r.Name, node) }
+}
+
+func Approval(mode v1alpha1.Approval) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ClientCertificate.Approval = mode }
+}
+
+// Claimed is the state after a crash between the claim on a request's key and its approval.
+func Claimed(name string) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) {
+		d := ApprovedDecision(name, 1, Minutes(1))
+		d.KeyFingerprint, d.IssuedTime = Must(csr.Fingerprint(Request(name, 1, 0))), nil
+		f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{d}
+	}
+}
+
+const (
+	Young = time.Hour      // a token that is not due
+	Due   = 21 * time.Hour // a token whose renewal is due: the latest moment is at 20 h
+	Old   = 25 * time.Hour // a token that has expired
+)
+
+func ForeignKubeconfig() *corev1.Secret {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: Namespace, Name: owned.KubeconfigSecretName(NodeName)}}
+}
+
+func NoCluster(f *lifecycle.Facts) {
+	f.Cluster, f.ClusterProblem = kubeconfig.Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonServerUnknown, Message: "no server"}
+}
+
+// AddToken adds the nth token, made for what is asked for now.
+func AddToken(f *lifecycle.Facts, n int, age time.Duration) {
+	nb := f.NodeBootstrap
+	if nb == nil {
+		nb = NodeBootstrap()
+	}
+	f.TokenSecrets = append(f.TokenSecrets, TokenSecretOf(nb, n, age))
+}
+
+func DeadlineAfter(d time.Duration) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.Token.JoinDeadline = &metav1.Duration{Duration: d} }
+}
+
+const ReissueAt = "2026-03-04T05:00:00Z"
+
+func AskReissue(f *lifecycle.Facts) {
+	f.NodeBootstrap.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: ReissueAt}
+}
+
+// ManyStates are enough for every pair of choices to be met many times, in a second or two.
+const ManyStates = 2_000
+
+// Replacements is how many keys may be approved after the first one.
+func Replacements(n int32) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ClientCertificate.ReplacementKeys = n }
+}
+
+// Registered has a kubelet report as a Node that was created a while ago, before its first Lease.
+func Registered(age time.Duration) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.Node, f.NodeReported, f.LeaseRenewed = NodeMade(age), true, time.Time{} }
+}
+
+var ErrWrite = errors.New("storing it: the server is busy")
+
+// Claim is the first step of carrying out a plan: the operator may crash after it, and after each further one.
+func Claim(f *lifecycle.Facts, p *lifecycle.Plan) {
+	if f.NodeBootstrap == nil {
+		return
+	}
+	if claimed := status.Claimed(p, f, Now); claimed != nil {
+		f.NodeBootstrap.Status = *claimed
+	}
+}
+
+func AsJSON(v any) string { return string(Must(json.Marshal(v))) }
+
+// Situations are those that the operator looks at most often, and the worst one that a single token can bring about.
+func Situations() map[string]*lifecycle.Facts {
+	asks := Awaited(1, 0)
+	asks.Requests = []*certificatesv1.CertificateSigningRequest{Request("csr-1", 1, 0)}
+	flooded := Awaited(1, 0)
+	for i := range 100 {
+		flooded.Requests = append(flooded.Requests, Request(fmt.Sprintf("csr-1/%d", i), 1, 0))
+	}
+	return map[string]*lifecycle.Facts{"new": Fresh(), "awaited": Awaited(1, 0), "asks": asks, "joined": JoinedBefore(), "100 requests": flooded}
+}
+
+// Records has these decisions recorded.
+func Records(decisions ...v1alpha1.CertificateDecision) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.NodeBootstrap.Status.Certificates = decisions }
+}
+
+// Because gives a decision another reason.
+func Because(reason string, d v1alpha1.CertificateDecision) v1alpha1.CertificateDecision {
+	d.Reason = reason
+	return d
+}

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodetest
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+// Outline is a plan in words, so that a case says what it expects in a line. Tokens are #1, #2 and so on, in the order in
+// which the operator gives their ids.
+type Outline struct {
+	Phase       lifecycle.Phase
+	Problem     string // its reason
+	Reissue     bool
+	Token       string // the one that the kubeconfig carries
+	Mint        string // the one that would be made, if no id is taken
+	Repair      string
+	DeleteToken string
+	DropConfig  bool
+	Verdicts    string // "name: Approved"
+	Misuse      string // the reason of the evidence that this pass found
+	Serving     string // "Wait AddressReserved", of the newest request for a serving certificate
+	DeleteCSR   string
+}
+
+func OutlineOf(p *lifecycle.Plan) Outline {
+	o := Outline{Phase: p.Phase, Reissue: p.Reissue, DropConfig: p.DeleteKubeconfig != nil}
+	if p.Problem != nil {
+		o.Problem = p.Problem.Reason
+	}
+	if p.Misuse != nil {
+		o.Misuse = p.Misuse.Reason
+	}
+	if p.Serving != nil {
+		o.Serving = VerdictNames[p.Serving.Verdict] + " " + p.Serving.Reason
+	}
+	if p.Token != nil {
+		o.Token = Ordinal(p.Token.ID)
+	}
+	if p.MintAfter != nil {
+		o.Mint = Ordinal(token.NextID(UID, *p.MintAfter))
+	}
+	names := func(secrets []*corev1.Secret) string {
+		var out []string
+		for _, s := range secrets {
+			id, ok := strings.CutPrefix(s.Name, "bootstrap-token-")
+			if !ok {
+				id = s.Name
+			}
+			out = append(out, Ordinal(id))
+		}
+		return strings.Join(out, " ")
+	}
+	o.Repair, o.DeleteToken = names(p.RepairTokens), names(p.DeleteTokens)
+	var verdicts, requests []string
+	for _, d := range p.Decisions {
+		verdicts = append(verdicts, d.Request.Name+": "+verdictOf(d))
+	}
+	for _, r := range p.DeleteRequests {
+		requests = append(requests, r.Name)
+	}
+	o.Verdicts, o.DeleteCSR = strings.Join(verdicts, ", "), strings.Join(requests, " ")
+	return o
+}
+
+var VerdictNames = map[csr.Verdict]string{csr.Leave: "Leave", csr.Approve: "Approve", csr.Deny: "Deny", csr.Wait: "Wait"}
+
+// verdictOf is what is recorded of a decision; on a serving certificate, of which nothing is recorded before, what is done.
+func verdictOf(d lifecycle.Decision) string {
+	if d.Record.UID == "" {
+		return VerdictNames[d.Result.Verdict]
+	}
+	return string(d.Record.Verdict)
+}
+
+func Ordinal(id string) string {
+	for n := range 20 {
+		if NthID(n) == id {
+			return fmt.Sprintf("#%d", n)
+		}
+	}
+	return id
+}
+
+// A Planned case is facts that are spoiled from good ones, and the plan for them.
+type Planned struct {
+	Facts *lifecycle.Facts
+	Edit  func(*lifecycle.Facts)
+	Want  Outline
+}
+
+func Plans(t *testing.T, tests map[string]Planned) {
+	t.Helper()
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if tt.Edit != nil {
+				tt.Edit(tt.Facts)
+			}
+			before := metav1.ObjectMeta{}
+			if tt.Facts.NodeBootstrap != nil {
+				before = *tt.Facts.NodeBootstrap.ObjectMeta.DeepCopy()
+			}
+			p := Decide(tt.Facts, Now)
+			if got := OutlineOf(&p); got != tt.Want {
+				t.Errorf("got  %+v\nwant %+v", got, tt.Want)
+			}
+			if tt.Facts.NodeBootstrap != nil && !reflect.DeepEqual(before, tt.Facts.NodeBootstrap.ObjectMeta) {
+				t.Error("the NodeBootstrap was changed")
+			}
+		})
+	}
+}

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package problem has the type that says why something cannot be done and what to do about it.
+package problem
+
+// Problem is why something cannot be done, and what to do about it.
+type Problem struct {
+	// Reason is one of the reasons in api/v1alpha1.
+	Reason string
+	// Message names the field, flag or object to fix.
+	Message string
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+)
+
+// A reissue is handled with the token that was made for it. When that one is misused before the status tells of it, the
+// alarm must not go with the same reissue.
+func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
+	for name, crash := range map[string]func(*lifecycle.Facts, *lifecycle.Plan){
+		"no crash":          func(f *lifecycle.Facts, p *lifecycle.Plan) { carryOut(f, p) },
+		"after the claim":   nodetest.Claim,
+		"after the denials": func(f *lifecycle.Facts, p *lifecycle.Plan) { nodetest.Claim(f, p); revoke(f, p); carryOutVerdicts(p) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := nodetest.Awaited(1, nodetest.Young)
+			nodetest.AskReissue(f)
+			f.TokenSecrets = nil
+			nodetest.AddToken(f, 2, 0) // made, and then the operator crashed
+			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 2, 0, nodetest.ForNode("worker-2"))}
+			p := nodetest.Decide(f, nodetest.Now)
+			crash(f, &p)
+			f.Requests = append(f.Requests, nodetest.Request("csr-b", 2, 0))
+			if p = nodetest.Decide(f, nodetest.Now); name != "no crash" && nodetest.OutlineOf(&p).Phase != lifecycle.Withdrawn {
+				t.Errorf("the token is good again: %+v", nodetest.OutlineOf(&p))
+			}
+			for range 3 {
+				p, _, _ = pass(f)
+			}
+			if nodetest.AlarmOf(&f.NodeBootstrap.Status) == nil || p.Phase != lifecycle.Withdrawn {
+				t.Errorf("the alarm is %v and the plan %+v", nodetest.AlarmOf(&f.NodeBootstrap.Status), nodetest.OutlineOf(&p))
+			}
+		})
+	}
+}
+
+// From a reissue for a node that is alive to the join, and to the next reissue.
+func TestReissueForALiveNode(t *testing.T) {
+	f := nodetest.Reissued()
+	nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(5)), nodetest.LeaseOf(0))(f)
+	var warnings []string
+	passes := func(what string, status metav1.ConditionStatus, reason, says string) {
+		t.Helper()
+		for range 3 {
+			_, _, events := pass(f)
+			for _, e := range events {
+				if e.Type == "Warning" {
+					warnings = append(warnings, e.Reason)
+				}
+			}
+		}
+		c := meta.FindStatusCondition(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionJoined)
+		if c.Status != status || c.Reason != reason || !strings.Contains(c.Message, says) {
+			t.Errorf("%s: Joined is %+v", what, c)
+		}
+	}
+	passes("the old kubelet renews its Lease", metav1.ConditionFalse, v1alpha1.ReasonNodeAlive, "the node is alive; the reissued credential may not be its own")
+	nodetest.ApprovedSince(30 * time.Second)(f)
+	passes("a certificate is approved", metav1.ConditionFalse, v1alpha1.ReasonNodeAlive, "stop the old kubelet")
+	nodetest.ApprovedSince(90 * time.Second)(f)
+	passes("the Lease is renewed a minute later", metav1.ConditionTrue, v1alpha1.ReasonNodeHasCertificate, "it was alive at the reissue")
+	f.NodeBootstrap.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = "again"
+	f.LeaseRenewed = nodetest.Now.Add(-nodetest.Minutes(5))
+	passes("the next reissue", metav1.ConditionFalse, v1alpha1.ReasonReissued, "has not used")
+	if f.NodeBootstrap.Status.NodeAliveTime != nil {
+		t.Error("the next wait begins with what was seen in the last one")
+	}
+	if got := strings.Join(warnings, " "); got != v1alpha1.ReasonNodeAlive {
+		t.Errorf("the warnings are %q", got)
+	}
+}
+
+// A handled reissue of which the node joins says nothing of an outdated one.
+func TestHandledReissueIsNotCalledOutdated(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.AskReissue(f)
+	before := f.NodeBootstrap.Status.DeepCopy()
+	p := nodetest.Decide(f, nodetest.Now)
+	o := published(2, 0)
+	for _, e := range status.Events(before, status.Report(f, &p, &o, nodetest.Now)) {
+		if e.Reason == v1alpha1.ReasonReissueOutdated {
+			t.Error(e.Note)
+		}
+	}
+}
+
+func TestReissueIsNotHandledWithThePredecessor(t *testing.T) {
+	f := nodetest.Awaited(2, nodetest.Young)
+	nodetest.AddToken(f, 1, nodetest.Due)
+	nodetest.AskReissue(f)
+	nodetest.NoCluster(f)
+	p := nodetest.Decide(f, nodetest.Now)
+	carryOut(f, &p)
+	if s := f.NodeBootstrap.Status; s.LastHandledReissueAt != "" || s.Token != nil {
+		t.Errorf("the reissue counts as handled (%q) with the token %+v, an older one", s.LastHandledReissueAt, s.Token)
+	}
+}
+
+// The first pass could not delete the token: the second must still know that it is not to be trusted.
+func TestReissueSurvivesAFailedRevocation(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.AskReissue(f)
+	p := nodetest.Decide(f, nodetest.Now)
+	f.NodeBootstrap.Status = *status.Report(f, &p, &status.Outcome{Err: nodetest.ErrWrite}, nodetest.Now) // apply stopped at the delete
+	nodetest.Plans(t, map[string]nodetest.Planned{
+		"the old token is still there": {Facts: f, Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#2", DeleteToken: "#1"}},
+	})
+}
+
+// The status cannot be stored for a while: the token that was made for the reissue must not be replaced in each pass.
+func TestReissueIsMintedForOnce(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.AskReissue(f)
+	p := nodetest.Decide(f, nodetest.Now)
+	status := f.NodeBootstrap.Status
+	carryOut(f, &p)
+	f.NodeBootstrap.Status = status
+	nodetest.Plans(t, map[string]nodetest.Planned{
+		"the second pass": {Facts: f, Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Token: "#2"}},
+	})
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status
+
+import (
+	"fmt"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/problem"
+)
+
+// keyReplaced is why a node cannot join although its credential is good: the newest key that was sent with the token is not approved,
+// and nobody uses the approved one. It is nil when that is not so.
+func (r *report) keyReplaced() *problem.Problem {
+	t := r.o.Token
+	if t == nil || r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+		return nil
+	}
+	var d *v1alpha1.DecidedCSR
+	if named := decisions.LiveToken(r.new, t.ID); named != nil {
+		_, d = lifecycle.LastReplaced(*named)
+	}
+	claims := lifecycle.ClaimsOf(r.f, t.ID, nil)
+	if d == nil || len(claims) > 0 && r.f.RegisteredSince(claims[0].At) {
+		return nil
+	}
+	what := "was denied"
+	if d.Verdict == v1alpha1.VerdictIgnored {
+		what = "and those after it are left alone"
+	}
+	return &problem.Problem{Reason: v1alpha1.ReasonKeyReplaced, Message: fmt.Sprintf("the request %s %s, since another key was approved with the token %s and is not used: "+
+		"the kubelet restarted before it received its certificate, or another machine has the kubeconfig. See the kubelet's log (journalctl -u kubelet) "+
+		"for why it restarted. If it did not, compare the keys in the condition %s. Then request a reissue with kubectl nodebootstrap reissue %s, or with %s, "+
+		"and give the node the new kubeconfig", d.Name, what, t.ID, v1alpha1.ConditionKeyConflict, r.f.Name, csr.ReissueCommand(r.f.Name))}
+}

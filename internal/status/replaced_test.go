@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package status_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+)
+
+const isReplaced = "False KeyReplaced"
+
+// The kubelet exits after it has asked, and asks with another key when it is started again: no alarm, and Ready says what to do. The
+// machine joins after a reissue.
+func TestCrashLoopingKubeletIsNoTheft(t *testing.T) {
+	tell(t, nodetest.Awaited(1, nodetest.Young),
+		moment{nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
+		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
+		moment{nodetest.Further(nodetest.Request("csr-c", 1, -2*time.Second)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied"},
+		moment{nodetest.AskReissue, lifecycle.Awaited, "#2", waits, "", ""},
+		moment{nodetest.Further(nodetest.Request("csr-d", 2, -3*time.Second)), lifecycle.Awaited, "#2", waits, "", ""},
+		moment{func(f *lifecycle.Facts) {
+			nodetest.WithCertificate(find(f, "csr-d"))
+			nodetest.WorksSince(-4 * time.Second)(f)
+		}, lifecycle.Joined, "", hasJoined, "", ""},
+	)
+}
+
+// The message of Ready names the request, the keys' condition, and both commands.
+func TestKeyReplacedMessageHelps(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.Edits(nodetest.Claimed("csr-a"), nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)))(f)
+	for range 2 {
+		pass(f)
+	}
+	s := f.NodeBootstrap.Status
+	ready, stalled := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionStalled)
+	if stalled == nil || stalled.Status != metav1.ConditionTrue || stalled.Reason != v1alpha1.ReasonKeyReplaced {
+		t.Fatalf("Stalled is %+v", stalled)
+	}
+	for _, want := range []string{"csr-b", nodetest.NthID(1), "the kubelet's log", v1alpha1.ConditionKeyConflict, "kubectl nodebootstrap reissue " + nodetest.NodeName,
+		"kubectl annotate nodebootstrap " + nodetest.NodeName, "new kubeconfig"} {
+		if !strings.Contains(ready.Message, want) {
+			t.Errorf("the message does not say %q: %s", want, ready.Message)
+		}
+	}
+	for _, word := range []string{"theft", "thief", "stolen", "misuse"} {
+		if strings.Contains(strings.ToLower(ready.Message), word) {
+			t.Errorf("the message talks of %q: %s", word, ready.Message)
+		}
+	}
+}
+
+// A thief asks first and is approved. The machine is denied. When the thief joins, two machines are known to have the kubeconfig.
+func TestThiefWhoAskedFirstAndJoinsRaisesTheAlarm(t *testing.T) {
+	joins := func(f *lifecycle.Facts) {
+		nodetest.WithCertificate(find(f, "csr-thief"))
+		nodetest.WorksSince(-2 * time.Second)(f)
+	}
+	tell(t, nodetest.Awaited(1, nodetest.Young),
+		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
+		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
+		moment{joins, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused"},
+		moment{func(f *lifecycle.Facts) { f.Requests = nil }, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, ""},
+		moment{func(f *lifecycle.Facts) { f.Node, f.NodeReported, f.LeaseRenewed = nil, false, time.Time{} }, lifecycle.Withdrawn, "", isWithdrawn, csr.ReasonSecondKey, ""},
+	)
+	// All within the second of the approval: the Lease alone does not prove then that the certificate is used.
+	atOnce := func(f *lifecycle.Facts) { nodetest.WithCertificate(find(f, "csr-thief")); nodetest.WorksSince(0)(f) }
+	tell(t, nodetest.Awaited(1, nodetest.Young),
+		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
+		moment{nodetest.Further(nodetest.Request("csr-b", 1, 0)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
+		moment{atOnce, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused"},
+	)
+	// The request of the machine and the Lease are seen at once.
+	tell(t, nodetest.Awaited(1, nodetest.Young),
+		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
+		moment{nodetest.Edits(nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), joins), lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused" + conflict},
+	)
+	// The machine asks when the thief has registered and has no Lease yet.
+	tell(t, nodetest.Awaited(1, nodetest.Young),
+		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
+		moment{nodetest.Edits(nodetest.Registered(-time.Second), nodetest.Further(nodetest.Request("csr-b", 1, -2*time.Second))), lifecycle.Awaited, "#1", waits, csr.ReasonSecondKey, denies + conflict},
+		moment{joins, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, ""},
+	)
+}
+
+// What a node that has joined says of keys: the alarm is raised when the newest key was denied, and for no other reason.
+func TestUseOfAKeyIsEvidence(t *testing.T) {
+	d := func(name string, verdict v1alpha1.Verdict, reason string, n int) v1alpha1.CertificateDecision {
+		out := nodetest.ApprovedDecision(name, n, nodetest.Minutes(5))
+		out.Verdict, out.Reason, out.KeyFingerprint = verdict, reason, "SHA256:"+name
+		if verdict != v1alpha1.VerdictApproved {
+			out.IssuedTime = nil
+		}
+		return out
+	}
+	approve := func(name string) v1alpha1.CertificateDecision {
+		return d(name, v1alpha1.VerdictApproved, csr.ReasonKubeletClient, 1)
+	}
+	deny := func(name, reason string) v1alpha1.CertificateDecision {
+		return d(name, v1alpha1.VerdictDenied, reason, 1)
+	}
+	again := func(d v1alpha1.CertificateDecision, key string) v1alpha1.CertificateDecision {
+		d.KeyFingerprint = "SHA256:" + key
+		return d
+	}
+	for name, c := range map[string]struct {
+		edit func(*lifecycle.Facts)
+		want string
+	}{
+		"one key":                         {nodetest.Records(approve("a")), ""},
+		"the newest was denied":           {nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced)), csr.ReasonSecondKey},
+		"it was left alone":               {nodetest.Records(approve("a"), d("b", v1alpha1.VerdictIgnored, decisions.ReasonTooManyKeys, 1)), csr.ReasonSecondKey},
+		"the newest was approved":         {nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced), approve("c")), ""},
+		"the first one was sent again":    {nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced), again(approve("c"), "a")), csr.ReasonSecondKey},
+		"a person approved it":            {nodetest.Records(approve("a"), d("b", v1alpha1.VerdictApproved, csr.ReasonKeyReplaced, 1)), ""},
+		"it was superseded":               {nodetest.Records(approve("a"), deny("b", csr.ReasonSuperseded)), ""},
+		"another defect came after":       {nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced), deny("c", csr.ReasonWrongUsages)), csr.ReasonSecondKey},
+		"with the token before a renewal": {nodetest.Records(d("a", v1alpha1.VerdictApproved, csr.ReasonKubeletClient, 7), d("b", v1alpha1.VerdictDenied, csr.ReasonKeyReplaced, 7), approve("c")), ""},
+		"an alarm stands":                 {nodetest.Edits(nodetest.Raised(csr.ReasonWrongSubject), nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced))), ""},
+		"ClusterWide":                     {nodetest.Edits(nodetest.Approval(v1alpha1.ApprovalClusterWide), nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced))), ""},
+		"of an earlier wait": {nodetest.Edits(nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced)), func(f *lifecycle.Facts) {
+			f.NodeBootstrap.Status.AwaitingSince, f.NodeBootstrap.Status.Token.ID = new(nodetest.Ago(nodetest.Minutes(4))), nodetest.NthID(3)
+			nodetest.Further(nodetest.Request("csr-c", 3, nodetest.Minutes(3), nodetest.Approved(nodetest.Minutes(2)), nodetest.WithCertificate))(f)
+		}), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := nodetest.Awaited(1, nodetest.Young)
+			nodetest.Edits(c.edit, nodetest.WorksSince(0))(f)
+			p := nodetest.Decide(f, nodetest.Now)
+			got := ""
+			if p.Misuse != nil {
+				got = p.Misuse.Reason
+			}
+			if p.Phase != lifecycle.Joined || got != c.want {
+				t.Errorf("the phase is %d, the evidence %+v, want %q", p.Phase, p.Misuse, c.want)
+			}
+			if again := reported(f, status.Outcome{Revoked: true}); c.want != "" && !meta.IsStatusConditionTrue(again.Conditions, v1alpha1.ConditionTokenMisused) {
+				t.Errorf("the status is %+v", again)
+			}
+		})
+	}
+}
+
+// Whatever a kubelet that restarts over and over sends, there is no alarm, and a bounded number of decisions.
+func TestRestartsOverAndOverAreNoFlood(t *testing.T) {
+	keys := func(count int) (out []*certificatesv1.CertificateSigningRequest) {
+		for i := range count {
+			out = append(out, nodetest.Request(fmt.Sprintf("csr-%02d", i), 1, -time.Duration(i)*time.Second))
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		edit     func(*lifecycle.Facts)
+		recorded string
+		alarm    string
+	}{
+		"one by one":       {nodetest.As, "1 Approved, 7 Denied, 1 Ignored", ""},
+		"replacement keys": {nodetest.Replacements(7), "8 Approved, 1 Ignored", ""},
+		"with a defect":    {nodetest.Records(nodetest.Because(csr.ReasonWrongDuration, nodetest.DeniedDecision("bad", 1, nodetest.Minutes(1)))), "1 Approved, 7 Denied, 1 Ignored", decisions.ReasonTooManyRequests},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := nodetest.Awaited(1, nodetest.Young)
+			c.edit(f)
+			for _, r := range keys(12) {
+				f.Requests = append(f.Requests, r)
+				pass(f)
+				pass(f)
+			}
+			if got := nodetest.VerdictsOf(f.NodeBootstrap.Status.Certificates); got != c.recorded {
+				t.Errorf("recorded are %s, want %s", got, c.recorded)
+			}
+			alarm := ""
+			if a := nodetest.AlarmOf(&f.NodeBootstrap.Status); a != nil {
+				alarm = a.Reason
+			}
+			if alarm != c.alarm {
+				t.Errorf("the alarm is %q, want %q", alarm, c.alarm)
+			}
+			if got := nodetest.Short(&f.NodeBootstrap.Status, v1alpha1.ConditionReady); c.alarm == "" && got != isReplaced {
+				t.Errorf("Ready is %s", got)
+			}
+		})
+	}
+	t.Run("all at once, after the operator was stopped", func(t *testing.T) {
+		f := nodetest.Awaited(1, nodetest.Young)
+		f.Requests = keys(12)
+		for range 3 {
+			pass(f)
+		}
+		if got, want := nodetest.VerdictsOf(f.NodeBootstrap.Status.Certificates), "1 Approved, 7 Denied, 1 Ignored"; got != want || nodetest.AlarmOf(&f.NodeBootstrap.Status) != nil {
+			t.Errorf("recorded are %s, the alarm is %+v", got, nodetest.AlarmOf(&f.NodeBootstrap.Status))
+		}
+	})
+}
+
+// A restarted kubelet joins with its second key. That several keys were sent stays reported, and so does the first one's certificate.
+func TestReplacementKeyJoins(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.Replacements(1)(f)
+	issue := func(name string) func(*lifecycle.Facts) {
+		return func(f *lifecycle.Facts) {
+			find(f, name).Status.Certificate = nodetest.Certificate(nodetest.Now.Add(-time.Hour), nodetest.Expires)
+		}
+	}
+	tell(t, f,
+		moment{nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
+		moment{issue("csr-a"), lifecycle.Awaited, "#1", waits, "", ""},
+		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), lifecycle.Awaited, "#1", waits, "", "SeveralKeys IssuedBeforeReplacement"},
+		moment{nodetest.Edits(issue("csr-b"), nodetest.WorksSince(-2*time.Second)), lifecycle.Joined, "", hasJoined, "", ""},
+	)
+	s := f.NodeBootstrap.Status
+	c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionCertificateNotRevoked)
+	if !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionKeyConflict) || c == nil || !strings.Contains(c.Message, "csr-a") || strings.Contains(c.Message, "csr-b") {
+		t.Errorf("the conditions are %+v", s.Conditions)
+	}
+}

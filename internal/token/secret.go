@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	bootstraputil "k8s.io/cluster-bootstrap/token/util"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+)
+
+// Parse reads a token from its Secret. It reports false when the Secret can never authenticate, whatever its other
+// fields say: wrong type, or an id or a secret part that is not one.
+func Parse(s *corev1.Secret) (Token, bool) {
+	t := Token{
+		ID:      string(s.Data[bootstrapapi.BootstrapTokenIDKey]),
+		Secret:  NewSecretPart(string(s.Data[bootstrapapi.BootstrapTokenSecretKey])),
+		Created: s.CreationTimestamp.Time,
+		Object:  s,
+	}
+	t.Expires = Expires(s)
+	ok := s.Type == bootstrapapi.SecretTypeBootstrapToken &&
+		s.Name == bootstraputil.BootstrapTokenSecretName(t.ID) &&
+		bootstraputil.IsValidBootstrapToken(t.Bearer())
+	return t, ok
+}
+
+// Expires is when the Secret of a token says that it expires; zero when it does not say it in RFC 3339.
+func Expires(s *corev1.Secret) time.Time {
+	expires, _ := time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
+	return expires
+}
+
+// NewSecret is the Secret of a new token of a NodeBootstrap, with this id and secret part, that expires at a time. It says
+// for which reissue it was made: a crash may come before the status does, and then neither may a token from before pass for
+// the one that was asked for, nor may that one be made twice.
+func NewSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Time) *corev1.Secret {
+	s := &corev1.Secret{
+		ObjectMeta: owned.Meta(nb, Namespace, bootstraputil.BootstrapTokenSecretName(id)),
+		Type:       bootstrapapi.SecretTypeBootstrapToken,
+		Data: map[string][]byte{
+			bootstrapapi.BootstrapTokenIDKey:               []byte(id),
+			bootstrapapi.BootstrapTokenSecretKey:           []byte(secret),
+			bootstrapapi.BootstrapTokenDescriptionKey:      []byte("Lets the machine " + nb.Name + " join. Made by nodebootstrap."),
+			bootstrapapi.BootstrapTokenExpirationKey:       []byte(expires.UTC().Format(time.RFC3339)),
+			bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"),
+			bootstrapapi.BootstrapTokenExtraGroupsKey:      []byte(strings.Join(tokenGroups(nb), ",")),
+		},
+	}
+	if reissue := Reissue(nb); reissue != "" {
+		s.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = reissue
+	}
+	return s
+}
+
+// MadeFor reports whether a token was made for the reissue that a NodeBootstrap asks for, if any.
+func (t Token) MadeFor(nb *v1alpha1.NodeBootstrap) bool {
+	return Reissue(t.Object) == Reissue(nb)
+}
+
+// maxTokenLife is how long after the creation of its Secret a token may expire: the longest ttl, and ten minutes since the API
+// server's clock, which stamps the creation, may be behind. The policy nodebootstrap-cage-secrets refuses what expires later.
+const maxTokenLife = 8760*time.Hour + 10*time.Minute
+
+// WantExpires is when the token shall expire: when the status says, and no later than a ttl from now or maxTokenLife from the
+// creation. A ttl is not counted from the Secret's creation, which is stamped by another clock.
+func (t Token) WantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time {
+	want, latest := t.Expires, now.Add(nb.Spec.TokenTTL())
+	if end := t.Created.Add(maxTokenLife); !t.Created.IsZero() && latest.After(end) {
+		latest = end
+	}
+	if known := nb.Status.Token; known != nil && known.ID == t.ID {
+		want = known.ExpirationTime.Time
+	}
+	if want.IsZero() || want.After(latest) {
+		return latest
+	}
+	return want
+}
+
+// Repaired is the Secret of a token, which expires at WantExpires, as it should be; nil when it is. For which reissue it was
+// made stays as it is.
+func (t Token) Repaired(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
+	want := NewSecret(nb, t.ID, t.Secret.Reveal(), t.Expires)
+	delete(want.Annotations, v1alpha1.ReissueRequestedAtAnnotation)
+	return owned.Restored(t.Object, want)
+}
+
+// Spoiled reports whether the Secret of a token is immutable and cannot be restored to what it should be. One that is right is good.
+func (t Token) Spoiled(nb *v1alpha1.NodeBootstrap) bool {
+	if !owned.Immutable(t.Object) {
+		return false
+	}
+	want := t.Repaired(nb)
+	return want != nil && !maps.EqualFunc(t.Object.Data, want.Data, bytes.Equal)
+}
+
+// RenewAt is when a successor is due: when between a third and a sixth of the ttl is left. The hash of the owner's UID
+// picks the moment, so that tokens made together are not renewed together.
+func (t Token) RenewAt(nb *v1alpha1.NodeBootstrap) time.Time {
+	ttl := nb.Spec.TokenTTL()
+	sum := sha256.Sum256([]byte(nb.UID))
+	fraction := float64(binary.BigEndian.Uint32(sum[:4])) / (1 << 32)
+	return t.Expires.Add(-ttl/3 + time.Duration(fraction*float64(ttl/6)))
+}

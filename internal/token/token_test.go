@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package token_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
+	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+)
+
+func TestParseToken(t *testing.T) {
+	tests := map[string]struct {
+		edit func(*corev1.Secret)
+		ok   bool
+	}{
+		"as it was made":          {func(*corev1.Secret) {}, true},
+		"another type":            {func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }, false},
+		"a name of another token": {func(s *corev1.Secret) { s.Name = "bootstrap-token-zzzzzz" }, false},
+		"another id":              {func(s *corev1.Secret) { s.Data["token-id"] = []byte("zzzzzz") }, false},
+		"no id":                   {func(s *corev1.Secret) { delete(s.Data, "token-id") }, false},
+		"an id in upper case": {func(s *corev1.Secret) {
+			s.Data["token-id"] = []byte("ABCDEF")
+			s.Name = "bootstrap-token-ABCDEF"
+		}, false},
+		"no secret part":         {func(s *corev1.Secret) { delete(s.Data, "token-secret") }, false},
+		"a short secret part":    {func(s *corev1.Secret) { s.Data["token-secret"] = []byte("short") }, false},
+		"a newline after it":     {func(s *corev1.Secret) { s.Data["token-secret"] = []byte(nodetest.Canary + "\n") }, false},
+		"no data":                {func(s *corev1.Secret) { s.Data = nil }, false},
+		"no expiration":          {func(s *corev1.Secret) { delete(s.Data, "expiration") }, true},
+		"an expiration in words": {func(s *corev1.Secret) { s.Data["expiration"] = []byte("tomorrow") }, true},
+		"no usages and no groups": {func(s *corev1.Secret) {
+			delete(s.Data, "usage-bootstrap-authentication")
+			delete(s.Data, "auth-extra-groups")
+		}, true},
+		"an owner of another kind": {func(s *corev1.Secret) { s.OwnerReferences[0].Kind = "Machine" }, true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			s := nodetest.TokenSecret(1, time.Hour)
+			tt.edit(s)
+			got, ok := token.Parse(s)
+			if ok != tt.ok {
+				t.Fatalf("got %v, want %v", ok, tt.ok)
+			}
+			if ok && (got.ID != nodetest.NthID(1) || got.Secret.Reveal() != nodetest.Canary || !got.Created.Equal(nodetest.Now.Add(-time.Hour)) || got.Object != s) {
+				t.Errorf("got %s, made at %s", got, got.Created)
+			}
+			want, _ := time.Parse(time.RFC3339, string(s.Data["expiration"])) // zero when it does not say
+			if !got.Expires.Equal(want) {
+				t.Errorf("it expires at %s, want %s", got.Expires, want)
+			}
+		})
+	}
+}
+
+func TestTokenLive(t *testing.T) {
+	tests := map[string]struct {
+		expires time.Time
+		want    bool
+	}{
+		"in a second":      {nodetest.Now.Add(time.Second), true},
+		"now":              {nodetest.Now, false},
+		"a second ago":     {nodetest.Now.Add(-time.Second), false},
+		"at an unset time": {time.Time{}, false},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := (token.Token{Expires: tt.expires}).Live(nodetest.Now); got != tt.want {
+				t.Errorf("got %v", got)
+			}
+		})
+	}
+}
+
+func TestTokenPrintsWithoutItsSecretPart(t *testing.T) {
+	tok := nodetest.Token(1, time.Hour)
+	type holder struct {
+		Value   token.Token
+		Pointer *token.Token
+		Slice   []token.Token
+		Map     map[string]token.Token
+	}
+	values := map[string]any{
+		"a token": tok, "a pointer": &tok, "a slice": []token.Token{tok}, "a slice of pointers": []*token.Token{&tok},
+		"a struct": holder{tok, &tok, []token.Token{tok}, map[string]token.Token{"x": tok}}, "an outcome": status.Outcome{Token: &tok}, "a pointer to it": &status.Outcome{Token: &tok},
+	}
+	for name, v := range values {
+		for _, verb := range []string{"%s", "%v", "%+v", "%#v", "%q", "%x"} {
+			t.Run(name+" "+verb, func(t *testing.T) { nodetest.Leaks(t, verb, fmt.Sprintf(verb, v)) })
+		}
+	}
+	if got := tok.String(); got != "bootstrap token "+nodetest.NthID(1) {
+		t.Errorf("got %q", got)
+	}
+}
+
+// fmt calls no method of what is in a field that is not exported.
+func TestTokenPrintsWithoutItsSecretPartWhereFmtMayNotCall(t *testing.T) {
+	tok := nodetest.Token(1, 0)
+	nodetest.Leaks(t, "a field that is not exported", fmt.Sprintf("%+v", struct{ t token.Token }{tok}))
+	nodetest.Leaks(t, "a slice that is not exported", fmt.Sprintf("%+v", struct{ t []token.Token }{[]token.Token{tok}}))
+	for _, verb := range []string{"%d", "%t"} {
+		nodetest.Leaks(t, verb, fmt.Sprintf(verb, tok))
+	}
+	data, _ := json.Marshal(tok)
+	nodetest.Leaks(t, "JSON", string(data)) // a structured logger writes what is no Stringer in this way
+	data, _ = json.Marshal(status.Outcome{Token: &tok})
+	nodetest.Leaks(t, "JSON of an outcome", string(data))
+}
