@@ -173,7 +173,8 @@ func nonEmpty(s string) []string {
 const (
 	// RootCAConfigMap is published in every namespace by kube-controller-manager (its root-ca-certificate-publisher).
 	RootCAConfigMap = "kube-root-ca.crt"
-	RootCAKey       = "ca.crt"
+	// RootCAKey is the key of the CA in it.
+	RootCAKey = "ca.crt"
 )
 
 // APIServerService is the Service of the API server, and its EndpointSlice, in the namespace default.

@@ -10,9 +10,13 @@ import (
 	"time"
 )
 
-// garbageShare and LeastGarbage say after how many bytes of large objects garbage is collected: when they come to this share of what
-// is in use, and to no less than that. Each leaves several times its size behind, and Go waits until half of what is in use is garbage.
-const garbageShare, LeastGarbage = 32, 1 << 20
+// Garbage is collected when so many bytes of large objects have come in: this share of the memory in use, and not less than LeastGarbage.
+// Each leaves several times its size behind, and Go waits until half of what is in use is garbage.
+const (
+	garbageShare = 32
+	// LeastGarbage is in bytes.
+	LeastGarbage = 1 << 20
+)
 
 // largeTraffic is how many bytes of large objects have come in since garbage was last collected for them.
 var largeTraffic atomic.Int64

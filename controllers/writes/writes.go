@@ -19,7 +19,9 @@ import (
 
 // How often one object is written, whatever others do to it: so many times in a row, then once in an interval.
 const (
-	objectBurst, ObjectInterval = 10, time.Minute
+	objectBurst = 10
+	// ObjectInterval is the time between two writes of an object, after the first ten.
+	ObjectInterval = time.Minute
 	// A status changes with each step of a node, and several times in a join.
 	statusBurst, statusInterval = 20, 20 * time.Second
 	// toleranceInterval is how long fields are left alone that admission control reverts and that do no harm.

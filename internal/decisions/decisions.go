@@ -24,9 +24,9 @@ const (
 	MaxCSRsPerToken = 16
 	// maxKeyFingerprints bounds status.keyFingerprints, in entries. The oldest goes first.
 	maxKeyFingerprints = 16
-	// MaxTokenEntries and MaxServingEntries bound status.certificates: its entries about CSRs that were sent with a token, and about
-	// serving certificates. The oldest of a kind goes first.
-	MaxTokenEntries   = 12
+	// MaxTokenEntries bounds the entries of status.certificates about CSRs that were sent with a token. The oldest goes first.
+	MaxTokenEntries = 12
+	// MaxServingEntries bounds its entries about serving certificates. The oldest goes first.
 	MaxServingEntries = 4
 )
 
