@@ -49,6 +49,8 @@ func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 			nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
 			if tt.claimedBefore {
 				nb.Status.Certificates = []v1alpha1.CertificateDecision{record}
+				nb.Status.Tokens = []v1alpha1.LiveToken{{ID: record.TokenID, CSRs: []v1alpha1.DecidedCSR{
+					{Name: record.Name, UID: record.UID, Verdict: record.Verdict, Time: record.Time}}}}
 			}
 			secret := token.NewSecret(nb, "abcdef", "0123456789abcdef", now.Add(time.Hour))
 			request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
