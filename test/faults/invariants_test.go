@@ -104,6 +104,7 @@ func (w *world) check(c change) {
 	operators := c.new.author == operatorAuthor
 	change := invariants.Write{
 		Key: c.key.public(), Revision: int64(c.new.revision), At: w.now(), Before: cmp.Or(c.old, &version{}).object, After: c.new.object,
+		Began: int64(w.pass.firstRevision),
 		// What has changed since the pass began may not have been seen, and what was seen may have changed since.
 		Seen: []int64{int64(w.pass.firstRevision), w.looked(1)},
 	}

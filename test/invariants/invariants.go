@@ -77,6 +77,9 @@ type Write struct {
 	Before, After client.Object // nil: absent
 	Revision      int64
 	At            time.Time
+	// Began is the revision at which the reconcile began that wrote it; 0 if that is not known. A process that was paused since cannot know
+	// of a token that was created and deleted meanwhile.
+	Began int64
 	// Seen are revisions. The write must be right by one of them: its author went by what it saw last, which may have changed since.
 	Seen []int64
 	// Knows reports whether the author could know of a token. Nil: it could.
@@ -115,6 +118,7 @@ type Checker struct {
 type madeToken struct {
 	node      string
 	owner     types.UID
+	created   int64 // the revision at which it was first created
 	published int64 // the revision at which a kubeconfig first carried it; 0 for never
 	gone      bool
 }
@@ -180,8 +184,8 @@ func (c *Checker) learnSecret(w Write, s *corev1.Secret, byOperator bool) {
 		return
 	}
 	id := TokenID(s)
-	t := &madeToken{node: owned.NodeOf(s), owner: s.OwnerReferences[0].UID}
-	if before := c.tokens[id]; before != nil && before.gone && !w.Late && (before.published > 0 || !c.Reuse) && c.wanted(t, w.Revision) {
+	t := &madeToken{node: owned.NodeOf(s), owner: s.OwnerReferences[0].UID, created: w.Revision}
+	if before := c.tokens[id]; before != nil && before.gone && !w.Late && (before.published > 0 || !c.Reuse) && c.wanted(t, w.Revision) && (w.Began == 0 || w.Began >= before.created) {
 		c.violated(LiveTokens, "the token id %s, which was given to %s before, is given again", id, before.node)
 	}
 	c.tokens[id] = t
