@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package decisions keeps what was decided on the CSRs of a node: with each live token, which is state, and the log for people.
+// Package decisions stores the decisions on the CSRs of a node: with each live token, as state, and in the log for people.
 package decisions
 
 import (
@@ -15,18 +15,18 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// status.tokens is state: which keys a live token is bound to, and how much was decided with it. status.certificates is a log.
-// Every decision enters both through Record.
+// status.tokens is state: which keys a live token is bound to, and how many CSRs were decided with it. status.certificates is a log.
+// Record enters every decision into both.
 
 const (
-	// MaxCSRsPerToken bounds status.tokens[].csrs, in entries: twice MaxDecisionsPerToken, since approvals by others do not count
-	// towards that. A full list takes no more, so that nothing that was sent later pushes out the key that the token is bound to.
+	// MaxCSRsPerToken bounds status.tokens[].csrs, in entries: twice MaxDecisionsPerToken, since approvals by others do not count towards
+	// that. A full list takes no more, so that later CSRs never push out the key that the token is bound to.
 	MaxCSRsPerToken = 16
 	// maxKeyFingerprints bounds status.keyFingerprints, in entries. The oldest goes first.
 	maxKeyFingerprints = 16
-	// MaxTokenEntries bounds the entries of status.certificates about CSRs that were sent with a token. The oldest goes first.
+	// MaxTokenEntries bounds the entries of status.certificates for CSRs that were sent with a token. The oldest goes first.
 	MaxTokenEntries = 12
-	// MaxServingEntries bounds its entries about serving certificates. The oldest goes first.
+	// MaxServingEntries bounds its entries for serving certificates. The oldest goes first.
 	MaxServingEntries = 4
 )
 
@@ -37,16 +37,16 @@ const (
 	ReasonDeniedElsewhere   = "DeniedElsewhere"
 )
 
-// MisuseReasons are those of decisions that are evidence that a token is in wrong hands.
+// MisuseReasons are the reasons of decisions that are evidence of a misused token.
 var MisuseReasons = []string{csr.ReasonWrongSubject, csr.ReasonWrongSigner, csr.ReasonSecondKey, ReasonTooManyRequests}
 
-// Misuse reports whether a reason of a decision on a CSR that was sent with a token is such evidence.
+// Misuse reports whether the reason of a decision on a CSR that was sent with a token is such evidence.
 func Misuse(reason string) bool { return slices.Contains(MisuseReasons, reason) }
 
-// Evidence reports whether an entry of the log is such evidence.
+// Evidence reports whether a log entry is such evidence.
 func Evidence(d v1alpha1.CertificateDecision) bool { return d.TokenID != "" && Misuse(d.Reason) }
 
-// LiveToken is the entry of a token in a status; nil when there is none.
+// LiveToken is the entry of a token in a status; nil if the status has none.
 func LiveToken(s *v1alpha1.NodeBootstrapStatus, id string) *v1alpha1.LiveToken {
 	i := slices.IndexFunc(s.Tokens, func(t v1alpha1.LiveToken) bool { return t.ID == id })
 	if i < 0 {
@@ -55,10 +55,10 @@ func LiveToken(s *v1alpha1.NodeBootstrapStatus, id string) *v1alpha1.LiveToken {
 	return &s.Tokens[i]
 }
 
-// MaxTokens is how many tokens a status names: the newest, and its predecessor, which renewal left to expire.
+// MaxTokens is how many tokens a status names: the newest, and its predecessor, which expires after a renewal.
 const MaxTokens = 2
 
-// NameTokens has a status name tokens, besides those that it names, and of more than MaxTokens the newest.
+// NameTokens adds tokens to those that a status names, and keeps the newest MaxTokens of them.
 func NameTokens(s *v1alpha1.NodeBootstrapStatus, tokens []token.Token) {
 	for _, t := range tokens {
 		if LiveToken(s, t.ID) == nil {
@@ -68,7 +68,7 @@ func NameTokens(s *v1alpha1.NodeBootstrapStatus, tokens []token.Token) {
 	s.Tokens = s.Tokens[max(0, len(s.Tokens)-MaxTokens):]
 }
 
-// SetTokens has a status name tokens and no others. The decisions stay with their token.
+// SetTokens makes a status name these tokens and no others. The decisions stay with their token.
 func SetTokens(s *v1alpha1.NodeBootstrapStatus, tokens []token.Token) {
 	out := []v1alpha1.LiveToken{} // not nil, which would be a status of an earlier version
 	for _, t := range tokens {
@@ -81,7 +81,7 @@ func SetTokens(s *v1alpha1.NodeBootstrapStatus, tokens []token.Token) {
 	s.Tokens = out
 }
 
-// Decided is the decision on a CSR that was sent with a live token; nil when there is none.
+// Decided is the decision on a CSR that was sent with a live token; nil if it has none.
 func Decided(csrs []v1alpha1.DecidedCSR, uid types.UID) *v1alpha1.DecidedCSR {
 	i := slices.IndexFunc(csrs, func(c v1alpha1.DecidedCSR) bool { return c.UID == uid })
 	if i < 0 {
@@ -90,14 +90,14 @@ func Decided(csrs []v1alpha1.DecidedCSR, uid types.UID) *v1alpha1.DecidedCSR {
 	return &csrs[i]
 }
 
-// BindsKey reports whether a decision is the approval of a client certificate in the node's name that nothing is held against, so
-// that the token is bound to its key.
+// BindsKey reports whether a decision approved a client certificate in the node's name without any objection, so that the token is bound
+// to its key.
 func BindsKey(c v1alpha1.DecidedCSR) bool {
 	return c.Verdict == v1alpha1.VerdictApproved && c.KeyFingerprint != "" && !Misuse(c.Reason) && c.Reason != csr.ReasonKeyReplaced
 }
 
-// Record enters a decision into a status. A decision with another verdict than before replaces the earlier one. One that is known,
-// or that a full log has dropped, changes nothing.
+// Record enters a decision into a status. A decision with a new verdict replaces the earlier one. A known decision, or one that a full
+// log has dropped, changes nothing.
 func Record(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) {
 	changed := false
 	c := v1alpha1.DecidedCSR{Name: d.Name, UID: d.UID, KeyFingerprint: d.KeyFingerprint, Verdict: d.Verdict, Reason: d.Reason, Time: d.Time}
@@ -126,27 +126,27 @@ func recordKey(s *v1alpha1.NodeBootstrapStatus, key string) {
 	}
 }
 
-// InPresentWait reports whether a certificate was issued for the wait that lasts: to a live token, or to one that was renewed since.
-// Times alone do not say it, since they are whole seconds.
+// InPresentWait reports whether a certificate was issued in the current wait: to a live token, or to one that was renewed since then.
+// Times are not enough, since they are whole seconds.
 func InPresentWait(s *v1alpha1.NodeBootstrapStatus, tokenID string, issued metav1.Time) bool {
 	return LiveToken(s, tokenID) != nil || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
 }
 
-// ReasonTokenRevoked is the reason for which a request is denied before it is deleted: its token is revoked or unknown.
+// ReasonTokenRevoked is the reason of the denial that a CSR gets before it is deleted because its token is revoked or unknown.
 const ReasonTokenRevoked = "TokenRevoked"
 
-// A kubelet with rotateCertificates has its key in memory until it has its certificate. If it exits after it has asked, because its
-// container runtime is down for example, its next start asks with another key. A thief who has the kubeconfig does the same. What tells
-// them apart is use: a restarted kubelet has lost its first key, so once somebody works as the node although the newest key was denied,
-// two machines have the kubeconfig.
+// A kubelet with rotateCertificates keeps its key in memory until it has its certificate. If it exits after it has sent a CSR, for
+// example because its container runtime is down, it sends another key after the restart. A thief who has the kubeconfig does the same.
+// The difference is use: a restarted kubelet has lost its first key, so once a machine works as the node although the newest key was
+// denied, two machines have the kubeconfig.
 
-// ReasonTooManyKeys is the reason to leave a request alone when as many requests of its token were decided on as there may be, and
-// all of them are what a kubelet sends that is restarted over and over.
+// ReasonTooManyKeys is the reason to ignore a CSR when the limit of decisions for its token is reached and a kubelet that restarts over
+// and over explains all of them.
 const ReasonTooManyKeys = "TooManyKeys"
 
-// MaxDecisionsPerToken bounds the requests that are decided on for one token. A kubelet sends one, or a few when it is
-// restarted in the middle of joining; what comes after is left alone, so that a flood costs no writes.
+// MaxDecisionsPerToken bounds the CSRs that are decided for one token. A kubelet sends one, or a few if it restarts while it joins. Later
+// CSRs are ignored, so that a flood costs no writes.
 const MaxDecisionsPerToken = 8
 
-// ReasonTooManyRequests surfaces when more requests were sent with one token, or by one node, than are decided on.
+// ReasonTooManyRequests is the reason when one token, or one node, has sent more CSRs than the limit of decisions.
 const ReasonTooManyRequests = "TooManyRequests"

@@ -12,12 +12,12 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// What other people and programs decide about the node's requests, as the conditions of the requests tell it.
+// Decisions of other clients on the node's CSRs, as the conditions of the CSRs report them.
 
-// maxMessage bounds the message of a decision in characters, as the CRD does.
+// maxMessage bounds the message of a decision, in characters. The CRD has the same limit.
 const maxMessage = 256
 
-// Shortened is a message with at most maxMessage characters.
+// Shortened cuts a message to maxMessage characters.
 func Shortened(message string) string {
 	runes := []rune(strings.ToValidUTF8(message, ""))
 	if len(runes) <= maxMessage {
@@ -27,8 +27,8 @@ func Shortened(message string) string {
 	return string(runes[:maxMessage-len(dots)]) + dots
 }
 
-// approvalReason is the recorded reason of an approval that the record does not have yet: the operator's own if the condition says
-// so, as after the NodeBootstrap was deleted and created again.
+// approvalReason is the reason of an approval that is not in the log yet: the operator's own if the condition has it, for example after
+// the NodeBootstrap was deleted and created again.
 func approvalReason(r *certificatesv1.CertificateSigningRequest) string {
 	if c := csr.Condition(r, certificatesv1.CertificateApproved); c != nil && c.Reason == csr.ReasonKubeletClient {
 		return c.Reason
@@ -36,9 +36,8 @@ func approvalReason(r *certificatesv1.CertificateSigningRequest) string {
 	return ReasonApprovedElsewhere
 }
 
-// RecordDenied enters the CSRs for client certificates that were sent with a live token and that someone else has denied, in the order
-// of the denials. The operator's own denials are recorded before they are carried out. Of one token no more are entered than decisions
-// are made.
+// RecordDenied enters the CSRs for client certificates that were sent with a live token and that someone else has denied, in the order of
+// the denials. The operator records its own denials before it carries them out. For one token it enters at most MaxDecisionsPerToken.
 func RecordDenied(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
 	var found []v1alpha1.CertificateDecision
 	for _, r := range requests {
@@ -64,8 +63,7 @@ func deniedElsewhere(r *certificatesv1.CertificateSigningRequest) (v1alpha1.Cert
 	return d, true
 }
 
-// DeniedByUs reports whether the operator denied a request. It records its decisions before it carries them out, and a full record
-// forgets denials.
+// DeniedByUs reports whether the operator denied a CSR, by its condition: the log has the decision too, but a full log drops denials.
 func DeniedByUs(r *certificatesv1.CertificateSigningRequest) bool {
 	c := csr.Condition(r, certificatesv1.CertificateDenied)
 	return c != nil && (csr.DeniesClient(c.Reason) || c.Reason == ReasonTokenRevoked)

@@ -16,7 +16,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Log enters a decision into the log. Of each kind the newest entries stay: what a full log has dropped does not come back.
+// Log enters a decision into the log, which keeps the newest entries of each kind. A dropped entry does not come back.
 func Log(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) (changed bool) {
 	if i := Find(s.Certificates, d.UID); i >= 0 {
 		if changed = s.Certificates[i].Verdict != d.Verdict; changed {
@@ -59,7 +59,7 @@ func Find(log []v1alpha1.CertificateDecision, uid types.UID) int {
 	return slices.IndexFunc(log, func(d v1alpha1.CertificateDecision) bool { return d.UID == uid })
 }
 
-// New are those in the log of one status that an older one does not have.
+// New are the entries in the log of a status that an older status does not have.
 func New(old, new *v1alpha1.NodeBootstrapStatus) []v1alpha1.CertificateDecision {
 	return slices.DeleteFunc(slices.Clone(new.Certificates), func(d v1alpha1.CertificateDecision) bool { return Find(old.Certificates, d.UID) >= 0 })
 }
@@ -69,12 +69,12 @@ func OfServing(d v1alpha1.CertificateDecision) bool {
 	return d.SignerName == certificatesv1.KubeletServingSignerName && d.TokenID == ""
 }
 
-// OfThisNode reports whether an entry of the log is about a client certificate in the node's name.
+// OfThisNode reports whether a log entry is about a client certificate in the node's name.
 func OfThisNode(d v1alpha1.CertificateDecision) bool {
 	return d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName && !Misuse(d.Reason)
 }
 
-// entry is the log entry of a CSR that has a decision.
+// entry is the log entry of a decided CSR.
 func entry(r *certificatesv1.CertificateSigningRequest, verdict v1alpha1.Verdict, reason string, at metav1.Time) v1alpha1.CertificateDecision {
 	key, _ := csr.Fingerprint(r)
 	return v1alpha1.CertificateDecision{
@@ -102,8 +102,8 @@ func RecordIssued(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.Ce
 	}
 }
 
-// RecordOvertaken corrects the decisions on CSRs that were to be denied, or ignored, and that someone else approved before: a
-// certificate is issued, and the status must not say otherwise. The reason stays if it is evidence, or that of a second key.
+// RecordOvertaken corrects the decisions on CSRs that were to be denied or ignored, and that someone else approved first: a certificate
+// is issued, and the status must say so. The reason stays if it is evidence, or that of a second key.
 func RecordOvertaken(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
 	for _, r := range requests {
 		i := Find(s.Certificates, r.UID)

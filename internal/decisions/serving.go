@@ -12,7 +12,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// RecordServing enters the CSRs for serving certificates into the log that were decided on since a time, by whomever.
+// RecordServing enters the CSRs for serving certificates that any client decided since a time into the log.
 func RecordServing(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest, since time.Time) {
 	var found []v1alpha1.CertificateDecision
 	for _, r := range requests {
@@ -26,7 +26,7 @@ func RecordServing(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.C
 	}
 }
 
-// servingDecision is what the conditions of a request say of the decision on it.
+// servingDecision is the decision in the conditions of a CSR.
 func servingDecision(r *certificatesv1.CertificateSigningRequest) (v1alpha1.CertificateDecision, bool) {
 	if c := csr.Condition(r, certificatesv1.CertificateApproved); c != nil {
 		reason := ReasonApprovedElsewhere

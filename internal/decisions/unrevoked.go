@@ -18,7 +18,7 @@ import (
 // MaxUnrevoked bounds status.unrevokedCertificates, in entries.
 const MaxUnrevoked = 8
 
-// RecordUnrevoked enters a certificate that should not be valid and is.
+// RecordUnrevoked enters a certificate that is valid but should not be.
 func RecordUnrevoked(s *v1alpha1.NodeBootstrapStatus, r *certificatesv1.CertificateSigningRequest, reason string) {
 	if slices.ContainsFunc(s.UnrevokedCertificates, func(c v1alpha1.UnrevokedCertificate) bool { return c.UID == r.UID }) {
 		return
@@ -32,7 +32,7 @@ func RecordUnrevoked(s *v1alpha1.NodeBootstrapStatus, r *certificatesv1.Certific
 	s.UnrevokedCertificates = s.UnrevokedCertificates[max(0, len(s.UnrevokedCertificates)-MaxUnrevoked):]
 }
 
-// expiry is when a certificate expires; the latest that is possible if it cannot be parsed.
+// expiry is when a certificate expires; if it cannot be parsed, the latest possible time.
 func expiry(r *certificatesv1.CertificateSigningRequest) metav1.Time {
 	at, err := csr.Expires(r)
 	if err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package drift compares objects with what the operator wrote, and says what keeps them from being so.
+// Package drift compares objects with what the operator wrote, and reports who changed them.
 package drift
 
 import (
@@ -24,11 +24,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
 )
 
-// Difference is which fields of an object are not as the operator sent them, or wants them. The zero value is no difference.
+// Difference is the fields of an object that differ from what the operator sent or wants. The zero value is no difference.
 type Difference struct {
-	// Needed are fields without which the object does not do what it is for.
+	// Needed are fields without which the object does not work.
 	Needed []string
-	// Other are fields that the operator sets, and whose loss does no harm while the object is otherwise right: labels, say.
+	// Other are fields that the operator sets and whose loss does no harm while the rest of the object is right, for example labels.
 	Other []string
 }
 
@@ -44,7 +44,7 @@ func (d *Difference) metadata(have, want metav1.Object) {
 	for key, value := range want.GetAnnotations() {
 		switch field := "metadata.annotations[" + key + "]"; {
 		case have.GetAnnotations()[key] == value:
-		case key == v1alpha1.ReissueRequestedAtAnnotation: // by which a token is known to be newer than the reissue
+		case key == v1alpha1.ReissueRequestedAtAnnotation: // it marks a token as created for the reissue
 			d.Needed = append(d.Needed, field)
 		default:
 			d.Other = append(d.Other, field)
@@ -53,8 +53,7 @@ func (d *Difference) metadata(have, want metav1.Object) {
 	slices.Sort(d.Other) // maps have no order
 }
 
-// OfSecret compares a Secret, which may have the Digest of its data only, with how the operator wants it. What others add
-// is no difference.
+// OfSecret compares a Secret, which may have only the Digest of its data, with the wanted one. Additions by others are not a difference.
 func OfSecret(have, want *corev1.Secret) Difference {
 	var d Difference
 	if have.Type != want.Type {
@@ -89,7 +88,7 @@ func (d *Difference) data(have, want *corev1.Secret) {
 		}
 	}
 	for key := range have.Data {
-		if _, wanted := want.Data[key]; !wanted { // of which the cache does not know the name
+		if _, wanted := want.Data[key]; !wanted { // the cache does not have its name
 			d.Other = append(d.Other, "data")
 			break
 		}
@@ -97,7 +96,7 @@ func (d *Difference) data(have, want *corev1.Secret) {
 	slices.Sort(d.Needed)
 }
 
-// OfBinding compares a shared ClusterRoleBinding with how the operator wants it.
+// OfBinding compares a shared ClusterRoleBinding with the wanted one.
 func OfBinding(have, want *rbacv1.ClusterRoleBinding) Difference {
 	var d Difference
 	if have.RoleRef != want.RoleRef {
@@ -107,7 +106,7 @@ func OfBinding(have, want *rbacv1.ClusterRoleBinding) Difference {
 		d.Needed = append(d.Needed, "subjects")
 	}
 	switch {
-	case !rbac.Ours(have): // neither the label nor the owner is left
+	case !rbac.Ours(have): // it has lost both the label and the owner
 		d.Needed = append(d.Needed, "metadata.labels["+owned.ManagedByLabel+"]", "metadata.ownerReferences")
 		return d
 	case !equality.Semantic.DeepEqual(have.OwnerReferences, want.OwnerReferences):
@@ -117,8 +116,8 @@ func OfBinding(have, want *rbacv1.ClusterRoleBinding) Difference {
 	return d
 }
 
-// OfStatus compares a status as the API server has stored it with the one that was sent. What is decided from is needed. The
-// rest may be missing because the CustomResourceDefinition is older than the operator: Helm does not update it.
+// OfStatus compares a status that the API server has stored with the one that was sent. Fields that decisions use are needed. The others
+// may be missing because the CustomResourceDefinition is older than the operator: Helm does not update it.
 func OfStatus(have, want *v1alpha1.NodeBootstrapStatus) Difference {
 	if StatusDigest(have) == StatusDigest(want) {
 		return Difference{}
@@ -134,13 +133,13 @@ type Digest32 = [sha256.Size]byte
 // StatusDigest is the digest of a status as it is sent.
 func StatusDigest(status *v1alpha1.NodeBootstrapStatus) Digest32 {
 	text, err := json.Marshal(asSent(status))
-	if err != nil { // there is nothing in a status that JSON cannot express
+	if err != nil { // cannot happen: JSON can express every status
 		panic(err)
 	}
 	return sha256.Sum256(text)
 }
 
-// asSent is a status as it is compared: an empty list of tokens and none are the same to other clients.
+// asSent is a status for comparison: other clients do not distinguish an empty list of tokens from a missing one.
 func asSent(status *v1alpha1.NodeBootstrapStatus) *v1alpha1.NodeBootstrapStatus {
 	sent := *status
 	if len(sent.Tokens) == 0 {
@@ -149,7 +148,7 @@ func asSent(status *v1alpha1.NodeBootstrapStatus) *v1alpha1.NodeBootstrapStatus 
 	return &sent
 }
 
-// decidedFrom is a status without what only people and other NodeBootstraps read.
+// decidedFrom is a status without the fields that only people and other NodeBootstraps read.
 func decidedFrom(status *v1alpha1.NodeBootstrapStatus) *v1alpha1.NodeBootstrapStatus {
 	out := *status
 	out.Keys, out.APIServerHosts, out.CAFingerprint, out.NodeAliveTime = nil, nil, "", nil
@@ -178,38 +177,38 @@ func differingFields(have, want *v1alpha1.NodeBootstrapStatus) []string {
 	return out
 }
 
-// statusFields are the top-level fields of a status as they are sent: times have whole seconds there.
+// statusFields are the top-level fields of a status as they are sent: with times in whole seconds.
 func statusFields(status *v1alpha1.NodeBootstrapStatus) map[string]json.RawMessage {
 	text, err := json.Marshal(asSent(status))
 	fields := map[string]json.RawMessage{}
 	if err == nil {
 		err = json.Unmarshal(text, &fields)
 	}
-	if err != nil { // cannot happen: there is nothing in a status that JSON cannot express
+	if err != nil { // cannot happen: JSON can express all of it
 		panic(err)
 	}
 	return fields
 }
 
-// Interference is what keeps an object from being as the operator writes it.
+// Interference is what changes an object that the operator writes.
 type Interference struct {
 	// Object is the kind and the name.
 	Object string
-	// Difference is what is not as it was written.
+	// Difference is the changed fields.
 	Difference Difference
-	// ByAdmission reports that the API server's answer to the write differed already. Otherwise another client writes the object too.
+	// ByAdmission reports that the API server's answer to the write already differed. Otherwise another client writes the object too.
 	ByAdmission bool
 }
 
-// Harmless reports whether the object does what it is for nevertheless.
+// Harmless reports whether the object works nevertheless.
 func (i *Interference) Harmless() bool {
 	return len(i.Difference.Needed) == 0 && len(i.Difference.Other) > 0
 }
 
-// maxFields bounds the fields that a message names.
+// maxFields bounds the fields in a message.
 const maxFields = 8
 
-// Problem is what a condition says of it.
+// Problem describes the interference for a condition.
 func (i *Interference) Problem() *problem.Problem {
 	all := i.Difference.Fields()
 	fields := strings.Join(all[:min(len(all), maxFields)], ", ")

@@ -30,10 +30,10 @@ type Cluster struct {
 	// CAFingerprint is SHA256:<hex> of CA.
 	CAFingerprint string
 
-	template *template // nil when Resolve did not make this
+	template *template // nil if this is not from Resolve
 }
 
-// Sources are the places where the cluster's endpoint and CA may be found; an empty one is absent.
+// Sources are the places that may have the cluster's endpoint and CA; an absent one is empty.
 type Sources struct {
 	// FlagServer is the value of --cluster-server.
 	FlagServer string
@@ -44,8 +44,8 @@ type Sources struct {
 	ClusterInfo string
 	// RootCA is the certificate in the ConfigMap kube-root-ca.crt, which kube-controller-manager publishes.
 	RootCA string
-	// Presented are the certificate chains, each with the leaf first, that API servers lately presented to the operator; none
-	// when that is not known. A CA from a ConfigMap has to verify one of them.
+	// Presented are the certificate chains, each with the leaf first, that API servers recently presented to the operator; empty if
+	// unknown. A CA from a ConfigMap must verify one of them.
 	Presented [][]*x509.Certificate
 }
 
@@ -58,8 +58,8 @@ const (
 	fromRootCA      = "the ConfigMap kube-root-ca.crt in the operator's namespace"
 )
 
-// Resolve finds endpoint and CA for a NodeBootstrap at a time: the first source that has one counts, be it right
-// or wrong, so that nobody is surprised by a cluster that was not meant.
+// Resolve finds endpoint and CA for a NodeBootstrap at a time. The first source that has one is used, valid or not, so that a node never
+// joins a cluster by surprise.
 func Resolve(spec v1alpha1.ClusterSpec, sources Sources, now time.Time) (Cluster, *problem.Problem) {
 	info, broken := parseClusterInfo(sources.ClusterInfo)
 	server, from := firstOf(
@@ -115,7 +115,7 @@ func firstOf(sources ...source) (value, name string) {
 	return "", ""
 }
 
-// clusterInfo is what nodes take from the ConfigMap: the first cluster; servers are those of all.
+// clusterInfo is the content of the ConfigMap that nodes use: the first cluster; servers are those of all clusters.
 type clusterInfo struct {
 	server, ca string
 	servers    []string
@@ -146,7 +146,7 @@ func parseClusterInfo(kubeconfig string) (clusterInfo, *problem.Problem) {
 	return info, nil
 }
 
-// ValidateCA tells why PEM data cannot serve as the cluster's CA at a time.
+// ValidateCA reports why PEM data cannot be the cluster's CA at a time.
 func ValidateCA(data []byte, now time.Time) error {
 	if _, _, problem := parseCA(data, "the CA", now); problem != nil {
 		return fmt.Errorf("%s", problem.Message)
@@ -156,9 +156,9 @@ func ValidateCA(data []byte, now time.Time) error {
 
 var pemBegin = []byte("-----BEGIN ")
 
-// parseCA returns the certificates re-encoded, so that the same certificates always give the same kubeconfig. Of a bundle
-// in the middle of a rotation one certificate that has not expired is enough. One that is not valid yet is fine: on a new
-// cluster that is a clock a moment behind, and the node has a clock of its own.
+// parseCA returns the certificates re-encoded, so that the same certificates always give the same kubeconfig. In a bundle, during a
+// rotation, one certificate that has not expired is enough. A certificate that is not valid yet is accepted: on a new cluster a clock may
+// be a moment behind, and the node has its own clock.
 func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *problem.Problem) {
 	invalid := func(format string, args ...any) ([]byte, time.Time, *problem.Problem) {
 		return nil, time.Time{}, &problem.Problem{Reason: v1alpha1.ReasonCAInvalid, Message: from + ": " + fmt.Sprintf(format, args...)}
@@ -170,7 +170,7 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *probl
 	var last time.Time
 	for rest := bytes.TrimSpace(data); len(rest) > 0; rest = bytes.TrimSpace(rest) {
 		block, tail := pem.Decode(rest)
-		// Decode passes over text, and over blocks that are damaged.
+		// Decode skips text, and damaged blocks.
 		if block == nil || !bytes.HasPrefix(rest, pemBegin) || bytes.Count(rest[:len(rest)-len(tail)], pemBegin) != 1 || len(block.Headers) > 0 {
 			return invalid("this is not PEM alone: give the content of the cluster's ca.crt, from -----BEGIN CERTIFICATE----- on")
 		}
@@ -201,14 +201,14 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *probl
 }
 
 const (
-	// MaxCABytes is the most that a CA may have, wherever it comes from, in bytes: as much as the schema of spec.cluster.caBundle lets
-	// through. It is in every kubeconfig.
+	// MaxCABytes is the maximum size of a CA from any source, in bytes, as in the schema of spec.cluster.caBundle. Every kubeconfig
+	// contains it.
 	MaxCABytes = 64 << 10
-	// MaxClusterInfoBytes is the most that the kubeconfig in the ConfigMap cluster-info may have, in bytes.
+	// MaxClusterInfoBytes is the maximum size of the kubeconfig in the ConfigMap cluster-info, in bytes.
 	MaxClusterInfoBytes = 256 << 10
 )
 
-// fingerprint is how status.fingerprint names the certificates of a CA: by the SHA-256 of their PEM.
+// fingerprint identifies the certificates of a CA in the status: the SHA-256 of their PEM.
 func fingerprint(pem []byte) string {
 	sum := sha256.Sum256(pem)
 	return "SHA256:" + hex.EncodeToString(sum[:])

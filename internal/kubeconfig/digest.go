@@ -17,14 +17,14 @@ import (
 )
 
 const (
-	// DigestKey is no key that the API server would take.
+	// DigestKey is a key that the API server does not accept.
 	DigestKey = "(digest)"
-	// maxDigestTokens bounds a digest. A kubeconfig of ours carries one token; one that carries more is written again.
+	// maxDigestTokens bounds the tokens in a digest. The operator's kubeconfigs have one token; one with more is written again.
 	maxDigestTokens = 16
 )
 
-// Digest is what is held in memory of the data of a kubeconfig Secret: a SHA-256 of it, and the tokens in the kubeconfig, by
-// which Carries and RedactSecrets go. The digest of a digest is that digest.
+// Digest is the in-memory form of the data of a kubeconfig Secret: its SHA-256, and the tokens in the kubeconfig, for Carries and
+// RedactSecrets. The digest of a digest is the same digest.
 func Digest(data map[string][]byte) map[string][]byte {
 	if _, is := data[DigestKey]; is {
 		return data
@@ -41,7 +41,7 @@ func Digest(data map[string][]byte) map[string][]byte {
 	return map[string][]byte{DigestKey: digest}
 }
 
-// tokensIn is a text with the tokens in a kubeconfig Secret, be it whole or a digest.
+// tokensIn is a text with the tokens in a kubeconfig Secret, complete or a digest.
 func tokensIn(s *corev1.Secret) []byte {
 	if digest, is := s.Data[DigestKey]; is {
 		return digest
@@ -49,7 +49,7 @@ func tokensIn(s *corev1.Secret) []byte {
 	return s.Data[Key]
 }
 
-// Restored is Restored for a Secret of which there are digests alone.
+// Restored is owned.Restored for a Secret with only the Digest of its data.
 func Restored(have, want *corev1.Secret) *corev1.Secret {
 	digested := *want
 	digested.Data = Digest(want.Data)
@@ -60,14 +60,14 @@ func Restored(have, want *corev1.Secret) *corev1.Secret {
 	return out
 }
 
-// Immovable reports whether a Secret of ours, which may have the Digest of its data only, cannot be brought to its wanted content by an
-// update, so that it has to be deleted and created again. One that is immutable and has that content is good.
+// Immovable reports whether an update cannot give a Secret of the operator, which may have only the Digest of its data, its wanted
+// content, so that it must be deleted and created again. An immutable Secret with that content is fine.
 func Immovable(have, want *corev1.Secret) bool {
 	return have.Type != want.Type || owned.Immutable(have) && !maps.EqualFunc(Digest(have.Data), Digest(want.Data), bytes.Equal)
 }
 
-// RedactSecrets is an error without the secret parts of tokens that some Secrets hold, be it in a kubeconfig, in its text: an
-// admission webhook is shown what is deleted or replaced, and may repeat it.
+// RedactSecrets is an error without the secret parts of the tokens in some Secrets, including those in kubeconfigs: an admission webhook
+// sees deleted or replaced objects and can repeat them.
 func RedactSecrets(err error, secrets ...*corev1.Secret) error {
 	for _, s := range secrets {
 		if s == nil {
@@ -84,7 +84,7 @@ func RedactSecrets(err error, secrets ...*corev1.Secret) error {
 	return err
 }
 
-// Carries reports whether a kubeconfig Secret carries a token.
+// Carries reports whether a kubeconfig Secret contains a token.
 func Carries(s *corev1.Secret, t token.Token) bool {
 	return s != nil && bytes.Contains(tokensIn(s), []byte(t.Bearer()))
 }

@@ -12,11 +12,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// fromCertificate is what reserves the names in the certificate that the operator itself sees.
+// fromCertificate is the source of reservations from the certificate that the API server presents to the operator.
 const fromCertificate = "the API server's certificate"
 
-// ServerHost is the host of an API server's URL, without a port and a user, spelled as csr.HostKey spells it. It is empty when
-// there is none. client-go takes a URL without a scheme, too.
+// ServerHost is the host of an API server's URL, without port and user, as csr.HostKey spells it. It is empty if the URL has none.
+// client-go accepts a URL without a scheme, too.
 func ServerHost(server string) string {
 	if !strings.Contains(server, "://") {
 		server = "https://" + server
@@ -28,8 +28,8 @@ func ServerHost(server string) string {
 	return csr.HostKey(u.Hostname())
 }
 
-// ServerHosts are the hosts at which the node of a NodeBootstrap reaches the API server, by what is wanted and by what was
-// published, each once.
+// ServerHosts are the hosts at which the node of a NodeBootstrap reaches the API server, from the spec and from published kubeconfigs,
+// each once.
 func ServerHosts(nb *v1alpha1.NodeBootstrap) []string {
 	var out []string
 	for _, host := range append([]string{ServerHost(nb.Spec.Cluster.Server), ServerHost(nb.Status.Server)}, nb.Status.APIServerHosts...) {
@@ -40,12 +40,12 @@ func ServerHosts(nb *v1alpha1.NodeBootstrap) []string {
 	return out
 }
 
-// ReservedByNodeBootstrap is the reservation of a host by the NodeBootstrap of a name.
+// ReservedByNodeBootstrap is the reservation of a host by the NodeBootstrap with a name.
 func ReservedByNodeBootstrap(host, name string) csr.Reservation {
 	return csr.Reservation{Host: host, By: "the NodeBootstrap " + name}
 }
 
-// ReservedBySources are the hosts of all servers that the flag and cluster-info name, be they used or not.
+// ReservedBySources are the hosts of all servers that the flag and cluster-info name, used or not.
 func ReservedBySources(s Sources) []csr.Reservation {
 	out := []csr.Reservation{{Host: ServerHost(s.FlagServer), By: fromFlagServer}}
 	info, _ := parseClusterInfo(s.ClusterInfo)
@@ -55,7 +55,7 @@ func ReservedBySources(s Sources) []csr.Reservation {
 	return out
 }
 
-// ReservedByCertificate are the names and IPs in a certificate of the API server: it may serve as any of them, so no node may.
+// ReservedByCertificate are the names and IPs in a certificate of the API server: it can serve as any of them, so no node may.
 func ReservedByCertificate(c *x509.Certificate) []csr.Reservation {
 	var out []csr.Reservation
 	for _, name := range c.DNSNames {

@@ -25,7 +25,7 @@ const (
 	CAKey = "ca.crt"
 )
 
-// Render renders the file that a kubelet takes as its --bootstrap-kubeconfig. The same input gives the same bytes.
+// Render renders the file for the kubelet's --bootstrap-kubeconfig. The same input gives the same bytes.
 func Render(cluster Cluster, tok token.Token) ([]byte, error) {
 	if t := cluster.template; t != nil && plainInYAML(tok.Bearer()) {
 		return slices.Concat(t.before, []byte(tok.Bearer()), t.after), nil
@@ -47,22 +47,22 @@ func marshal(cluster Cluster, bearer string) ([]byte, error) {
 	return clientcmd.Write(*config)
 }
 
-// template is a kubeconfig around the token, which is all that differs between the nodes of a cluster: clientcmd takes
-// as long for one as everything else that is decided about a node.
+// template is a kubeconfig around the token, the only difference between the nodes of a cluster: rendering with clientcmd takes as long
+// as all other decisions about a node.
 type template struct{ before, after []byte }
 
-// newTemplate is nil when there cannot be one, as when rendering fails.
+// newTemplate is nil if a template is not possible, for example if rendering fails.
 func newTemplate(cluster Cluster) *template {
 	const anyToken = "aaaaaa.aaaaaaaaaaaaaaaa"
 	text, err := marshal(cluster, anyToken)
-	at := bytes.LastIndex(text, []byte(anyToken)) // the token is written last; the server may be anything
+	at := bytes.LastIndex(text, []byte(anyToken)) // the token is written last; the server is arbitrary
 	if err != nil || at < 0 {
 		return nil
 	}
 	return &template{before: text[:at], after: text[at+len(anyToken):]}
 }
 
-// plainInYAML reports whether a token is sure to be written without quotes: nothing but digits and an e may be a number.
+// plainInYAML reports whether a token is certainly written without quotes: digits with an e could be a number.
 func plainInYAML(bearer string) bool { return strings.ContainsAny(bearer, "abcdfghijklmnopqrstuvwxyz") }
 
 // NewSecret is the Secret that publishes a node's bootstrap kubeconfig.

@@ -14,21 +14,21 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// maxServerBytes is what the CustomResourceDefinition sets for spec.cluster.server; other sources have no limit of their own, and
-// the status repeats the URL.
+// maxServerBytes is the limit of the CustomResourceDefinition for spec.cluster.server; other sources have no limit of their own, and the
+// status repeats the URL.
 const maxServerBytes = 2048
 
 // maxPort is the highest TCP port.
 const maxPort = 65535
 
 var (
-	// pathCharacters are what may follow the host. url.Parse accepts blanks, <, $ and { too: that is how a placeholder of a guide
-	// looks.
+	// pathCharacters matches everything after the host. url.Parse also accepts blanks, <, $ and {, which appear in the placeholders of
+	// guides.
 	pathCharacters = regexp.MustCompile(`^[A-Za-z0-9._~%:+,=/-]*$`)
-	// hostName is a DNS subdomain of RFC 1123 in either case, or a name in Unicode, which client-go looks up in its form of
-	// RFC 5890 (net/http, idnaASCII).
+	// hostName matches a DNS subdomain of RFC 1123 in either case, or a name in Unicode, which client-go looks up in its RFC 5890 form
+	// (net/http, idnaASCII).
 	hostName = regexp.MustCompile(`^[A-Za-z0-9\p{L}\p{M}]([-A-Za-z0-9\p{L}\p{M}]{0,61}[A-Za-z0-9\p{L}\p{M}])?([.][A-Za-z0-9\p{L}\p{M}]([-A-Za-z0-9\p{L}\p{M}]{0,61}[A-Za-z0-9\p{L}\p{M}])?)*$`)
-	// numericEnd is how an IPv4 address ends, and no DNS name of the internet: resolvers take such a name for an address
+	// numericEnd matches the end of an IPv4 address, and of no DNS name of the internet: resolvers treat such a name as an address
 	// (https://url.spec.whatwg.org/#ends-in-a-number-checker).
 	numericEnd = regexp.MustCompile(`(^|[.])([0-9]+|0[xX][0-9A-Fa-f]*)$`)
 	portNumber = regexp.MustCompile(`^[1-9][0-9]{0,4}$`)
@@ -39,9 +39,9 @@ const (
 	exampleServer = "write for example https://api.example.com:6443"
 )
 
-// ValidateServer reports why a URL is none at which a node can reach the API server, and what to write instead. The URL
-// itself is not in the error, since it may carry a password. The CustomResourceDefinition has the same rules
-// (TestServersAreJudgedAlike), except for what only an implementation of IDNA knows.
+// ValidateServer reports why a node cannot reach the API server at a URL, and what to write instead. The error does not contain the URL
+// itself, which may have a password. The CustomResourceDefinition has the same rules (TestServersAreJudgedAlike), except for those that
+// need an implementation of IDNA.
 func ValidateServer(server string) error {
 	u, err := url.Parse(server)
 	switch {
@@ -66,7 +66,7 @@ func ValidateServer(server string) error {
 	return nil
 }
 
-// validHost also looks at the text of the URL: url.Parse decodes %C3%BC in a host.
+// validHost also checks the text of the URL: url.Parse decodes %C3%BC in a host.
 func validHost(u *url.URL, server string) bool {
 	_, rest, _ := strings.Cut(server, "://")
 	authority, path, _ := strings.Cut(rest, "/")

@@ -11,9 +11,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
 
-// doesNotVerify is the problem of a discovered CA with which none of the chains verifies that API servers present to the operator:
-// whoever may write the ConfigMap may have put there another CA, and nodes would send their tokens to whoever has a certificate of
-// it. Without chains nothing is checked: it is not known what the API server presents.
+// doesNotVerify is the problem of a discovered CA that verifies none of the chains that API servers present to the operator. Whoever can
+// write the ConfigMap may have put another CA there, and nodes would send their tokens to any server with a certificate of that CA.
+// Without chains nothing is checked, because the API server's certificate is unknown.
 func doesNotVerify(ca []byte, from string, presented [][]*x509.Certificate, now time.Time) *problem.Problem {
 	if len(presented) == 0 {
 		return nil
@@ -31,8 +31,8 @@ func doesNotVerify(ca []byte, from string, presented [][]*x509.Certificate, now 
 			"through a load balancer that terminates TLS, set its CA explicitly, with %s or %s", from, err.Error(), fromSpecCA, fromFlagCA)}
 }
 
-// verify checks a chain, the leaf first, as a client does, except for the host name. A leaf that has expired, or is not valid yet,
-// does not speak against the CA.
+// verify checks a chain, the leaf first, as a client does, except for the host name. An expired or not yet valid leaf is no evidence
+// against the CA.
 func verify(roots *x509.CertPool, chain []*x509.Certificate, now time.Time) error {
 	leaf := chain[0]
 	switch {

@@ -16,37 +16,37 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// A reissue is often asked for while the old kubelet still works as the node. Its Lease says nothing about the new
-// certificate: both kubelets renew the same Lease.
+// A reissue is often requested while the old kubelet still works as the node. The Lease then proves nothing about the new certificate:
+// both kubelets renew the same Lease.
 
 const (
 	// leaseInterval is how often a kubelet renews its Lease: a quarter of nodeLeaseDurationSeconds, whose default is 40.
 	leaseInterval = 10 * time.Second
-	// leaseSilence is after how long without a renewal no kubelet works as the node.
+	// leaseSilence is the time without a renewal after which no kubelet works as the node.
 	leaseSilence = 2 * leaseInterval
-	// collected is how long after its approval a kubelet has collected its certificate: the signer takes a second, and the
-	// kubelet watches the request.
+	// collected is the time after an approval within which the kubelet gets its certificate: the signer takes a second, and the kubelet
+	// watches the CSR.
 	collected = time.Minute
-	// cacheDelay is more than a cache is behind the API server, unless its watch is broken.
+	// cacheDelay is longer than the cache lags behind the API server, unless its watch is broken.
 	cacheDelay = 3 * time.Second
 )
 
-// sameNodeAsReissued reports whether the node waits because of a reissue and its Node is the one that was there then, so that
-// the Lease may be the old kubelet's.
+// sameNodeAsReissued reports whether the node is awaited because of a reissue and its Node is the one that existed at the reissue, so
+// that the old kubelet may have renewed the Lease.
 func (f *Facts) sameNodeAsReissued() bool {
 	return f.awaitingReissue() && f.Node != nil && f.Node.UID == f.NodeBootstrap.Status.NodeUID
 }
 
-// proofDelay is how long after the approval of a CSR, with the decision that the status has on it or nil, the Lease must have been renewed to prove that its certificate is used. After a
-// reissue the old kubelet may renew it: then that proves nothing, but the token may be revoked a minute later, when the new kubelet has
-// collected its certificate.
+// proofDelay is how long after the approval of a CSR the Lease must have been renewed to prove that the node uses the certificate.
+// decided is the decision on the CSR in the status, or nil. After a reissue the old kubelet may renew the Lease, so a renewal proves
+// nothing. The token can still be revoked a minute later, when the new kubelet has its certificate.
 //
 // The old kubelet is known to be silent only if the operator decided to approve, for which it has just read the Lease, and if a running
-// kubelet would have renewed the Lease between the reissue and that.
+// kubelet would have renewed the Lease between the reissue and that decision.
 func (f *Facts) proofDelay(decided *v1alpha1.DecidedCSR) time.Duration {
 	const nextSecond = time.Second
 	s := f.NodeBootstrap.Status
-	if !f.awaitingReissue() { // with another Node than at the reissue, any kubelet that works as it proves that the node has joined
+	if !f.awaitingReissue() { // any renewal for a Node other than the one at the reissue proves the join
 		return nextSecond
 	}
 	if s.NodeAliveTime == nil && decided != nil && decided.Verdict == v1alpha1.VerdictApproved && decided.Reason == csr.ReasonKubeletClient &&
@@ -56,8 +56,8 @@ func (f *Facts) proofDelay(decided *v1alpha1.DecidedCSR) time.Duration {
 	return collected
 }
 
-// alive is when a kubelet was seen to work as the node after the last reissue and before a certificate was approved for it;
-// nil when none was. Once noted it stays for this wait, also after the join.
+// alive is when a kubelet was seen to work as the node after the last reissue and before a certificate was approved for it; nil when none
+// was. Once recorded, it stays for this wait, also after the join.
 func (f *Facts) alive(now time.Time) *metav1.Time {
 	s := f.NodeBootstrap.Status
 	if s.NodeAliveTime != nil || f.reissueDue() || !f.sameNodeAsReissued() {
@@ -65,7 +65,7 @@ func (f *Facts) alive(now time.Time) *metav1.Time {
 	}
 	before := f.firstApproval()
 	if before.IsZero() && f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode {
-		before = now.Add(-cacheDelay) // the cache may not show yet that someone else has approved
+		before = now.Add(-cacheDelay) // the cache may not show another client's approval yet
 	}
 	if f.LeaseRenewed.Before(s.AwaitingSince.Add(time.Second)) || !before.IsZero() && !f.LeaseRenewed.Before(before.Truncate(time.Second)) {
 		return nil
@@ -73,7 +73,7 @@ func (f *Facts) alive(now time.Time) *metav1.Time {
 	return new(metav1.NewTime(f.LeaseRenewed))
 }
 
-// firstApproval is when a certificate was first approved in the present wait, or the approval was claimed; zero for never.
+// firstApproval is when a certificate was first approved in the current wait, or the approval was claimed; zero if never.
 func (f *Facts) firstApproval() time.Time {
 	var first time.Time
 	s := &f.NodeBootstrap.Status
@@ -89,8 +89,8 @@ func (f *Facts) firstApproval() time.Time {
 	return first
 }
 
-// lookForOldKubelet has the Lease read again while it is not known whether the old kubelet still works as the node. Often at
-// first, since it is not read at all until somebody asks for a certificate.
+// lookForOldKubelet requeues to read the Lease again while it is unknown whether the old kubelet still works as the node. The first reads
+// come often, because nothing else reads the Lease before a CSR is sent.
 func (p *Plan) lookForOldKubelet(f *Facts, now time.Time) {
 	if p.Alive == nil && f.sameNodeAsReissued() && f.firstApproval().IsZero() {
 		since := now.Sub(f.NodeBootstrap.Status.AwaitingSince.Time)

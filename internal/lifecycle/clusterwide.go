@@ -7,11 +7,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
 
-// AllowClusterWideFlag is the manager's flag without which no NodeBootstrap with approval ClusterWide gets a credential.
+// AllowClusterWideFlag is the manager's flag that allows credentials for NodeBootstraps with approval ClusterWide.
 const AllowClusterWideFlag = "--allow-cluster-wide-approval"
 
-// ClusterWideRefused reports whether the NodeBootstrap asks for approval ClusterWide and the manager does not allow it. Then no
-// token may live: one in ClusterWideGroup can become any node.
+// ClusterWideRefused reports whether the NodeBootstrap has approval ClusterWide and the manager does not allow it. Then no token may
+// live: whoever has one in ClusterWideGroup can become any node.
 func (f *Facts) ClusterWideRefused() bool {
 	return f.ClusterWideForbidden && f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide
 }

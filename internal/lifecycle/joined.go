@@ -18,15 +18,15 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// certificateUsed reports whether the node has used a certificate that was issued to it in its present wait: its Lease was renewed after
-// the approval. A Node of that time proves nothing: an administrator may have created it while the CSR was waiting.
+// certificateUsed reports whether the node has used a certificate that was issued to it in the current wait: its Lease was renewed after
+// the approval. A Node created after the approval proves nothing: an administrator may have created it while the CSR was pending.
 func (f *Facts) certificateUsed() bool {
 	proof := f.JoinProof(&f.NodeBootstrap.Status, f.Requests)
 	return proof != nil && !f.LeaseRenewed.Before(proof.Time)
 }
 
-// JoinProof is when a renewal of the node's Lease begins to prove that it uses a certificate that was issued in its present wait, by a
-// status and by some CSRs; nil while none was issued. What happened in the second of the approval may have happened before: times of
+// JoinProof is the time from which a renewal of the node's Lease proves that the node uses a certificate that was issued in the current
+// wait, by a status and some CSRs; nil while none was issued. A renewal in the second of the approval may have come before it: times of
 // conditions are whole seconds.
 func (f *Facts) JoinProof(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) *metav1.Time {
 	proof := s.JoinProofTime
@@ -44,7 +44,7 @@ func (f *Facts) JoinProof(s *v1alpha1.NodeBootstrapStatus, requests []*certifica
 	for _, t := range s.Tokens {
 		for _, c := range t.CSRs {
 			exists := slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return r.UID == c.UID })
-			if decisions.BindsKey(c) && !exists { // it was issued while the operator did not look
+			if decisions.BindsKey(c) && !exists { // it was issued while the operator did not run
 				add(c.Time.Add(approvedRequestLife + time.Second))
 			}
 		}
@@ -56,22 +56,22 @@ func (f *Facts) JoinProof(s *v1alpha1.NodeBootstrapStatus, requests []*certifica
 // (pkg/controller/certificates/cleaner).
 const approvedRequestLife = time.Hour
 
-// joinedBefore reports whether the status says Joined of the Node that is there now.
+// joinedBefore reports whether the status reports the current Node as joined.
 func (f *Facts) joinedBefore() bool {
 	s := f.NodeBootstrap.Status
 	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
 	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue && s.NodeUID == f.Node.UID
 }
 
-// NeedsLive reports whether the node itself and its Lease have to be read to know if the node has joined. Doing so for every
-// reconcile would be two requests for each, and watching them would be an event for each node every ten seconds.
+// NeedsLive reports whether uncached reads of the Node and its Lease are needed to know whether the node has joined. Doing them in every
+// reconcile would cost two API requests each, and watching Leases would give one event per node every ten seconds.
 func (f *Facts) NeedsLive() bool {
 	return f.NodeBootstrap != nil && f.Node != nil && (!f.reissueDue() || f.reissueOlder()) && !f.joinedBefore()
 }
 
-// joined reports whether the node is a member of the cluster and needs no credential. A Node alone proves nothing: an
-// administrator may have created it ahead, and on a reinstall it is still the old one. One that a kubelet works as was a
-// member already, or has joined in another way.
+// joined reports whether the node is a member of the cluster and needs no credential. A Node proves nothing: an administrator may have
+// created it in advance, and on a reinstall it is still the old one. If a kubelet works as the node, it was a member already, or has
+// joined in another way.
 func (f *Facts) joined() bool {
 	switch {
 	case f.Node == nil || f.reissueDue():
@@ -83,23 +83,23 @@ func (f *Facts) joined() bool {
 	}
 }
 
-// kubeletWorks reports whether a kubelet has reported in the Node's status and has renewed its Lease since the Node was made.
-// Whoever may create Nodes can fill in the status, and the Lease of a deleted Node stays for a moment.
+// kubeletWorks reports whether a kubelet has reported in the Node's status and has renewed its Lease since the Node was created. Whoever
+// can create Nodes can fill in the status, and the Lease of a deleted Node stays for a moment.
 func (f *Facts) kubeletWorks() bool {
 	return f.NodeReported && !f.LeaseRenewed.IsZero() && !f.LeaseRenewed.Before(f.Node.CreationTimestamp.Time)
 }
 
-// firstLease is how long after its Node a kubelet's first Lease may come: a kubelet renews it every 10 seconds, and the Lease lasts for
+// firstLease is how long after its Node a kubelet's first Lease can come: a kubelet renews it every 10 seconds, and the Lease lasts for
 // 40 (nodeLeaseDurationSeconds).
 const firstLease = 40 * time.Second
 
-// mayBeMember reports whether a kubelet has reported as a new Node whose first Lease is still to come. Who is a member gets no
-// credential, so nothing is made for it until then.
+// mayBeMember reports whether a kubelet has reported as a new Node whose first Lease is still missing. A member gets no credential, so
+// none is created until then.
 func (f *Facts) mayBeMember(now time.Time) bool {
 	return f.Node != nil && f.NodeReported && !f.kubeletWorks() && !f.reissueDue() && !f.awaitingReissue() && now.Before(f.Node.CreationTimestamp.Add(firstLease))
 }
 
-// lastIssued is about when a certificate was last issued to the node in its present wait; zero for never.
+// lastIssued is about when a certificate was last issued to the node in the current wait; zero if never.
 func (f *Facts) lastIssued() time.Time {
 	var last time.Time
 	if proof := f.NodeBootstrap.Status.JoinProofTime; proof != nil {
@@ -113,9 +113,9 @@ func (f *Facts) lastIssued() time.Time {
 	return last
 }
 
-// LeaseRenewed is when a node's Lease was last renewed, by the API server's clock, in whole seconds: metadata.managedFields
-// has it. What the Lease itself says is by the node's clock, and one that is fast would make the Lease of the machine's
-// former life look renewed after the approval of a certificate that the kubelet has yet to collect.
+// LeaseRenewed is when a node's Lease was last renewed, by the API server's clock, in whole seconds, from metadata.managedFields. The
+// time in the Lease's spec is by the node's clock. If that clock is fast, the Lease from before a reinstall would look renewed after the
+// approval of a certificate that the kubelet does not have yet.
 func LeaseRenewed(l *coordinationv1.Lease) time.Time {
 	var renewed time.Time
 	for _, m := range l.ManagedFields {
@@ -129,12 +129,12 @@ func LeaseRenewed(l *coordinationv1.Lease) time.Time {
 	return renewed
 }
 
-// JoinSoon is how long a node takes from its certificate to its first Lease, usually: until then the log entry waits, since the write
-// that reports the join has both.
+// JoinSoon is how long a node usually takes from its certificate to its first Lease. The log entry is delayed until then, so that one
+// write has both.
 const JoinSoon = 15 * time.Second
 
-// RecordWaits reports whether the log entry that a CSR which the operator approved has its certificate can wait for the node to
-// join, at a time, and until when.
+// RecordWaits reports whether the log entry for the issued certificate of a CSR that the operator approved can be delayed until the node
+// joins, and until when.
 func (f *Facts) RecordWaits(r *certificatesv1.CertificateSigningRequest, now time.Time) (time.Time, bool) {
 	at, approved := csr.ApprovedAt(r)
 	until := at.Add(JoinSoon)

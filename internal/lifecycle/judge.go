@@ -26,28 +26,29 @@ type judge struct {
 	// decided are the CSRs that count towards MaxDecisionsPerToken: those in the status and in the plan, and those that someone else
 	// has denied and the status does not have yet.
 	decided sets.Set[types.UID]
-	// recorded is how many of them are in the status or in the plan.
+	// recorded is how many of decided are in the status or in the plan.
 	recorded int
-	// exhausted reports whether the plan or the status says that nothing more is decided with the token.
+	// exhausted reports whether the plan or the status has ended the decisions with the token.
 	exhausted bool
 }
 
-// sentCSR is a CSR in the course of the rules.
+// sentCSR is a CSR on its way through the rules.
 type sentCSR struct {
 	*certificatesv1.CertificateSigningRequest
-	// approvedAt is when it was approved, whether it was.
+	// approvedAt is when it was approved, if it was.
 	approvedAt metav1.Time
 	approved   bool
-	// decided is the decision on it in the status; nil when there is none.
+	// decided is the decision on it in the status, or nil.
 	decided *v1alpha1.DecidedCSR
-	// result is what internal/csr says of it, from the rule isEvaluated on.
+	// result is the verdict of internal/csr, set by isEvaluated.
 	result csr.Result
 }
 
-// A rule reports whether it has settled what becomes of a CSR.
+// A rule reports whether it has settled what happens to a CSR.
 type rule func(*judge, *sentCSR) bool
 
-// tokenRules are all the rules for CSRs that were sent with a live token, in this order. The first one that settles a CSR ends it.
+// tokenRules are all the rules for CSRs that were sent with a live token, in this order. The first one that settles a CSR ends the
+// evaluation.
 var tokenRules = []rule{
 	isApprovedAsDecided,
 	isSettledAndKnown,
@@ -95,7 +96,7 @@ func (j *judge) judge(r *certificatesv1.CertificateSigningRequest) {
 	}
 }
 
-// isApprovedAsDecided: only its certificate is still to come.
+// isApprovedAsDecided: only the certificate is still missing.
 func isApprovedAsDecided(j *judge, s *sentCSR) bool {
 	if s.decided == nil || !s.approved || s.decided.Verdict != v1alpha1.VerdictApproved {
 		return false
@@ -104,15 +105,15 @@ func isApprovedAsDecided(j *judge, s *sentCSR) bool {
 	return true
 }
 
-// settled reports whether a CSR was denied, failed, or has a certificate that nobody approved.
+// settled reports whether a CSR was denied, has failed, or has a certificate without an approval.
 func (s *sentCSR) settled() bool { return !s.approved && csr.Settled(s.CertificateSigningRequest) }
 
-// isSettledAndKnown: nothing is decided twice, and with approval ClusterWide only what was approved is evidence.
+// isSettledAndKnown: nothing is decided twice, and with approval ClusterWide only approved CSRs are evidence.
 func isSettledAndKnown(j *judge, s *sentCSR) bool {
 	return s.settled() && (s.decided != nil || decisions.DeniedByUs(s.CertificateSigningRequest) || j.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide)
 }
 
-// isBeyondTheLimit ignores what comes after as many decisions as there are for one token, and records that once.
+// isBeyondTheLimit ignores every CSR above the limit of decisions for one token, and records that once.
 func isBeyondTheLimit(j *judge, s *sentCSR) bool {
 	if s.decided != nil || s.settled() {
 		return false
@@ -120,7 +121,7 @@ func isBeyondTheLimit(j *judge, s *sentCSR) bool {
 	return j.isExhausted(s)
 }
 
-// endsDecisions reports whether a decision is the one to ignore everything else that is sent with the token.
+// endsDecisions reports whether a decision says that everything else sent with the token is ignored.
 func endsDecisions(c v1alpha1.DecidedCSR) bool {
 	return c.Reason == decisions.ReasonTooManyRequests || c.Reason == decisions.ReasonTooManyKeys
 }
@@ -133,7 +134,7 @@ func (j *judge) isExhausted(s *sentCSR) bool {
 	if j.restarts(s) {
 		reason = decisions.ReasonTooManyKeys
 	}
-	j.record(s, v1alpha1.VerdictIgnored, csr.Result{Verdict: csr.Leave, Reason: reason, Message: fmt.Sprintf(
+	j.addDecision(s, v1alpha1.VerdictIgnored, csr.Result{Verdict: csr.Leave, Reason: reason, Message: fmt.Sprintf(
 		"%d requests of the token were decided on: this one and all that follow are left alone", j.decided.Len())})
 	j.exhausted = true
 	return true
@@ -144,12 +145,12 @@ func isEvaluated(j *judge, s *sentCSR) bool {
 	return false
 }
 
-// isEvidence reports whether the CSR is evidence of misuse, or will be when the key that was approved is used.
+// isEvidence reports whether the CSR is evidence of misuse, or becomes evidence when the approved key is used.
 func (s *sentCSR) isEvidence() bool {
 	return s.result.Verdict == csr.Deny && (decisions.Misuse(s.result.Reason) || s.result.Reason == csr.ReasonKeyReplaced)
 }
 
-// isSettledByOthers records what someone else denied or failed if it is evidence: whoever sent it has the live token.
+// isSettledByOthers records a CSR that someone else denied or marked as failed if it is evidence: its sender has the live token.
 func isSettledByOthers(j *judge, s *sentCSR) bool {
 	if !s.settled() {
 		return false
@@ -161,7 +162,7 @@ func isSettledByOthers(j *judge, s *sentCSR) bool {
 	return true
 }
 
-// isNotOfThisToken: it is older than the token, for example.
+// isNotOfThisToken: for example, the CSR is older than the token.
 func isNotOfThisToken(j *judge, s *sentCSR) bool {
 	if s.result.Verdict != csr.Leave {
 		return false
@@ -187,15 +188,15 @@ func isLeftToControllerManager(j *judge, _ *sentCSR) bool {
 	return j.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide
 }
 
-// asksAnotherSigner deletes the CSR instead of denying it: the operator has no right to decide for every signer. No signer signs a CSR
-// that was deleted.
+// asksAnotherSigner deletes the CSR instead of denying it: the operator has no right to decide for every signer. No signer signs a
+// deleted CSR.
 func asksAnotherSigner(j *judge, s *sentCSR) bool {
 	if s.result.Verdict != csr.Deny || s.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName {
 		return false
 	}
 	j.p.DeleteRequests = append(j.p.DeleteRequests, s.CertificateSigningRequest)
 	s.result.Verdict = csr.Leave
-	j.record(s, v1alpha1.VerdictDenied, s.result)
+	j.addDecision(s, v1alpha1.VerdictDenied, s.result)
 	return true
 }
 
@@ -204,9 +205,9 @@ func isDenied(j *judge, s *sentCSR) bool {
 		return false
 	}
 	if s.decided != nil && s.decided.Verdict == v1alpha1.VerdictDenied {
-		s.result.Reason = s.decided.Reason // as the status has it since before a crash
+		s.result.Reason = s.decided.Reason // recorded before a crash
 	}
-	j.record(s, v1alpha1.VerdictDenied, s.result)
+	j.addDecision(s, v1alpha1.VerdictDenied, s.result)
 	return true
 }
 
@@ -226,31 +227,30 @@ func isHeld(j *judge, s *sentCSR) bool {
 }
 
 func isToApprove(j *judge, s *sentCSR) bool {
-	j.record(s, v1alpha1.VerdictApproved, s.result)
+	j.addDecision(s, v1alpha1.VerdictApproved, s.result)
 	return true
 }
 
-// expectCertificate has a reconcile when the certificate of an approved CSR is overdue.
+// expectCertificate requeues for the time when the certificate of an approved CSR is overdue.
 func (j *judge) expectCertificate(s *sentCSR) {
 	if overdue := s.approvedAt.Add(IssuanceDeadline); !csr.Issued(s.CertificateSigningRequest) && overdue.After(j.now) {
 		j.p.RequeueBy(overdue)
 	}
 }
 
-// recordEvidence records a CSR that has its verdict from someone else: there is nothing to carry out.
+// recordEvidence records a CSR that someone else has decided: nothing is left to carry out.
 func (j *judge) recordEvidence(s *sentCSR, verdict v1alpha1.Verdict, message string) {
 	s.result.Verdict, s.result.Message = csr.Leave, message
-	j.record(s, verdict, s.result)
+	j.addDecision(s, verdict, s.result)
 }
 
-func (j *judge) record(s *sentCSR, verdict v1alpha1.Verdict, result csr.Result) {
-	j.p.record(verdict, j.t, s.CertificateSigningRequest, result, j.now)
+func (j *judge) addDecision(s *sentCSR, verdict v1alpha1.Verdict, result csr.Result) {
+	j.p.addDecision(verdict, j.t, s.CertificateSigningRequest, result, j.now)
 	j.decided.Insert(s.UID)
 	j.recorded++
 }
 
-// restarts reports whether a CSR, and everything that was decided with its token, is what a kubelet sends that is restarted over and
-// over.
+// restarts reports whether a CSR, and everything that was decided with its token, can come from a kubelet that restarts over and over.
 func (j *judge) restarts(s *sentCSR) bool {
 	for _, c := range j.f.DecidedWith(j.t.ID) {
 		if !harmless(c.Reason) {
@@ -266,7 +266,7 @@ func (j *judge) restarts(s *sentCSR) bool {
 	return reason == csr.ReasonKeyReplaced || reason == csr.ReasonSuperseded
 }
 
-// harmless reports whether a decision for a reason is explained by a kubelet that was restarted, or by a person.
+// harmless reports whether a restarted kubelet, or a person, explains a decision with this reason.
 func harmless(reason string) bool {
 	switch reason {
 	case csr.ReasonKubeletClient, csr.ReasonKeyReplaced, csr.ReasonSuperseded, decisions.ReasonApprovedElsewhere, decisions.ReasonDeniedElsewhere:

@@ -13,7 +13,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// tokens are the tokens of this very NodeBootstrap, live or not, the newest last.
+// tokens are the tokens that belong to this NodeBootstrap (by UID), live or not, the newest last.
 func (f *Facts) tokens() []token.Token {
 	var out []token.Token
 	for _, s := range f.TokenSecrets {
@@ -23,7 +23,7 @@ func (f *Facts) tokens() []token.Token {
 	}
 	owner := f.NodeBootstrap.UID
 	slices.SortFunc(out, func(a, b token.Token) int {
-		switch { // by the ids first: a process that was paused may store the older token later
+		switch { // ids first: a paused process may have stored the older token later
 		case token.Follows(owner, b.ID, a.ID):
 			return -1
 		case token.Follows(owner, a.ID, b.ID):
@@ -35,8 +35,8 @@ func (f *Facts) tokens() []token.Token {
 	return out
 }
 
-// keep is the tokens that may live on: the newest live one, and its predecessor, which renewal leaves to expire. A reissue
-// is asked for when older tokens are not trusted any more: then only those count that were made for it.
+// keep returns the tokens that may live on: the newest live one, and its predecessor, which expires after a renewal. A reissue means that
+// older tokens are no longer trusted, so only tokens that were created for it are kept.
 func (f *Facts) keep(now time.Time) []token.Token {
 	nb := f.NodeBootstrap
 	live := f.tokens()
@@ -46,25 +46,24 @@ func (f *Facts) keep(now time.Time) []token.Token {
 	live = slices.DeleteFunc(live, func(t token.Token) bool { return !t.Live(now) || !f.Trusts(t) || !f.current(t) || t.Spoiled(nb) })
 	live = live[max(0, len(live)-2):]
 	if len(live) == 2 && live[0].Created.After(live[1].Created) {
-		live = live[1:] // stored after its successor, by a process that was paused: nobody was given it
+		live = live[1:] // stored after its successor by a paused process, and never published
 	}
 	return live
 }
 
-// Trusts reports whether a token of this node may live on as far as a reissue is concerned: it may unless one is due that it was
-// not made for.
+// Trusts reports whether a token may live on as far as reissues are concerned: no reissue is due, or the token was created for it.
 func (f *Facts) Trusts(t token.Token) bool { return !f.reissueDue() || t.MadeFor(f.NodeBootstrap) }
 
-// current reports whether a token is one that the status names, or was created since that was stored. The operator has let go of every
-// other one, for example when the node joined: what is left of it is only deleted.
+// current reports whether the status names a token, or the token was created since that status was stored. The operator has let go of
+// every other token, for example when the node joined, and only deletes what is left of it.
 func (f *Facts) current(t token.Token) bool {
 	s := &f.NodeBootstrap.Status
 	return s.LastTokenID == "" || decisions.LiveToken(s, t.ID) != nil || token.Follows(f.NodeBootstrap.UID, t.ID, s.LastTokenID)
 }
 
-// LastTokenID is the id that the next token follows: that of the last one there was, be it deleted since. Tokens that are
-// there, decisions and requests tell of one that the status does not name yet. An id that any of these name is never given
-// again: a request would be taken for the next token's.
+// LastTokenID is the id that the next token follows: that of the last token, even if it was deleted since. Existing tokens, decisions and
+// CSRs may name one that the status does not name yet. An id that any of these name is never used again, because a CSR could then be
+// taken for one of the next token.
 func (f *Facts) LastTokenID() string {
 	last, tokens := f.NodeBootstrap.Status.LastTokenID, f.tokens()
 	if last == "" && len(tokens) > 0 {

@@ -15,13 +15,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Claims reports whether a client certificate was approved for a node with a key. How long the certificate is valid is up to the signer,
+// Claims reports whether a client certificate was approved for a node with a key. The signer decides how long the certificate is valid,
 // so the key stays the node's.
 func Claims(nb *v1alpha1.NodeBootstrap, key string) bool {
 	return slices.Contains(ClaimedKeys(nb), key)
 }
 
-// KeysToDecide are the fingerprints of the keys in those requests for client certificates that wait for a verdict.
+// KeysToDecide are the fingerprints of the keys in the undecided CSRs for client certificates.
 func KeysToDecide(requests []*certificatesv1.CertificateSigningRequest) []string {
 	var out []string
 	for _, r := range requests {
@@ -35,7 +35,7 @@ func KeysToDecide(requests []*certificatesv1.CertificateSigningRequest) []string
 	return out
 }
 
-// KeysToClaim are the fingerprints of the keys whose requests for client certificates a plan approves.
+// KeysToClaim are the fingerprints of the keys in the CSRs for client certificates that a plan approves.
 func (p *Plan) KeysToClaim() []string {
 	var out []string
 	for _, d := range p.Decisions {
@@ -46,8 +46,8 @@ func (p *Plan) KeysToClaim() []string {
 	return out
 }
 
-// sentKeys are the keys that were sent with a token, by the CSRs that exist and by the decisions in the status, each with its first CSR,
-// the oldest first. A CSR that cannot be parsed has none.
+// sentKeys are the keys that were sent with a token, from the existing CSRs and the decisions in the status, each with its first CSR, the
+// oldest first. A CSR that cannot be parsed has no key.
 func (f *Facts) sentKeys(tokenID string) []v1alpha1.SentKey {
 	var all []v1alpha1.SentKey
 	for _, r := range f.Requests {
@@ -73,15 +73,15 @@ func (f *Facts) sentKeys(tokenID string) []v1alpha1.SentKey {
 	return out
 }
 
-// HasKey reports whether a key is in a list.
+// HasKey reports whether a list has a key.
 func HasKey(keys []v1alpha1.SentKey, k v1alpha1.SentKey) bool {
 	return slices.ContainsFunc(keys, func(o v1alpha1.SentKey) bool {
 		return o.TokenID == k.TokenID && o.KeyFingerprint == k.KeyFingerprint
 	})
 }
 
-// held reports whether a request that could be approved is held, for how long approvals are delayed or because another key was sent
-// with its token, and until when; a zero time is for as long as the token lives.
+// held reports whether a CSR that could be approved is held, because approvals are delayed or because another key was sent with its
+// token, and until when. A zero time means for the life of the token.
 func (p *Plan) held(f *Facts, t *token.Token, r *certificatesv1.CertificateSigningRequest, now time.Time) (until time.Time, held bool) {
 	delay := f.NodeBootstrap.Spec.ClientCertificate.ApprovalDelay
 	if delay == nil || delay.Duration <= 0 {
@@ -94,8 +94,8 @@ func (p *Plan) held(f *Facts, t *token.Token, r *certificatesv1.CertificateSigni
 	return until, now.Before(until)
 }
 
-// noteKeys finds the keys that were sent with one of the present tokens, if there are several. Tokens from before a reissue do not
-// count any more.
+// noteKeys finds the keys that were sent with one of the current tokens, if there was more than one. Tokens from before a reissue no
+// longer count.
 func (p *Plan) noteKeys(f *Facts) {
 	if f.NodeBootstrap == nil {
 		return
@@ -120,8 +120,7 @@ func (p *Plan) presentTokens(f *Facts) []string {
 	return out
 }
 
-// beforeReissue reports whether a token is from before the reissue that the node waits with: it was revoked, and a cache that is behind
-// still shows it.
+// beforeReissue reports whether a token is from before the current reissue: it was revoked, and a stale cache still shows it.
 func (f *Facts) beforeReissue(t token.Token) bool {
 	s := f.NodeBootstrap.Status
 	return f.awaitingReissue() && t.Created.Before(s.AwaitingSince.Time) && token.Reissue(t.Object) != token.NormalReissue(s.LastHandledReissueAt)

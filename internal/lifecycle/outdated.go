@@ -10,10 +10,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// A reissue annotation stays in Git for good. Whoever deletes a NodeBootstrap and applies it again asks for no reissue by what was
-// asked for, and handled, last year.
+// A reissue annotation stays in Git. When a NodeBootstrap is deleted and applied again, last year's annotation, which was handled then,
+// must not request another reissue.
 
-// reissueOlder reports whether the NodeBootstrap was never reported on and its reissue annotation is a time before its creation.
+// reissueOlder reports whether the NodeBootstrap has no reported status yet and its reissue annotation is a time before its creation.
 func (f *Facts) reissueOlder() bool {
 	nb := f.NodeBootstrap
 	if meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionJoined) != nil || nb.Status.LastHandledReissueAt != "" { // every report has Joined

@@ -14,11 +14,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Kubernetes cannot revoke a certificate. What this file finds are certificates that are out although the operator revokes, or has
-// revoked, what they were issued for.
+// Kubernetes cannot revoke a certificate. This file finds certificates that were issued with a token that the operator revokes or has
+// revoked.
 
-// outlivesToken reports whether a request has its certificate and a plan deletes its token before the node has joined with it.
-// An expired token is not revoked, and the machine may still join.
+// outlivesToken reports whether a CSR has its certificate and a plan deletes its token before the node has joined with it. An expired
+// token is not revoked, and the machine can still join.
 func (p *Plan) outlivesToken(f *Facts, r *certificatesv1.CertificateSigningRequest, now time.Time) bool {
 	_, approved := csr.ApprovedAt(r)
 	return approved && csr.Issued(r) && p.Phase != Joined && slices.ContainsFunc(p.DeleteTokens, func(s *corev1.Secret) bool {
@@ -27,7 +27,7 @@ func (p *Plan) outlivesToken(f *Facts, r *certificatesv1.CertificateSigningReque
 	})
 }
 
-// noteOutliving finds the certificates that outlive what the plan revokes.
+// noteOutliving finds the certificates whose tokens the plan revokes.
 func (p *Plan) noteOutliving(f *Facts, now time.Time) {
 	for _, r := range f.Requests {
 		if p.outlivesToken(f, r, now) {
@@ -44,9 +44,8 @@ func (p *Plan) noteOutliving(f *Facts, now time.Time) {
 	}
 }
 
-// DenyBeforeDeletion is the denial that a request gets before it is deleted; nil when it has a verdict, or when its signer is not one
-// that the operator decides for. Somebody may approve a request that a finalizer keeps; one that is denied nobody can approve
-// (pkg/apis/certificates/validation).
+// DenyBeforeDeletion is the denial that a CSR gets before it is deleted; nil if it has a verdict, or if the operator may not decide for
+// its signer. A CSR that a finalizer keeps could still be approved; a denied one cannot (pkg/apis/certificates/validation).
 func (p *Plan) DenyBeforeDeletion(r *certificatesv1.CertificateSigningRequest) *Decision {
 	if !csr.Undecided(r) || !csr.MayDecide(r.Spec.SignerName) {
 		return nil

@@ -19,106 +19,106 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Phase is where in its life a node is.
+// Phase is the stage of a node's life.
 type Phase int
 
 const (
-	// Gone means: there is no NodeBootstrap, so that nothing of it may be left.
+	// Gone means: no NodeBootstrap exists, so none of its objects may be left.
 	Gone Phase = iota
 	// Awaited means: the node has not joined; it needs one live credential.
 	Awaited
 	// Joined means: the node is a member; no credential may be left.
 	Joined
-	// DeadlineExceeded means: the node has not joined in time.
-	// Whatever credential there was has expired and is not renewed.
+	// DeadlineExceeded means: the node has not joined in time. Its credential has expired and is not renewed.
 	DeadlineExceeded
-	// Withdrawn means: a token of the node was in wrong hands, and there is no credential until a reissue.
+	// Withdrawn means: a token of the node was misused, and no credential exists until a reissue.
 	Withdrawn
 )
 
-// How long to wait before a Lease is read again that does not show yet that the node has joined: a tenth of the time
-// since there was last a reason to expect it, within these bounds.
+// Bounds of the delay before a Lease that does not prove the join yet is read again: a tenth of the time since the last reason to expect
+// the join.
 const (
 	leasePollMin = time.Second
 	leasePollMax = 10 * time.Minute
 )
 
-// Plan is what has to be done for one node. Its zero value does nothing.
+// Plan is everything to do for one node. Its zero value does nothing.
 type Plan struct {
 	Phase Phase
-	// Problem is why a node that is awaited can have no new credential now. What it has stays.
+	// Problem is why an awaited node can get no new credential now. Existing credentials stay.
 	Problem *problem.Problem
-	// Reissue says that this pass handles the value of the reissue annotation.
+	// Reissue reports that this reconcile handles the value of the reissue annotation.
 	Reissue bool
-	// Since is since when the node is waited for; zero when it is not.
+	// Since is when the current wait for the node began; zero if the node is not awaited.
 	Since time.Time
-	// Alive is when a kubelet was seen to work as the node after the reissue that the node waits for; nil when none was.
+	// Alive is when a kubelet was seen to work as the node after the current reissue; nil if none was.
 	Alive *metav1.Time
 
-	// MayBeMember reports that the node gets no credential yet, since a kubelet has reported as it and its first Lease is to come.
+	// MayBeMember reports that the node gets no credential yet, because a kubelet has reported as it and its first Lease is still
+	// missing.
 	MayBeMember bool
 
-	// Keep are the live tokens that stay, the newest last: Token, and its predecessor, which renewal left to expire.
+	// Keep are the live tokens that stay, the newest last: Token, and its predecessor, which expires after a renewal.
 	Keep []token.Token
-	// Token is the token that the kubeconfig carries, or shall carry unless another is minted.
+	// Token is the token for the kubeconfig, unless another one is created.
 	Token *token.Token
-	// MintAfter, if not nil, asks for a new token whose id follows this one.
+	// MintAfter, if not nil, requests a new token whose id follows this one.
 	MintAfter *string
-	// RepairTokens are Secrets of live tokens as they should be.
+	// RepairTokens are Secrets of live tokens, with the content that they should have.
 	RepairTokens []*corev1.Secret
 	// DeleteTokens are Secrets of tokens that must not live on.
 	DeleteTokens []*corev1.Secret
-	// DeleteKubeconfig is the kubeconfig Secret when it must not be there.
+	// DeleteKubeconfig is the kubeconfig Secret if it must be deleted.
 	DeleteKubeconfig *corev1.Secret
 
-	// Decisions are verdicts to carry out: on requests of live tokens, and on those for serving certificates.
+	// Decisions are verdicts to carry out, on CSRs of live tokens and on CSRs for serving certificates.
 	Decisions []Decision
-	// Misuse is the evidence that this pass found that a token is in wrong hands, with the reason of the decision.
+	// Misuse is the evidence of a misused token that this reconcile found, with the reason of the decision.
 	Misuse *problem.Problem
-	// Serving is the verdict on the newest undecided request for a serving certificate.
+	// Serving is the verdict on the newest undecided CSR for a serving certificate.
 	Serving *csr.Result
-	// DeleteRequests are requests without a certificate whose token is no more.
+	// DeleteRequests are CSRs without a certificate whose token is no longer live.
 	DeleteRequests []*certificatesv1.CertificateSigningRequest
-	// Outliving are requests that have a certificate although the plan revokes their token.
+	// Outliving are CSRs that have a certificate although the plan revokes their token.
 	Outliving []*certificatesv1.CertificateSigningRequest
 
-	Unrecorded string // the id of the last token to be deleted, if the status does not tell of it
+	Unrecorded string // the id of the last token to be deleted, if the status does not name it
 
-	Keys []v1alpha1.SentKey // sent with one token, if several
+	Keys []v1alpha1.SentKey // the keys sent with one token, if there is more than one
 
-	// RequeueAt is when to reconcile again even if nothing happens; zero for never.
+	// RequeueAt is when to reconcile again even if nothing changes; zero for never.
 	RequeueAt time.Time
 }
 
-// Decision is a verdict on a request.
+// Decision is a verdict on a CSR.
 type Decision struct {
 	Request *certificatesv1.CertificateSigningRequest
 	Result  csr.Result
-	// Record is the entry for status.certificates that is written before the verdict; empty for a serving certificate.
+	// Record is the entry for status.certificates that is stored before the verdict; empty for a serving certificate.
 	Record v1alpha1.CertificateDecision
 }
 
-// RequeueBy asks for another reconcile at a time, or earlier.
+// RequeueBy requests another reconcile at a time, or earlier.
 func (p *Plan) RequeueBy(at time.Time) {
 	if p.RequeueAt.IsZero() || at.Before(p.RequeueAt) {
 		p.RequeueAt = at
 	}
 }
 
-// Revokes reports whether something is denied or deleted, except for what is replaced.
+// Revokes reports whether the plan denies or deletes anything, apart from objects that it replaces.
 func (p *Plan) Revokes() bool {
 	return len(p.DeleteTokens) > 0 || len(p.DeleteRequests) > 0 || p.DeleteKubeconfig != nil ||
 		slices.ContainsFunc(p.Decisions, func(d Decision) bool { return d.Result.Verdict == csr.Deny })
 }
 
-// Decide is the plan that brings the cluster from these facts to where the one rule holds.
+// Decide is the plan that makes the cluster follow the one rule (docs/design.md).
 func Decide(f *Facts, now time.Time) Plan {
 	p := Plan{}
 	switch {
 	case f.NodeBootstrap == nil:
-		p.revoke(f, Gone)
+		p.deleteCredential(f, Gone)
 	case f.joined():
-		p.revoke(f, Joined)
+		p.deleteCredential(f, Joined)
 		p.noteUse(f, now)
 	default:
 		p.await(f, now)
@@ -130,8 +130,8 @@ func Decide(f *Facts, now time.Time) Plan {
 	return p
 }
 
-// noteUnrecorded has the status tell of a token before that is deleted: after a crash in between, the next token would get its id,
-// and the API server accepts a deleted token for ten seconds more.
+// noteUnrecorded makes the status name a token before it is deleted: after a crash in between, the next token would get its id, and the
+// API server accepts a deleted token for ten seconds more.
 func (p *Plan) noteUnrecorded(f *Facts) {
 	if f.NodeBootstrap == nil {
 		return
@@ -144,12 +144,12 @@ func (p *Plan) noteUnrecorded(f *Facts) {
 	}
 }
 
-// revoke leaves nothing of a credential.
-func (p *Plan) revoke(f *Facts, phase Phase) {
+// deleteCredential deletes everything that belongs to a credential.
+func (p *Plan) deleteCredential(f *Facts, phase Phase) {
 	p.Phase = phase
 	p.DeleteTokens = f.TokenSecrets
 	p.dropKubeconfig(f)
-	p.decideRequests(f, time.Time{}) // no token is left that a time would matter for
+	p.decideRequests(f, time.Time{}) // no token is left, so the time does not matter
 }
 
 func (p *Plan) dropKubeconfig(f *Facts) {
@@ -158,7 +158,7 @@ func (p *Plan) dropKubeconfig(f *Facts) {
 	}
 }
 
-// await sees to one live credential, and no more besides a predecessor that renewal left to expire.
+// await ensures one live credential, and no other except for a predecessor that expires after a renewal.
 func (p *Plan) await(f *Facts, now time.Time) {
 	p.Phase = Awaited
 	p.Reissue = f.reissueDue()
@@ -172,13 +172,13 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	inTime := deadline.IsZero() || now.Before(deadline)
 	p.MayBeMember = len(p.Keep) == 0 && f.mayBeMember(now)
 	mint := p.Problem == nil && inTime && !p.MayBeMember && p.renewalDue(f, now)
-	if mint { // the present token is the predecessor now
+	if mint { // the current token becomes the predecessor
 		p.Keep = p.Keep[max(0, len(p.Keep)-1):]
 	}
 	p.decideRequests(f, now)
 	misused := f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide && (p.Misuse != nil || f.misused())
 	if misused {
-		p.withdraw(f)
+		p.letGoOfUnclaimed(f)
 	}
 	if n := len(p.Keep); n > 0 {
 		p.Token = &p.Keep[n-1]
@@ -186,7 +186,7 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	switch {
 	case misused && p.Token == nil:
 		p.Phase = Withdrawn
-	case misused: // what is left is good for the key that it was approved for alone, and is not renewed
+	case misused: // the remaining token is bound to its approved key, and is not renewed
 	case mint:
 		last := f.LastTokenID()
 		p.MintAfter = &last
@@ -200,16 +200,16 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	p.schedule(f, deadline, now)
 }
 
-// renewalDue reports whether the node has no live token, or one that a successor is due for.
+// renewalDue reports whether the node has no live token, or its token is due for a successor.
 func (p *Plan) renewalDue(f *Facts, now time.Time) bool {
 	n := len(p.Keep)
 	return n == 0 || !now.Before(p.Keep[n-1].RenewAt(f.NodeBootstrap))
 }
 
-// withdraw lets go of every token that no key was approved with: whoever has it could still be the first to ask with the
-// node's name. One that a key was approved with is of no use to anybody else, and the node may be about to collect its
-// certificate with it, so it stays. No further key is approved in the pass that finds the evidence.
-func (p *Plan) withdraw(f *Facts) {
+// letGoOfUnclaimed lets go of every token that no key was approved with: its holder could still be the first to send a CSR in the node's name. A
+// token with an approved key is of no use to anyone else, and the node may be about to get its certificate with it, so it stays. The
+// reconcile that finds the evidence approves no further key.
+func (p *Plan) letGoOfUnclaimed(f *Facts) {
 	p.Keep = slices.DeleteFunc(p.Keep, func(t token.Token) bool {
 		return len(ClaimsOf(f, t.ID, nil)) == 0
 	})
@@ -220,7 +220,7 @@ func (p *Plan) withdraw(f *Facts) {
 	})
 }
 
-// sortSecrets repairs the Secrets of the tokens that are kept and deletes the others.
+// sortSecrets repairs the Secrets of the kept tokens and deletes the others.
 func (p *Plan) sortSecrets(f *Facts) {
 	for _, s := range f.TokenSecrets {
 		i := slices.IndexFunc(p.Keep, func(t token.Token) bool { return t.Object == s })
@@ -232,7 +232,7 @@ func (p *Plan) sortSecrets(f *Facts) {
 	}
 }
 
-// schedule says when time alone changes what has to be done.
+// schedule requeues for the times at which the plan changes without any event.
 func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 	for _, t := range p.Keep {
 		p.RequeueBy(t.Expires)
@@ -251,7 +251,7 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 			p.RequeueBy(until)
 		}
 	}
-	if f.Node != nil { // its Lease will tell, but is not watched: look often at first, then ever more seldom
+	if f.Node != nil { // its Lease is not watched: read it often at first, then less and less often
 		age := now.Sub(f.Node.CreationTimestamp.Time)
 		if at := f.lastIssued(); !at.IsZero() {
 			age = min(age, now.Sub(at))
@@ -262,7 +262,7 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 	p.lookForOldKubelet(f, now)
 }
 
-// blocked is why no new credential can be made now.
+// blocked is why no new credential can be created now.
 func blocked(f *Facts) *problem.Problem {
 	switch {
 	case f.ClusterWideRefused():
@@ -278,8 +278,8 @@ func blocked(f *Facts) *problem.Problem {
 	}
 }
 
-// awaitingSince is since when the node is waited for, at a time: a reissue that is due begins the wait again, and so does a
-// node that had joined and is gone.
+// awaitingSince is when the current wait for the node began. A due reissue starts a new wait, and so does the deletion of a Node that had
+// joined.
 func awaitingSince(f *Facts, now time.Time) time.Time {
 	s := f.NodeBootstrap.Status
 	switch {
@@ -294,7 +294,7 @@ func awaitingSince(f *Facts, now time.Time) time.Time {
 	}
 }
 
-// joinDeadline is when tokens stop being renewed; zero for never.
+// joinDeadline is when the renewal of tokens ends; zero for never.
 func joinDeadline(nb *v1alpha1.NodeBootstrap, since time.Time) time.Time {
 	limit := nb.Spec.Token.JoinDeadline
 	if limit == nil {
@@ -303,11 +303,11 @@ func joinDeadline(nb *v1alpha1.NodeBootstrap, since time.Time) time.Time {
 	return since.Add(limit.Duration)
 }
 
-// String says nothing: there are Secrets in a plan.
+// String prints no field: a plan contains Secrets.
 func (p Plan) String() string { return "a plan for a node" }
 
-// Format is String for every verb.
+// Format prints String for every verb.
 func (p Plan) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, p.String()) }
 
-// MarshalText is String too: structured logs take it.
+// MarshalText returns String for structured logs.
 func (p Plan) MarshalText() ([]byte, error) { return []byte(p.String()), nil }

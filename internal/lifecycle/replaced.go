@@ -24,8 +24,8 @@ type claimedKey struct {
 	At  time.Time
 }
 
-// ClaimsOf are the keys that were approved with a token before a CSR was, by whomever, each with its first approval: those that the
-// status has first, then those of CSRs by the time of their approval. Without a CSR they are all.
+// ClaimsOf are the keys that were approved with a token before a CSR was, by any client, each with its first approval: first those in the
+// status, then those of CSRs by the time of their approval. A nil CSR selects all of them.
 func ClaimsOf(f *Facts, tokenID string, before *certificatesv1.CertificateSigningRequest) []claimedKey {
 	var out []claimedKey
 	add := func(key string, at time.Time) {
@@ -40,7 +40,7 @@ func ClaimsOf(f *Facts, tokenID string, before *certificatesv1.CertificateSignin
 		}
 	}
 	for _, r := range approvedBefore(f, tokenID, before) {
-		if decisions.Decided(csrs, r.UID) != nil { // if its key is none of those above, it should not have been approved
+		if decisions.Decided(csrs, r.UID) != nil { // its key is added above, or its approval was decided against
 			continue
 		}
 		if key, err := csr.Fingerprint(r); err == nil {
@@ -51,7 +51,7 @@ func ClaimsOf(f *Facts, tokenID string, before *certificatesv1.CertificateSignin
 	return out
 }
 
-// approvedBefore are the requests in the node's name that were sent with a token and approved before another one was, in this order.
+// approvedBefore are the CSRs in the node's name that were sent with a token and approved before another one was, in order of approval.
 func approvedBefore(f *Facts, tokenID string, other *certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
 	earlier := func(a, b *certificatesv1.CertificateSigningRequest) int {
 		first, _ := csr.ApprovedAt(a)
@@ -73,8 +73,8 @@ func approvedBefore(f *Facts, tokenID string, other *certificatesv1.CertificateS
 	return out
 }
 
-// claimOn adds to a request what keys were approved with its token, and how many more may be.
-func (p *Plan) claimOn(f *Facts, t *token.Token, request *csr.Request) {
+// addClaims adds to a CSR which keys were approved with its token, and how many more may be.
+func (p *Plan) addClaims(f *Facts, t *token.Token, request *csr.Request) {
 	spec := f.NodeBootstrap.Spec
 	if spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
 		return
@@ -82,30 +82,30 @@ func (p *Plan) claimOn(f *Facts, t *token.Token, request *csr.Request) {
 	claims := ClaimsOf(f, t.ID, request.CSR)
 	for _, d := range p.Decisions {
 		known := slices.ContainsFunc(claims, func(c claimedKey) bool { return c.key == d.Record.KeyFingerprint })
-		if d.Record.TokenID == t.ID && d.Result.Verdict == csr.Approve && !known { // the newest: all others were sent before
+		if d.Record.TokenID == t.ID && d.Result.Verdict == csr.Approve && !known { // the newest CSR: all others were sent before
 			claims = append(claims, claimedKey{d.Record.KeyFingerprint, d.Record.Time.Add(time.Hour)})
 		}
 	}
-	for _, c := range claims[:min(len(claims), 1+spec.ReplacementKeys())] { // what others approved besides is no claim
+	for _, c := range claims[:min(len(claims), 1+spec.ReplacementKeys())] { // further approvals by others claim nothing
 		request.ClaimedKeys = append(request.ClaimedKeys, c.key)
 		request.ClaimedAt = later(request.ClaimedAt, c.At)
 	}
 	request.ClaimUsed = p.Phase == Joined || len(claims) > 0 && f.RegisteredSince(claims[0].At)
-	// After an alarm no further key is approved, nor with a token that has a successor: the machine has to fetch the kubeconfig again.
+	// After an alarm no further key is approved, nor with a token that has a successor: the machine must fetch the kubeconfig again.
 	if !f.misused() && len(p.Keep) > 0 && p.Keep[len(p.Keep)-1].ID == t.ID {
 		request.Replacements = spec.ReplacementKeys()
 	}
 }
 
-// RegisteredSince reports whether a kubelet has reported as a Node that was created at a time or after it. A kubelet registers with its
-// certificate. Its first Lease, which proves that it has joined, may come ten seconds later.
+// RegisteredSince reports whether a kubelet has reported as a Node that was created at a time or later. A kubelet registers with its
+// certificate. Its first Lease, which proves the join, can come ten seconds later.
 func (f *Facts) RegisteredSince(at time.Time) bool {
 	return f.Node != nil && f.NodeReported && !f.sameNodeAsReissued() && !f.Node.CreationTimestamp.Time.Before(at.Truncate(time.Second))
 }
 
-// LastReplaced is the decision on the newest key that was sent with tokens, with the token's id, if it was denied because another one was
-// approved that nobody uses; nil when the newest key was approved. A key that was approved before and is sent again is no newer one: a
-// thief may do so.
+// LastReplaced is the decision on the newest key that was sent with tokens, with the token's id, if the key was denied because another
+// approved key was not used yet; nil if the newest key was approved. An approved key that is sent again is not a newer key: a thief may
+// send it.
 func LastReplaced(tokens ...v1alpha1.LiveToken) (tokenID string, replaced *v1alpha1.DecidedCSR) {
 	type sent struct {
 		tokenID string
@@ -132,8 +132,8 @@ func LastReplaced(tokens ...v1alpha1.LiveToken) (tokenID string, replaced *v1alp
 	return tokenID, replaced
 }
 
-// claimUsed reports whether the node, which has joined, uses a certificate that was approved in its present wait. Within the second of
-// the approval its Lease does not prove that, but a Node that was registered since does.
+// claimUsed reports whether the joined node uses a certificate that was approved in the current wait. Within the second of the approval
+// its Lease does not prove that, but a Node that registered later does.
 func (f *Facts) claimUsed() bool {
 	return f.certificateUsed() || slices.ContainsFunc(f.tokens(), func(t token.Token) bool {
 		claims := ClaimsOf(f, t.ID, nil)
@@ -141,7 +141,7 @@ func (f *Facts) claimUsed() bool {
 	})
 }
 
-// noteUse finds evidence of two machines when the node has joined: whoever sent the newest key was denied, so someone else has joined.
+// noteUse finds evidence of two machines when the node has joined: the newest key was denied, so a machine with another key has joined.
 func (p *Plan) noteUse(f *Facts, now time.Time) {
 	s := &f.NodeBootstrap.Status
 	if s.AwaitingSince == nil || meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionTokenMisused) || !f.claimUsed() ||
@@ -152,7 +152,7 @@ func (p *Plan) noteUse(f *Facts, now time.Time) {
 		p.Misuse = &problem.Problem{Reason: csr.ReasonSecondKey, Message: twoMachines(tokenID, c.Name, c.KeyFingerprint)}
 		return
 	}
-	for _, t := range f.tokens() { // their requests are deleted now
+	for _, t := range f.tokens() { // this plan deletes their CSRs
 		for _, r := range f.Requests {
 			if !csr.Undecided(r) || token.IDOfUser(r.Spec.Username) != t.ID {
 				continue

@@ -19,14 +19,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// IssuanceDeadline is how long after its approval a certificate may take to be issued before somebody is told.
+// IssuanceDeadline is how long the certificate of an approved CSR can take before the status reports that it is missing.
 const IssuanceDeadline = time.Minute
 
-// decideRequests gives each CSR that was sent with a token its verdict. One without a certificate whose token is no longer live is
-// deleted, even when it was approved: an approval cannot be taken back, and the signer would still sign.
+// decideRequests gives each CSR that was sent with a token its verdict. A CSR without a certificate whose token is no longer live is
+// deleted, even if it was approved: an approval cannot be withdrawn, and the signer would still sign.
 //
-// The newest CSR comes first: a kubelet that gives up, or restarts, asks again with another key and waits for that one only, so that
-// an older one must not claim the token.
+// The newest CSR comes first: a kubelet that gives up, or restarts, sends another key and waits for that CSR only, so an older one must
+// not claim the token.
 func (p *Plan) decideRequests(f *Facts, now time.Time) {
 	judges := map[string]*judge{}
 	for i := range p.Keep {
@@ -36,7 +36,7 @@ func (p *Plan) decideRequests(f *Facts, now time.Time) {
 		switch j := judges[token.IDOfUser(r.Spec.Username)]; {
 		case j != nil:
 			j.judge(r)
-		case !csr.Issued(r) && (csr.Undecided(r) || csr.IsApproved(r)): // a denied or failed one stays for people to see until Kubernetes deletes it
+		case !csr.Issued(r) && (csr.Undecided(r) || csr.IsApproved(r)): // a denied or failed CSR stays visible until Kubernetes deletes it
 			p.DeleteRequests = append(p.DeleteRequests, r)
 		}
 	}
@@ -60,7 +60,7 @@ func (p *Plan) evaluate(f *Facts, t *token.Token, r *certificatesv1.CertificateS
 		MayHave:    []string{token.ClusterWideGroup},
 		Now:        now,
 	}
-	p.claimOn(f, t, &request)
+	p.addClaims(f, t, &request)
 	if len(f.KeysElsewhere) > 0 {
 		if key, err := csr.Fingerprint(r); err == nil {
 			request.OtherNode = f.KeysElsewhere[key]
@@ -69,8 +69,8 @@ func (p *Plan) evaluate(f *Facts, t *token.Token, r *certificatesv1.CertificateS
 	return csr.Evaluate(request)
 }
 
-// record adds a decision to the plan, and to the evidence if it is any.
-func (p *Plan) record(verdict v1alpha1.Verdict, t *token.Token, r *certificatesv1.CertificateSigningRequest, result csr.Result, now time.Time) {
+// addDecision adds a decision to the plan, and the misuse if the decision is evidence.
+func (p *Plan) addDecision(verdict v1alpha1.Verdict, t *token.Token, r *certificatesv1.CertificateSigningRequest, result csr.Result, now time.Time) {
 	d := Decision{Request: r, Result: result, Record: v1alpha1.CertificateDecision{
 		Name: r.Name, UID: r.UID, SignerName: r.Spec.SignerName, TokenID: t.ID,
 		KeyFingerprint: result.KeyFingerprint, Verdict: verdict, Reason: result.Reason, Time: metav1.NewTime(now).Rfc3339Copy(),
@@ -84,7 +84,7 @@ func (p *Plan) record(verdict v1alpha1.Verdict, t *token.Token, r *certificatesv
 	}
 }
 
-// HasVerdict reports whether a request has the verdict of a decision: an admission policy may have changed it on its way.
+// HasVerdict reports whether a CSR has the verdict of a decision: an admission policy may have changed the write.
 func HasVerdict(r *certificatesv1.CertificateSigningRequest, d Decision) bool {
 	approved, denied := csr.Condition(r, certificatesv1.CertificateApproved), csr.Condition(r, certificatesv1.CertificateDenied)
 	if d.Result.Verdict == csr.Approve {
@@ -93,9 +93,8 @@ func HasVerdict(r *certificatesv1.CertificateSigningRequest, d Decision) bool {
 	return denied != nil && approved == nil
 }
 
-// Supports reports whether an approval that was decided on for a NodeBootstrap still rests on what is there at a time: the
-// same NodeBootstrap, with the claim in its status, with no new wish for a reissue and with the approval left to us, and the
-// live token.
+// Supports reports whether an approval that was decided for a NodeBootstrap is still valid at a time: the NodeBootstrap is the same, has
+// the claim in its status, no new reissue request and approval Node, and the token is live.
 func Supports(decided, live *v1alpha1.NodeBootstrap, secret *corev1.Secret, d Decision, now time.Time) bool {
 	f := Facts{NodeBootstrap: live, TokenSecrets: []*corev1.Secret{secret}}
 	f.UpgradeStatus()
@@ -104,7 +103,7 @@ func Supports(decided, live *v1alpha1.NodeBootstrap, secret *corev1.Secret, d De
 		ok && t.ID == d.Record.TokenID && owned.By(secret, live) && secret.DeletionTimestamp == nil && t.Live(now)
 }
 
-// hasClaim reports whether a status has an approval, so that the token is bound to its key.
+// hasClaim reports whether a status has the approval, so that the token is bound to its key.
 func hasClaim(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) bool {
 	t := decisions.LiveToken(s, d.TokenID)
 	if t == nil {
@@ -114,7 +113,7 @@ func hasClaim(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) b
 	return c != nil && c.Verdict == v1alpha1.VerdictApproved && c.KeyFingerprint == d.KeyFingerprint
 }
 
-// NotIssued is the first request that was approved a while ago and has no certificate at a time.
+// NotIssued is the first CSR that was approved more than IssuanceDeadline ago and has no certificate.
 func NotIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningRequest {
 	for _, r := range slices.SortedFunc(slices.Values(f.Requests), csr.ByCreation) {
 		if at, approved := csr.ApprovedAt(r); approved && !csr.Issued(r) && !now.Before(at.Add(IssuanceDeadline)) && f.Concerns(r) {
@@ -124,7 +123,7 @@ func NotIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningReques
 	return nil
 }
 
-// AwaitsPerson reports whether a request waits for somebody to approve it.
+// AwaitsPerson reports whether a CSR must be approved by a person.
 func AwaitsPerson(f *Facts) bool {
 	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalManual &&
 		slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return csr.Undecided(r) && f.Concerns(r) })

@@ -13,15 +13,15 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 )
 
-// MaxServingDecisions bounds the requests of one node for serving certificates that are decided on in the hour for which
-// Kubernetes keeps them afterwards. A kubelet renews a certificate when most of its life is over: once in many days.
+// MaxServingDecisions bounds the decisions on one node's CSRs for serving certificates in the hour for which Kubernetes keeps decided
+// CSRs. A kubelet renews a certificate when most of its life is over: once in many days.
 const MaxServingDecisions = 20
 
-// servingRetry is how soon a request is looked at again that waits for something that is not watched.
+// servingRetry is how soon a CSR that waits for something unwatched is evaluated again.
 const servingRetry = time.Minute
 
-// decideServing gives each request for a serving certificate its verdict. Nothing is claimed before: an approval binds no
-// key, and what it rests on is read live.
+// decideServing gives each CSR for a serving certificate its verdict. Nothing is claimed first: an approval binds no key, and the apply
+// step checks it again with uncached reads.
 func (p *Plan) decideServing(f *Facts, now time.Time) {
 	waiting := newestUndecided(f.ServingRequests)
 	if newest := csr.NewestFirst(f.ServingRequests); len(waiting) == 0 && len(newest) > 0 && csr.Undecided(newest[0]) {
@@ -39,13 +39,13 @@ func (p *Plan) decideServing(f *Facts, now time.Time) {
 		case csr.Approve, csr.Deny:
 			p.Decisions = append(p.Decisions, Decision{Request: r, Result: result})
 		}
-		if p.Serving == nil { // the newest tells how the node fares
+		if p.Serving == nil { // the newest CSR's verdict is reported
 			p.Serving = &result
 		}
 	}
 }
 
-// servingVerdict approves nothing while it is in doubt who the node is, or where the API server is.
+// servingVerdict approves nothing while the node's identity or the API server's addresses are in doubt.
 func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
 	result := evaluateServing(f, r)
 	switch {
@@ -60,12 +60,12 @@ func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequ
 	return result
 }
 
-// AllDecided reports whether no request waits for a verdict.
+// AllDecided reports whether every CSR has a verdict.
 func AllDecided(requests []*certificatesv1.CertificateSigningRequest) bool {
 	return !slices.ContainsFunc(requests, csr.Undecided)
 }
 
-// AddressesToDecide are the keys of the addresses in those of the requests that may be decided on.
+// AddressesToDecide are the keys of the addresses in the CSRs that may be decided.
 func AddressesToDecide(requests []*certificatesv1.CertificateSigningRequest) []string {
 	var out []string
 	for _, r := range newestUndecided(requests) {
@@ -78,9 +78,8 @@ func AddressesToDecide(requests []*certificatesv1.CertificateSigningRequest) []s
 	return out
 }
 
-// newestUndecided are those requests that a kubelet may be waiting for, as many as may still be decided on: none that is older
-// than one that was decided on, and the last few. A kubelet gives up after a quarter of an hour and asks again with another
-// key, while Kubernetes keeps what it asked before for a day.
+// newestUndecided are the CSRs that a kubelet may still wait for, up to the limit of decisions: the newest few, and none older than a
+// decided one. A kubelet gives up after a quarter of an hour and sends another key, while Kubernetes keeps the old CSR for a day.
 func newestUndecided(requests []*certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
 	const few = 3
 	var waiting []*certificatesv1.CertificateSigningRequest
@@ -105,7 +104,7 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// evaluateServing is the verdict on a request for a serving certificate, by the facts.
+// evaluateServing is the verdict on a CSR for a serving certificate, by the facts.
 func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
 	return csr.EvaluateServing(csr.ServingRequest{
 		CSR:       r,
@@ -116,9 +115,9 @@ func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.
 	})
 }
 
-// SupportsServing reports whether an approval of a request for a serving certificate that was decided on for a NodeBootstrap still
-// rests on what is there, by facts that were gathered again: it would be decided in the same way.
+// SupportsServing reports whether an approval of a CSR for a serving certificate that was decided for a NodeBootstrap is still valid by
+// newly gathered facts: it would be decided again.
 func SupportsServing(decided *v1alpha1.NodeBootstrap, f *Facts, r *certificatesv1.CertificateSigningRequest) bool {
-	var none Plan // of this reconcile: what it found of misuse is in the status by now
+	var none Plan // the status already has any misuse that this reconcile found
 	return f.NodeBootstrap.UID == decided.UID && none.servingVerdict(f, r).Verdict == csr.Approve
 }

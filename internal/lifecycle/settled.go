@@ -15,13 +15,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 )
 
-// Requests that someone else settled before the operator saw them, for example while it did not run. What was asked for is evidence
-// of misuse all the same: whoever sent it has the token, and the token is still live.
+// CSRs that someone else settled before the operator saw them, for example while it did not run. They can still be evidence of misuse:
+// the sender has the token, and the token is still live.
 
-// settledElsewhere is how a message begins that reports such a request.
+// settledElsewhere begins a message that reports such a CSR.
 const settledElsewhere = "someone else "
 
-// howSettled is what someone else did to a request that nobody approved, for a message, with the verdict that the record has.
+// howSettled is how someone else settled a CSR without an approval, for a message, with the verdict for the log entry.
 func howSettled(r *certificatesv1.CertificateSigningRequest) (string, v1alpha1.Verdict) {
 	switch {
 	case csr.Issued(r): // a signer that does not wait for an approval
@@ -33,12 +33,12 @@ func howSettled(r *certificatesv1.CertificateSigningRequest) (string, v1alpha1.V
 	}
 }
 
-// IsSettledElsewhere reports whether a decision is one that judgeSettled has recorded.
+// IsSettledElsewhere reports whether isSettledByOthers recorded a decision.
 func IsSettledElsewhere(d v1alpha1.CertificateDecision) bool {
 	return (decisions.Evidence(d) || d.Reason == csr.ReasonKeyReplaced) && strings.HasPrefix(d.Message, settledElsewhere)
 }
 
-// WithoutDecisions are the CSRs on which a plan has no decision: those on the others are stored before the report, or left to the next
+// WithoutDecisions are the CSRs without a decision in the plan. The decided ones are stored before the report, or left to the next
 // reconcile.
 func (p *Plan) WithoutDecisions(requests []*certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
 	decided := sets.New[types.UID]()

@@ -13,11 +13,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// A status that an earlier version wrote has no status.tokens, and its log was the state. The same is read where an older
-// CustomResourceDefinition is installed, with which the API server drops the new fields.
+// A status of an earlier version has no status.tokens: its log was the state. The same is read if an older CustomResourceDefinition is
+// installed, because the API server then drops the new fields.
 
-// UpgradeStatus gives facts the NodeBootstrap with the status that this version would have written. What is stored stays until something
-// changes.
+// UpgradeStatus replaces the status in the facts with the one that this version would have written. The stored status stays until
+// something changes.
 func (f *Facts) UpgradeStatus() {
 	s := f.NodeBootstrap.Status
 	joined := s.AwaitingSince == nil && s.ObservedGeneration != 0
@@ -38,7 +38,7 @@ func (f *Facts) UpgradeStatus() {
 	}
 }
 
-// upgradeTokens names the tokens that exist, except for those that the node joined with before the present wait.
+// upgradeTokens adds the existing tokens to the status, except for those with which the node joined before the current wait.
 func (f *Facts) upgradeTokens(s *v1alpha1.NodeBootstrapStatus) {
 	tokens := slices.DeleteFunc(f.tokens(), func(t token.Token) bool {
 		return slices.ContainsFunc(s.Certificates, func(d v1alpha1.CertificateDecision) bool {
@@ -50,7 +50,7 @@ func (f *Facts) upgradeTokens(s *v1alpha1.NodeBootstrapStatus) {
 		s.Tokens = append(s.Tokens[max(0, len(s.Tokens)-1):], v1alpha1.LiveToken{ID: s.Token.ID})
 	}
 	log := s.Certificates
-	for _, d := range log { // an earlier version let evidence in the log be the only trace of a token
+	for _, d := range log { // in an earlier version, evidence in the log can be the only trace of a token
 		if s.LastTokenID != "" && token.Follows(f.NodeBootstrap.UID, d.TokenID, s.LastTokenID) {
 			s.LastTokenID = d.TokenID
 		}
@@ -96,7 +96,7 @@ func ClaimedKeys(nb *v1alpha1.NodeBootstrap) []string {
 	return out
 }
 
-// ClaimsKey reports whether a decision approved a client certificate for a key.
+// claimsKey reports whether a decision approved a client certificate for a key.
 func claimsKey(d v1alpha1.CertificateDecision) bool {
 	return d.KeyFingerprint != "" && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName
 }

@@ -4,11 +4,11 @@ package lifecycle
 
 import "time"
 
-// RegisterSoon is how long after the approval of its request a kubelet has registered its Node, unless something is wrong: as long as
-// the record waits, so that one write has both.
+// RegisterSoon is how long after the approval of its CSR a kubelet usually takes to register its Node. It is the delay of the log entry,
+// so that one write has both.
 const RegisterSoon = JoinSoon
 
-// lookForNode has a reconcile at the time at which a node whose certificate is issued should have registered.
+// lookForNode requeues for the time by which a node with an issued certificate should have registered.
 func (p *Plan) lookForNode(f *Facts, now time.Time) {
 	if f.Node != nil {
 		return

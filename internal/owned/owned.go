@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package owned knows what the objects that the operator creates for a node have in common: their names, labels and owner.
+// Package owned has the common properties of the objects that the operator creates for a node: their names, labels and owner.
 package owned
 
 import (
@@ -15,11 +15,11 @@ import (
 )
 
 const (
-	// ManagedByLabel is on everything that the operator makes.
+	// ManagedByLabel is on every object that the operator creates.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
 	// ManagedBy is the value of ManagedByLabel.
 	ManagedBy = "nodebootstrap"
-	// NodeNameAnnotation holds the name of the node that a child is for. It is no label: a name may be longer than one.
+	// NodeNameAnnotation has the name of the node that an object is for. It is not a label, because the name can be too long for one.
 	NodeNameAnnotation = "nodebootstrap.io/node-name"
 
 	kubeconfigSecretPrefix = "bootstrap-kubeconfig-"
@@ -28,8 +28,8 @@ const (
 // KubeconfigSecretName is the name of the Secret with a node's bootstrap kubeconfig.
 func KubeconfigSecretName(node string) string { return kubeconfigSecretPrefix + node }
 
-// NodeOf is the node that a Secret is for, by the NodeBootstrap that owns it, by its annotation, or by the name that a
-// kubeconfig Secret would have; empty when it is for none.
+// NodeOf is the node that a Secret is for, by its owner reference, by its annotation, or by the name of a kubeconfig Secret; empty if it
+// is for none.
 func NodeOf(o metav1.Object) string {
 	if owner := metav1.GetControllerOfNoCopy(o); owner != nil && ofNodeBootstrap(owner) {
 		return owner.Name
@@ -40,7 +40,7 @@ func NodeOf(o metav1.Object) string {
 	return NodeOfKubeconfigSecret(o.GetName())
 }
 
-// NodeOfKubeconfigSecret is the node whose kubeconfig Secret would have a name; empty when it is no such name.
+// NodeOfKubeconfigSecret is the node whose kubeconfig Secret has this name; empty if it is not such a name.
 func NodeOfKubeconfigSecret(name string) string {
 	node, ok := strings.CutPrefix(name, kubeconfigSecretPrefix)
 	if !ok {
@@ -49,18 +49,18 @@ func NodeOfKubeconfigSecret(name string) string {
 	return node
 }
 
-// By reports whether an object is a child of this very NodeBootstrap.
+// By reports whether this NodeBootstrap (by UID) owns an object.
 func By(o metav1.Object, nb *v1alpha1.NodeBootstrap) bool {
 	owner := metav1.GetControllerOf(o)
 	return owner != nil && owner.UID == nb.UID
 }
 
-// Ours reports whether a Secret was made by the operator for a node, under this NodeBootstrap or a former one of its name.
+// Ours reports whether the operator created a Secret for a node, under this NodeBootstrap or an earlier one with its name.
 func Ours(s *corev1.Secret, node string) bool {
 	if owner := metav1.GetControllerOfNoCopy(s); owner != nil {
 		return ofNodeBootstrap(owner) && owner.Name == node
 	}
-	// An orphan, left behind by "kubectl delete --cascade=orphan".
+	// An orphan of "kubectl delete --cascade=orphan".
 	return s.Labels[ManagedByLabel] == ManagedBy && s.Annotations[NodeNameAnnotation] == node
 }
 
@@ -68,8 +68,8 @@ func ofNodeBootstrap(owner *metav1.OwnerReference) bool {
 	return owner.Kind == "NodeBootstrap" && strings.HasPrefix(owner.APIVersion, v1alpha1.GroupVersion.Group+"/")
 }
 
-// Meta is the metadata of a child of a NodeBootstrap. The owner reference does not block the owner's deletion: that
-// would need a right on the owner's finalizers.
+// Meta is the metadata of an object that a NodeBootstrap owns. The owner reference does not block the owner's deletion: that would need a
+// permission on the owner's finalizers.
 func Meta(nb *v1alpha1.NodeBootstrap, namespace, name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace:   namespace,
@@ -86,11 +86,11 @@ func Meta(nb *v1alpha1.NodeBootstrap, namespace, name string) metav1.ObjectMeta 
 	}
 }
 
-// NotOurs is the problem of a Secret in the way.
+// NotOurs is the problem of an existing Secret that the operator did not create.
 func NotOurs(s *corev1.Secret) *problem.Problem {
 	return &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s exists and does not belong to this NodeBootstrap: delete it. If somebody needs it, copy it to another name first", s.Namespace, s.Name)}
 }
 
-// Labelled reports whether an object says that the operator made it.
+// Labelled reports whether an object has the operator's label.
 func Labelled(o metav1.Object) bool { return o.GetLabels()[ManagedByLabel] == ManagedBy }

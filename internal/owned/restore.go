@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 )
 
-// Restored is a Secret as it is with everything that the operator cares about as it should be, or nil when nothing
-// differs. Labels and annotations of others stay.
+// Restored is a Secret with every field that the operator sets restored, or nil if nothing differs. Labels and annotations of others
+// stay.
 func Restored(have, want *corev1.Secret) *corev1.Secret {
 	out := have.DeepCopy()
 	if out.Labels == nil {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package problem has the type that says why something cannot be done and what to do about it.
+// Package problem has the type for why something cannot be done and how to fix it.
 package problem
 
-// Problem is why something cannot be done, and what to do about it.
+// Problem is why something cannot be done, and how to fix it.
 type Problem struct {
 	// Reason is one of the reasons in api/v1alpha1.
 	Reason string

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rbac knows the three ClusterRoleBindings that all NodeBootstraps share.
+// Package rbac has the three ClusterRoleBindings that all NodeBootstraps share.
 package rbac
 
 import (
@@ -19,28 +19,28 @@ import (
 )
 
 const (
-	// CRDName is the CustomResourceDefinition that owns the shared bindings, so that an uninstall takes them along.
+	// CRDName is the CustomResourceDefinition that owns the shared bindings, so that an uninstall deletes them.
 	CRDName = "nodebootstraps.nodebootstrap.io"
 
-	// BindingCreateCSRs lets tokens send requests.
+	// BindingCreateCSRs lets tokens send CSRs.
 	BindingCreateCSRs = "nodebootstrap-create-csrs"
-	// BindingApproveRenewals has kube-controller-manager approve what nodes ask for themselves.
+	// BindingApproveRenewals lets kube-controller-manager approve the CSRs that nodes send for themselves.
 	BindingApproveRenewals = "nodebootstrap-approve-renewals"
-	// BindingApproveClusterWide has kube-controller-manager approve what tokens of ClusterWideGroup ask for.
+	// BindingApproveClusterWide lets kube-controller-manager approve the CSRs of tokens in ClusterWideGroup.
 	BindingApproveClusterWide = "nodebootstrap-approve-cluster-wide"
 )
 
 // BindingNames are the names of all shared bindings.
 var BindingNames = []string{BindingCreateCSRs, BindingApproveRenewals, BindingApproveClusterWide}
 
-// bindingSpecs say which group each binding gives which ClusterRole, all of them Kubernetes' own.
+// bindingSpecs have the group and the ClusterRole of each binding; Kubernetes defines all these roles.
 var bindingSpecs = map[string]struct{ group, role string }{
 	BindingCreateCSRs:         {token.Group, "system:node-bootstrapper"},
 	BindingApproveRenewals:    {"system:nodes", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"},
 	BindingApproveClusterWide: {token.ClusterWideGroup, "system:certificates.k8s.io:certificatesigningrequests:nodeclient"},
 }
 
-// Binding is a shared binding as it should be, except for its owner.
+// Binding is a shared binding with the wanted content, without its owner.
 func Binding(name string) *rbacv1.ClusterRoleBinding {
 	spec := bindingSpecs[name]
 	return &rbacv1.ClusterRoleBinding{
@@ -69,12 +69,12 @@ func bindingsFor(nb *v1alpha1.NodeBootstrap) []string {
 	return []string{BindingCreateCSRs, BindingApproveRenewals}
 }
 
-// Ours reports whether a binding was made by the operator.
+// Ours reports whether the operator created a binding.
 func Ours(b *rbacv1.ClusterRoleBinding) bool {
 	return b.Labels[owned.ManagedByLabel] == owned.ManagedBy || bindingOwner(b) != nil
 }
 
-// OwnsBindings reports whether an owner is the one that the shared bindings have.
+// OwnsBindings reports whether an owner is the owner of the shared bindings.
 func OwnsBindings(o metav1.OwnerReference) bool {
 	return o.Kind == "CustomResourceDefinition" && o.Name == CRDName
 }
@@ -87,15 +87,15 @@ func bindingOwner(b *rbacv1.ClusterRoleBinding) *metav1.OwnerReference {
 	return &b.OwnerReferences[i]
 }
 
-// Owner is the owner reference that a shared binding carries.
+// Owner is the owner reference of a shared binding.
 func Owner(crd metav1.Object) metav1.OwnerReference {
 	return metav1.OwnerReference{
 		APIVersion: "apiextensions.k8s.io/v1", Kind: "CustomResourceDefinition", Name: CRDName, UID: crd.GetUID(),
 	}
 }
 
-// Restored is a binding as it is with everything that the operator cares about as it should be, or nil when nothing
-// differs. A different role is not fixed thereby: roleRef cannot be changed, see RoleDiffers.
+// Restored is a binding with every field that the operator sets restored, or nil if nothing differs. It does not fix a different role:
+// roleRef cannot be changed, see RoleDiffers.
 func Restored(have *rbacv1.ClusterRoleBinding, owner metav1.OwnerReference) *rbacv1.ClusterRoleBinding {
 	out := have.DeepCopy()
 	want := Binding(have.Name)
@@ -111,10 +111,10 @@ func Restored(have *rbacv1.ClusterRoleBinding, owner metav1.OwnerReference) *rba
 	return out
 }
 
-// RoleDiffers reports whether a binding gives another role than it should, so that it has to be created again.
+// RoleDiffers reports whether a binding gives another role than it should, so that it must be created again.
 func RoleDiffers(b *rbacv1.ClusterRoleBinding) bool { return b.RoleRef != Binding(b.Name).RoleRef }
 
-// ProblemFor is why the shared bindings do not serve a NodeBootstrap; nil when they do. Absent bindings are nil.
+// ProblemFor is why the shared bindings do not work for a NodeBootstrap; nil if they do. Absent bindings are nil.
 func ProblemFor(nb *v1alpha1.NodeBootstrap, bindings map[string]*rbacv1.ClusterRoleBinding) *problem.Problem {
 	var pending *problem.Problem
 	for _, name := range bindingsFor(nb) {

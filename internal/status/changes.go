@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package status says how a node stands: it turns what came of a plan into a status, events and lines of the decision log.
+// Package status reports the state of a node: it turns the outcome of a plan into a status, events and lines of the decision log.
 //
 // It is pure: [Report] turns facts, a plan and its outcome into a status. Nothing here reads or writes anything.
 package status
@@ -11,15 +11,15 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// KubeconfigChange is what changed in a published kubeconfig, besides the token.
+// KubeconfigChange reports changes in a published kubeconfig, apart from the token.
 type KubeconfigChange struct {
-	// Server and CA report whether it names another server, or has another CA.
+	// Server and CA report whether the kubeconfig names another server or has another CA.
 	Server, CA bool
 }
 
-// KubeconfigChanged is what changed in a kubeconfig from one status to the next while its token stayed, or was renewed: a machine
-// with the new kubeconfig sends the token elsewhere. What was not published before, or by a version that did not note it, is no
-// change, nor is a reissue, which somebody asked for.
+// KubeconfigChanged reports changes in a kubeconfig from one status to the next while its token stayed or was renewed: a machine with the
+// new kubeconfig sends the token elsewhere. A kubeconfig that was not published before, or by a version that did not record it, is not a
+// change, nor is a requested reissue.
 func KubeconfigChanged(old, new *v1alpha1.NodeBootstrapStatus) KubeconfigChange {
 	if old.KubeconfigSecretRef == nil || new.KubeconfigSecretRef == nil || tokenID(old) == "" || tokenID(old) != tokenID(new) && !Renewed(old, new) {
 		return KubeconfigChange{}
@@ -32,7 +32,7 @@ func KubeconfigChanged(old, new *v1alpha1.NodeBootstrapStatus) KubeconfigChange 
 
 func differ(old, new string) bool { return old != "" && new != "" && old != new }
 
-// kubeconfigChangeNote is the text of the event; empty when there is none.
+// kubeconfigChangeNote is the text of the event; empty for no event.
 func kubeconfigChangeNote(old, new *v1alpha1.NodeBootstrapStatus) string {
 	if KubeconfigChanged(old, new) == (KubeconfigChange{}) {
 		return ""

@@ -16,33 +16,32 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// Claimed is the status of a NodeBootstrap with the decisions and the evidence of a plan that it does not have yet; nil when it has
-// all of them. It is stored before anything is carried out, so that a crash in between never leads to a second key or to a forgotten
-// alarm.
+// Claimed is the status of a NodeBootstrap with the decisions and the evidence of a plan that it does not have yet; nil if it has all of
+// them. It is stored before anything is carried out, so that a crash in between never leads to a second key or to a lost alarm.
 func Claimed(p *lifecycle.Plan, f *lifecycle.Facts, now time.Time) *v1alpha1.NodeBootstrapStatus {
 	nb := f.NodeBootstrap
 	status := nb.Status.DeepCopy()
-	if p.Reissue && p.Misuse != nil { // of a token that was created for the reissue
+	if p.Reissue && p.Misuse != nil { // misuse of a token that was created for the reissue
 		handleReissue(p, f, status)
 	}
 	if p.Phase != lifecycle.Joined {
 		decisions.SetTokens(status, p.Keep)
 	}
-	named := status.DeepCopy() // on its own no reason for a write
+	named := status.DeepCopy() // this change does not justify a write
 	for _, d := range p.Decisions {
 		if d.Record.UID != "" {
 			decisions.Record(status, d.Record)
 		}
 	}
 	recordOutliving(p, status)
-	if p.Alive != nil && status.NodeAliveTime == nil && approves(p) { // the next reconcile reads a Lease that may be the new kubelet's
+	if p.Alive != nil && status.NodeAliveTime == nil && approves(p) { // in the next reconcile, the new kubelet may have renewed the Lease
 		status.NodeAliveTime = p.Alive
 	}
 	raise(p, status, nb.Generation, now)
 	if p.Unrecorded != "" {
 		status.LastTokenID = p.Unrecorded
 	}
-	if keys := slices.Clone(status.Keys); recordKeys(p, status) && !p.Revokes() { // CSRs may be deleted; otherwise the report is early enough
+	if keys := slices.Clone(status.Keys); recordKeys(p, status) && !p.Revokes() { // a revocation deletes CSRs; otherwise the report comes early enough
 		status.Keys = keys
 	}
 	if equality.Semantic.DeepEqual(status, named) {
@@ -56,7 +55,7 @@ func approves(p *lifecycle.Plan) bool {
 	return slices.ContainsFunc(p.Decisions, func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Approve && d.Record.UID != "" })
 }
 
-// raise sets the condition of the alarm if it was not set before: the first evidence stays.
+// raise sets the condition of the alarm if it is not set yet: the first evidence stays.
 func raise(p *lifecycle.Plan, status *v1alpha1.NodeBootstrapStatus, generation int64, now time.Time) {
 	if p.Misuse == nil || meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionTokenMisused) {
 		return

@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// Event is something to tell people, once.
+// Event is reported to people once.
 type Event struct {
 	// Type is Normal or Warning.
 	Type string
@@ -46,7 +46,7 @@ func warning(reason, format string, args ...any) Event {
 	return newEvent(corev1.EventTypeWarning, reason, format, args...)
 }
 
-// Events are those of the change from one status to the next.
+// Events are the events for the change from one status to the next.
 func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	var out []Event
 	for _, d := range new.Certificates {
@@ -64,7 +64,7 @@ func Events(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	return append(append(out, changeEvents(old, new)...), conditionEvents(old, new)...)
 }
 
-// sender is by whom the request of a decision was sent.
+// sender names the token or node that sent the CSR of a decision.
 func sender(d v1alpha1.CertificateDecision) string {
 	if d.TokenID == "" {
 		return "sent by the node"
@@ -96,12 +96,12 @@ func decisionEvent(d v1alpha1.CertificateDecision) Event {
 	}
 }
 
-// overtakenEvent is the event of a request that someone else approved and the operator would have denied.
+// overtakenEvent is the event of a CSR that someone else approved and the operator would have denied.
 func overtakenEvent(d v1alpha1.CertificateDecision) Event {
 	return warning(v1alpha1.ReasonCertificateApproved, "someone else approved the request %s, %s, which would have been denied (%s)", d.Name, sender(d), d.Reason)
 }
 
-// changeEvents are those of what is published, of a reissue and of the join.
+// changeEvents are the events for publication, reissue and join.
 func changeEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	var out []Event
 	if new.KubeconfigSecretRef != nil && (old.KubeconfigSecretRef == nil || tokenID(old) != tokenID(new)) {
@@ -121,15 +121,15 @@ func changeEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	return out
 }
 
-// conditionEvents are those of conditions that got the status at which a person should look.
+// conditionEvents are the events for conditions whose new status needs attention.
 func conditionEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	var out []Event
 	for _, w := range warnings {
 		before, now := meta.FindStatusCondition(old.Conditions, w.condition), meta.FindStatusCondition(new.Conditions, w.condition)
 		switch {
 		case now == nil || now.Status != w.status || before != nil && before.Status == w.status && before.Reason == now.Reason:
-		case w.condition == v1alpha1.ConditionJoined && now.Reason != v1alpha1.ReasonNodeAlive: // a node that has not joined is no cause
-		case w.condition == v1alpha1.ConditionTokenMisused: // its own reason is that of the denial, which has an event too
+		case w.condition == v1alpha1.ConditionJoined && now.Reason != v1alpha1.ReasonNodeAlive: // a node that has not joined yet needs no attention
+		case w.condition == v1alpha1.ConditionTokenMisused: // its own reason is that of the denial, which has an event
 			out = append(out, warning(v1alpha1.ReasonTokenMisused, "%s", now.Message))
 		case now.Reason != v1alpha1.ReasonTokenMisused:
 			out = append(out, warning(now.Reason, "%s", now.Message))
@@ -138,7 +138,7 @@ func conditionEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	return out
 }
 
-// warnings are the conditions with the status at which a person should look.
+// warnings are the conditions with the status that needs attention.
 var warnings = []struct {
 	condition string
 	status    metav1.ConditionStatus
@@ -152,7 +152,7 @@ var warnings = []struct {
 	{v1alpha1.ConditionJoined, metav1.ConditionFalse},
 }
 
-// Renewed reports whether a token took the place of one that was about to expire, from one status to the next.
+// Renewed reports whether a token replaced one that was about to expire, from one status to the next.
 func Renewed(old, new *v1alpha1.NodeBootstrapStatus) bool {
 	return old.Token != nil && new.Token != nil && old.Token.ID != new.Token.ID && old.LastHandledReissueAt == new.LastHandledReissueAt
 }

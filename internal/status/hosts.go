@@ -11,7 +11,7 @@ import (
 // maxAPIServerHosts is how many hosts a status keeps.
 const maxAPIServerHosts = 16
 
-// addHosts adds hosts of servers to those that were published, the newest last. The oldest go when there are too many.
+// addHosts adds the hosts of servers to the published ones, the newest last. The oldest are dropped first.
 func addHosts(hosts []string, servers ...string) []string {
 	for _, server := range servers {
 		host := kubeconfig.ServerHost(server)

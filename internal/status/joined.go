@@ -11,14 +11,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// aliveMessage is what the condition Joined says while the wait of a reissue lasts.
+// aliveMessage is the message of the condition Joined during the wait after a reissue.
 func aliveMessage(at *metav1.Time) string {
 	return fmt.Sprintf("the node is alive; the reissued credential may not be its own: a kubelet renewed the node's Lease at %s, after the reissue and "+
 		"before a certificate was approved. If that is the machine that the credential is for, restart its kubelet with the new kubeconfig. "+
 		"If not, stop the old kubelet, and compare the fingerprint of the new machine's key with status.certificates", at.UTC().Format(time.RFC3339))
 }
 
-// joinedMessage says of a node that has joined what is known of the certificate that it uses.
+// joinedMessage describes the certificate that a joined node uses, as far as it is known.
 func joinedMessage(alive *metav1.Time) string {
 	const message = "the node uses a certificate of its own"
 	if alive == nil {
@@ -28,7 +28,7 @@ func joinedMessage(alive *metav1.Time) string {
 		"the old one. Compare the fingerprint of its key with status.certificates", message, alive.UTC().Format(time.RFC3339))
 }
 
-// outdatedReissue is the value of a reissue that counts as handled since an older status without a credential for it; empty for none.
+// outdatedReissue is the value of a reissue that counts as handled, without a credential, since an older status; empty for none.
 func outdatedReissue(old, new *v1alpha1.NodeBootstrapStatus) string {
 	if new.LastHandledReissueAt == old.LastHandledReissueAt || new.AwaitingSince != nil {
 		return ""

@@ -18,10 +18,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
 
-// maxKeys bounds the keys in a status: as many as requests are decided on for one token.
+// maxKeys bounds the keys in a status: one for each decision on a token's CSRs.
 const maxKeys = decisions.MaxDecisionsPerToken
 
-// recordKeys adds the keys that a plan found to those in a status, and reports whether there are new ones.
+// recordKeys adds the keys that a plan found to those in a status, and reports whether any is new.
 func recordKeys(p *lifecycle.Plan, status *v1alpha1.NodeBootstrapStatus) bool {
 	was := len(status.Keys)
 	for _, k := range p.Keys {
@@ -32,8 +32,8 @@ func recordKeys(p *lifecycle.Plan, status *v1alpha1.NodeBootstrapStatus) bool {
 	return len(status.Keys) > was
 }
 
-// keyConflict reports that several keys were sent with a token, whoever got the certificate. It stays until a reissue, which begins
-// with another token.
+// keyConflict reports that several keys were sent with a token, whoever got the certificate. It stays until a reissue, which starts with
+// a new token.
 func (r *report) keyConflict() {
 	recordKeys(r.p, r.new)
 	if len(r.new.Keys) == 0 {
@@ -48,7 +48,7 @@ func (r *report) keyConflict() {
 		len(list), r.new.Keys[0].TokenID, strings.Join(list, "; ")))
 }
 
-// heldFor is why nothing is approved although the node asks; nil when nothing is held for a person.
+// heldFor is why the node's CSRs wait for a person; nil if none waits.
 func (r *report) heldFor() *problem.Problem {
 	spec := r.f.NodeBootstrap.Spec.ClientCertificate
 	if spec.ApprovalDelay == nil || spec.ApprovalDelay.Duration <= 0 || r.f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode ||

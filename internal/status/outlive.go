@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// recordOutliving enters the certificates that outlive what the plan revokes. It is stored before the token is deleted.
+// recordOutliving enters the certificates whose tokens the plan revokes. It is stored before the token is deleted.
 func recordOutliving(p *lifecycle.Plan, s *v1alpha1.NodeBootstrapStatus) {
 	for _, r := range p.Outliving {
 		decisions.RecordIssued(s, []*certificatesv1.CertificateSigningRequest{r})
@@ -25,8 +25,8 @@ func recordOutliving(p *lifecycle.Plan, s *v1alpha1.NodeBootstrapStatus) {
 	}
 }
 
-// unrevoked enters certificates that were issued although the operator had denied the CSR or revoked its token: someone else approved
-// the one, the signer was faster than the deletion with the other. It also enters those of keys that were replaced.
+// unrevoked enters certificates that were issued although the operator had denied the CSR (someone else approved it) or revoked its token
+// (the signer was faster than the deletion). It also enters those whose keys were replaced.
 func (r *report) unrevoked() {
 	for _, q := range r.f.Requests {
 		i := decisions.Find(r.new.Certificates, q.UID)
@@ -43,8 +43,8 @@ func (r *report) unrevoked() {
 	})
 }
 
-// tooLate reports whether an approved CSR got its certificate after its token was revoked: the log did not have the certificate, and
-// the token is neither live nor expired.
+// tooLate reports whether an approved CSR got its certificate after its token was revoked: the log did not have the certificate, and the
+// token is neither live nor expired.
 func (r *report) tooLate(d v1alpha1.CertificateDecision) bool {
 	was := decisions.Find(r.old.Certificates, d.UID)
 	expired := r.old.Token != nil && r.old.Token.ID == d.TokenID && !r.now.Before(r.old.Token.ExpirationTime.Time)
@@ -52,7 +52,7 @@ func (r *report) tooLate(d v1alpha1.CertificateDecision) bool {
 		r.p.Phase != lifecycle.Joined && !expired && r.p.LiveToken(d.TokenID) == nil
 }
 
-// replaced reports whether a CSR is one whose key was approved with a token that another key was approved with since.
+// replaced reports whether another key was approved after a CSR's own, with the same token.
 func (r *report) replaced(q *certificatesv1.CertificateSigningRequest) bool {
 	if r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
 		return false
@@ -74,7 +74,7 @@ func (r *report) replaced(q *certificatesv1.CertificateSigningRequest) bool {
 	return c != nil && approved(*c) && c.KeyFingerprint != newest
 }
 
-// notRevoked reports certificates that are valid and should not be.
+// notRevoked reports certificates that are valid but should not be.
 func (r *report) notRevoked() {
 	list := r.new.UnrevokedCertificates
 	if len(list) == 0 {
@@ -93,7 +93,7 @@ func (r *report) notRevoked() {
 		"until it expires. If the key was not the machine's, lock the name out, see docs/troubleshooting.md: %s", message, r.f.Name, strings.Join(texts, "; ")))
 }
 
-// NewlyUnrevoked is how many certificates that were not revoked are in one status and not in an older one.
+// NewlyUnrevoked is how many unrevoked certificates a status has that an older one does not have.
 func NewlyUnrevoked(old, new *v1alpha1.NodeBootstrapStatus) int {
 	n := 0
 	for _, c := range new.UnrevokedCertificates {

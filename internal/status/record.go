@@ -2,9 +2,9 @@
 
 package status
 
-// The record is a line in the log for each thing that the operator did to grant an identity or to take one away. It outlives
-// objects, events and the status (docs/security.md). A line is written when the API server has answered that it was done, so what
-// failed has none, and none has a secret part.
+// The decision log has a line for each identity that the operator granted or took away. It outlives objects, events and the status
+// (docs/security.md). A line is written after the API server has confirmed the write, so a failed write has no line. No line contains a
+// secret part.
 const (
 	RecordCreated   = "created a token"
 	RecordTakenOver = "took over a token that an interrupted reconcile had created"

@@ -12,8 +12,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
 
-// keyReplaced is why a node cannot join although its credential is good: the newest key that was sent with the token is not approved,
-// and nobody uses the approved one. It is nil when that is not so.
+// keyReplaced is why a node cannot join although its credential is valid: the newest key that was sent with the token is not approved,
+// and the approved key is unused. It is nil otherwise.
 func (r *report) keyReplaced() *problem.Problem {
 	t := r.o.Token
 	if t == nil || r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {

@@ -23,46 +23,46 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Acceptance is what the API server says of a token.
+// Acceptance is the API server's answer about a token.
 type Acceptance int
 
 const (
-	// AcceptanceUnknown means: the API server has not been asked, or may not have heard of the token yet.
+	// AcceptanceUnknown means: the API server was not asked, or may not have seen the token yet.
 	AcceptanceUnknown Acceptance = iota
 	// Accepted means: the API server authenticates the token.
 	Accepted
-	// Rejected means: it does not, although it had time to hear of it.
+	// Rejected means: the API server does not authenticate the token, although it had time to see it.
 	Rejected
 )
 
-// Outcome is what came of a plan.
+// Outcome is the result of carrying out a plan.
 type Outcome struct {
-	// Token is the newest live token; nil when there is none.
+	// Token is the newest live token; nil if none exists.
 	Token *token.Token
-	// Claimed reports whether the NodeBootstrap among the facts is what the API server answered when the claim was stored, and
-	// nothing else was done since.
+	// Claimed reports whether the NodeBootstrap in the facts is the API server's answer to the claim, and nothing else was done since
+	// then.
 	Claimed bool
-	// Revoked reports whether what the plan deletes is gone.
+	// Revoked reports whether everything that the plan deletes was deleted.
 	Revoked bool
 	// Published reports whether the kubeconfig Secret carries that token.
 	Published bool
-	// Acceptance is what the API server says of that token.
+	// Acceptance is the API server's answer about that token.
 	Acceptance Acceptance
-	// Problem is what was found in the way when writing.
+	// Problem is what prevented a write.
 	Problem *problem.Problem
-	// Notice is what interferes with writes and does no harm.
+	// Notice is a harmless interference with writes.
 	Notice *problem.Problem
-	// Err is why the plan was not carried out to its end; it will be tried again.
+	// Err is why the plan was not carried out completely; it is retried.
 	Err error
 }
 
-// Verified reports whether a status says that the API server accepts a token.
+// Verified reports whether a status records that the API server accepts a token.
 func Verified(status *v1alpha1.NodeBootstrapStatus, t *token.Token) bool {
 	return t != nil && status.Token != nil && status.Token.ID == t.ID &&
 		meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCredentialsAvailable)
 }
 
-// Report is the status of a NodeBootstrap after a plan, at a time.
+// Report is the status of a NodeBootstrap after a plan was carried out, at a time.
 func Report(f *lifecycle.Facts, p *lifecycle.Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstrapStatus {
 	r := report{f: f, p: p, o: o, old: &f.NodeBootstrap.Status, new: f.NodeBootstrap.Status.DeepCopy(), now: now}
 	r.new.ObservedGeneration = f.NodeBootstrap.Generation
@@ -73,7 +73,7 @@ func Report(f *lifecycle.Facts, p *lifecycle.Plan, o *Outcome, now time.Time) *v
 	decisions.RecordServing(r.new, f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
 	decisions.RecordDenied(r.new, p.WithoutDecisions(f.Requests))
 	r.unrevoked()
-	if r.p.Phase == lifecycle.Joined || r.o.Revoked { // else nothing may have been written down yet of what revokes a token
+	if r.p.Phase == lifecycle.Joined || r.o.Revoked { // otherwise the reason for the revocation may not be stored yet
 		decisions.SetTokens(r.new, live)
 	}
 	r.wait()
@@ -84,7 +84,7 @@ func Report(f *lifecycle.Facts, p *lifecycle.Plan, o *Outcome, now time.Time) *v
 	return r.new
 }
 
-// keepTokens leaves the tokens in the status as they were if nothing else changes: that one has expired is no reason for a write.
+// keepTokens leaves the tokens in the status unchanged if nothing else changes: an expired token does not justify a write.
 func (r *report) keepTokens() {
 	for _, t := range r.new.Tokens {
 		if was := decisions.LiveToken(r.old, t.ID); was == nil || !equality.Semantic.DeepEqual(*was, t) {
@@ -98,8 +98,7 @@ func (r *report) keepTokens() {
 	}
 }
 
-// ReportForbidden is the status of a NodeBootstrap when what has to be known of it may not be read, at a time. What was Ready
-// stays so.
+// ReportForbidden is the status of a NodeBootstrap when RBAC denies the operator a read that it needs, at a time. A True Ready stays.
 func ReportForbidden(nb *v1alpha1.NodeBootstrap, err error, now time.Time) *v1alpha1.NodeBootstrapStatus {
 	r := report{new: nb.Status.DeepCopy(), now: now}
 	r.new.ObservedGeneration = nb.Generation
@@ -124,7 +123,7 @@ type report struct {
 	now      time.Time
 }
 
-// issuedToRecord are the node's requests except for those whose record waits.
+// issuedToRecord are the node's CSRs, except for those whose log entry is delayed.
 func (r *report) issuedToRecord() []*certificatesv1.CertificateSigningRequest {
 	own := r.f.OwnRequests()
 	if r.p.Phase != lifecycle.Awaited {
@@ -136,7 +135,7 @@ func (r *report) issuedToRecord() []*certificatesv1.CertificateSigningRequest {
 	})
 }
 
-// liveTokens are those that a plan keeps and the one that was created. All others are only deleted, once it succeeds.
+// liveTokens are the tokens that the plan keeps and the one that was created. All others are only deleted, once it succeeds.
 func (r *report) liveTokens() []token.Token {
 	live := r.p.Keep
 	if t := r.o.Token; t != nil && r.p.LiveToken(t.ID) == nil {
@@ -145,7 +144,7 @@ func (r *report) liveTokens() []token.Token {
 	return live
 }
 
-// wait notes since when the operator awaits the node, and that a reissue is handled once a token was created for it.
+// wait records when the current wait began, and that a reissue is handled once a token was created for it.
 func (r *report) wait() {
 	if r.p.Phase == lifecycle.Joined {
 		r.joinedNow()
@@ -172,7 +171,7 @@ func (r *report) joinedNow() {
 	r.new.AwaitingSince, r.new.FirstApprovalTime, r.new.JoinProofTime = nil, nil, nil
 }
 
-// handleReissue notes that a token exists that was created for the requested reissue: alarms about the tokens before it are settled.
+// handleReissue records that a token was created for the requested reissue: alarms about earlier tokens are settled.
 func handleReissue(p *lifecycle.Plan, f *lifecycle.Facts, s *v1alpha1.NodeBootstrapStatus) {
 	requested := token.Reissue(f.NodeBootstrap)
 	if token.NormalReissue(s.LastHandledReissueAt) == requested {
@@ -192,8 +191,8 @@ func beginWait(s *v1alpha1.NodeBootstrapStatus, since time.Time) {
 	s.NodeAliveTime, s.FirstApprovalTime, s.JoinProofTime = nil, nil, nil
 }
 
-// hosts keeps every host at which the node may reach the API server: also that of a kubeconfig which may have been stored although
-// the answer was an error, and that of a status from before there was this list.
+// hosts keeps every host at which the node may reach the API server: also that of a kubeconfig whose write may have succeeded although it
+// returned an error, and that of a status from before this list existed.
 func (r *report) hosts() {
 	servers := []string{r.old.Server}
 	if r.o.Token != nil && r.problem() == nil {
@@ -202,10 +201,10 @@ func (r *report) hosts() {
 	r.new.APIServerHosts = addHosts(r.new.APIServerHosts, servers...)
 }
 
-// credential names the token and the kubeconfig that are there.
+// credential names the current token and kubeconfig.
 func (r *report) credential() {
 	if r.o.Err != nil && (r.p.Phase == lifecycle.Joined || r.p.Phase == lifecycle.Withdrawn || !r.o.Revoked && r.deletesNamed()) {
-		return // it may still be there
+		return // it may still exist
 	}
 	r.new.LastTokenID = r.f.LastTokenID()
 	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server, r.new.CAFingerprint = nil, nil, "", ""
@@ -219,14 +218,13 @@ func (r *report) credential() {
 	if r.o.Published {
 		r.new.KubeconfigSecretRef = &v1alpha1.SecretReference{Namespace: r.f.Namespace, Name: owned.KubeconfigSecretName(r.f.Name)}
 		r.new.Server, r.new.CAFingerprint = r.f.Cluster.Server, r.f.Cluster.CAFingerprint
-		if r.problem() != nil || r.o.Err != nil { // the Secret may be as it was
+		if r.problem() != nil || r.o.Err != nil { // the Secret may be unchanged
 			r.new.Server, r.new.CAFingerprint = r.old.Server, r.old.CAFingerprint
 		}
 	}
 }
 
-// deletesNamed reports whether the plan deletes the token that the status names: if somebody took its label off, the status alone
-// tells of it.
+// deletesNamed reports whether the plan deletes the token that the status names: if someone removed its label, only the status names it.
 func (r *report) deletesNamed() bool {
 	return r.old.Token != nil && slices.ContainsFunc(r.p.DeleteTokens, func(s *corev1.Secret) bool { return s.Name == token.SecretName(r.old.Token.ID) })
 }
@@ -236,7 +234,7 @@ type finding struct {
 	status  metav1.ConditionStatus
 	reason  string
 	message string
-	// stalled says that action is required; otherwise a finding that is not True is on its way.
+	// stalled reports that action is required; otherwise a finding that is not True is in progress.
 	stalled bool
 }
 
@@ -253,12 +251,12 @@ func stalled(p *problem.Problem) finding {
 }
 
 func (r *report) conditions() {
-	r.alarm() // Ready tells of it
+	r.alarm() // Ready reports it
 	r.keyConflict()
 	r.notRevoked()
 	credentials := r.credentials()
 	ready := r.ready(credentials)
-	if ready.status == metav1.ConditionTrue && r.o.Err != nil { // what works goes on working, and people are told
+	if ready.status == metav1.ConditionTrue && r.o.Err != nil { // Ready stays True, and its message reports the problem
 		ready.message += fmt.Sprintf("; the last write failed and is tried again: %v", r.o.Err)
 	}
 	if ready.status == metav1.ConditionTrue && r.o.Notice != nil {
@@ -275,7 +273,7 @@ func (r *report) conditions() {
 	r.setWhile(v1alpha1.ConditionReconciling, unready && !ready.stalled, ready)
 }
 
-// joined is also what a person waits for with kubectl wait --for=condition=Joined.
+// joined is also for people who run kubectl wait --for=condition=Joined.
 func (r *report) joined() finding {
 	switch {
 	case r.p.Phase == lifecycle.Joined:
@@ -349,7 +347,7 @@ func (r *report) ready(credentials finding) finding {
 	return r.waitingFor()
 }
 
-// waitingFor is what a node with a good credential is waiting for.
+// waitingFor is why a node with a valid credential has not joined yet.
 func (r *report) waitingFor() finding {
 	if late := lifecycle.NotIssued(r.f, r.now); late != nil {
 		if failed := csr.Condition(late, certificatesv1.CertificateFailed); failed != nil {
@@ -380,7 +378,7 @@ func (r *report) waitingFor() finding {
 	return yes(v1alpha1.ReasonAwaitingNode, "%s", r.awaitingMessage())
 }
 
-// wasAvailable reports whether the API server accepted the token, or the one before: a renewal does not put that in doubt.
+// wasAvailable reports whether the API server accepted the token, or its predecessor: a renewal does not put that in doubt.
 func (r *report) wasAvailable() bool {
 	return meta.IsStatusConditionTrue(r.old.Conditions, v1alpha1.ConditionCredentialsAvailable)
 }
@@ -397,7 +395,7 @@ func (r *report) set(conditionType string, f finding) {
 	})
 }
 
-// setWhile keeps a condition of kstatus, which is there only while it is True.
+// setWhile sets a condition of kstatus, which exists only while it is True.
 func (r *report) setWhile(conditionType string, holds bool, why finding) {
 	if !holds {
 		meta.RemoveStatusCondition(&r.new.Conditions, conditionType)
@@ -406,10 +404,10 @@ func (r *report) setWhile(conditionType string, holds bool, why finding) {
 	r.set(conditionType, yes(why.reason, "%s", why.message))
 }
 
-// MaxConditionMessage is as long as the message of a condition may be, in bytes; more is cut.
+// MaxConditionMessage is the longest message of a condition, in bytes; longer ones are cut.
 const MaxConditionMessage = 16 << 10
 
-// cutMessage bounds a message, which may quote what a stranger sent.
+// cutMessage bounds a message, which can quote untrusted input.
 func cutMessage(message string) string {
 	if len(message) <= MaxConditionMessage {
 		return message

@@ -13,11 +13,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 )
 
-// alarm keeps the condition that a token was misused as it was first raised.
+// alarm keeps the condition of a misused token as it was first raised.
 func (r *report) alarm() { raise(r.p, r.new, r.new.ObservedGeneration, r.now) }
 
-// enforcement reports whether this operator alone approves what the node's token asks for. Without a token there is nothing
-// to tell.
+// enforcement reports whether only this operator approves the CSRs of the node's token. Without a token it reports nothing.
 func (r *report) enforcement() {
 	if r.new.Token == nil {
 		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionApprovalEnforced)
@@ -43,7 +42,7 @@ func (r *report) enforced() finding {
 	}
 }
 
-// serving tells how the node fares with its serving certificate, while its NodeBootstrap declares addresses.
+// serving reports the state of the node's serving certificate while its NodeBootstrap declares addresses.
 func (r *report) serving() {
 	if len(r.f.NodeBootstrap.Spec.ServingCertificate.Addresses) == 0 {
 		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionServingCertificateApproved)

@@ -14,7 +14,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
-// awaitingMessage is what a node with a good credential waits for, by the last decision on its requests in the present wait.
+// awaitingMessage is why a node with a valid credential has not joined yet, by the last decision on its CSRs in the current wait.
 func (r *report) awaitingMessage() string {
 	d := r.lastDecision()
 	switch {
@@ -36,8 +36,8 @@ func (r *report) awaitingMessage() string {
 	return fmt.Sprintf("give the node the kubeconfig in the Secret %s/%s", r.f.Namespace, owned.KubeconfigSecretName(r.f.Name))
 }
 
-// lastDecision is the newest decision on a client certificate in the present wait; of several in the same second an approval. It is
-// nil when there is none.
+// lastDecision is the newest decision on a client certificate in the current wait; among several in the same second an approval. It is
+// nil if none was decided.
 func (r *report) lastDecision() *v1alpha1.CertificateDecision {
 	var last *v1alpha1.CertificateDecision
 	for i := range r.new.Certificates {
@@ -57,7 +57,7 @@ func (r *report) isOfThisWait(d *v1alpha1.CertificateDecision) bool {
 	return s.Token != nil && s.Token.ID == d.TokenID || s.AwaitingSince != nil && d.Time.After(s.AwaitingSince.Time)
 }
 
-// saidOf is the reason of a decision and its message, if there is one.
+// saidOf is the reason of a decision and its message, if it has one.
 func saidOf(d *v1alpha1.CertificateDecision) string {
 	if d.Message == "" {
 		return d.Reason

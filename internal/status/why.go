@@ -17,9 +17,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Why tokens are created and revoked, and requests deleted: for the log, which keeps what objects and events forget.
+// The reasons why tokens are created and revoked, and CSRs deleted, for the log: it keeps them longer than objects and events do.
 
-// The reasons of a token that is created or revoked that no condition carries.
+// Reasons for creating or revoking a token that no condition has.
 const (
 	// ReasonRenewed is the reason of a token whose predecessor expires soon.
 	ReasonRenewed = "Renewed"
@@ -28,11 +28,11 @@ const (
 	ReasonNodeBootstrapDeleted = "NodeBootstrapDeleted"
 	// ReasonOwnerRemoved is the reason of a token that is revoked because its Secret no longer says which NodeBootstrap it belongs to.
 	ReasonOwnerRemoved = "OwnerRemoved"
-	// ReasonReplaced is the reason of a token that is revoked because another one took its place, or its Secret was spoiled.
+	// ReasonReplaced is the reason of a token that is revoked because another one replaced it, or its Secret was spoiled.
 	ReasonReplaced = "Replaced"
 )
 
-// WhyCreated is the reason for which a plan creates a token.
+// WhyCreated is the reason why a plan creates a token.
 func WhyCreated(p *lifecycle.Plan) string {
 	switch {
 	case p.Reissue:
@@ -44,7 +44,7 @@ func WhyCreated(p *lifecycle.Plan) string {
 	}
 }
 
-// WhyRevoked is the reason for which a plan revokes the token of a Secret, at a time.
+// WhyRevoked is the reason why a plan revokes the token of a Secret, at a time.
 func WhyRevoked(p *lifecycle.Plan, f *lifecycle.Facts, s *corev1.Secret, now time.Time) string {
 	nb := f.NodeBootstrap
 	if nb == nil {
@@ -71,7 +71,7 @@ func WhyRevoked(p *lifecycle.Plan, f *lifecycle.Facts, s *corev1.Secret, now tim
 	}
 }
 
-// WhyDeleted is the reason for which a plan deletes a request.
+// WhyDeleted is the reason why a plan deletes a CSR.
 func WhyDeleted(p *lifecycle.Plan, r *certificatesv1.CertificateSigningRequest) string {
 	for _, d := range p.Decisions {
 		if d.Request == r {
@@ -81,11 +81,11 @@ func WhyDeleted(p *lifecycle.Plan, r *certificatesv1.CertificateSigningRequest) 
 	return decisions.ReasonTokenRevoked
 }
 
-// RaisedAlarm is what a status reports that an older one does not: an alarm, with the decision that is its evidence.
+// RaisedAlarm is an alarm that a status reports and an older one does not, with the decision that is its evidence.
 type RaisedAlarm struct {
-	// Condition is one of the conditions that are present only while they are True.
+	// Condition is one of the conditions that exist only while they are True.
 	Condition, Reason, Message string
-	// Evidence is the decision; of KeyConflict it has the token only, of CertificateNotRevoked none.
+	// Evidence is the decision; for KeyConflict it has only the token, for CertificateNotRevoked it is empty.
 	Evidence v1alpha1.CertificateDecision
 }
 
@@ -105,7 +105,7 @@ func RaisedAlarms(old, new *v1alpha1.NodeBootstrapStatus) []RaisedAlarm {
 					a.Evidence = d
 				}
 			}
-			if tokenID, c := lifecycle.LastReplaced(old.Tokens...); c != nil && a.Evidence.UID == "" { // evidence since the key before it is used
+			if tokenID, c := lifecycle.LastReplaced(old.Tokens...); c != nil && a.Evidence.UID == "" { // it became evidence when the earlier key was used
 				a.Evidence = v1alpha1.CertificateDecision{Name: c.Name, UID: c.UID, TokenID: tokenID, KeyFingerprint: c.KeyFingerprint}
 			}
 		case v1alpha1.ConditionKeyConflict:
@@ -118,7 +118,7 @@ func RaisedAlarms(old, new *v1alpha1.NodeBootstrapStatus) []RaisedAlarm {
 	return out
 }
 
-// TakenOver is the id of the token that a status names as the newest and an older one does not; empty if they name the same.
+// TakenOver is the id of the newest token in a status if an older status has another one; empty if they name the same.
 func TakenOver(old, new *v1alpha1.NodeBootstrapStatus) string {
 	if new.Token == nil || new.LastTokenID == old.LastTokenID || new.Token.ID != new.LastTokenID {
 		return ""

@@ -13,14 +13,14 @@ import (
 )
 
 const (
-	// Group is the group of every token that the operator makes.
+	// Group is the group of every token that the operator creates.
 	Group = "system:bootstrappers:nodebootstrap"
-	// ClusterWideGroup is the further group of tokens whose requests kube-controller-manager shall approve.
+	// ClusterWideGroup is the additional group of tokens whose CSRs kube-controller-manager approves.
 	ClusterWideGroup = "system:bootstrappers:nodebootstrap:cluster-wide"
 )
 
-// GroupsOfOurs are those of the operator's groups that the token in a Secret authenticates with. The API server takes them
-// apart in the same way (k8s.io/kubernetes plugin/pkg/auth/authenticator/token/bootstrap).
+// GroupsOfOurs are the operator's groups with which the token in a Secret authenticates. The API server parses them in the same way
+// (k8s.io/kubernetes plugin/pkg/auth/authenticator/token/bootstrap).
 func GroupsOfOurs(s *corev1.Secret) []string {
 	if s.Type != bootstrapapi.SecretTypeBootstrapToken {
 		return nil

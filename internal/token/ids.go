@@ -22,7 +22,7 @@ const Namespace = metav1.NamespaceSystem
 // SecretName is the name of the Secret of the token with an id.
 func SecretName(id string) string { return bootstraputil.BootstrapTokenSecretName(id) }
 
-// IDOfUser is the id of the bootstrap token that authenticates as a user; empty when it is no token's user.
+// IDOfUser is the id of the bootstrap token that authenticates as a user; empty if the user is not a bootstrap token.
 func IDOfUser(username string) string {
 	id, ok := strings.CutPrefix(username, bootstrapapi.BootstrapUserPrefix)
 	if !ok || !bootstraputil.IsValidBootstrapTokenID(id) {
@@ -31,7 +31,7 @@ func IDOfUser(username string) string {
 	return id
 }
 
-// IDOfSecret is the id of the bootstrap token that a Secret of a name can hold; empty when it can hold none.
+// IDOfSecret is the id of the bootstrap token that a Secret with this name can hold; empty if it cannot hold one.
 func IDOfSecret(name string) string {
 	id, ok := strings.CutPrefix(name, bootstrapapi.BootstrapTokenSecretPrefix)
 	if !ok {
@@ -40,11 +40,11 @@ func IDOfSecret(name string) string {
 	return IDOfUser(bootstrapapi.BootstrapUserPrefix + id)
 }
 
-// maxGivenIDs bounds how far back the ids are derived that a NodeBootstrap's tokens had: thirty years of daily renewals.
+// maxGivenIDs bounds how many earlier ids of a NodeBootstrap's tokens are derived: thirty years of daily renewals.
 const maxGivenIDs = 10_000
 
-// Gave reports whether an id is one that the tokens of a NodeBootstrap have had so far. All its ids follow each other, so that a
-// token is known by its id when somebody has taken away all else that its Secret says of it.
+// Gave reports whether a token of a NodeBootstrap has had an id so far. Each id follows from the one before, so a token is recognized by
+// its id even if everything else that marks its Secret was removed.
 func Gave(nb *v1alpha1.NodeBootstrap, id string) bool {
 	last := nb.Status.LastTokenID
 	if t := nb.Status.Token; t != nil && (t.ID == id || last == "") {
@@ -66,8 +66,8 @@ func Gave(nb *v1alpha1.NodeBootstrap, id string) bool {
 	return false
 }
 
-// NextID derives the id of the token that follows another one of the same NodeBootstrap; the first follows "".
-// A second creation of the same token, out of a stale cache or after a lost reply, thereby meets AlreadyExists.
+// NextID derives the id of the token that follows another one of the same NodeBootstrap; the first follows "". So a second creation of
+// the same token, from a stale cache or after a lost reply, gets AlreadyExists.
 func NextID(owner types.UID, last string) string {
 	const alphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
 	sum := sha256.Sum256([]byte(string(owner) + "/" + last))
@@ -80,11 +80,11 @@ func NextID(owner types.UID, last string) string {
 	return string(id)
 }
 
-// maxSkipped is how many ids that someone else holds are skipped in a row when a token is made. There are two thousand
-// million ids: more than one is no accident.
+// maxSkipped is how many ids in a row are skipped if other objects use them. Two thousand million ids exist: more than one such collision
+// is no accident.
 const maxSkipped = 5
 
-// NextIDs are the ids that a token may have that follows another one, in the order in which they are tried.
+// NextIDs are the possible ids of the token that follows another one, in the order in which they are tried.
 func NextIDs(owner types.UID, last string) []string {
 	ids := make([]string, maxSkipped)
 	for i := range ids {
@@ -94,7 +94,7 @@ func NextIDs(owner types.UID, last string) []string {
 	return ids
 }
 
-// Follows reports whether a token was made after another one.
+// Follows reports whether a token was created after another one.
 func Follows(owner types.UID, id, last string) bool {
 	return slices.Contains(NextIDs(owner, last), id)
 }

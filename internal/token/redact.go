@@ -14,7 +14,7 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 )
 
-// redact takes the secret part of a token out of a text, plain or in base64, in which the data of Secrets travels.
+// redact removes the secret part of a token from a text, plain or in base64, the encoding of Secret data.
 func redact(text string, t *Token) string {
 	if t == nil || t.Secret.Reveal() == "" {
 		return text
@@ -22,7 +22,7 @@ func redact(text string, t *Token) string {
 	const hidden = "(secret)"
 	part := t.Secret.Reveal()
 	text = strings.ReplaceAll(text, part, hidden)
-	for offset := range 3 { // bytes in front of it shift the encoding; the characters at both ends depend on neighbours
+	for offset := range 3 { // preceding bytes shift the encoding; the characters at both ends depend on neighbours
 		encoded := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("x", offset) + part))
 		first, last := (8*offset+5)/6, 8*(offset+len(part))/6
 		text = strings.ReplaceAll(text, encoded[first:last], hidden)
@@ -30,8 +30,8 @@ func redact(text string, t *Token) string {
 	return text
 }
 
-// RedactError is an error without the secret part of a token in its text: what an API server or an admission webhook
-// answers may repeat what it was sent. It unwraps to the error.
+// RedactError is an error without the secret part of a token in its text: an API server or an admission webhook can repeat it in an
+// answer. It unwraps to the error.
 func RedactError(err error, t *Token) error {
 	text := redact(err.Error(), t)
 	if text == err.Error() {
@@ -40,11 +40,11 @@ func RedactError(err error, t *Token) error {
 	return &redactedError{text: text, err: err}
 }
 
-// tokenInText is a bootstrap token in a kubeconfig (bootstrapapi.BootstrapTokenPattern), of which the last part is secret.
+// tokenInText matches a bootstrap token in a kubeconfig (bootstrapapi.BootstrapTokenPattern), whose last part is secret.
 var tokenInText = regexp.MustCompile(`\b[a-z0-9]{6}\.([a-z0-9]{16})\b`)
 
-// Find are the tokens in a text, each with its secret part (tokenInText). Most of a kubeconfig is base64, for which the
-// expression takes long, and in which there is no dot.
+// Find returns the tokens in a text, each with its secret part (tokenInText). Most of a kubeconfig is base64, which contains no dot and
+// for which the expression is slow.
 func Find(text []byte, most int) (found [][][]byte) {
 	const before, after = bootstrapapi.BootstrapTokenIDBytes + 1, 1 + bootstrapapi.BootstrapTokenSecretBytes + 1
 	for i, c := range text[:min(len(text), maxScannedBytes)] {
@@ -58,18 +58,17 @@ func Find(text []byte, most int) (found [][][]byte) {
 	return found
 }
 
-// maxScannedBytes is more than a kubeconfig with the largest CA has. In a larger one nothing of ours is beyond that.
+// maxScannedBytes is larger than a kubeconfig with the largest CA. In a larger text no token of the operator comes after it.
 const maxScannedBytes = 256 << 10
 
-// between reports whether the dot at an index may be in a token.
+// between reports whether the dot at an index can be in a token.
 func between(text []byte, dot int) bool {
 	return dot > 0 && inToken(text[dot-1]) && dot+1 < len(text) && inToken(text[dot+1])
 }
 
 func inToken(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 
-// HideText is an error with another text, for a write whose answer may repeat a secret that is not known here. It unwraps to the
-// error.
+// HideText is an error with another text, for a write whose answer can repeat an unknown secret. It unwraps to the error.
 func HideText(err error, text string) error { return &redactedError{text: text, err: err} }
 
 type redactedError struct {
@@ -81,8 +80,8 @@ func (e *redactedError) Error() string { return e.text }
 
 func (e *redactedError) Unwrap() error { return e.err }
 
-// WithoutAnswer is an error of a deletion without what the API server has answered, if the Secret is a stray token: an admission
-// webhook is shown what is deleted, and may repeat a secret part that is not kept in the cache.
+// WithoutAnswer is the error of a deletion without the API server's answer if the Secret is a stray token: an admission webhook sees the
+// deleted object and can repeat its secret part, which the cache does not keep.
 func WithoutAnswer(s *corev1.Secret, err error) error {
 	if err == nil || !Stray(s) {
 		return err

@@ -11,17 +11,17 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// maxReissueBytes is how long a reissue request may be to be kept as it is. A time has 35 bytes at most.
+// maxReissueBytes is the longest reissue request that is kept unchanged. A time has 35 bytes at most.
 const maxReissueBytes = 128
 
-// Reissue is the reissue that an object asks for or, on a token's Secret, was made for; empty for none. Every reader of the
-// annotation goes through it.
+// Reissue is the reissue that an object requests or, on a token's Secret, was created for; empty for none. Every reader of the annotation
+// uses it.
 func Reissue(o metav1.Object) string {
 	return NormalReissue(o.GetAnnotations()[v1alpha1.ReissueRequestedAtAnnotation])
 }
 
-// NormalReissue is what a reissue request is compared and stored by: the value itself, or the hash of a long one. An annotation may
-// have 256 KiB, of which a token's Secret could not hold a copy beside its other annotations.
+// NormalReissue is the form in which reissue requests are compared and stored: the value itself, or the hash of a long one. An annotation
+// can have 256 KiB, and a token's Secret has no room for a copy next to its other annotations.
 func NormalReissue(value string) string {
 	if len(value) <= maxReissueBytes {
 		return value

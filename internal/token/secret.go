@@ -18,8 +18,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
-// Parse reads a token from its Secret. It reports false when the Secret can never authenticate, whatever its other
-// fields say: wrong type, or an id or a secret part that is not one.
+// Parse reads a token from its Secret. It returns false if the Secret can never authenticate, whatever its other fields are: a wrong
+// type, or an invalid id or secret part.
 func Parse(s *corev1.Secret) (Token, bool) {
 	t := Token{
 		ID:      string(s.Data[bootstrapapi.BootstrapTokenIDKey]),
@@ -34,15 +34,15 @@ func Parse(s *corev1.Secret) (Token, bool) {
 	return t, ok
 }
 
-// Expires is when the Secret of a token says that it expires; zero when it does not say it in RFC 3339.
+// Expires is the expiration in a token's Secret; zero if it is not in RFC 3339.
 func Expires(s *corev1.Secret) time.Time {
 	expires, _ := time.Parse(time.RFC3339, string(s.Data[bootstrapapi.BootstrapTokenExpirationKey]))
 	return expires
 }
 
-// NewSecret is the Secret of a new token of a NodeBootstrap, with this id and secret part, that expires at a time. It says
-// for which reissue it was made: a crash may come before the status does, and then neither may a token from before pass for
-// the one that was asked for, nor may that one be made twice.
+// NewSecret is the Secret of a new token of a NodeBootstrap, with this id, secret part and expiration. It names the reissue that it was
+// created for: after a crash before the status is stored, an older token must not pass for the requested one, and the requested one must
+// not be created twice.
 func NewSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Time) *corev1.Secret {
 	s := &corev1.Secret{
 		ObjectMeta: owned.Meta(nb, Namespace, bootstraputil.BootstrapTokenSecretName(id)),
@@ -62,17 +62,17 @@ func NewSecret(nb *v1alpha1.NodeBootstrap, id, secret string, expires time.Time)
 	return s
 }
 
-// MadeFor reports whether a token was made for the reissue that a NodeBootstrap asks for, if any.
+// MadeFor reports whether a token was created for the reissue that a NodeBootstrap requests, if any.
 func (t Token) MadeFor(nb *v1alpha1.NodeBootstrap) bool {
 	return Reissue(t.Object) == Reissue(nb)
 }
 
-// maxTokenLife is how long after the creation of its Secret a token may expire: the longest ttl, and ten minutes since the API
-// server's clock, which stamps the creation, may be behind. The policy nodebootstrap-cage-secrets refuses what expires later.
+// maxTokenLife is the longest time from the creation of a token's Secret to its expiration: the longest ttl, and ten minutes because the
+// API server's clock, which stamps the creation, may be behind. The policy nodebootstrap-cage-secrets rejects a later expiration.
 const maxTokenLife = 8760*time.Hour + 10*time.Minute
 
-// WantExpires is when the token shall expire: when the status says, and no later than a ttl from now or maxTokenLife from the
-// creation. A ttl is not counted from the Secret's creation, which is stamped by another clock.
+// WantExpires is when the token must expire: as in the status, but no later than a ttl from now or maxTokenLife from the creation. A ttl
+// is not counted from the Secret's creation, which another clock stamps.
 func (t Token) WantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time {
 	want, latest := t.Expires, now.Add(nb.Spec.TokenTTL())
 	if end := t.Created.Add(maxTokenLife); !t.Created.IsZero() && latest.After(end) {
@@ -87,15 +87,15 @@ func (t Token) WantExpires(nb *v1alpha1.NodeBootstrap, now time.Time) time.Time 
 	return want
 }
 
-// Repaired is the Secret of a token, which expires at WantExpires, as it should be; nil when it is. For which reissue it was
-// made stays as it is.
+// Repaired is the Secret of a token with the content that it should have, expiring at WantExpires; nil if it has that content. The
+// reissue that it was created for stays.
 func (t Token) Repaired(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 	want := NewSecret(nb, t.ID, t.Secret.Reveal(), t.Expires)
 	delete(want.Annotations, v1alpha1.ReissueRequestedAtAnnotation)
 	return owned.Restored(t.Object, want)
 }
 
-// Spoiled reports whether the Secret of a token is immutable and cannot be restored to what it should be. One that is right is good.
+// Spoiled reports whether the Secret of a token is immutable and has content that must be restored.
 func (t Token) Spoiled(nb *v1alpha1.NodeBootstrap) bool {
 	if !owned.Immutable(t.Object) {
 		return false
@@ -104,8 +104,8 @@ func (t Token) Spoiled(nb *v1alpha1.NodeBootstrap) bool {
 	return want != nil && !maps.EqualFunc(t.Object.Data, want.Data, bytes.Equal)
 }
 
-// RenewAt is when a successor is due: when between a third and a sixth of the ttl is left. The hash of the owner's UID
-// picks the moment, so that tokens made together are not renewed together.
+// RenewAt is when a successor is due: between a third and a sixth of the ttl before the expiration. The hash of the owner's UID picks the
+// moment, so that tokens created together are not renewed together.
 func (t Token) RenewAt(nb *v1alpha1.NodeBootstrap) time.Time {
 	ttl := nb.Spec.TokenTTL()
 	sum := sha256.Sum256([]byte(nb.UID))

@@ -8,7 +8,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
-// Stray reports whether a Secret holds a token in one of the operator's groups that says of no NodeBootstrap that it is its own.
+// Stray reports whether a Secret holds a token in one of the operator's groups and names no NodeBootstrap as its owner.
 func Stray(s *corev1.Secret) bool {
 	node := owned.NodeOf(s)
 	return s.Namespace == Namespace && len(GroupsOfOurs(s)) > 0 && (node == "" || !owned.Ours(s, node))
