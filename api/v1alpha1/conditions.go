@@ -4,121 +4,121 @@ package v1alpha1
 
 // The types of status.conditions.
 const (
-	// ConditionReady is True when the one rule holds: a node that is waited for has one live credential, a joined one none.
+	// ConditionReady is True when the one rule holds: an awaited node has one live credential, a joined node has none.
 	ConditionReady = "Ready"
-	// ConditionCredentialsAvailable is True when the token and the kubeconfig are live and agree.
+	// ConditionCredentialsAvailable is True when the token is live and the kubeconfig contains it.
 	ConditionCredentialsAvailable = "CredentialsAvailable"
 	// ConditionJoined is True when the node has used a certificate of its own.
 	ConditionJoined = "Joined"
-	// ConditionApprovalEnforced is True when nothing else in the cluster would approve what the node's token asks for, whatever
-	// the name. It is there while there is a token.
+	// ConditionApprovalEnforced is True when nothing else in the cluster would approve the CSRs of the node's token, whatever the name.
+	// It exists while the node has a token.
 	ConditionApprovalEnforced = "ApprovalEnforced"
-	// ConditionTokenMisused is True, and present, when a token of the node was used for something else than this node: evidence
-	// that somebody has it who should not. It stays until a reissue.
+	// ConditionTokenMisused is True when a token of the node was used for anything other than this node: evidence that someone else has
+	// it. It exists only while it is True, until a reissue.
 	ConditionTokenMisused = "TokenMisused"
-	// ConditionKeyConflict is True, and present, when CertificateSigningRequests with different keys were sent with one token:
-	// the kubelet was restarted before it had its certificate, or two machines have the token. It stays until a reissue.
+	// ConditionKeyConflict is True when CSRs with different keys were sent with one token: the kubelet restarted before it had its
+	// certificate, or two machines have the token. It exists only while it is True, until a reissue.
 	ConditionKeyConflict = "KeyConflict"
-	// ConditionCertificateNotRevoked is True, and present, while a client certificate is valid whose token was revoked before
-	// the node joined with it, or in place of whose key another one was approved. Kubernetes cannot revoke a certificate.
+	// ConditionCertificateNotRevoked is True while a client certificate is valid whose token was revoked before the node joined with it,
+	// or whose key was replaced by another approved key. Kubernetes cannot revoke a certificate. It exists only while it is True.
 	ConditionCertificateNotRevoked = "CertificateNotRevoked"
-	// ConditionServingCertificateApproved is True when the node's last request for a serving certificate was approved. It is
-	// there while spec.servingCertificate.addresses declares any.
+	// ConditionServingCertificateApproved is True when the node's last CSR for a serving certificate was approved. It exists while
+	// spec.servingCertificate.addresses is not empty.
 	ConditionServingCertificateApproved = "ServingCertificateApproved"
-	// ConditionReconciling is True, and present, while the operator is on its way to Ready (kstatus).
+	// ConditionReconciling is True while the operator works towards Ready (kstatus). It exists only while it is True.
 	ConditionReconciling = "Reconciling"
-	// ConditionStalled is True, and present, when action is required before the operator can go on (kstatus).
+	// ConditionStalled is True when action is required before the operator can continue (kstatus). It exists only while it is True.
 	ConditionStalled = "Stalled"
 )
 
-// The reasons of a condition Ready that is True: what the node is waiting for.
+// Reasons of Ready when it is True.
 const (
-	// ReasonAwaitingNode surfaces when the credential is published and the node has not joined yet.
+	// ReasonAwaitingNode is the reason when the credential is published and the node has not joined yet.
 	ReasonAwaitingNode = "AwaitingNode"
-	// ReasonAwaitingApproval surfaces with approval Manual when the node's request waits for a person to approve it.
+	// ReasonAwaitingApproval is the reason when the node's CSR waits for a person, with approval Manual.
 	ReasonAwaitingApproval = "AwaitingApproval"
-	// ReasonJoined surfaces when the node has joined and its credential is gone.
+	// ReasonJoined is the reason when the node has joined and its credential was deleted.
 	ReasonJoined = "Joined"
 )
 
-// The reasons for which there is no credential, or none that works. Somebody has to act, unless noted.
+// Reasons why no working credential exists. Action is required, except as noted.
 const (
-	// ReasonServerUnknown surfaces when no API server URL is given and none can be discovered.
+	// ReasonServerUnknown is the reason when no API server URL is configured and none can be discovered.
 	ReasonServerUnknown = "ServerUnknown"
-	// ReasonServerInvalid surfaces when the API server URL found is not an https URL that a node can use.
+	// ReasonServerInvalid is the reason when the API server URL is not an https URL that a node can use.
 	ReasonServerInvalid = "ServerInvalid"
-	// ReasonCAUnknown surfaces when no CA is given and none can be discovered.
+	// ReasonCAUnknown is the reason when no CA is configured and none can be discovered.
 	ReasonCAUnknown = "CAUnknown"
-	// ReasonCAInvalid surfaces when the CA found is not made of PEM certificates alone.
+	// ReasonCAInvalid is the reason when the CA contains anything other than PEM certificates.
 	ReasonCAInvalid = "CAInvalid"
-	// ReasonCAExpired surfaces when all of the CA certificates found have expired.
+	// ReasonCAExpired is the reason when all of the CA certificates have expired.
 	ReasonCAExpired = "CAExpired"
-	// ReasonCADoesNotVerify surfaces when the operator cannot verify the API server that it talks to with the CA that was
-	// discovered. A CA that is set explicitly is not checked.
+	// ReasonCADoesNotVerify is the reason when the discovered CA does not verify the API server that the operator is connected to. A
+	// configured CA is not checked.
 	ReasonCADoesNotVerify = "CADoesNotVerify"
-	// ReasonClusterWideNotAllowed surfaces when spec.clientCertificate.approval is ClusterWide and the manager runs without
+	// ReasonClusterWideNotAllowed is the reason when spec.clientCertificate.approval is ClusterWide and the manager runs without
 	// --allow-cluster-wide-approval.
 	ReasonClusterWideNotAllowed = "ClusterWideNotAllowed"
-	// ReasonObjectNotOurs surfaces when an object of a name that the operator needs belongs to someone else.
+	// ReasonObjectNotOurs is the reason when an object with a name that the operator needs exists and the operator did not create it.
 	ReasonObjectNotOurs = "ObjectNotOurs"
-	// ReasonAdmissionInterferes surfaces when admission control changes an object that the operator writes so that it is of no use.
-	// Nothing is created until a dry run shows that it no longer does.
+	// ReasonAdmissionInterferes is the reason when admission control changes an object that the operator writes so that it does not work.
+	// Nothing is created until a dry run shows that the change no longer happens.
 	ReasonAdmissionInterferes = "AdmissionInterferes"
-	// ReasonContested surfaces when another client changes or deletes an object again and again that the operator writes. The operator
+	// ReasonContested is the reason when another client repeatedly changes or deletes an object that the operator writes. The operator
 	// restores it once a minute.
 	ReasonContested = "Contested"
-	// ReasonTokensNotAccepted surfaces when the API server does not authenticate a token that was just made.
+	// ReasonTokensNotAccepted is the reason when the API server does not authenticate a newly created token.
 	ReasonTokensNotAccepted = "TokensNotAccepted"
-	// ReasonCertificateNotIssued surfaces when an approved request has had no certificate for a minute.
+	// ReasonCertificateNotIssued is the reason when an approved CSR has had no certificate for a minute.
 	ReasonCertificateNotIssued = "CertificateNotIssued"
-	// ReasonKeyReplaced surfaces when a request was denied because another key was approved with the token, and nobody uses that one:
-	// usually the kubelet was restarted before it received its certificate. It takes a reissue.
+	// ReasonKeyReplaced is the reason when a CSR was denied because another key was approved with the token, and the approved key is
+	// unused: usually the kubelet restarted before it received its certificate. A reissue is required.
 	ReasonKeyReplaced = "KeyReplaced"
-	// ReasonJoinDeadlineExceeded surfaces when spec.token.joinDeadline has passed and the last token has expired.
+	// ReasonJoinDeadlineExceeded is the reason when spec.token.joinDeadline has passed and the last token has expired.
 	ReasonJoinDeadlineExceeded = "JoinDeadlineExceeded"
-	// ReasonTokenMisused surfaces when a token was misused before the node had a certificate approved, so that it was revoked.
+	// ReasonTokenMisused is the reason when a token was misused before a certificate was approved for the node, so that it was revoked.
 	ReasonTokenMisused = "TokenMisused"
-	// ReasonBindingsPending surfaces until the shared ClusterRoleBindings are there; nobody has to act.
+	// ReasonBindingsPending is the reason until the shared ClusterRoleBindings exist; no action is required.
 	ReasonBindingsPending = "BindingsPending"
-	// ReasonVerifying surfaces until the API server has confirmed that it accepts a new token, or while the first Lease of a Node
-	// that a kubelet has reported as is to come; nobody has to act.
+	// ReasonVerifying is the reason until the API server has confirmed that it accepts a new token, or until the first Lease of a Node in
+	// whose status a kubelet has reported; no action is required.
 	ReasonVerifying = "Verifying"
-	// ReasonForbidden surfaces when the operator's RBAC does not let it read what it has to know.
+	// ReasonForbidden is the reason when RBAC denies the operator a read that it needs.
 	ReasonForbidden = "Forbidden"
-	// ReasonWriteFailed surfaces when a write failed before the credential was available; it is retried.
+	// ReasonWriteFailed is the reason when a write failed before the credential was available; it is retried.
 	ReasonWriteFailed = "WriteFailed"
 )
 
-// The reasons of ApprovalEnforced.
+// Reasons of ApprovalEnforced.
 const (
-	// ReasonNothingElseApproves surfaces when it is True.
+	// ReasonNothingElseApproves is the reason when only this operator approves the CSRs of the token (True).
 	ReasonNothingElseApproves = "NothingElseApproves"
-	// ReasonApprovedByOthers surfaces when the token's user or groups may create certificatesigningrequests/nodeclient.
+	// ReasonApprovedByOthers is the reason when RBAC lets the token's user or groups create certificatesigningrequests/nodeclient.
 	ReasonApprovedByOthers = "ApprovedByOthers"
-	// ReasonApprovalClusterWide surfaces when spec.clientCertificate.approval says so.
+	// ReasonApprovalClusterWide is the reason when spec.clientCertificate.approval is ClusterWide.
 	ReasonApprovalClusterWide = "ApprovalClusterWide"
-	// ReasonApproversUnknown surfaces when the API server could not be asked.
+	// ReasonApproversUnknown is the reason when the API server could not be asked.
 	ReasonApproversUnknown = "ApproversUnknown"
 )
 
-// Reasons of other conditions. Those of TokenMisused, and of ServingCertificateApproved when it is False, are the reasons of
-// decisions on requests (docs/security.md has them all).
+// Reasons of other conditions. TokenMisused, and ServingCertificateApproved when it is False, have the reasons of decisions on CSRs
+// (docs/verdicts.md has them all).
 const (
-	// ReasonAwaitingRequest surfaces on ServingCertificateApproved until the kubelet has asked for a serving certificate.
+	// ReasonAwaitingRequest is the reason of ServingCertificateApproved until the kubelet has sent a CSR for a serving certificate.
 	ReasonAwaitingRequest = "AwaitingRequest"
-	// ReasonPublished surfaces on CredentialsAvailable when the kubeconfig Secret holds the live token.
+	// ReasonPublished is the reason of CredentialsAvailable when the kubeconfig Secret contains the live token.
 	ReasonPublished = "Published"
-	// ReasonNodeHasCertificate surfaces on Joined when the node has used its own certificate.
+	// ReasonNodeHasCertificate is the reason of Joined when the node has used its own certificate.
 	ReasonNodeHasCertificate = "NodeHasCertificate"
-	// ReasonReissued surfaces on Joined when a reissue was asked for and the node has not used the new certificate yet.
+	// ReasonReissued is the reason of Joined when a reissue was requested and the node has not used the new certificate yet.
 	ReasonReissued = "Reissued"
 )
 
-// The reasons of the conditions KeyConflict, CertificateNotRevoked and Joined that are about a second machine.
+// Reasons of KeyConflict, CertificateNotRevoked and Joined that are about a second machine.
 const (
-	// ReasonSeveralKeys is the reason of KeyConflict.
+	// ReasonSeveralKeys is the reason of KeyConflict when CSRs with different keys were sent with one token.
 	ReasonSeveralKeys = "SeveralKeys"
-	// ReasonIssuedBeforeRevocation is the reason of CertificateNotRevoked when the request or its token was revoked.
+	// ReasonIssuedBeforeRevocation is the reason of CertificateNotRevoked when the CSR was denied or its token was revoked.
 	ReasonIssuedBeforeRevocation = "IssuedBeforeRevocation"
 	// ReasonIssuedBeforeReplacement is the reason of CertificateNotRevoked when another key was approved with the same token.
 	ReasonIssuedBeforeReplacement = "IssuedBeforeReplacement"
@@ -127,19 +127,19 @@ const (
 	ReasonNodeAlive = "NodeAlive"
 )
 
-// The reasons of events that no condition carries.
+// Reasons of events that no condition has.
 const (
 	// ReasonKubeconfigChanged is the warning when the server or the CA changes in a kubeconfig whose token is live.
 	ReasonKubeconfigChanged = "KubeconfigChanged"
-	// ReasonReissueOutdated is the event when a requested reissue counts as handled: it is older than the NodeBootstrap, which is new
-	// to the operator, and a kubelet works as the node.
+	// ReasonReissueOutdated is the event when a requested reissue counts as handled: it is older than the NodeBootstrap, whose status was
+	// empty, and a kubelet works as the node.
 	ReasonReissueOutdated = "ReissueOutdated"
-	// ReasonCertificateApproved is the event when a request of the node was approved, or the operator has decided to approve it.
+	// ReasonCertificateApproved is the event when a CSR of the node was approved, or the operator has decided to approve it.
 	ReasonCertificateApproved = "CertificateApproved"
-	// ReasonCertificateDenied is the warning when a request of the node, or one that was sent with its token, was denied.
+	// ReasonCertificateDenied is the warning when a CSR of the node, or one that was sent with its token, was denied.
 	ReasonCertificateDenied = "CertificateDenied"
-	// ReasonRequestIgnored is the warning when more requests were sent with one token than are decided on.
+	// ReasonRequestIgnored is the warning when more CSRs were sent with one token than the limit of decisions.
 	ReasonRequestIgnored = "RequestIgnored"
-	// ReasonCertificateIssued is the event when a certificate was issued to a request sent with the node's token.
+	// ReasonCertificateIssued is the event when a certificate was issued for a CSR that was sent with the node's token.
 	ReasonCertificateIssued = "CertificateIssued"
 )

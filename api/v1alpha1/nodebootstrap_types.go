@@ -9,24 +9,24 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// DefaultTokenTTL is the life of a token when spec.token.ttl is not set: kubeadm's own default.
+// DefaultTokenTTL is the life of a token without spec.token.ttl, the same as kubeadm's default.
 const DefaultTokenTTL = 24 * time.Hour
 
-// ReissueRequestedAtAnnotation asks for a fresh credential for a node that already exists: a reinstalled machine, an
-// expired certificate. Any new value is a new request, and each is handled once.
+// ReissueRequestedAtAnnotation requests a new credential for a node that already exists, for example for a reinstalled machine or after a
+// certificate expired. Each new value is a new request, and is handled once.
 const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
 
-// NodeBootstrap lets one machine, and that machine only, join the cluster as the node of the same name.
+// NodeBootstrap lets one machine, and only that machine, join the cluster as the node of the same name.
 //
-// While the node has not joined there is exactly one live bootstrap token for it, and a Secret with a kubeconfig that
-// carries it. Once the node has joined there is none.
+// While the node has not joined, exactly one live bootstrap token exists for it, and a Secret with a kubeconfig that contains it. After
+// the node has joined, neither exists.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=nb
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="What the node is waiting for"
-// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the present token expires"
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the current token expires"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Alarm",type=string,JSONPath=`.status.conditions[?(@.type=="TokenMisused")].reason`,priority=1,description="How a token was misused"
 // +kubebuilder:printcolumn:name="Enforced",type=string,JSONPath=`.status.conditions[?(@.type=="ApprovalEnforced")].status`,priority=1,description="False when something else approves requests of the token, whatever the name"
@@ -38,11 +38,11 @@ type NodeBootstrap struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitzero"`
 
-	// spec says how the node may join. An empty one works wherever endpoint and CA of the cluster can be discovered.
+	// spec says how the node may join. An empty spec works if the cluster's endpoint and CA can be discovered.
 	// +optional
 	Spec NodeBootstrapSpec `json:"spec,omitzero"`
 
-	// status is what the operator last saw and did.
+	// status is the state that the operator last observed or stored.
 	// +optional
 	Status NodeBootstrapStatus `json:"status,omitzero"`
 }
@@ -56,13 +56,13 @@ type NodeBootstrapList struct {
 	Items           []NodeBootstrap `json:"items"`
 }
 
-// NodeBootstrapSpec is what a person commits. Every field has a default.
+// NodeBootstrapSpec is the desired state. Every field has a default.
 type NodeBootstrapSpec struct {
-	// cluster says how the node reaches the API server.
+	// cluster is how the node reaches the API server.
 	// +optional
 	Cluster ClusterSpec `json:"cluster,omitzero"`
 
-	// token sets how long the credential lives.
+	// token sets the life of the credential.
 	// +optional
 	Token TokenSpec `json:"token,omitzero"`
 
@@ -70,7 +70,7 @@ type NodeBootstrapSpec struct {
 	// +optional
 	ClientCertificate ClientCertificateSpec `json:"clientCertificate,omitzero"`
 
-	// servingCertificate sets what the certificate may name with which the kubelet serves.
+	// servingCertificate sets the addresses that the kubelet's serving certificate may name.
 	// +optional
 	ServingCertificate ServingCertificateSpec `json:"servingCertificate,omitzero"`
 }
@@ -106,8 +106,8 @@ type TokenSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$') && self != '' && duration(self) >= duration('10m') && duration(self) <= duration('8760h')",message="must be a duration in hours, minutes and seconds from 10m to 8760h: write for example 24h, 90m or 1h30m"
 	TTL *metav1.Duration `json:"ttl,omitempty"`
 
-	// joinDeadline is how long after the creation of the NodeBootstrap, or after the last reissue, tokens are still
-	// renewed, from 10m to 8760h. By default they are renewed until the node joins.
+	// joinDeadline is how long tokens are renewed after the creation of the NodeBootstrap or after the last reissue, from 10m to 8760h.
+	// By default they are renewed until the node joins.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
@@ -115,55 +115,56 @@ type TokenSpec struct {
 	JoinDeadline *metav1.Duration `json:"joinDeadline,omitempty"`
 }
 
-// Approval says who approves the client certificate that the node asks for with its token.
+// Approval is who approves the CertificateSigningRequest that the kubelet sends with its bootstrap token.
 //
 // +kubebuilder:validation:Enum=Node;ClusterWide;Manual
 type Approval string
 
 const (
-	// ApprovalNode means: this operator approves, for this node's name alone.
+	// ApprovalNode means: this operator approves, only for this node's name.
 	ApprovalNode Approval = "Node"
-	// ApprovalClusterWide means: kube-controller-manager approves through a "nodeclient" binding, whatever the name, so that
-	// whoever holds the token can become any node.
+	// ApprovalClusterWide means: kube-controller-manager approves through a "nodeclient" binding, whatever the name, so whoever has the
+	// token can become any node.
 	ApprovalClusterWide Approval = "ClusterWide"
-	// ApprovalManual means: a person does, with kubectl certificate approve.
+	// ApprovalManual means: a person approves, with kubectl certificate approve.
 	ApprovalManual Approval = "Manual"
 )
 
-// ClientCertificateSpec is about the certificate with which the kubelet authenticates to the API server.
+// ClientCertificateSpec is for the certificate with which the kubelet authenticates to the API server.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.replacementKeys) || self.replacementKeys == 0 || !has(self.approval) || self.approval != 'ClusterWide'",message="replacementKeys has no meaning with approval ClusterWide, with which every key is approved: leave it out"
 type ClientCertificateSpec struct {
-	// approval says who approves the CertificateSigningRequest that the kubelet sends with its bootstrap token.
-	// Node: this operator, for this node's name alone. ClusterWide: kube-controller-manager, whatever the name, which takes the
-	// manager's flag --allow-cluster-wide-approval. Manual: a person, with kubectl certificate approve. Defaults to Node.
+	// approval is who approves the CertificateSigningRequest that the kubelet sends with its bootstrap token. Node: this operator, only
+	// for this node's name. ClusterWide: kube-controller-manager, whatever the name; requires the manager's flag
+	// --allow-cluster-wide-approval. Manual: a person, with kubectl certificate approve. Defaults to Node.
 	// +optional
 	Approval Approval `json:"approval,omitempty"`
 
-	// approvalDelay is how long the operator holds a CertificateSigningRequest before it approves it, from 0s to 10m. It
-	// approves only if all requests that were sent with the token until then have the same key; otherwise it approves none of
-	// them, and the condition KeyConflict reports the keys. It applies to approval Node. Defaults to 0s: no delay.
+	// approvalDelay is how long the operator holds a CertificateSigningRequest before it approves it, from 0s to 10m. It approves only if
+	// all CertificateSigningRequests that were sent with the token until then have the same key; otherwise it approves none of them, and
+	// the condition KeyConflict reports the keys. It applies to approval Node. Defaults to 0s: no delay.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,2}m)?([0-9]{1,3}s)?$') && self != '' && duration(self) <= duration('10m')",message="must be a duration in minutes and seconds from 0s to 10m: write for example 30s or 1m30s. A kubelet waits 15 minutes for its certificate"
 	ApprovalDelay *metav1.Duration `json:"approvalDelay,omitempty"`
 
-	// replacementKeys is how many further keys may be approved with one token while nobody uses those before, from 0 to 7. A
-	// kubelet that restarts before it has received its certificate asks with another key, and so does another machine that has the
-	// kubeconfig: with this field both get a certificate. Approval Node approves them; with approval Manual or an approvalDelay they
-	// wait for a person instead of being denied. Defaults to 0: one key for one token.
+	// replacementKeys is how many further keys may be approved with one token while the earlier ones are unused, from 0 to 7. A kubelet
+	// that restarts before it has received its certificate sends another key, and so does another machine that has the kubeconfig: with
+	// this field both get a certificate. Approval Node approves them; with approval Manual or an approvalDelay they wait for a person
+	// instead of being denied. Defaults to 0: one key for one token.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=7
 	ReplacementKeys int32 `json:"replacementKeys,omitempty"`
 }
 
-// ServingCertificateSpec is about the certificate with which the kubelet serves its own API on port 10250.
+// ServingCertificateSpec is for the certificate with which the kubelet serves its own API on port 10250.
 type ServingCertificateSpec struct {
-	// addresses are the DNS names, IPs and CIDRs that this node's serving certificate may name. A request for it is approved
-	// when each name and IP in it is declared here, and none belongs to the control plane or is declared by another
-	// NodeBootstrap as its own; the node's own name is to be declared too. Without addresses such requests are left alone.
+	// addresses are the DNS names, IPs and CIDRs that this node's serving certificate may name. A CertificateSigningRequest is approved
+	// if this list declares each DNS name and IP in it, including the node's own name, and if none belongs to the control plane or is
+	// declared by another NodeBootstrap as its own. Without addresses, CertificateSigningRequests for serving certificates are left
+	// alone.
 	// +optional
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=64
@@ -172,28 +173,27 @@ type ServingCertificateSpec struct {
 	Addresses []string `json:"addresses,omitempty"`
 }
 
-// NodeBootstrapStatus is written by the operator alone. It never holds the secret part of a token.
+// NodeBootstrapStatus is written only by the operator. It never contains the secret part of a token.
 type NodeBootstrapStatus struct {
-	// observedGeneration is the generation of the spec that this status speaks of.
+	// observedGeneration is the generation of the spec for which this status was reported.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions: Ready, CredentialsAvailable, Joined; ApprovalEnforced while there is a token; TokenMisused after a theft;
-	// KeyConflict after several keys were sent with one token; CertificateNotRevoked while a certificate is valid that was to
-	// be prevented; ServingCertificateApproved while addresses are declared; and per kstatus Reconciling and Stalled while
-	// they hold.
+	// conditions: Ready, CredentialsAvailable, Joined; ApprovalEnforced while the node has a token; TokenMisused after a misuse;
+	// KeyConflict after several keys were sent with one token; CertificateNotRevoked while a certificate is valid that should not be;
+	// ServingCertificateApproved while addresses are declared; and per kstatus Reconciling and Stalled while they are True.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// token is the live bootstrap token; absent when there is none.
+	// token is the live bootstrap token; absent if none exists.
 	// +optional
 	Token *TokenStatus `json:"token,omitempty"`
 
 	// tokens are the live bootstrap tokens, the newest last, with the decisions on the CertificateSigningRequests that were sent with
-	// each. What may still be approved depends on this list. An entry disappears with its token. The list is absent, not empty, in a
-	// status that was written before the operator had this field.
+	// each. Approvals are decided from this list. An entry disappears with its token. The list is absent, not empty, in a status from
+	// before the operator had this field.
 	// +optional
 	// +listType=map
 	// +listMapKey=id
@@ -204,7 +204,7 @@ type NodeBootstrapStatus struct {
 	// +optional
 	LastTokenID string `json:"lastTokenID,omitempty"`
 
-	// kubeconfigSecretRef names the Secret with the node's bootstrap kubeconfig; absent when there is none.
+	// kubeconfigSecretRef names the Secret with the node's bootstrap kubeconfig; absent if none exists.
 	// +optional
 	KubeconfigSecretRef *SecretReference `json:"kubeconfigSecretRef,omitempty"`
 
@@ -231,7 +231,8 @@ type NodeBootstrapStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Certificates []CertificateDecision `json:"certificates,omitempty"`
 
-	// keys are the keys that were sent with one token, if there were several: the oldest first, at most 8. They stay until a reissue.
+	// keys are the keys that were sent with one token, if there was more than one: the oldest first, at most 8. They stay until a
+	// reissue.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=8
@@ -245,44 +246,44 @@ type NodeBootstrapStatus struct {
 	KeyFingerprints []string `json:"keyFingerprints,omitempty"`
 
 	// unrevokedCertificates are the client certificates that are still valid although the operator revoked the token that they were
-	// issued for, or approved another key in place of theirs. Kubernetes cannot revoke a certificate. The condition
-	// CertificateNotRevoked reports them. Of more than 8 those are kept that expire last.
+	// issued for, or approved another key instead of theirs. Kubernetes cannot revoke a certificate. The condition CertificateNotRevoked
+	// reports them. At most 8 are kept, those that expire last.
 	// +optional
 	// +listType=map
 	// +listMapKey=uid
 	// +kubebuilder:validation:MaxItems=8
 	UnrevokedCertificates []UnrevokedCertificate `json:"unrevokedCertificates,omitempty"`
 
-	// awaitingSince is since when the node is waited for: the creation of the NodeBootstrap, the last reissue, or the
-	// moment a joined node was found gone. Absent while the node is joined.
+	// awaitingSince is when the current wait for the node began: at the creation of the NodeBootstrap, at the last reissue, or when a
+	// joined Node was found deleted. Absent while the node is joined.
 	// +optional
 	AwaitingSince *metav1.Time `json:"awaitingSince,omitempty"`
 
-	// nodeUID is the UID of the Node that joined, or that was there when the last reissue was handled.
+	// nodeUID is the UID of the Node that joined, or that existed when the last reissue was handled.
 	// +optional
 	NodeUID types.UID `json:"nodeUID,omitempty"`
 
-	// nodeAliveTime is when a kubelet was first seen to have renewed the node's Lease after the last reissue and before a
-	// certificate was approved for it: a machine works as the node with an earlier certificate. Absent when none did.
+	// nodeAliveTime is when a kubelet was first seen to have renewed the node's Lease after the last reissue and before a certificate was
+	// approved for it: a machine works as the node with an earlier certificate. Absent if none did.
 	// +optional
 	NodeAliveTime *metav1.Time `json:"nodeAliveTime,omitempty"`
 
-	// firstApprovalTime is when a client certificate was first approved since awaitingSince. Absent when none was.
+	// firstApprovalTime is when a client certificate was first approved since awaitingSince. Absent if none was.
 	// +optional
 	FirstApprovalTime *metav1.Time `json:"firstApprovalTime,omitempty"`
 
-	// joinProofTime is when a renewal of the node's Lease begins to prove that the node has joined: it uses a certificate that was
+	// joinProofTime is the time from which a renewal of the node's Lease proves that the node has joined: it uses a certificate that was
 	// issued since awaitingSince. Absent while none was issued.
 	// +optional
 	JoinProofTime *metav1.Time `json:"joinProofTime,omitempty"`
 
-	// lastHandledReissueAt is the value of the annotation nodebootstrap.io/reissue-requested-at that was last handled; of a
-	// value of more than 128 bytes it is SHA256:<hex> of the value.
+	// lastHandledReissueAt is the last handled value of the annotation nodebootstrap.io/reissue-requested-at; for a value of more than
+	// 128 bytes it is SHA256:<hex> of the value.
 	// +optional
 	LastHandledReissueAt string `json:"lastHandledReissueAt,omitempty"`
 }
 
-// TokenStatus names a bootstrap token without giving it away.
+// TokenStatus identifies a bootstrap token without its secret part.
 type TokenStatus struct {
 	// id is the public part of the token: its Secret is kube-system/bootstrap-token-<id>.
 	ID string `json:"id"`
@@ -291,7 +292,7 @@ type TokenStatus struct {
 	ExpirationTime metav1.Time `json:"expirationTime"`
 }
 
-// LiveToken is what was decided with one live bootstrap token.
+// LiveToken is a live bootstrap token with the decisions on its CertificateSigningRequests.
 type LiveToken struct {
 	// id is the public part of the token: its Secret is kube-system/bootstrap-token-<id>.
 	ID string `json:"id"`
@@ -322,7 +323,7 @@ type DecidedCSR struct {
 	Time metav1.Time `json:"time"`
 }
 
-// UnrevokedCertificate is a client certificate that is still valid and should not be.
+// UnrevokedCertificate is a client certificate that is still valid but should not be.
 type UnrevokedCertificate struct {
 	// name of the CertificateSigningRequest that the certificate was issued to.
 	Name string `json:"name"`
@@ -345,17 +346,17 @@ type SecretReference struct {
 	Name string `json:"name"`
 }
 
-// Verdict is what was decided on a CertificateSigningRequest.
+// Verdict is the decision on a CertificateSigningRequest.
 //
 // +kubebuilder:validation:Enum=Approved;Denied;Ignored
 type Verdict string
 
 const (
-	// VerdictApproved means: the request was approved.
+	// VerdictApproved means: the CSR was approved.
 	VerdictApproved Verdict = "Approved"
-	// VerdictDenied means: the request was denied.
+	// VerdictDenied means: the CSR was denied.
 	VerdictDenied Verdict = "Denied"
-	// VerdictIgnored means: too many requests were sent with the token; this one and all that followed were left alone.
+	// VerdictIgnored means: too many CSRs were sent with the token; this one and all later ones were left alone.
 	VerdictIgnored Verdict = "Ignored"
 )
 
@@ -365,9 +366,10 @@ type CertificateDecision struct {
 	Name string `json:"name"`
 	// uid of the CertificateSigningRequest.
 	UID types.UID `json:"uid"`
-	// signerName is the signer that was asked.
+	// signerName is the requested signer.
 	SignerName string `json:"signerName"`
-	// tokenID is the id of the bootstrap token that asked; absent for a serving certificate, which the node asks for itself.
+	// tokenID is the id of the bootstrap token that the CertificateSigningRequest was sent with; absent for a serving certificate, which
+	// the node requests itself.
 	// +optional
 	TokenID string `json:"tokenID,omitempty"`
 	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>; absent when no key could be read.
@@ -391,9 +393,9 @@ type CertificateDecision struct {
 	ExpirationTime *metav1.Time `json:"expirationTime,omitempty"`
 }
 
-// SentKey is a key that a CertificateSigningRequest was sent with.
+// SentKey is a key with which a CertificateSigningRequest was sent.
 type SentKey struct {
-	// tokenID is the id of the bootstrap token that the request was sent with.
+	// tokenID is the id of the bootstrap token that the CertificateSigningRequest was sent with.
 	TokenID string `json:"tokenID"`
 	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>.
 	KeyFingerprint string `json:"keyFingerprint"`

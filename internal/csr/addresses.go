@@ -12,15 +12,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Address is a DNS name or an IP that a certificate is asked for.
+// Address is a DNS name or an IP in a CSR.
 type Address struct {
 	// text is the DNS name in lower case, or the IP.
 	text string
-	// ip is not valid for a DNS name, be it one that looks like an IP.
+	// ip is invalid for a DNS name, even if it looks like an IP.
 	ip netip.Addr
 }
 
-// Key is what two spellings of one address have in common. A DNS name that looks like an IP has that IP's.
+// Key is the same for all spellings of one address. A DNS name that looks like an IP has the key of that IP.
 func (a Address) Key() string {
 	if ip := a.asIP(); ip.IsValid() {
 		return ip.String()
@@ -28,7 +28,7 @@ func (a Address) Key() string {
 	return strings.TrimSuffix(a.text, ".")
 }
 
-// asIP is the IP, also of a DNS name that looks like one: old clients take it for the IP. It is not valid for any other name.
+// asIP is the IP, also of a DNS name that looks like one, because old clients treat it as the IP. It is invalid for any other name.
 func (a Address) asIP() netip.Addr {
 	if a.ip.IsValid() {
 		return a.ip
@@ -42,7 +42,7 @@ func (a Address) asIP() netip.Addr {
 
 func dnsName(name string) Address { return Address{text: lower(name)} }
 
-// lower is for DNS names, which have no other letters than those of ASCII: the Kelvin sign is no k.
+// lower is for DNS names, which have only ASCII letters: it leaves the Kelvin sign unchanged.
 func lower(name string) string {
 	return strings.Map(func(r rune) rune {
 		if r >= 'A' && r <= 'Z' {
@@ -52,7 +52,7 @@ func lower(name string) string {
 	}, name)
 }
 
-// ipAddress takes the IPv4 address out of an IPv6 one that is mapped to it: the two are one to whoever connects.
+// ipAddress converts an IPv4-mapped IPv6 address to IPv4: both connect to the same host.
 func ipAddress(ip netip.Addr) Address {
 	ip = ip.Unmap()
 	return Address{text: ip.String(), ip: ip}
@@ -70,7 +70,7 @@ func addressesOf(parsed *x509.CertificateRequest) []Address {
 	return out
 }
 
-// RequestedAddresses are the DNS names and IPs that a request names, right or wrong; none when it cannot be parsed.
+// RequestedAddresses are the DNS names and IPs in a CSR, valid or not; none if it cannot be parsed.
 func RequestedAddresses(r *certificatesv1.CertificateSigningRequest) []Address {
 	parsed, err := parse(r)
 	if err != nil {
@@ -79,8 +79,8 @@ func RequestedAddresses(r *certificatesv1.CertificateSigningRequest) []Address {
 	return addressesOf(parsed)
 }
 
-// DeclaredAddresses are the keys of the addresses that a NodeBootstrap declares as its node's own, besides its name: each
-// declared DNS name and IP. A CIDR is not its own, since every node of a subnet may declare the same.
+// DeclaredAddresses are the keys of the addresses that a NodeBootstrap declares as its node's own, apart from its name: each declared DNS
+// name and IP. A CIDR is not its own, since every node of a subnet may declare the same one.
 func DeclaredAddresses(declared []string) []string {
 	var out []string
 	for _, text := range declared {
@@ -94,7 +94,7 @@ func DeclaredAddresses(declared []string) []string {
 	return out
 }
 
-// addressSet is what a list of DNS names, IPs and CIDRs stands for. What is none of these stands for nothing.
+// addressSet is a list of DNS names, IPs and CIDRs. Invalid entries match nothing.
 type addressSet struct {
 	names    map[string]bool
 	prefixes []netip.Prefix
@@ -112,7 +112,7 @@ func parseDeclared(list []string) addressSet {
 	return set
 }
 
-// parsePrefix reads an IP or a CIDR; one of IPv6 that is mapped to IPv4 is the one of IPv4.
+// parsePrefix reads an IP or a CIDR; an IPv4-mapped IPv6 one becomes IPv4.
 func parsePrefix(text string) (netip.Prefix, bool) {
 	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
 		ip = ip.Unmap()
@@ -137,11 +137,11 @@ func (s addressSet) holds(a Address) bool {
 }
 
 // apiServerNames are the DNS names of the Service kubernetes, which the API server's own certificate has
-// (pkg/controlplane/apiserver/options). The cluster's domain may follow.
+// (pkg/controlplane/apiserver/options). The cluster's domain can follow.
 var apiServerNames = []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc"}
 
-// reservedEverywhere reports whether an address belongs to no node in any cluster: it leads to the API server, to the very
-// machine that connects, or to many.
+// reservedEverywhere reports whether an address belongs to no node in any cluster: it leads to the API server, to the connecting machine
+// itself, or to many machines.
 func (a Address) reservedEverywhere() bool {
 	if ip := a.asIP(); ip.IsValid() {
 		return ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast()

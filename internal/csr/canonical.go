@@ -9,7 +9,7 @@ import (
 	"fmt"
 )
 
-// signatureAlgorithms are those that a kubelet may sign with, and how they are encoded (RFC 4055, RFC 5758).
+// signatureAlgorithms are the algorithms that a kubelet may sign with, and their encoding (RFC 4055, RFC 5758).
 var signatureAlgorithms = map[x509.SignatureAlgorithm]pkix.AlgorithmIdentifier{
 	x509.SHA256WithRSA:   {Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, Parameters: asn1.NullRawValue},
 	x509.SHA384WithRSA:   {Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}, Parameters: asn1.NullRawValue},
@@ -32,8 +32,8 @@ const (
 	tagIPAddress = 7
 )
 
-// canonical is the one encoding of a certificate request (RFC 2986) with this subject, key, DNS names, IP addresses,
-// algorithm and signature, and without anything else. It is crypto/x509's, which a kubelet is built with.
+// canonical is the only encoding of a certificate request (RFC 2986) with this subject, key, DNS names, IP addresses, algorithm and
+// signature, and nothing else. It is the encoding of crypto/x509, which kubelets use.
 func canonical(parsed *x509.CertificateRequest) ([]byte, error) {
 	key, err := x509.MarshalPKIXPublicKey(parsed.PublicKey)
 	if err != nil {
@@ -67,8 +67,8 @@ func canonical(parsed *x509.CertificateRequest) ([]byte, error) {
 	})
 }
 
-// canonicalAttributes are one request for one extension, the subject's other names: DNS names, then IP addresses. There are
-// none when there are no names.
+// canonicalAttributes are one request for one extension, the subject alternative name: DNS names, then IP addresses. They are empty
+// without names.
 func canonicalAttributes(parsed *x509.CertificateRequest) ([]byte, error) {
 	var names []asn1.RawValue
 	for _, name := range parsed.DNSNames {

@@ -20,21 +20,21 @@ import (
 const (
 	nodeUserPrefix = "system:node:"
 	nodesGroup     = "system:nodes"
-	// everyGroup is what the API server puts everybody into who has authenticated.
+	// everyGroup is the group of everyone who has authenticated.
 	everyGroup = "system:authenticated"
 	// MaxRequestBytes is several times the size of a kubelet's request with an RSA key of 8192 bits.
 	MaxRequestBytes = 8 << 10
-	// maxMessageBytes is as long as the message of an event may be (pkg/apis/core/validation).
+	// maxMessageBytes is the maximum length of an event's message (pkg/apis/core/validation).
 	maxMessageBytes = 1024
-	// usualExponent is that of every RSA key that a kubelet or openssl makes.
+	// usualExponent is the exponent of every RSA key that a kubelet or openssl creates.
 	usualExponent = 65537
 	// maxDurationSeconds is a year: kube-controller-manager's own default for --cluster-signing-duration.
 	maxDurationSeconds = 366 * 24 * 60 * 60
 )
 
-// The checks of this file are those that both kinds of request have in common. A check may rely on those before it.
+// The checks in this file apply to both kinds of CSR. A check can rely on those before it.
 
-// objection bounds the message: it quotes what a stranger sent.
+// objection bounds the message, because it quotes untrusted input.
 func objection(verdict Verdict, reason, format string, args ...any) *Result {
 	message := fmt.Sprintf(format, args...)
 	if len(message) > maxMessageBytes {
@@ -47,9 +47,9 @@ func deny(reason, format string, args ...any) *Result {
 	return objection(Deny, reason, format, args...)
 }
 
-// hasPlainMetadata: a kubelet sends neither finalizers nor owner references. A request with a finalizer outlives its deletion, and
-// kube-controller-manager signs it nevertheless (pkg/controller/certificates/signer), so that it could not be revoked; one with an
-// owner is deleted when its sender wants it. Labels and annotations may come from admission, and do no harm.
+// hasPlainMetadata: a kubelet sends neither finalizers nor owner references. A CSR with a finalizer outlives its deletion, and
+// kube-controller-manager still signs it (pkg/controller/certificates/signer), so it could not be revoked; a CSR with an owner is deleted
+// when its sender wants it. Labels and annotations can come from admission, and do no harm.
 func hasPlainMetadata(e *evaluation) *Result {
 	if len(e.csr.Finalizers) == 0 && len(e.csr.OwnerReferences) == 0 {
 		return nil
@@ -87,7 +87,7 @@ func isOnePEMBlock(e *evaluation) *Result {
 	return nil
 }
 
-// isSigned does not leave the choice of the algorithm to crypto/x509, which accepts SHA-1 on requests.
+// isSigned does not leave the choice of the algorithm to crypto/x509, which accepts SHA-1 on certificate requests.
 func isSigned(e *evaluation) *Result {
 	if _, sound := signatureAlgorithms[e.parsed.SignatureAlgorithm]; !sound {
 		return deny(ReasonBadSignature, "the request is signed with %s; SHA-256, SHA-384 or SHA-512 is expected, with RSA or ECDSA"+stockKubelet, e.parsed.SignatureAlgorithm)
@@ -112,8 +112,8 @@ func hasSoundKey(e *evaluation) *Result {
 	return deny(ReasonWrongKey, "the key is neither RSA of 2048 to 8192 bits with the exponent 65537 nor ECDSA on P-256, P-384 or P-521"+stockKubelet)
 }
 
-// hasUsages: a kubelet asks for key encipherment with an RSA key, and only then
-// (client-go util/certificate, DefaultKubeletClientGetUsages and DefaultKubeletServingGetUsages).
+// hasUsages: a kubelet requests key encipherment only with an RSA key (client-go util/certificate, DefaultKubeletClientGetUsages and
+// DefaultKubeletServingGetUsages).
 func hasUsages(e *evaluation, purpose certificatesv1.KeyUsage) *Result {
 	want := []certificatesv1.KeyUsage{purpose, certificatesv1.UsageDigitalSignature}
 	if _, ok := e.parsed.PublicKey.(*rsa.PublicKey); ok {
@@ -130,15 +130,14 @@ func nodesSubject(node string) pkix.Name {
 	return pkix.Name{Organization: []string{nodesGroup}, CommonName: nodeUserPrefix + node}
 }
 
-// hasSubjectOf compares the encoded subject, since the parsed one hides second values, unknown attributes and the kinds of
-// strings.
+// hasSubjectOf compares the encoded subject: parsing hides second values, unknown attributes and string types.
 func hasSubjectOf(e *evaluation, node string) bool {
 	want, err := asn1.Marshal(nodesSubject(node).ToRDNSequence())
 	return err == nil && bytes.Equal(e.parsed.RawSubject, want)
 }
 
-// meansSubjectOf reports whether the parsed subject is the node's, in whatever encoding and order. Tools other than a kubelet
-// write strings of other kinds.
+// meansSubjectOf reports whether the parsed subject is the node's, in any encoding and order. Tools other than a kubelet write other
+// string types.
 func meansSubjectOf(e *evaluation, node string) bool {
 	have := e.parsed.Subject.Names
 	want := map[string]any{oidOrganization.String(): nodesGroup, oidCommonName.String(): nodeUserPrefix + node}
@@ -155,13 +154,13 @@ func denyEncoding(e *evaluation) *Result {
 		"each alone and a PrintableString"+stockKubelet, e.parsed.Subject.String())
 }
 
-// stockKubelet ends the message of a denial for a defect that no stock kubelet's request has. Both causes are possible, and the advice
+// stockKubelet ends the message of a denial for a defect that no stock kubelet's CSR has. Both causes are possible, and the advice
 // differs.
 const stockKubelet = ". Start a stock kubelet. If a stock kubelet runs on the machine, this request is not its own: find out who sent it, and " +
 	"request a reissue if it was sent with the bootstrap token"
 
-// isCanonical encodes the request again from the parts that were checked, and compares: extensions, attributes and whatever
-// a parser passes over would differ. Only the signature's bits are taken as they are.
+// isCanonical encodes the certificate request again from the checked parts, and compares: extensions, attributes and anything that a
+// parser skips would differ. Only the bits of the signature are copied.
 func isCanonical(e *evaluation) bool {
 	want, err := canonical(e.parsed)
 	return err == nil && bytes.Equal(want, e.parsed.Raw)

@@ -12,65 +12,65 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 )
 
-// The reasons of a verdict on a request that was sent with a bootstrap token.
+// Reasons of a verdict on a CSR that was sent with a bootstrap token.
 const (
-	// ReasonKubeletClient surfaces when a request is approved.
+	// ReasonKubeletClient is the reason when the CSR is approved.
 	ReasonKubeletClient = "KubeletClientOfThisNode"
-	// ReasonOlderThanToken surfaces when the request was there before the token: another one of the same id sent it.
+	// ReasonOlderThanToken is the reason when the CSR is older than the token: it was sent with another token of the same id.
 	ReasonOlderThanToken = "OlderThanToken"
-	// ReasonTokenExpired surfaces when the token has expired since.
+	// ReasonTokenExpired is the reason when the token has expired since the CSR was sent.
 	ReasonTokenExpired = "TokenExpired"
-	// ReasonWrongRequester surfaces when the requester has groups, a uid or extra data that a bootstrap token has not.
+	// ReasonWrongRequester is the reason when the requester has groups, a uid or extra data that a bootstrap token does not have.
 	ReasonWrongRequester = "WrongRequester"
-	// ReasonWrongSigner surfaces when another signer than that of kubelet client certificates is asked.
+	// ReasonWrongSigner is the reason when the requested signer is not that of kubelet client certificates.
 	ReasonWrongSigner = "WrongSigner"
-	// ReasonSecondKey surfaces when another key was approved with the same token before this one asked, and a machine works with it:
-	// two machines have the token.
+	// ReasonSecondKey is the reason when another key was approved with the same token before this CSR was sent, and a machine works with
+	// it: two machines have the token.
 	ReasonSecondKey = "SecondKey"
-	// ReasonKeyReplaced surfaces when another key was approved with the same token before this one asked, and was not used: usually
-	// the kubelet was restarted before it received its certificate, and has another key now.
+	// ReasonKeyReplaced is the reason when another key was approved with the same token before this CSR was sent, and that key is unused:
+	// usually the kubelet restarted before it received its certificate, and has another key now.
 	ReasonKeyReplaced = "KeyReplaced"
-	// ReasonKeyOfAnotherNode is the reason to deny a request whose key is claimed for another node: one node, one key, in both
-	// directions. Machines that were cloned from one disk send the same key.
+	// ReasonKeyOfAnotherNode is the reason when the key is claimed for another node: each key belongs to one node. Machines that were
+	// cloned from one disk send the same key.
 	ReasonKeyOfAnotherNode = "KeyOfAnotherNode"
-	// ReasonSuperseded surfaces when another key was approved with the same token while this request was waiting: a kubelet
-	// that is restarted, or tired of waiting, asks again with another key.
+	// ReasonSuperseded is the reason when another key was approved with the same token while this CSR was pending: a kubelet that
+	// restarts, or gives up waiting, sends another key.
 	ReasonSuperseded = "Superseded"
 )
 
-// Request is a request that may have been sent with a bootstrap token, with what is known of the token.
+// Request is a CSR that may have been sent with a bootstrap token, with the facts about the token.
 type Request struct {
-	// CSR is the request as it was read.
+	// CSR is the object as it was read.
 	CSR *certificatesv1.CertificateSigningRequest
 	// NodeName is the node that the token is for.
 	NodeName string
 	// TokenID is the id of the token.
 	TokenID string
-	// TokenCreated is when the token was made, and TokenExpires when it expires.
+	// TokenCreated and TokenExpires are when the token was created and when it expires.
 	TokenCreated, TokenExpires time.Time
-	// TokenGroup is the group that the token's user must be in, besides those that every bootstrap token is in.
+	// TokenGroup is the group that the token's user must be in, in addition to those of every bootstrap token.
 	TokenGroup string
-	// MayHave are further groups that it may be in.
+	// MayHave are further groups that are allowed.
 	MayHave []string
-	// ClaimedKeys are the fingerprints of the keys that were approved with the token before, the first one first, and ClaimedAt is
-	// when the last of them was; empty for none.
+	// ClaimedKeys are the fingerprints of the keys that were approved with the token before, the first one first, and ClaimedAt is when
+	// the last one was approved; empty for none.
 	ClaimedKeys []string
 	ClaimedAt   time.Time
 	// ClaimUsed reports whether a machine works with one of these keys.
 	ClaimUsed bool
 	// Replacements is how many keys may be approved after the first one while none is used.
 	Replacements int
-	// OtherNode is another node that the key of the request is claimed for; empty for none.
+	// OtherNode is another node that the CSR's key is claimed for; empty for none.
 	OtherNode string
 	// Now is the time of the verdict.
 	Now time.Time
 }
 
-// clockTolerance is how far the clocks of several API servers may be apart.
+// clockTolerance is the maximum difference between the clocks of several API servers.
 const clockTolerance = 10 * time.Second
 
-// clientChecks are all the rules, in this order: whose request it is, then what is evidence of theft, so that no lesser
-// defect hides it, then the rest.
+// clientChecks are all the rules, in this order: who sent the CSR, then evidence of theft, so that no lesser defect hides it, then the
+// rest.
 var clientChecks = []check{
 	sentWithToken,
 	sentAfterTokenWasMade,
@@ -90,7 +90,7 @@ var clientChecks = []check{
 	hasKeyOfNoOtherNode,
 }
 
-// Evaluate is the verdict on a request that may have been sent with a bootstrap token.
+// Evaluate is the verdict on a CSR that may have been sent with a bootstrap token.
 func Evaluate(r Request) Result {
 	e := &evaluation{csr: r.CSR, node: r.NodeName, client: &r}
 	return e.run(clientChecks, Result{
@@ -100,7 +100,7 @@ func Evaluate(r Request) Result {
 	})
 }
 
-// DeniesClient reports whether a reason is one for which requests that were sent with a token are denied.
+// DeniesClient reports whether CSRs that were sent with a token are denied for a reason.
 func DeniesClient(reason string) bool {
 	switch reason {
 	case ReasonWrongRequester, ReasonWrongSigner, ReasonSecondKey, ReasonKeyReplaced, ReasonKeyOfAnotherNode, ReasonSuperseded, ReasonWrongUsages, ReasonWrongDuration,
@@ -132,7 +132,7 @@ func sentWithLiveToken(e *evaluation) *Result {
 	return nil
 }
 
-// hasNoOtherIdentity compares with what the API server's token authenticator gives every bootstrap token
+// hasNoOtherIdentity compares with the identity that the API server's token authenticator gives every bootstrap token
 // (plugin/pkg/auth/authenticator/token/bootstrap): no uid, no extra, and these groups.
 func hasNoOtherIdentity(e *evaluation) *Result {
 	must := []string{bootstrapapi.BootstrapDefaultGroup, everyGroup, e.client.TokenGroup}
@@ -184,9 +184,8 @@ func asksForNothingElse(e *evaluation) *Result {
 	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it"+stockKubelet)
 }
 
-// hasClaimedKey holds a token to one key, or to as many as may replace it. A kubelet with rotateCertificates has its key in memory until
-// it has the certificate, so one that is restarted asks with another key. That is no evidence of a second machine until somebody uses
-// the key before.
+// hasClaimedKey binds a token to one key, plus the allowed replacements. A kubelet with rotateCertificates keeps its key in memory until
+// it has the certificate, so after a restart it sends another key. That is no evidence of a second machine until the earlier key is used.
 func hasClaimedKey(e *evaluation) *Result {
 	claimed := e.client.ClaimedKeys
 	switch {
@@ -206,7 +205,7 @@ func hasClaimedKey(e *evaluation) *Result {
 	}
 }
 
-// hasKeyOfNoOtherNode comes after hasClaimedKey: a second key for one token may be evidence of theft, whoever else has that key.
+// hasKeyOfNoOtherNode comes after hasClaimedKey: a second key for one token can be evidence of theft, even if another node has that key.
 func hasKeyOfNoOtherNode(e *evaluation) *Result {
 	other := e.client.OtherNode
 	if other == "" {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package csr gives the verdict on a CertificateSigningRequest: on one for a kubelet's client certificate that was sent with
-// a node's bootstrap token ([Evaluate]), and on one for a kubelet's serving certificate that the node sent ([EvaluateServing]).
+// Package csr gives the verdict on a CertificateSigningRequest: on one for a kubelet's client certificate that was sent with a node's
+// bootstrap token ([Evaluate]), and on one for a kubelet's serving certificate that the node sent ([EvaluateServing]).
 //
-// It is pure. What a stock kubelet sends is approved, byte for byte in its subject; whatever is not recognised is not.
-// The rules are upstream's (pkg/controller/certificates/approver/sarapprove.go, pkg/apis/certificates/helpers.go), with
-// those that upstream has not: the name is the one that the token is for, and the addresses are the node's.
+// It is pure. It approves what a stock kubelet sends, byte for byte in its subject, and nothing that it does not recognize. The rules are
+// those of Kubernetes (pkg/controller/certificates/approver/sarapprove.go, pkg/apis/certificates/helpers.go), and two more: the name is
+// the one that the token is for, and the addresses are the node's.
 package csr
 
 import (
@@ -20,39 +20,39 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 )
 
-// Verdict is what shall be done with a request.
+// Verdict is what to do with a CSR.
 type Verdict int
 
 const (
-	// Leave means: the request is not ours to decide.
+	// Leave means: the operator does not decide this CSR.
 	Leave Verdict = iota
-	// Approve means: it is what the kubelet of the node sends.
+	// Approve means: the CSR is what the kubelet of the node sends.
 	Approve
-	// Deny means: it is ours to decide and has a defect that no waiting fixes.
+	// Deny means: the operator decides this CSR, and it has a defect that does not fix itself.
 	Deny
-	// Wait means: it is ours to decide and sound, and may not be approved as things stand. They may change.
+	// Wait means: the operator decides this CSR, and it has no defect but cannot be approved now. That can change.
 	Wait
 )
 
-// The reasons of a verdict on any request.
+// Reasons of a verdict on any CSR.
 const (
-	// ReasonNotOurs surfaces when the request was not sent with the token, or not by the node, that it was looked at for.
+	// ReasonNotOurs is the reason when the CSR was not sent with the token, or not by the node, that it is checked for.
 	ReasonNotOurs = "NotOurs"
-	// ReasonWrongUsages surfaces when the usages are not those of a kubelet's certificate for its kind of key.
+	// ReasonWrongUsages is the reason when the usages are not those of a kubelet's certificate for this type of key.
 	ReasonWrongUsages = "WrongUsages"
-	// ReasonWrongDuration surfaces when a certificate is asked for that lives longer than a year.
+	// ReasonWrongDuration is the reason when the requested duration is longer than a year.
 	ReasonWrongDuration = "WrongDuration"
-	// ReasonTooLarge surfaces when the request is larger than any that a kubelet sends.
+	// ReasonTooLarge is the reason when the CSR is larger than any that a kubelet sends.
 	ReasonTooLarge = "TooLarge"
-	// ReasonMalformed surfaces when the request is not exactly one PEM block with a certificate request in it.
+	// ReasonMalformed is the reason when spec.request is not exactly one PEM block with a certificate request.
 	ReasonMalformed = "Malformed"
-	// ReasonBadSignature surfaces when the request is not signed with its own key, or with an algorithm that is not sound.
+	// ReasonBadSignature is the reason when the CSR is not signed with its own key, or with an algorithm that is not allowed.
 	ReasonBadSignature = "BadSignature"
-	// ReasonWrongKey surfaces when the key's algorithm or size is not on the list.
+	// ReasonWrongKey is the reason when the key's algorithm or size is not on the list.
 	ReasonWrongKey = "WrongKey"
-	// ReasonWrongSubject surfaces when the subject is not the node's: usually another node's name.
+	// ReasonWrongSubject is the reason when the subject is not the node's: usually another node's name.
 	ReasonWrongSubject = "WrongSubject"
-	// ReasonUnexpectedAttributes surfaces when the request asks for what a kubelet does not ask for, or has finalizers or owner
+	// ReasonUnexpectedAttributes is the reason when the CSR requests anything that a kubelet does not request, or has finalizers or owner
 	// references.
 	ReasonUnexpectedAttributes = "UnexpectedAttributes"
 )
@@ -62,28 +62,28 @@ type Result struct {
 	Verdict Verdict
 	// Reason is one of the constants of this package.
 	Reason string
-	// Message says what was asked for, what was expected and what to do.
+	// Message says what the CSR requests, what was expected and what to do.
 	Message string
 	// KeyFingerprint is SHA256:<hex> of the DER SubjectPublicKeyInfo; empty when no key could be read.
 	KeyFingerprint string
 }
 
-// evaluation is a request in the course of its checks.
+// evaluation is a CSR while it is checked.
 type evaluation struct {
 	csr *certificatesv1.CertificateSigningRequest
-	// node is the one that the request shall be for.
+	// node is the node that the CSR must be for.
 	node string
-	// client and serving say what else is known; one of them is nil.
+	// client and serving have the other facts; one of them is nil.
 	client  *Request
 	serving *ServingRequest
-	// parsed is set by the check that parses it.
+	// parsed is set by the check that parses the CSR.
 	parsed *x509.CertificateRequest
 }
 
-// A check returns nil when it has nothing against the request.
+// A check returns nil if it has no objection to the CSR.
 type check func(*evaluation) *Result
 
-// run is the verdict of the first check that has something against the request, else approved.
+// run is the verdict of the first check with an objection, otherwise approved.
 func (e *evaluation) run(checks []check, approved Result) Result {
 	result := approved
 	for _, check := range checks {
@@ -103,7 +103,7 @@ func fingerprint(parsed *x509.CertificateRequest) string {
 	return "SHA256:" + hex.EncodeToString(sum[:])
 }
 
-// Fingerprint is SHA256:<hex> of the DER SubjectPublicKeyInfo in a request. It fails on a request that cannot be parsed.
+// Fingerprint is SHA256:<hex> of the DER SubjectPublicKeyInfo in a CSR. It fails if the CSR cannot be parsed.
 func Fingerprint(r *certificatesv1.CertificateSigningRequest) (string, error) {
 	parsed, err := parse(r)
 	if err != nil {
@@ -112,7 +112,7 @@ func Fingerprint(r *certificatesv1.CertificateSigningRequest) (string, error) {
 	return fingerprint(parsed), nil
 }
 
-// Expires is when the certificate that was issued to a request expires. It fails on what is not a certificate in PEM.
+// Expires is when the certificate that was issued for a CSR expires. It fails if that is not a certificate in PEM.
 func Expires(r *certificatesv1.CertificateSigningRequest) (time.Time, error) {
 	block, _ := pem.Decode(r.Status.Certificate)
 	if block == nil {
@@ -125,18 +125,17 @@ func Expires(r *certificatesv1.CertificateSigningRequest) (time.Time, error) {
 	return certificate.NotAfter, nil
 }
 
-// MayDecide reports whether the operator may approve and deny requests for a signer: those of kubelets' certificates
-// (controllers/rbac.go).
+// MayDecide reports whether the operator may approve and deny CSRs for a signer: those for kubelets' certificates (controllers/rbac.go).
 func MayDecide(signer string) bool {
 	return signer == certificatesv1.KubeAPIServerClientKubeletSignerName || signer == certificatesv1.KubeletServingSignerName
 }
 
-// MaxLife is the longest life of a certificate that a request may ask for. To one that asks for none, kube-controller-manager
-// gives its own --cluster-signing-duration, which is a year by default.
+// MaxLife is the longest life of a certificate that a CSR may request. If a CSR requests none, kube-controller-manager uses
+// --cluster-signing-duration, which is a year by default.
 const MaxLife = maxDurationSeconds * time.Second
 
-// RequestedNode is the node that a request names in its subject, right or wrong; empty when it names none. It says who may
-// want to know of the request, and nothing about whether it is justified.
+// RequestedNode is the node that a CSR names in its subject, valid or not; empty if it names none. It selects the node to reconcile, and
+// proves nothing.
 func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
 	parsed, err := parse(r)
 	if err != nil {
@@ -149,7 +148,7 @@ func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
 	return node
 }
 
-// parse reads a request that was not checked.
+// parse reads an unchecked CSR.
 func parse(r *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {
 	if len(r.Spec.Request) > MaxRequestBytes {
 		return nil, fmt.Errorf("the request %s has more than %d bytes", r.Name, MaxRequestBytes)

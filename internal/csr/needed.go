@@ -14,21 +14,20 @@ import (
 const (
 	// maxUserBytes is longer than the user name of any token or node.
 	maxUserBytes = 512
-	// maxUIDBytes is longer than a UID; that there is one is all that matters.
+	// maxUIDBytes is longer than a UID; only its existence matters.
 	maxUIDBytes = 64
-	// maxSignerBytes is longer than the API server lets the name of a signer be (pkg/apis/certificates/validation).
+	// maxSignerBytes is longer than the API server's limit for the name of a signer (pkg/apis/certificates/validation).
 	maxSignerBytes = 1024
-	// maxGroups and maxGroupBytes are more than a token or a kubelet has; the name of a token's group has at most 277 bytes.
+	// maxGroups and maxGroupBytes are larger than for any token or kubelet; the name of a token's group has at most 277 bytes.
 	maxGroups, maxGroupBytes = 16, 512
-	// maxUsages and maxUsageBytes are more than Kubernetes knows.
+	// maxUsages and maxUsageBytes are larger than for all usages of Kubernetes.
 	maxUsages, maxUsageBytes = 32, 64
-	// otherExtra stands for all keys of spec.extra that no check names. It is no key that the API server would take.
+	// otherExtra replaces all keys of spec.extra that no check uses. The API server does not accept it as a key.
 	otherExtra = "(other)"
 )
 
-// KeepNeeded reduces the spec of a request to what the checks look at, in a bounded number of bytes: Kubernetes sets no limit, and
-// whoever may send requests could fill the memory of whoever keeps them. The verdict on the rest is that on the whole. To reduce
-// it again changes nothing.
+// KeepNeeded reduces the spec of a CSR to the fields that the checks use, in a bounded number of bytes: Kubernetes sets no limit, and
+// whoever can send CSRs could fill the memory of a cache. The verdict stays the same. Reducing it again changes nothing.
 func KeepNeeded(spec *certificatesv1.CertificateSigningRequestSpec, tokenGroups ...string) {
 	if len(spec.Request) > MaxRequestBytes {
 		spec.Request = bytes.Clone(spec.Request[:MaxRequestBytes+1])
@@ -40,7 +39,7 @@ func KeepNeeded(spec *certificatesv1.CertificateSigningRequestSpec, tokenGroups 
 	spec.Usages = neededUsages(spec.Usages)
 }
 
-// cut leaves the beginning of a long text, in memory of its own. What it is compared with is shorter.
+// cut copies the beginning of a long text, so that the rest can be freed. Everything that it is compared with is shorter.
 func cut(s string, most int) string {
 	if len(s) <= most {
 		return s
@@ -48,7 +47,7 @@ func cut(s string, most int) string {
 	return strings.Clone(s[:most])
 }
 
-// neededExtra reports whether there is a credential id, and whether there is anything else.
+// neededExtra keeps the credential id, and whether other keys exist.
 func neededExtra(extra map[string]certificatesv1.ExtraValue) map[string]certificatesv1.ExtraValue {
 	if len(extra) == 0 {
 		return nil
@@ -64,8 +63,8 @@ func neededExtra(extra map[string]certificatesv1.ExtraValue) map[string]certific
 	return out
 }
 
-// neededGroups are all of a few short groups. Of many they are those that a check names, twice at most, since a group that is
-// there twice is not what the API server writes of a kubelet, and the first one of all others, which no check lets pass.
+// neededGroups keeps all groups if they are few and short. Otherwise it keeps those that a check names, at most twice, since the API
+// server never gives a kubelet a group twice, and the first of all others, which no check accepts.
 func neededGroups(groups, named []string) []string {
 	if len(groups) <= maxGroups && !slices.ContainsFunc(groups, func(g string) bool { return len(g) > maxGroupBytes }) {
 		return groups
@@ -85,7 +84,7 @@ func neededGroups(groups, named []string) []string {
 	return out
 }
 
-// neededUsages are as many as tell that they are too many.
+// neededUsages keeps enough usages to show that they are too many.
 func neededUsages(usages []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
 	if len(usages) <= maxUsages && !slices.ContainsFunc(usages, func(u certificatesv1.KeyUsage) bool { return len(u) > maxUsageBytes }) {
 		return usages

@@ -10,15 +10,15 @@ import (
 
 // Reservation is a host at which the API server is reached, so that no node may serve as it.
 type Reservation struct {
-	// Host is a DNS name or an IP in any spelling. The first label of a DNS name may be a wildcard, as in a certificate: it
-	// stands for one label.
+	// Host is a DNS name or an IP in any spelling. The first label of a DNS name can be a wildcard, as in a certificate: it matches one
+	// label.
 	Host string
-	// By says where the host is from, such as "the NodeBootstrap worker-1".
+	// By is the source of the host, for example "the NodeBootstrap worker-1".
 	By string
 }
 
-// HostKey is Address.Key of the host of a URL. A Unicode name has that of the punycode which is looked up for it, and an IPv6
-// address that of the address without its zone, since certificates have neither.
+// HostKey is Address.Key of the host of a URL. A Unicode name has the key of its punycode form, which clients look up, and an IPv6
+// address has the key of the address without its zone, since certificates have neither.
 func HostKey(host string) string {
 	if strings.ContainsFunc(host, func(r rune) bool { return r > '\u007f' }) {
 		if ascii, err := idna.Lookup.ToASCII(host); err == nil { // as net/http does before it connects
@@ -30,10 +30,10 @@ func HostKey(host string) string {
 
 const wildcard = "*."
 
-// reservations are all that a request is compared with.
+// reservations are all reserved hosts that a CSR is compared with.
 type reservations struct {
 	by    map[string]string // by key
-	order []string          // the keys as they came, so that the same one is named each time
+	order []string          // the keys in their original order, so that messages always name the same one
 }
 
 func newReservations(list []Reservation) reservations {
@@ -49,7 +49,7 @@ func newReservations(list []Reservation) reservations {
 	return r
 }
 
-// holder is who reserves an address, or a host that a wildcard in a request stands for.
+// holder is who reserves an address, or a host that matches a wildcard in a CSR.
 func (r reservations) holder(a Address) (string, bool) {
 	key := a.Key()
 	if by, ok := r.by[key]; ok {

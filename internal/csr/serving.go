@@ -9,31 +9,31 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 )
 
-// The reasons of a verdict on a request for a serving certificate.
+// Reasons of a verdict on a CSR for a serving certificate.
 const (
-	// ReasonKubeletServing surfaces when a request is approved.
+	// ReasonKubeletServing is the reason when the CSR is approved.
 	ReasonKubeletServing = "KubeletServingOfThisNode"
-	// ReasonNoAddressesDeclared surfaces when the NodeBootstrap declares no addresses: then a person decides.
+	// ReasonNoAddressesDeclared is the reason when the NodeBootstrap declares no addresses: then a person decides.
 	ReasonNoAddressesDeclared = "NoAddressesDeclared"
-	// ReasonNoAddress surfaces when the request names neither a DNS name nor an IP.
+	// ReasonNoAddress is the reason when the CSR names neither a DNS name nor an IP.
 	ReasonNoAddress = "NoAddress"
-	// ReasonAddressReserved surfaces while the request names an address of the control plane.
+	// ReasonAddressReserved is the reason while the CSR names an address of the control plane.
 	ReasonAddressReserved = "AddressReserved"
-	// ReasonAddressDeclaredElsewhere surfaces while the request names what another NodeBootstrap declares as its own.
+	// ReasonAddressDeclaredElsewhere is the reason while the CSR names an address that another NodeBootstrap declares as its own.
 	ReasonAddressDeclaredElsewhere = "AddressDeclaredElsewhere"
-	// ReasonAddressNotDeclared surfaces while the request names what its NodeBootstrap does not declare.
+	// ReasonAddressNotDeclared is the reason while the CSR names an address that its NodeBootstrap does not declare.
 	ReasonAddressNotDeclared = "AddressNotDeclared"
 )
 
-// ServingRequest is a request for the certificate that a kubelet serves with, and what is known of addresses.
+// ServingRequest is a CSR for a kubelet's serving certificate, with the facts about addresses.
 type ServingRequest struct {
-	// CSR is the request as it was read.
+	// CSR is the object as it was read.
 	CSR *certificatesv1.CertificateSigningRequest
 	// NodeName is the node that may have sent it.
 	NodeName string
 	// Declared are the DNS names, IPs and CIDRs that its NodeBootstrap declares.
 	Declared []string
-	// Reserved are the hosts at which the API server is reached, besides those that are the same in every cluster.
+	// Reserved are the hosts at which the API server is reached, except for those that are the same in every cluster.
 	Reserved []Reservation
 	// Elsewhere are addresses that other NodeBootstraps declare as their own, by Address.Key, with the name of one of them.
 	Elsewhere map[string]string
@@ -43,8 +43,8 @@ type ServingRequest struct {
 // (staging/src/k8s.io/apiserver/pkg/authentication/user).
 const credentialID = "authentication.kubernetes.io/credential-id"
 
-// servingChecks are all the rules, in this order: whose request it is, then what the API server tells of it, then what is in
-// it, then whether the node may serve as what it names.
+// servingChecks are all the rules, in this order: who sent the CSR, then its metadata and spec, then its content, then whether the node
+// may serve at the addresses that it names.
 var servingChecks = []check{
 	sentByNode,
 	addressesAreDeclared,
@@ -63,7 +63,7 @@ var servingChecks = []check{
 	namesWhatIsDeclared,
 }
 
-// EvaluateServing is the verdict on a request for a serving certificate.
+// EvaluateServing is the verdict on a CSR for a serving certificate.
 func EvaluateServing(r ServingRequest) Result {
 	e := &evaluation{csr: r.CSR, node: r.NodeName, serving: &r}
 	return e.run(servingChecks, Result{
@@ -73,7 +73,7 @@ func EvaluateServing(r ServingRequest) Result {
 	})
 }
 
-// DeniesServing reports whether a reason is one for which requests for serving certificates are denied.
+// DeniesServing reports whether CSRs for serving certificates are denied for a reason.
 func DeniesServing(reason string) bool {
 	switch reason {
 	case ReasonWrongUsages, ReasonWrongDuration, ReasonTooLarge, ReasonMalformed, ReasonBadSignature, ReasonWrongKey,
@@ -84,7 +84,7 @@ func DeniesServing(reason string) bool {
 	}
 }
 
-// sentByNode wants what the API server writes of a kubelet that authenticated with its client certificate, and no more.
+// sentByNode requires exactly the fields that the API server sets for a kubelet that authenticated with its client certificate.
 func sentByNode(e *evaluation) *Result {
 	spec := e.csr.Spec
 	groups := slices.Sorted(slices.Values(spec.Groups))

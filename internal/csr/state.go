@@ -11,7 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Condition returns the condition of a type; nil when there is none.
+// Condition returns the condition of a type; nil if the CSR has none.
 func Condition(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) *certificatesv1.CertificateSigningRequestCondition {
 	i := slices.IndexFunc(r.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool { return c.Type == t })
 	if i < 0 {
@@ -46,19 +46,19 @@ func ConditionTime(c *certificatesv1.CertificateSigningRequestCondition) metav1.
 	return c.LastTransitionTime
 }
 
-// Undecided reports whether a request waits for a verdict.
+// Undecided reports whether a CSR has no verdict yet.
 func Undecided(r *certificatesv1.CertificateSigningRequest) bool {
 	return Condition(r, certificatesv1.CertificateApproved) == nil &&
 		Condition(r, certificatesv1.CertificateDenied) == nil &&
 		Condition(r, certificatesv1.CertificateFailed) == nil
 }
 
-// Settled reports whether nothing is to be done about a request any more: it has its certificate, was denied, or failed.
+// Settled reports whether a CSR is final: it has its certificate, was denied, or failed.
 func Settled(r *certificatesv1.CertificateSigningRequest) bool {
 	return Issued(r) || Condition(r, certificatesv1.CertificateDenied) != nil || Condition(r, certificatesv1.CertificateFailed) != nil
 }
 
-// NewestFirst orders requests by the time they were sent at, and by name within a second.
+// NewestFirst orders CSRs by their creation, and by name within a second.
 func NewestFirst(requests []*certificatesv1.CertificateSigningRequest) []*certificatesv1.CertificateSigningRequest {
 	return slices.SortedFunc(slices.Values(requests), func(a, b *certificatesv1.CertificateSigningRequest) int { return -ByCreation(a, b) })
 }

@@ -30,7 +30,7 @@ func AlarmOf(s *v1alpha1.NodeBootstrapStatus) *metav1.Condition {
 	return meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionTokenMisused)
 }
 
-// Short is a condition in short: "True Published"; empty when it is absent.
+// Short is a condition in short: "True Published"; empty if it is absent.
 func Short(s *v1alpha1.NodeBootstrapStatus, conditionType string) string {
 	c := meta.FindStatusCondition(s.Conditions, conditionType)
 	if c == nil {
@@ -39,7 +39,7 @@ func Short(s *v1alpha1.NodeBootstrapStatus, conditionType string) string {
 	return string(c.Status) + " " + c.Reason
 }
 
-// ApprovedSince has the request of the reissued credential approved a while ago by the operator, and issued.
+// ApprovedSince is the state after the operator approved the CSR of the reissued credential a while ago; its certificate is issued.
 func ApprovedSince(age time.Duration) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) {
 		d := ApprovedDecision("csr-b", 2, age)
@@ -54,17 +54,17 @@ func LeaseOf(age time.Duration) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.LeaseRenewed = Now.Add(-age) }
 }
 
-// ReissuedSince has the reissue handled a while ago.
+// ReissuedSince is the state after a reissue was handled a while ago.
 func ReissuedSince(age time.Duration) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.NodeBootstrap.Status.AwaitingSince = new(Ago(age)) }
 }
 
-// A choice is one thing that may be so or so in a cluster.
+// A choice is a set of alternatives for one part of a cluster's state.
 type choice []func(*lifecycle.Facts)
 
 func As(*lifecycle.Facts) {} // As it is
 
-// choices make up the states that a cluster may be found in: after a crash, an edit, a restore from a backup, a theft.
+// choices are the states in which a cluster can be found: after a crash, an edit, a restore from a backup, a theft.
 var choices = []choice{
 	{As, As, As, As, As, func(f *lifecycle.Facts) { f.NodeBootstrap = nil }},
 	{ // tokens
@@ -145,7 +145,7 @@ func onNodeBootstrap(edit func(*lifecycle.Facts)) func(*lifecycle.Facts) {
 	}
 }
 
-// Raised has an alarm stand.
+// Raised sets the alarm.
 func Raised(reason string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) {
 		meta.SetStatusCondition(&f.NodeBootstrap.Status.Conditions, metav1.Condition{
@@ -165,19 +165,19 @@ func claimedWithSecond(f *lifecycle.Facts) {
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{ApprovedDecision("csr-r", 2, Minutes(50))}
 }
 
-// deniedAKey has a second key denied since the first one was approved.
+// deniedAKey denies a second key after the first one was approved.
 func deniedAKey(f *lifecycle.Facts) {
 	Claimed("csr-q")(f)
 	f.NodeBootstrap.Status.Certificates = append(f.NodeBootstrap.Status.Certificates, Because(csr.ReasonKeyReplaced, DeniedDecision("csr-r", 1, Minutes(0))))
 }
 
-// longHistory leaves room for one decision more.
+// longHistory leaves room for one more decision.
 func longHistory(f *lifecycle.Facts) {
 	f.NodeBootstrap.Status.LastTokenID = NthID(2)
 	f.NodeBootstrap.Status.Certificates = History("addDAddDsxsDDxd")
 }
 
-// Further adds requests.
+// Further adds CSRs.
 func Further(requests ...*certificatesv1.CertificateSigningRequest) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.Requests = slices.Concat(f.Requests, requests) }
 }
@@ -190,8 +190,8 @@ func TooLong(r *certificatesv1.CertificateSigningRequest) {
 	r.Spec.ExpirationSeconds = new(int32(10 * 365 * 24 * 60 * 60))
 }
 
-// BadRequests were sent with the nth token, one each second, and have a defect that tells nothing of a theft. They have one
-// key, since keys take time to make.
+// BadRequests were sent with the nth token, one each second, and have a defect that is no evidence of a theft. They share one key,
+// because creating keys is slow.
 func BadRequests(n, count int) []*certificatesv1.CertificateSigningRequest {
 	var out []*certificatesv1.CertificateSigningRequest
 	for i := range count {
@@ -200,7 +200,7 @@ func BadRequests(n, count int) []*certificatesv1.CertificateSigningRequest {
 	return out
 }
 
-// serving has addresses declared and these certificates asked for.
+// serving declares addresses and adds these CSRs for serving certificates.
 func serving(requests ...*certificatesv1.CertificateSigningRequest) func(*lifecycle.Facts) {
 	return onNodeBootstrap(func(f *lifecycle.Facts) {
 		Declares()(f)
@@ -217,14 +217,14 @@ func ServingRequests(count int, edit ...func(*certificatesv1.CertificateSigningR
 	return out
 }
 
-// States calls f with a seed for each of many of the states, of which there are thousands of millions.
+// States calls f with a seed for each of count states; thousands of millions exist.
 func States(count int, f func(seed int, facts *lifecycle.Facts)) {
 	for seed := range count {
 		f(seed, State(seed))
 	}
 }
 
-// State is the facts of a seed.
+// State is the facts for a seed.
 func State(seed int) *lifecycle.Facts {
 	f, random := Fresh(), rand.New(rand.NewPCG(uint64(seed), 0))
 	for _, c := range choices {
@@ -232,14 +232,14 @@ func State(seed int) *lifecycle.Facts {
 	}
 	for _, requests := range []*[]*certificatesv1.CertificateSigningRequest{&f.Requests, &f.ServingRequests} {
 		*requests = slices.Clone(*requests)
-		for i, r := range *requests { // what carries out a plan writes to them
+		for i, r := range *requests { // carrying out a plan changes them
 			(*requests)[i] = r.DeepCopy()
 		}
 	}
 	return f
 }
 
-// Spoilt requests were sent with the node's token and are not for the node's client certificate.
+// Spoilt CSRs were sent with the node's token and are not valid for the node's client certificate.
 var Spoilt = map[string]func(*certificatesv1.CertificateSigningRequest){
 	"another node":        ForNode("worker-2"),
 	"a longer name":       ForNode("worker-10"),
@@ -249,9 +249,9 @@ var Spoilt = map[string]func(*certificatesv1.CertificateSigningRequest){
 	"none that is parsed": func(r *certificatesv1.CertificateSigningRequest) { r.Spec.Request = []byte("junk") },
 }
 
-// Decision is one of a kind, made an hour ago: a for an approval, d for a denial, i for what was ignored, m for the approval
-// of a second key by someone else, o for that of another signer's certificate; of the first token in lower case, of the
-// second one in upper case. s is the approval of a serving certificate, and x its denial.
+// Decision is a decision of one kind from an hour ago: a for an approval, d for a denial, i for an ignored CSR, m for the approval of a
+// second key by someone else, o for that of another signer's certificate; lower case for the first token, upper case for the second one.
+// s is the approval of a serving certificate, and x its denial.
 func Decision(letter rune, name string) v1alpha1.CertificateDecision {
 	n := 1
 	if lower := letter | 0x20; lower != letter {
@@ -275,7 +275,7 @@ func Decision(letter rune, name string) v1alpha1.CertificateDecision {
 	return d
 }
 
-// History is one letter for each decision, the newest last, numbered from the oldest.
+// History has one decision for each letter, the newest last, numbered from the oldest.
 func History(letters string) []v1alpha1.CertificateDecision {
 	var out []v1alpha1.CertificateDecision
 	for i, letter := range letters {
@@ -292,7 +292,7 @@ func Names(history []v1alpha1.CertificateDecision) []string {
 	return out
 }
 
-// Judged is a condition with a reason and a message, of a while ago.
+// Judged adds a condition with a reason and a message, set a while ago.
 func Judged(c certificatesv1.RequestConditionType, reason, message string, age time.Duration) func(*certificatesv1.CertificateSigningRequest) {
 	return func(r *certificatesv1.CertificateSigningRequest) {
 		r.Status.Conditions = append(r.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
@@ -305,7 +305,7 @@ func KubectlDeny(age time.Duration) func(*certificatesv1.CertificateSigningReque
 	return Judged(certificatesv1.CertificateDenied, "KubectlDeny", "This CSR was denied by kubectl certificate deny.", age)
 }
 
-// VerdictsOf counts what is recorded, by verdict: "8 Denied, 1 Ignored".
+// VerdictsOf counts decisions by verdict: "8 Denied, 1 Ignored".
 func VerdictsOf(history []v1alpha1.CertificateDecision) string {
 	count := map[v1alpha1.Verdict]int{}
 	for _, d := range history {
@@ -320,7 +320,7 @@ func VerdictsOf(history []v1alpha1.CertificateDecision) string {
 	return strings.Join(out, ", ")
 }
 
-// Denials are the records of bad requests of the nth token.
+// Denials are the log entries of bad CSRs of the nth token.
 func Denials(n, count int) []v1alpha1.CertificateDecision {
 	var out []v1alpha1.CertificateDecision
 	for i := range count {
@@ -336,7 +336,7 @@ func Conflicting(mode v1alpha1.Approval, requests ...*certificatesv1.Certificate
 	return f
 }
 
-// Edits are several in one.
+// Edits combines several edits.
 func Edits(list ...func(*lifecycle.Facts)) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) {
 		for _, edit := range list {
@@ -365,7 +365,7 @@ func Asks(signer string) func(*certificatesv1.CertificateSigningRequest) {
 
 var Expires = Now.Add(40 * time.Minute)
 
-// IssuedFor is a request that was approved and has a certificate which expires at expires.
+// IssuedFor is an approved CSR with a certificate that expires at expires.
 func IssuedFor(name string, edit ...func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
 	edit = append(edit, Approved(time.Minute), func(r *certificatesv1.CertificateSigningRequest) {
 		r.Status.Certificate = Certificate(Now.Add(-time.Hour), Expires)
@@ -373,18 +373,18 @@ func IssuedFor(name string, edit ...func(*certificatesv1.CertificateSigningReque
 	return Request(name, 1, 2*time.Minute, edit...)
 }
 
-// Minutes is so many minutes before now.
+// Minutes is a duration of n minutes.
 func Minutes(n int) time.Duration { return time.Duration(n) * time.Minute }
 
-// Asked is a node that waits with its first token, with which its kubelet has asked for a certificate 20 minutes ago, got
-// it a minute later, and has neither made nor renewed anything since.
+// Asked is a node that is awaited with its first token. Its kubelet sent a CSR 20 minutes ago, got the certificate a minute later, and
+// has neither created a Node nor renewed a Lease since then.
 func Asked() *lifecycle.Facts {
 	f := Awaited(1, Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{Request("csr-a", 1, Minutes(20), Approved(Minutes(19)), WithCertificate)}
 	return f
 }
 
-// Reissued is a node that was a member for a day, for which a credential was reissued an hour ago.
+// Reissued is a node that was a member for a day, and for which a credential was reissued an hour ago.
 func Reissued() *lifecycle.Facts {
 	f := Awaited(2, Young)
 	AskReissue(f)
@@ -410,7 +410,7 @@ func Approval(mode v1alpha1.Approval) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ClientCertificate.Approval = mode }
 }
 
-// Claimed is the state after a crash between the claim on a request's key and its approval.
+// Claimed is the state after a crash between the claim on a CSR's key and its approval.
 func Claimed(name string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) {
 		d := ApprovedDecision(name, 1, Minutes(1))
@@ -433,7 +433,7 @@ func NoCluster(f *lifecycle.Facts) {
 	f.Cluster, f.ClusterProblem = kubeconfig.Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonServerUnknown, Message: "no server"}
 }
 
-// AddToken adds the nth token, made for what is asked for now.
+// AddToken adds the nth token, created for the current spec and annotations.
 func AddToken(f *lifecycle.Facts, n int, age time.Duration) {
 	nb := f.NodeBootstrap
 	if nb == nil {
@@ -452,7 +452,7 @@ func AskReissue(f *lifecycle.Facts) {
 	f.NodeBootstrap.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: ReissueAt}
 }
 
-// ManyStates are enough for every pair of choices to be met many times, in a second or two.
+// ManyStates is enough to include every pair of choices many times, in a second or two.
 const ManyStates = 2_000
 
 // Replacements is how many keys may be approved after the first one.
@@ -460,14 +460,14 @@ func Replacements(n int32) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ClientCertificate.ReplacementKeys = n }
 }
 
-// Registered has a kubelet report as a Node that was created a while ago, before its first Lease.
+// Registered adds a Node that was created a while ago and in whose status a kubelet has reported, without a Lease.
 func Registered(age time.Duration) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.Node, f.NodeReported, f.LeaseRenewed = NodeMade(age), true, time.Time{} }
 }
 
 var ErrWrite = errors.New("storing it: the server is busy")
 
-// Claim is the first step of carrying out a plan: the operator may crash after it, and after each further one.
+// Claim is the first step of carrying out a plan: the operator can crash after it, and after each further step.
 func Claim(f *lifecycle.Facts, p *lifecycle.Plan) {
 	if f.NodeBootstrap == nil {
 		return
@@ -479,7 +479,7 @@ func Claim(f *lifecycle.Facts, p *lifecycle.Plan) {
 
 func AsJSON(v any) string { return string(Must(json.Marshal(v))) }
 
-// Situations are those that the operator looks at most often, and the worst one that a single token can bring about.
+// Situations are the most frequent states in production, and the worst one that a single token can cause.
 func Situations() map[string]*lifecycle.Facts {
 	asks := Awaited(1, 0)
 	asks.Requests = []*certificatesv1.CertificateSigningRequest{Request("csr-1", 1, 0)}
@@ -490,12 +490,12 @@ func Situations() map[string]*lifecycle.Facts {
 	return map[string]*lifecycle.Facts{"new": Fresh(), "awaited": Awaited(1, 0), "asks": asks, "joined": JoinedBefore(), "100 requests": flooded}
 }
 
-// Records has these decisions recorded.
+// Records adds these decisions to the status.
 func Records(decisions ...v1alpha1.CertificateDecision) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.NodeBootstrap.Status.Certificates = decisions }
 }
 
-// Because gives a decision another reason.
+// Because changes the reason of a decision.
 func Because(reason string, d v1alpha1.CertificateDecision) v1alpha1.CertificateDecision {
 	d.Reason = reason
 	return d

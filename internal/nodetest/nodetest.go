@@ -39,7 +39,7 @@ const (
 	Server    = "https://api.example.com:6443"
 	UID       = types.UID("6b0f3a52-3a2c-4a3e-9a38-0c9f6d5b7e11")
 	FormerUID = types.UID("00000000-3a2c-4a3e-9a38-0c9f6d5b7e11")
-	// Canary is the secret part of tokens: wherever it turns up, a token has leaked.
+	// Canary is the secret part of tokens: if it appears anywhere else, a token has leaked.
 	Canary = "canarycanary0123"
 )
 
@@ -54,14 +54,14 @@ func Must[T any](v T, err error) T {
 	return v
 }
 
-// NodeBootstrap was made an hour ago and never seen by the operator.
+// NodeBootstrap was created an hour ago and has no status yet.
 func NodeBootstrap() *v1alpha1.NodeBootstrap {
 	return &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{
 		Name: NodeName, UID: UID, Generation: 3, CreationTimestamp: Ago(time.Hour),
 	}}
 }
 
-// Fresh is what is known of a node that nothing was done for yet.
+// Fresh is the facts about a node that the operator has not reconciled yet.
 func Fresh() *lifecycle.Facts {
 	return &lifecycle.Facts{
 		Name:          NodeName,
@@ -71,7 +71,7 @@ func Fresh() *lifecycle.Facts {
 	}
 }
 
-// NthID is the nth id that the operator gives, from 1 on.
+// NthID is the nth id that the operator uses, from 1 on.
 func NthID(n int) string {
 	id := ""
 	for range n {
@@ -80,12 +80,12 @@ func NthID(n int) string {
 	return id
 }
 
-// TokenSecret is the nth token's Secret, made a while ago with the default ttl.
+// TokenSecret is the nth token's Secret, created a while ago with the default ttl.
 func TokenSecret(n int, age time.Duration) *corev1.Secret {
 	return TokenSecretOf(NodeBootstrap(), n, age)
 }
 
-// TokenSecretOf is the same with what a NodeBootstrap asks for now.
+// TokenSecretOf is TokenSecret for the current spec and annotations of a NodeBootstrap.
 func TokenSecretOf(nb *v1alpha1.NodeBootstrap, n int, age time.Duration) *corev1.Secret {
 	s := token.NewSecret(nb, NthID(n), Canary, Now.Add(-age).Add(v1alpha1.DefaultTokenTTL))
 	s.CreationTimestamp = Ago(age)
@@ -102,12 +102,12 @@ func Token(n int, age time.Duration) token.Token {
 	return t
 }
 
-// KubeconfigSecret carries the nth token.
+// KubeconfigSecret contains the nth token.
 func KubeconfigSecret(n int) *corev1.Secret {
 	return Must(kubeconfig.NewSecret(NodeBootstrap(), Namespace, Fresh().Cluster, Token(n, 0)))
 }
 
-// StatusOf is the status while the nth token is live and the node is waited for.
+// StatusOf is the status while the nth token is live and the node is awaited.
 func StatusOf(n int, age time.Duration) v1alpha1.NodeBootstrapStatus {
 	return v1alpha1.NodeBootstrapStatus{
 		ObservedGeneration:  3,
@@ -120,7 +120,7 @@ func StatusOf(n int, age time.Duration) v1alpha1.NodeBootstrapStatus {
 	}
 }
 
-// Awaited is what is known of a node that waits with its nth token, made a while ago.
+// Awaited is the facts about a node that is awaited with its nth token, created a while ago.
 func Awaited(n int, age time.Duration) *lifecycle.Facts {
 	f := Fresh()
 	f.TokenSecrets = []*corev1.Secret{TokenSecret(n, age)}
@@ -129,7 +129,7 @@ func Awaited(n int, age time.Duration) *lifecycle.Facts {
 	return f
 }
 
-// JoinedBefore is what is known of a node that has joined half an hour ago.
+// JoinedBefore is the facts about a node that joined half an hour ago.
 func JoinedBefore() *lifecycle.Facts {
 	f := Fresh()
 	f.Node = NodeMade(30 * time.Minute)
@@ -146,7 +146,7 @@ func JoinedBefore() *lifecycle.Facts {
 	return f
 }
 
-// Decide is Decide as it follows gathering: a status of an earlier version is upgraded first. Many tests write such a status.
+// Decide is lifecycle.Decide after gathering: it upgrades a status of an earlier version first. Many tests write such a status.
 func Decide(f *lifecycle.Facts, now time.Time) lifecycle.Plan {
 	if f.NodeBootstrap != nil {
 		f.UpgradeStatus()
@@ -159,12 +159,12 @@ func NodeMade(age time.Duration) *metav1.PartialObjectMetadata {
 	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: NodeName, UID: types.UID("made " + age.String() + " ago"), CreationTimestamp: Ago(age)}}
 }
 
-// WorksSince has a kubelet work as the node, whose Node was created a while ago and whose Lease was last renewed then.
+// WorksSince adds a working kubelet, whose Node was created a while ago and whose Lease was last renewed then.
 func WorksSince(age time.Duration) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.Node, f.NodeReported, f.LeaseRenewed = NodeMade(age), true, Now.Add(-age) }
 }
 
-// ApprovedDecision is the record of a request that was approved and issued a while ago.
+// ApprovedDecision is the log entry of a CSR that was approved and issued a while ago.
 func ApprovedDecision(name string, n int, age time.Duration) v1alpha1.CertificateDecision {
 	return v1alpha1.CertificateDecision{
 		Name: name, UID: types.UID(name), SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, TokenID: NthID(n),
@@ -179,7 +179,7 @@ func DeniedDecision(name string, n int, age time.Duration) v1alpha1.CertificateD
 	return d
 }
 
-// keys are made once, by name.
+// keys are created once, by name.
 var keys sync.Map
 
 func Key(name string) crypto.Signer {
@@ -190,7 +190,7 @@ func Key(name string) crypto.Signer {
 	return k.(crypto.Signer)
 }
 
-// Request is what a kubelet sent with the nth token a while ago; its key is named as the request, up to a slash.
+// Request is the CSR that a kubelet sent with the nth token a while ago; its key has the name of the CSR up to a slash.
 func Request(name string, n int, age time.Duration, edit ...func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
 	keyName, _, _ := strings.Cut(name, "/")
 	r := &certificatesv1.CertificateSigningRequest{
@@ -229,15 +229,15 @@ func WithCertificate(r *certificatesv1.CertificateSigningRequest) {
 	r.Status.Certificate = []byte("certificate")
 }
 
-// Certificate is a CA's, valid for a while.
+// Certificate is a CA certificate, valid for a while.
 func Certificate(from, to time.Time) []byte {
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: from, NotAfter: to, IsCA: true, BasicConstraintsValid: true}
 	der := Must(x509.CreateCertificate(rand.Reader, template, template, Key("ca").Public(), Key("ca")))
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// inBase64 is what every text has in it that holds some bytes in base64, whatever is in front of them and behind them: one
-// for each number of bytes, modulo three, that may be in front.
+// inBase64 is the texts of which every base64 encoding of some bytes contains one, whatever precedes and follows them: one for each
+// number of preceding bytes modulo three.
 func inBase64(text string) []string {
 	var out []string
 	for offset := range 3 {
@@ -247,7 +247,7 @@ func inBase64(text string) []string {
 	return out
 }
 
-// Leaks fails when a text holds the secret part of a token, plain or as fmt and encoding/json write bytes.
+// Leaks fails if a text contains the secret part of a token, plain or as fmt and encoding/json write bytes.
 func Leaks(t *testing.T, what, text string) {
 	t.Helper()
 	decimal := strings.Trim(fmt.Sprintf("%d", []byte(Canary)), "[]")

@@ -16,20 +16,19 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Outline is a plan in words, so that a case says what it expects in a line. Tokens are #1, #2 and so on, in the order in
-// which the operator gives their ids.
+// Outline is a plan in words, so that a test case fits on a line. Tokens are #1, #2 and so on, in the order of their ids.
 type Outline struct {
 	Phase       lifecycle.Phase
 	Problem     string // its reason
 	Reissue     bool
-	Token       string // the one that the kubeconfig carries
-	Mint        string // the one that would be made, if no id is taken
+	Token       string // the one in the kubeconfig
+	Mint        string // the one to be created, if no id is skipped
 	Repair      string
 	DeleteToken string
 	DropConfig  bool
 	Verdicts    string // "name: Approved"
-	Misuse      string // the reason of the evidence that this pass found
-	Serving     string // "Wait AddressReserved", of the newest request for a serving certificate
+	Misuse      string // the reason of the evidence that this reconcile found
+	Serving     string // "Wait AddressReserved", for the newest CSR for a serving certificate
 	DeleteCSR   string
 }
 
@@ -75,7 +74,7 @@ func OutlineOf(p *lifecycle.Plan) Outline {
 
 var VerdictNames = map[csr.Verdict]string{csr.Leave: "Leave", csr.Approve: "Approve", csr.Deny: "Deny", csr.Wait: "Wait"}
 
-// verdictOf is what is recorded of a decision; on a serving certificate, of which nothing is recorded before, what is done.
+// verdictOf is the recorded verdict of a decision; for a serving certificate, for which none is recorded first, the action.
 func verdictOf(d lifecycle.Decision) string {
 	if d.Record.UID == "" {
 		return VerdictNames[d.Result.Verdict]
@@ -92,7 +91,7 @@ func Ordinal(id string) string {
 	return id
 }
 
-// A Planned case is facts that are spoiled from good ones, and the plan for them.
+// A Planned case is facts, an edit of them, and the plan for the result.
 type Planned struct {
 	Facts *lifecycle.Facts
 	Edit  func(*lifecycle.Facts)

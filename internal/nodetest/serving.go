@@ -16,11 +16,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// Address is what the node's NodeBootstrap declares, where it declares anything, besides the node's name.
+// Address is what the node's NodeBootstrap declares in addition to the node's name.
 const Address = "192.0.2.7"
 
-// ServingRequest is what the node's kubelet sent a while ago for the certificate that it serves with: for its name and its
-// address. Its key is named as the request, up to a slash.
+// ServingRequest is the CSR for a serving certificate that the node's kubelet sent a while ago, for its name and its address. Its key has
+// the name of the CSR up to a slash.
 func ServingRequest(name string, age time.Duration, edit ...func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
 	r := &certificatesv1.CertificateSigningRequest{}
 	r.Name, r.UID, r.CreationTimestamp = name, types.UID(name), Ago(age)
@@ -37,7 +37,7 @@ func ServingRequest(name string, age time.Duration, edit ...func(*certificatesv1
 	return r
 }
 
-// Naming has a request name these DNS names and IPs.
+// Naming makes a CSR name these DNS names and IPs.
 func Naming(addresses ...string) func(*certificatesv1.CertificateSigningRequest) {
 	return func(r *certificatesv1.CertificateSigningRequest) {
 		var names []string
@@ -55,14 +55,14 @@ func Naming(addresses ...string) func(*certificatesv1.CertificateSigningRequest)
 	}
 }
 
-// Reason sets that of the last condition.
+// Reason sets the reason of the last condition.
 func Reason(text string) func(*certificatesv1.CertificateSigningRequest) {
 	return func(r *certificatesv1.CertificateSigningRequest) {
 		r.Status.Conditions[len(r.Status.Conditions)-1].Reason = text
 	}
 }
 
-// Declares has the NodeBootstrap declare addresses: its name and Address when none are given.
+// Declares sets the declared addresses; without arguments the node's name and Address.
 func Declares(addresses ...string) func(*lifecycle.Facts) {
 	if len(addresses) == 0 {
 		addresses = []string{NodeName, Address}
@@ -70,12 +70,12 @@ func Declares(addresses ...string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ServingCertificate.Addresses = addresses }
 }
 
-// Serves has the node ask for serving certificates.
+// Serves adds CSRs for serving certificates that the node sent.
 func Serves(requests ...*certificatesv1.CertificateSigningRequest) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.ServingRequests = requests }
 }
 
-// ServingEntry is what is recorded of a request for a serving certificate.
+// ServingEntry is the log entry of a CSR for a serving certificate.
 func ServingEntry(name string, verdict v1alpha1.Verdict, reason string, age time.Duration) v1alpha1.CertificateDecision {
 	return v1alpha1.CertificateDecision{
 		Name: name, UID: types.UID(name), SignerName: certificatesv1.KubeletServingSignerName, Verdict: verdict, Reason: reason, Time: Ago(age),
