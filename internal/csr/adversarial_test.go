@@ -67,8 +67,7 @@ func adversarialServing(key crypto.Signer) certificatesv1.CertificateSigningRequ
 		[]net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")})
 }
 
-// Each request with one defect gets the verdict that the rules demand, for the reason that they demand, and the request
-// without it is approved, also with metadata that is none.
+// Each CSR with one defect gets the required verdict and reason, and the CSR without the defect is approved, also with harmless metadata.
 func TestAdversarialRequests(t *testing.T) {
 	verdicts := map[csr.Verdict]string{csr.Leave: "Leave", csr.Deny: "Deny", csr.Wait: "Wait", csr.Approve: "Approve"}
 	for algorithm, key := range adversarialKeys(t) {

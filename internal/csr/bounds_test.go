@@ -14,7 +14,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 )
 
-// maxMessage is what a condition or an event can show: events.k8s.io refuses longer notes.
+// maxMessage is the limit of a condition or an event: events.k8s.io rejects longer notes.
 const maxMessage = 1024
 
 func TestMessagesAreBounded(t *testing.T) {
@@ -61,7 +61,7 @@ func TestMessagesAreBounded(t *testing.T) {
 	}
 }
 
-// Whatever the names of two nodes with one key: what to do about it is not cut off.
+// The instructions are not cut off, whatever the names of two nodes with one key.
 func TestKeyOfAnotherNodeMessageIsWhole(t *testing.T) {
 	r := goodRequest()
 	r.NodeName, r.OtherNode = strings.Repeat("n", 232), strings.Repeat("m", 232)

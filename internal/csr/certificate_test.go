@@ -28,12 +28,12 @@ func TestExpires(t *testing.T) {
 		certificate []byte
 		want        time.Time
 	}{
-		"what the signer has issued": {issued, end},
-		"with that of its CA":        {append(bytes.Clone(issued), certificateUntil(end.Add(time.Hour))...), end},
-		"none yet":                   {nil, time.Time{}},
-		"no PEM":                     {[]byte("junk"), time.Time{}},
-		"junk in the block":          {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("junk")}), time.Time{}},
-		"a request":                  {kubeletPEM(p256(), testNode), time.Time{}},
+		"an issued certificate": {issued, end},
+		"with that of its CA":   {append(bytes.Clone(issued), certificateUntil(end.Add(time.Hour))...), end},
+		"none yet":              {nil, time.Time{}},
+		"no PEM":                {[]byte("junk"), time.Time{}},
+		"junk in the block":     {pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("junk")}), time.Time{}},
+		"a request":             {kubeletPEM(p256(), testNode), time.Time{}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestMayDecide(t *testing.T) {
 	}
 }
 
-// What is approved for the longest time lives as long as MaxLife says.
+// The longest approved certificate lives for MaxLife.
 func TestMaxLife(t *testing.T) {
 	r := goodRequest()
 	r.CSR.Spec.ExpirationSeconds = new(int32(MaxLife / time.Second))

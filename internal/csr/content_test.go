@@ -8,7 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	_ "crypto/sha1" // for requests that nobody should sign any more
+	_ "crypto/sha1" // for requests with an obsolete signature
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -20,7 +20,7 @@ import (
 	"testing"
 )
 
-// content is a finding against spec.request.
+// content is a finding in spec.request.
 func content(reason string, make func() []byte) finding {
 	return finding{func(r *Request) { r.CSR.Spec.Request = make() }, Deny, reason}
 }
@@ -109,7 +109,7 @@ func TestEvaluateLooksAtTheKey(t *testing.T) {
 	})
 }
 
-// stdlib is a request that crypto/x509 makes from the good template with a change.
+// stdlib is a certificate request that crypto/x509 creates from the good template with a change.
 func stdlib(key crypto.Signer, change func(*x509.CertificateRequest)) func() []byte {
 	return func() []byte {
 		template := &x509.CertificateRequest{RawSubject: must(asn1.Marshal(pkix.RDNSequence{nodes(), workerOne()}))}

@@ -59,7 +59,7 @@ func TestEvaluateApproves(t *testing.T) {
 	}
 }
 
-// A finding is a verdict other than to approve.
+// A finding is a verdict other than Approve.
 type finding struct {
 	spoil   func(*Request)
 	verdict Verdict
@@ -77,7 +77,7 @@ func testFindings(t *testing.T, tests map[string]finding) {
 				t.Fatalf("got verdict %d, %s: %s\nwant verdict %d, %s", got.Verdict, got.Reason, got.Message, tt.verdict, tt.reason)
 			}
 			if got.Message == "" {
-				t.Error("there is no message")
+				t.Error("no message")
 			}
 		})
 	}
@@ -162,7 +162,7 @@ func TestEvaluateLooksAtTheSpec(t *testing.T) {
 	})
 }
 
-// A thief who has a node of his own may ask with its key: that is a second key for the token, and the alarm must be raised.
+// A thief who has a node of their own can send its key: that is a second key for the token, and must raise the alarm.
 func TestKeyOfAnotherNodeHidesNoEvidence(t *testing.T) {
 	with := func(spoil func(*Request)) func(*Request) {
 		return func(r *Request) {
@@ -193,7 +193,7 @@ func requestWith(key crypto.Signer) Request {
 	return r
 }
 
-// Whatever one bit an attacker, or a disk, turns over: the request is not the one that a kubelet signed.
+// With any single bit changed, by an attacker or a disk, the CSR is not the one that a kubelet signed.
 func TestEvaluateApprovesNoOtherByte(t *testing.T) {
 	r := goodRequest()
 	good := r.CSR.Spec.Request
@@ -212,7 +212,7 @@ func TestEvaluateApprovesNoOtherByte(t *testing.T) {
 	}
 }
 
-// What a message says of a second key lets a person tell it from the first and ask for a reissue.
+// The message about a second key lets a person compare it with the first and request a reissue.
 func TestSecondKeyMessageHelps(t *testing.T) {
 	for reason, c := range map[string]struct {
 		used bool
@@ -235,8 +235,8 @@ func TestSecondKeyMessageHelps(t *testing.T) {
 	}
 }
 
-// A restarted kubelet asks with another key. Without use of the key before that is no evidence of theft, and as many keys as may take
-// its place are approved.
+// A restarted kubelet sends another key. While the earlier key is unused, that is no evidence of theft, and the allowed number of
+// replacement keys is approved.
 func TestKeysThatReplaceOthers(t *testing.T) {
 	key := func(r *Request) string { return must(Fingerprint(r.CSR)) }
 	before, another := must(Fingerprint(requestWith(otherKey()).CSR)), must(Fingerprint(requestWith(ecdsaKey(elliptic.P384())).CSR))
@@ -267,7 +267,7 @@ func TestKeysThatReplaceOthers(t *testing.T) {
 	})
 }
 
-// What a message says of another node's key tells the two nodes and the key, and what to do on the machine.
+// The message about another node's key names both nodes and the key, and what to do on the machine.
 func TestKeyOfAnotherNodeMessageHelps(t *testing.T) {
 	r := goodRequest()
 	r.OtherNode = "worker-2"

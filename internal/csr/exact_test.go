@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// encoding/asn1 leaves out what follows the known fields of a SEQUENCE: a comparison has to look for it.
+// encoding/asn1 skips everything after the known fields of a SEQUENCE: a comparison must find it.
 func TestEvaluateLooksForWhatTheParserLeavesOut(t *testing.T) {
 	junk := must(asn1.Marshal("junk"))
 	attributes := must(asn1.Marshal(asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true,

@@ -13,7 +13,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// lines are what a text of the fuzzer lists.
+// lines are the lines of a text from the fuzzer.
 func lines(text string) []string {
 	if text == "" {
 		return nil
@@ -21,8 +21,9 @@ func lines(text string) []string {
 	return strings.Split(text, "\n")
 }
 
-// FuzzAddresses varies the addresses that are declared, reserved, declared elsewhere and asked for, each a list of lines. A line
-// that is asked for is an IP when it can be read as one, unless it begins with "dns:". Both ways: what the rules allow is approved.
+// FuzzAddresses varies the addresses that are declared, reserved, declared elsewhere and requested, each a list of lines. A requested
+// line is an IP if it can be parsed as one, unless it begins with "dns:". Both directions are checked: everything that the rules allow is
+// approved.
 func FuzzAddresses(f *testing.F) {
 	for _, s := range [][4]string{
 		{testNode + "\n192.0.2.10", "", "", testNode + "\n192.0.2.10"},
@@ -89,7 +90,7 @@ func FuzzAddresses(f *testing.F) {
 		}
 		compareServing(t, r)
 
-		// The keys that the package makes of another node's addresses have to lead to the same verdict as the oracle's own.
+		// The package's keys of another node's addresses must lead to the same verdict as the oracle's own.
 		r.Elsewhere = map[string]string{"another-node": "other"}
 		valid := slices.DeleteFunc(lines(elsewhere), func(line string) bool { return !isDeclarable(line) })
 		for _, line := range valid {
@@ -108,7 +109,7 @@ func FuzzAddresses(f *testing.F) {
 	})
 }
 
-// oracleKey is what the spellings of an address that is declared elsewhere have in common.
+// oracleKey is the same for all spellings of an address that is declared elsewhere.
 func oracleKey(text string) string {
 	if n, ok := parseNumber(text); ok {
 		return net.IP(n.value.FillBytes(make([]byte, n.bits/8))).String()
@@ -116,8 +117,8 @@ func oracleKey(text string) string {
 	return plainName(text)
 }
 
-// isDeclarable reports whether the API server lets a NodeBootstrap declare an address; capitals and a dot at the end, which it does
-// not, are let through to see that they do no harm.
+// isDeclarable reports whether the API server lets a NodeBootstrap declare an address. It also accepts capitals and a dot at the end,
+// which the API server rejects, to show that they do no harm.
 func isDeclarable(text string) bool {
 	_, isIP := parseNumber(text)
 	_, _, isNetwork := parseNetwork(text)
@@ -133,7 +134,7 @@ func oracleOwn(text string) (string, bool) {
 	return oracleKey(text), true
 }
 
-// standardRequest is a request that the standard library makes; it cannot make one of every list.
+// standardRequest is a request from the standard library, which cannot create one for every list.
 func standardRequest(t *testing.T, asked []string) ([]byte, bool) {
 	template := &x509.CertificateRequest{Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + testNode}}
 	for _, line := range asked {

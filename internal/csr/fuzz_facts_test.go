@@ -14,17 +14,18 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// facts are what a fuzz target varies besides the request itself. Zero is what a stock kubelet's request comes with.
+// facts are the inputs that a fuzz target varies in addition to the certificate request. The zero value is what comes with a stock
+// kubelet's CSR.
 type facts struct {
-	// usages is a set of someUsages, by their bits, when it is not 0; the two highest bits repeat one and reverse the order.
+	// usages is a set of someUsages, by their bits, if it is not 0; the two highest bits repeat one and reverse the order.
 	usages uint8
-	// expiration is in seconds, when it is not 0.
+	// expiration is in seconds, if it is not 0.
 	expiration int32
 	// groups chooses from a list, and claimed a fingerprint that was approved before.
 	groups, claimed uint8
 	// spoil is a set of the functions in spoilClient or spoilServing.
 	spoil uint16
-	// metadata is a set of the functions in spoilMetadata. spoil has no room for them, and the targets that have it keep their corpora.
+	// metadata is a set of the functions in spoilMetadata. spoil has no room for them, and the targets that use it keep their corpora.
 	metadata uint16
 	// other chooses one of otherNodes.
 	other uint8
@@ -89,7 +90,7 @@ var (
 	}
 )
 
-// spoilClient are changes of what comes with a request for a client certificate; some of them are harmless.
+// spoilClient are changes of what comes with a CSR for a client certificate; some of them are harmless.
 var spoilClient = []func(*csr.Request){
 	func(r *csr.Request) { r.CSR.Spec.Username = "system:bootstrap:abcdeg" },
 	func(r *csr.Request) { r.CSR.Spec.Username = "system:node:" + r.NodeName },
@@ -113,7 +114,7 @@ var spoilClient = []func(*csr.Request){
 	func(r *csr.Request) { r.CSR.Spec.SignerName = "" },
 }
 
-// spoilServing are changes of what comes with a request for a serving certificate; some of them are harmless.
+// spoilServing are changes of what comes with a CSR for a serving certificate; some of them are harmless.
 var spoilServing = []func(*csr.ServingRequest){
 	func(r *csr.ServingRequest) { r.CSR.Spec.Username = "system:node:worker-2.example.org" },
 	func(r *csr.ServingRequest) { r.CSR.Spec.Username = "system:bootstrap:abcdef" },
@@ -141,7 +142,7 @@ var spoilServing = []func(*csr.ServingRequest){
 	func(r *csr.ServingRequest) { r.Declared = []string{"0.0.0.0/0", "::/0", "10.0.0.1", "*.example.org"} },
 }
 
-// spoilMetadata are changes of the metadata of a request of either kind. The first half is what no kubelet sends, the rest is harmless.
+// spoilMetadata are changes of the metadata of a CSR of either kind. No kubelet sends the first half; the rest is harmless.
 var spoilMetadata = []func(*metav1.ObjectMeta){
 	func(m *metav1.ObjectMeta) { m.Finalizers = append(m.Finalizers, "example.org/protect") },
 	func(m *metav1.ObjectMeta) { m.Finalizers = append(m.Finalizers, "kubernetes.io/pv-protection") },
@@ -169,14 +170,13 @@ var spoilMetadata = []func(*metav1.ObjectMeta){
 	func(m *metav1.ObjectMeta) { m.DeletionGracePeriodSeconds = new(int64(1 << 40)) },
 }
 
-// harmful are the functions in spoilMetadata after which a request is denied.
+// harmful are the functions in spoilMetadata after which a CSR is denied.
 const harmful = 1<<8 - 1
 
-// otherNodes are those that the key of a request may be claimed for; the first one is none.
+// otherNodes are the nodes that the key of a CSR can be claimed for; the first one is none.
 var otherNodes = []string{"", "worker-2.example.org", testNode, " ", strings.Repeat("a", 2000), "\x00"}
 
-// glance reads a request without a judgement of its key and its signature, so that the usages that come with a bad RSA key are not
-// what it is denied for.
+// glance reads a certificate request without checking its key and its signature, so that a bad RSA key is not denied for its usages.
 func glance(text []byte) (content certificationRequest, isRSA bool) {
 	der, err := readPEM(text)
 	if err != nil {
@@ -187,7 +187,7 @@ func glance(text []byte) (content certificationRequest, isRSA bool) {
 	return content, bytes.Contains(der, algorithm)
 }
 
-// client is a request for a client certificate with these facts.
+// client is a CSR for a client certificate with these facts.
 func (f facts) client(text []byte, node string) csr.Request {
 	content, isRSA := glance(text)
 	r := clientRequest(text, isRSA)
@@ -204,8 +204,8 @@ func (f facts) client(text []byte, node string) csr.Request {
 	return r
 }
 
-// claimsOf are what may have been approved with the token before, when the request with a key was sent. The first two of them deny
-// nothing, and the next four do, as strings that are not the key.
+// claimsOf are keys that may have been approved with the token before the CSR with a key was sent. The first two of them deny nothing,
+// and the next four do, as strings that are not the key.
 func claimsOf(key string, sent time.Time) []func(*csr.Request) {
 	claimed := func(replacements int, keys ...string) func(*csr.Request) {
 		return func(r *csr.Request) { r.ClaimedKeys, r.ClaimedAt, r.Replacements = keys, sent, replacements }
@@ -218,7 +218,7 @@ func claimsOf(key string, sent time.Time) []func(*csr.Request) {
 	}
 }
 
-// serving is a request for a serving certificate with these facts.
+// serving is a CSR for a serving certificate with these facts.
 func (f facts) serving(text []byte, node string) csr.ServingRequest {
 	_, isRSA := glance(text)
 	r := servingRequest(text, isRSA)

@@ -61,17 +61,17 @@ func testKey(t testing.TB, name string) crypto.Signer {
 	return key.(crypto.Signer)
 }
 
-// pick chooses by a number that may be any.
+// pick chooses by any number.
 func pick[T any](list []T, n uint8) T { return list[int(n)%len(list)] }
 
-// scheme is a way of signing: by its AlgorithmIdentifier in hexadecimal, and how it is done.
+// scheme is a signature scheme: its AlgorithmIdentifier in hexadecimal, and how to sign.
 type scheme struct {
 	algorithm string
 	hash      crypto.Hash
 	pss       bool
 }
 
-// The first of each list is the usual one. Some are not sound, and some name another algorithm than they use.
+// The first of each list is the usual one. Some are not secure, and some name another algorithm than they use.
 var (
 	schemesRSA = []scheme{
 		{"300d06092a864886f70d01010b0500", crypto.SHA256, false},
@@ -95,7 +95,7 @@ var (
 	schemesEd25519 = []scheme{{"300506032b6570", 0, false}, {"300a06082a8648ce3d040302", 0, false}}
 )
 
-// signed is the DER of a request with a good signature over whatever is given for its content.
+// signed is the DER of a certificate request with a valid signature over any content.
 func signed(t testing.TB, key crypto.Signer, info []byte, n uint8) []byte {
 	t.Helper()
 	schemes := schemesECDSA
@@ -136,7 +136,7 @@ func signWith(key crypto.Signer, data []byte, options crypto.SignerOpts) ([]byte
 	}
 }
 
-// alwaysFour is a source of randomness for salts that need be none.
+// alwaysFour is a source of randomness for salts that need no randomness.
 type alwaysFour struct{}
 
 func (alwaysFour) Read(p []byte) (int, error) {
@@ -146,7 +146,7 @@ func (alwaysFour) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// requestInfo is the DER of what is signed in a request, with the content of the set of attributes that is given.
+// requestInfo is the DER of the signed part of a certificate request, with the given content of the set of attributes.
 func requestInfo(t testing.TB, key crypto.Signer, node string, attributes []byte) []byte {
 	t.Helper()
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
@@ -157,7 +157,7 @@ func requestInfo(t testing.TB, key crypto.Signer, node string, attributes []byte
 	return write(tagSequence, write(tagInteger, []byte{0}), subject, spki, write(tagAttributes, attributes))
 }
 
-// alternativeNames is the content of the set of attributes that asks for the names given, each of which is DER.
+// alternativeNames is the content of the set of attributes that requests the given names, each of which is DER.
 func alternativeNames(names ...[]byte) []byte {
 	extension := write(tagSequence, write(tagOID, oidAlternativeName), write(tagOctetString, write(tagSequence, names...)))
 	return write(tagSequence, write(tagOID, oidExtensionRequest), write(tagSet, write(tagSequence, extension)))
@@ -165,12 +165,12 @@ func alternativeNames(names ...[]byte) []byte {
 
 const testNode = "worker-1.example.org"
 
-// nodeName shortens what the fuzzer makes for the name of a node to what the API server lets a Node have.
+// nodeName shortens the fuzzer's name of a node to the API server's limit for a Node.
 func nodeName(name string) string { return name[:min(len(name), 253)] }
 
 var now = time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 
-// kubeletUsages are what a kubelet asks for, in its order.
+// kubeletUsages are the usages that a kubelet requests, in its order.
 func kubeletUsages(isRSA bool, purpose certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
 	if isRSA {
 		return []certificatesv1.KeyUsage{certificatesv1.UsageKeyEncipherment, certificatesv1.UsageDigitalSignature, purpose}
@@ -178,7 +178,7 @@ func kubeletUsages(isRSA bool, purpose certificatesv1.KeyUsage) []certificatesv1
 	return []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, purpose}
 }
 
-// clientRequest is all that a kubelet's client certificate needs, except for what is in the request.
+// clientRequest is a good CSR for a kubelet's client certificate around any certificate request.
 func clientRequest(text []byte, isRSA bool) csr.Request {
 	r := csr.Request{CSR: &certificatesv1.CertificateSigningRequest{}, NodeName: testNode, TokenID: "abcdef",
 		TokenCreated: now.Add(-time.Minute), TokenExpires: now.Add(time.Hour), Now: now,
@@ -190,7 +190,7 @@ func clientRequest(text []byte, isRSA bool) csr.Request {
 	return r
 }
 
-// servingRequest is all that a kubelet's serving certificate needs, except for what is in the request.
+// servingRequest is a good CSR for a kubelet's serving certificate around any certificate request.
 func servingRequest(text []byte, isRSA bool) csr.ServingRequest {
 	r := csr.ServingRequest{CSR: &certificatesv1.CertificateSigningRequest{}, NodeName: testNode,
 		Declared: []string{testNode, "192.0.2.10", "2001:db8::/64", "10.1.0.0/16", "localhost", "10.96.0.1", "other.example.org", "::/0"},
@@ -202,10 +202,10 @@ func servingRequest(text []byte, isRSA bool) csr.ServingRequest {
 	return r
 }
 
-// isReason is what a reason of a condition or an event looks like.
+// isReason matches the reason of a condition or an event.
 var isReason = regexp.MustCompile(`^[A-Z][A-Za-z]{1,63}$`)
 
-// compareClient fails a test when Evaluate and the oracle are not of one mind, and reports whether they approve.
+// compareClient fails a test if Evaluate and the oracle disagree, and reports whether they approve.
 func compareClient(t testing.TB, r csr.Request) bool {
 	t.Helper()
 	before := r.CSR.DeepCopy()
@@ -243,8 +243,8 @@ func compareServing(t testing.TB, r csr.ServingRequest) bool {
 	return true
 }
 
-// namesOrIPs reports whether a list of reserved addresses is what the rules speak of. Of anything else, such as a CIDR, they do not
-// say what it reserves, so that a verdict may be stricter than the oracle's.
+// namesOrIPs reports whether a list of reserved addresses has only names and IPs. For anything else, such as a CIDR, the rules do not
+// define what it reserves, so a verdict can be stricter than the oracle's.
 func namesOrIPs(reserved []csr.Reservation) bool {
 	return !slices.ContainsFunc(reserved, func(r csr.Reservation) bool {
 		_, isIP := lookalike(r.Host)
@@ -252,7 +252,7 @@ func namesOrIPs(reserved []csr.Reservation) bool {
 	})
 }
 
-// reserve is who reserves some hosts.
+// reserve is the reservations of some hosts.
 func reserve(hosts ...string) []csr.Reservation {
 	var out []csr.Reservation
 	for _, host := range hosts {
@@ -261,19 +261,19 @@ func reserve(hosts ...string) []csr.Reservation {
 	return out
 }
 
-// isName reports whether a text is a DNS name in any case, with a dot at the end or without, and not an IP with a dot.
+// isName reports whether a text is a DNS name in either case, with or without a dot at the end, and not an IP with a dot.
 func isName(text string) bool {
 	return isSubdomain(plainName(text)) && !isAnyIP(plainName(text))
 }
 
-// compare fails a test when a result is not what the oracle says, or is not fit to be shown.
+// compare fails a test if a result differs from the oracle's, or cannot be shown in a condition.
 func compare(t testing.TB, got csr.Result, want error, before, after *certificatesv1.CertificateSigningRequest) {
 	t.Helper()
 	if (got.Verdict == csr.Approve) != (want == nil) {
 		t.Fatalf("the verdict is %v (%s: %s), and the oracle says: %v", got.Verdict, got.Reason, got.Message, want)
 	}
 	if !slices.Contains([]csr.Verdict{csr.Leave, csr.Approve, csr.Deny, csr.Wait}, got.Verdict) || !isReason.MatchString(got.Reason) || len(got.Message) > 1024 {
-		t.Fatalf("the verdict %v, the reason %q or the message of %d bytes is not fit to be shown", got.Verdict, got.Reason, len(got.Message))
+		t.Fatalf("the verdict %v, the reason %q or the message of %d bytes cannot be shown in a condition", got.Verdict, got.Reason, len(got.Message))
 	}
 	if !reflect.DeepEqual(before, after) {
 		t.Fatal("the request was changed")
@@ -286,7 +286,7 @@ func compare(t testing.TB, got csr.Result, want error, before, after *certificat
 	}
 }
 
-// flipped is a request with one bit of its PEM changed, which one depends on the request only.
+// flipped is a CSR with one bit of its PEM changed; the CSR determines which one.
 func flipped(r *certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
 	r = r.DeepCopy()
 	bit := int(crc32.ChecksumIEEE(r.Spec.Request)) % (8 * len(r.Spec.Request))

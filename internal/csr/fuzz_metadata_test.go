@@ -12,12 +12,12 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// notHidden are the reasons to deny a request for a client certificate that come before its metadata: what is evidence of theft, and
-// what keeps it from being read for any.
+// notHidden are the reasons of denials of CSRs for client certificates that come before the metadata check: evidence of theft, and
+// unreadable CSRs.
 var notHidden = []string{csr.ReasonWrongRequester, csr.ReasonWrongSigner, csr.ReasonTooLarge, csr.ReasonMalformed, csr.ReasonWrongSubject}
 
-// compareMetadata compares with a request as one for a client and as one for a serving certificate. It also compares the results with
-// those of the same request without finalizers and owner references, and with no other metadata than a kubelet's.
+// compareMetadata compares a CSR as one for a client and as one for a serving certificate. It also compares the results with those of the
+// same CSR without finalizers and owner references, and with only a kubelet's metadata.
 func compareMetadata(t testing.TB, f facts, change func(*metav1.ObjectMeta), text []byte, node string) {
 	t.Helper()
 	client, serving := f.client(text, node), f.serving(text, node)
@@ -31,7 +31,7 @@ func compareMetadata(t testing.TB, f facts, change func(*metav1.ObjectMeta), tex
 	changesAsItShould(t, plainServing, csr.EvaluateServing(serving), isStrange)
 }
 
-// changesAsItShould fails a test when metadata changes a result, except for the denial that it is a reason for.
+// changesAsItShould fails a test if metadata changes a result, except for the denial that it causes.
 func changesAsItShould(t testing.TB, plain, got csr.Result, denies bool) {
 	t.Helper()
 	want := plain
@@ -45,7 +45,7 @@ func changesAsItShould(t testing.TB, plain, got csr.Result, denies bool) {
 	}
 }
 
-// texts is metadata as a fuzzer makes it: each is a list of lines.
+// texts is metadata from the fuzzer: each is a list of lines.
 type texts struct{ finalizers, owners, labels, annotations string }
 
 func (x texts) change(m *metav1.ObjectMeta) {
@@ -57,7 +57,7 @@ func (x texts) change(m *metav1.ObjectMeta) {
 	m.Labels, m.Annotations = pairs(x.labels, m.Labels), pairs(x.annotations, m.Annotations)
 }
 
-// pairs adds to a map what is in a text: a line is a key and a value.
+// pairs adds the keys and values in a text to a map, one pair a line.
 func pairs(text string, to map[string]string) map[string]string {
 	for _, line := range lines(text) {
 		if to == nil {
@@ -69,7 +69,7 @@ func pairs(text string, to map[string]string) map[string]string {
 	return to
 }
 
-// FuzzMetadata varies the metadata of a good request, with what comes with it: by a set of known changes, and by texts.
+// FuzzMetadata varies the metadata of a good CSR, and what comes with it: by a set of known changes, and by texts.
 func FuzzMetadata(f *testing.F) {
 	add := func(key uint8, x texts, s facts) {
 		f.Add(key, x.finalizers, x.owners, x.labels, x.annotations, testNode, s.metadata, s.other, s.claimed, s.groups, s.spoil)

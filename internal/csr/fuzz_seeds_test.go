@@ -2,7 +2,7 @@
 
 package csr_test
 
-// spoil is a list of operations of mutate, with the rule that a good request breaks after them.
+// spoil is a list of operations of mutate, with the rule that a good certificate request breaks after them.
 type spoil struct {
 	name, ops string
 	want      error
@@ -13,8 +13,8 @@ func op(kind, where byte, argument string) string {
 	return string([]byte{kind, where, byte(len(argument))}) + argument
 }
 
-// The places in what is signed, as mutate counts them: level by level, from the top. They are the same in both kinds of request
-// down to the key; then come the attributes, which a request for a client certificate has none of.
+// The places in the signed part, as mutate counts them: level by level, from the top. They are the same in both kinds of certificate
+// request down to the key; then come the attributes, of which a client certificate's has none.
 const (
 	placeInfo = iota
 	placeVersion
@@ -27,7 +27,7 @@ const (
 	placeKeyBits
 )
 
-// The next ones in a request for a client certificate: the pairs of a type and a value in the subject, and within them.
+// The next ones for a client certificate: the pairs of a type and a value in the subject, and within them.
 const (
 	placeOrganizationPair  = 9
 	placeCommonNamePair    = 10
@@ -36,7 +36,7 @@ const (
 	placeCommonNameValue   = 16
 )
 
-// The next ones in a request for a serving certificate.
+// The next ones for a serving certificate.
 const (
 	placeAttribute      = 9
 	placeAttributeOID   = 14
@@ -49,7 +49,7 @@ const (
 	placeFirstName      = 25
 )
 
-// infoSpoils spoil what is signed in a request for a client certificate with a key on P-256.
+// infoSpoils spoil the signed part for a client certificate with a key on P-256.
 var infoSpoils = []spoil{
 	{"version 1", op(opContent, placeVersion, "\x01"), errVersion},
 	{"version -1", op(opContent, placeVersion, "\xff"), errVersion},
@@ -98,7 +98,7 @@ var infoSpoils = []spoil{
 	{"bytes taken out", op(opRawDelete, 0, "\x00\x05\x00"), errDER},
 }
 
-// attributeSpoils spoil the attributes of a request for a serving certificate.
+// attributeSpoils spoil the attributes for a serving certificate.
 var attributeSpoils = []spoil{
 	{"no attribute", op(opDelete, placeAttribute, ""), errAttributes},
 	{"two attributes", op(opCopy, placeAttribute, "\x09"), errAttributes},
@@ -131,7 +131,7 @@ var attributeSpoils = []spoil{
 	{"another attribute first", op(opPrepend, placeAttributes, "\x30\x05\x06\x01\x2a\x31\x00"), errAttributes},
 }
 
-// outerSpoils spoil what is around that: 0 is all, 1 what is signed, 2 the algorithm of the signature, 3 the signature.
+// outerSpoils spoil the outer structure: 0 is everything, 1 the signed part, 2 the algorithm of the signature, 3 the signature.
 var outerSpoils = []spoil{
 	{"trailing data", op(opAppend, 0, "\x05\x00"), errDER},
 	{"no signature", op(opDelete, 3, ""), errDER},

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// knownNames are names that a list of bytes can ask for by their number.
+// knownNames are names that a list of bytes can request by their number.
 var knownNames = [][]byte{
 	write(tagDNSName, []byte(testNode)),
 	write(tagIPAddress, []byte{192, 0, 2, 10}),
@@ -41,7 +41,7 @@ var knownNames = [][]byte{
 	write(tagDNSName, []byte(strings.Replace(testNode, "k", "\u212a", 1))), // the Kelvin sign, whose lower case is k
 }
 
-// maxNames is enough for a request that is too large, and keeps the fuzzer quick.
+// maxNames is enough for a CSR that is too large, and keeps the fuzzer fast.
 const maxNames = 400
 
 // names reads a list: a byte below 0xf0 chooses one of knownNames; else a tag, a count and as many bytes follow.
@@ -68,7 +68,7 @@ var someNames = []string{
 	"\xf0\x82\x09worker-1\x00", "\xf0\x87\x05\xc0\x00\x02\x0a\x00", "\xf0\x82\x04\xe2\x84\xaa\x61", "\xf0\xa7\x04\xc0\x00\x02\x0a",
 }
 
-// FuzzServing varies the names that are asked for, and what comes with the request.
+// FuzzServing varies the requested names, and what comes with the CSR.
 func FuzzServing(f *testing.F) {
 	for i := range allKeys {
 		f.Add(uint8(i), []byte(someNames[0]), testNode, uint8(0), int32(0), uint8(0), uint16(0))
@@ -91,7 +91,7 @@ func FuzzServing(f *testing.F) {
 	})
 }
 
-// FuzzServingMutated spoils the content of a request for a serving certificate, and signs it again.
+// FuzzServingMutated spoils the content of a certificate request for a serving certificate, and signs it again.
 func FuzzServingMutated(f *testing.F) {
 	add := func(key uint8, list, ops, outer string, scheme uint8) {
 		f.Add(key, []byte(list), testNode, []byte(ops), []byte(outer), scheme, uint8(0), uint16(0))

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// goodClient and goodServing are the DER of what a kubelet asks for.
+// goodClient and goodServing are the DER of a kubelet's certificate requests.
 func goodClient(t testing.TB, key string) []byte {
 	t.Helper()
 	signer := testKey(t, key)
@@ -48,7 +48,7 @@ func badPEMs(good []byte) [][]byte {
 	}
 }
 
-// badDERs are spoilt encodings around a good request, which stays as it was signed.
+// badDERs are spoiled encodings around a good certificate request, whose signed part is unchanged.
 func badDERs(good []byte) [][]byte {
 	var list [][]byte
 	for _, s := range outerSpoils {
@@ -67,13 +67,13 @@ var someFacts = []facts{
 	{spoil: 1 << 11}, {spoil: 1 << 12}, {spoil: 1 << 13}, {spoil: 1 << 14}, {spoil: 1 << 15}, {groups: 1, spoil: 1 << 13},
 }
 
-// bothSides compares with a request as one for a client and as one for a serving certificate.
+// bothSides compares a CSR as one for a client and as one for a serving certificate.
 func bothSides(t *testing.T, f facts, text []byte, node string) {
 	compareClient(t, f.client(text, node))
 	compareServing(t, f.serving(text, node))
 }
 
-// FuzzClient varies the PEM of a request, and what comes with it.
+// FuzzClient varies the PEM of a CSR, and what comes with it.
 func FuzzClient(f *testing.F) {
 	for _, key := range append(goodKeys, badKeys...) {
 		for _, der := range [][]byte{goodClient(f, key), goodServing(f, key)} {
@@ -99,7 +99,7 @@ func FuzzClient(f *testing.F) {
 	})
 }
 
-// FuzzClientDER varies the DER of a request within good PEM.
+// FuzzClientDER varies the DER of a certificate request within good PEM.
 func FuzzClientDER(f *testing.F) {
 	for _, key := range append(goodKeys, badKeys...) {
 		f.Add(goodClient(f, key), uint8(0))
@@ -119,7 +119,7 @@ func FuzzClientDER(f *testing.F) {
 	})
 }
 
-// FuzzClientMutated spoils the content of a good request, and signs it again.
+// FuzzClientMutated spoils the content of a good certificate request, and signs it again.
 func FuzzClientMutated(f *testing.F) {
 	add := func(key uint8, ops, outer string, scheme uint8) {
 		f.Add(key, testNode, testNode, []byte(ops), []byte(outer), scheme, uint8(0), uint8(0))

@@ -4,16 +4,16 @@ package csr_test
 
 import "bytes"
 
-// A node is one TLV of a DER encoding that can be spoilt. Lengths are created again when it is encoded, so that a change deep inside
-// leaves what is around it readable.
+// A node is one TLV of a DER encoding that can be spoiled. Lengths are calculated again when it is encoded, so that a change deep inside
+// keeps the rest readable.
 type node struct {
 	tag      byte
-	content  []byte // when there are no children
+	content  []byte // if it has no children
 	children []*node
 	long     bool // the length is not in the shortest form
 }
 
-// parseNode reads DER that is known to be good. An OCTET STRING that holds DER is opened too.
+// parseNode reads valid DER. It also parses an OCTET STRING that contains DER.
 func parseNode(element tlv) *node {
 	n := &node{tag: element.tag, content: element.content}
 	if element.tag&0x20 == 0 && element.tag != tagOctetString {
@@ -48,7 +48,7 @@ func (n *node) encode() []byte {
 	}
 }
 
-// clone is a copy that shares nothing that changes.
+// clone is a deep copy.
 func (n *node) clone() *node {
 	c := *n
 	c.content = bytes.Clone(n.content)
@@ -89,18 +89,18 @@ func (p place) splice(count int, with ...*node) {
 // The operations of mutate, of which a list of bytes holds any number: kind, place, count of bytes, bytes.
 const (
 	opTag          = iota // set the tag to the first byte
-	opContent             // replace the content, and all that is in it
+	opContent             // replace the content, including children
 	opFlip                // flip the bits of the second byte in the content's byte that the first one names
-	opDelete              // take it out
-	opCopy                // put a copy of the node that the first byte names before it
-	opInsert              // put a new node before it: a tag, and its content
-	opAppend              // put bytes after its content
-	opPrepend             // put bytes before its content
+	opDelete              // remove it
+	opCopy                // insert a copy of the node that the first byte names before it
+	opInsert              // insert a new node before it: a tag, and its content
+	opAppend              // append bytes to its content
+	opPrepend             // prepend bytes to its content
 	opLong                // write the length in a longer form than needed
 	opSwap                // swap it with what follows it
 	opRawSet              // set a byte of the whole encoding, lengths and all: two bytes for its place, one for its value
-	opRawInsert           // the same, with bytes put in
-	opRawDelete           // the same, with as many bytes taken out
+	opRawInsert           // the same, with bytes inserted
+	opRawDelete           // the same, with as many bytes removed
 	countOfOps            // no operation
 	maxOps         = 6    // keeps a request that is copied into itself small
 	maxMutatedSize = 1 << 14
@@ -169,7 +169,7 @@ func mutateNode(p place, kind byte, argument []byte, all []place) {
 	}
 }
 
-// inner is the encoding of what is in a node.
+// inner is the encoding of a node's content.
 func (n *node) inner() []byte {
 	if n.children == nil {
 		return bytes.Clone(n.content)

@@ -44,7 +44,7 @@ func ecdsaKey(curve elliptic.Curve) *ecdsa.PrivateKey {
 	return must(ecdsa.GenerateKey(curve, rand.Reader))
 }
 
-// The keys are made once: RSA takes a while.
+// The keys are created once: RSA takes a while.
 var (
 	p256     = sync.OnceValue(func() crypto.Signer { return ecdsaKey(elliptic.P256()) })
 	otherKey = sync.OnceValue(func() crypto.Signer { return ecdsaKey(elliptic.P256()) })
@@ -54,7 +54,7 @@ var (
 	rsa8704  = sync.OnceValue(func() crypto.Signer { return newManyPrimes(17) })
 )
 
-// manyPrimes is an RSA key of many small primes: large, weak, and made in a moment, where crypto/rsa takes a minute.
+// manyPrimes is an RSA key of many small primes: large, weak, and created in a moment, where crypto/rsa takes a minute.
 type manyPrimes struct {
 	public rsa.PublicKey
 	d      *big.Int
@@ -83,12 +83,12 @@ func (k *manyPrimes) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]by
 	return m.Exp(m, k.d, k.public.N).FillBytes(make([]byte, size)), nil
 }
 
-// kubeletPEM is what a stock kubelet sends, made by the function that it calls.
+// kubeletPEM is a stock kubelet's certificate request, created with the function that the kubelet calls.
 func kubeletPEM(key crypto.Signer, node string) []byte {
 	return must(certutil.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, nil, nil))
 }
 
-// goodRequest is what is approved: each case changes one thing of it.
+// goodRequest is approved: each test case changes one thing in it.
 func goodRequest() Request {
 	return Request{
 		CSR: &certificatesv1.CertificateSigningRequest{
@@ -109,7 +109,7 @@ func goodRequest() Request {
 	}
 }
 
-// useRSA gives a request an RSA key and the usages that go with it.
+// useRSA gives a CSR an RSA key and the usages for it.
 func useRSA(r *Request, key crypto.Signer) {
 	r.CSR.Spec.Request = raw{key: key}.pem()
 	r.CSR.Spec.Usages = append(r.CSR.Spec.Usages, certificatesv1.UsageKeyEncipherment)
@@ -139,7 +139,7 @@ func utf8(oid asn1.ObjectIdentifier, text string) pkix.AttributeTypeAndValue {
 	return pkix.AttributeTypeAndValue{Type: oid, Value: asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(text)}}
 }
 
-// one is a part of a subject with one attribute, as in every subject that people write.
+// one is a part of a subject with one attribute, as in every usual subject.
 func one(v pkix.AttributeTypeAndValue) pkix.RelativeDistinguishedNameSET {
 	return pkix.RelativeDistinguishedNameSET{v}
 }
@@ -151,21 +151,21 @@ func workerOne() pkix.RelativeDistinguishedNameSET {
 	return one(value(oidCommonName, "system:node:"+testNode))
 }
 
-// raw is a certificate request made by hand, for what crypto/x509 refuses to make. Its zero value with a key is the good one.
+// raw is a certificate request that crypto/x509 refuses to create. Its zero value with a key is a good one.
 type raw struct {
 	key     crypto.Signer
 	signer  crypto.Signer // another key to sign with
 	subject pkix.RDNSequence
 	version int
-	// attributes is the content of the attributes, already encoded.
+	// attributes is the encoded content of the attributes.
 	attributes []byte
-	// tbsTail, keyTail and tail are added at the end of the part that is signed, of the key, and of the whole.
+	// tbsTail, keyTail and tail are appended to the signed part, to the key, and to the whole.
 	tbsTail, keyTail, tail []byte
 	algorithm              pkix.AlgorithmIdentifier
 	hash                   crypto.Hash
 }
 
-// sequence is a DER SEQUENCE of what is already encoded.
+// sequence is a DER SEQUENCE of encoded parts.
 func sequence(parts ...[]byte) []byte {
 	return must(asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: slices.Concat(parts...)}))
 }

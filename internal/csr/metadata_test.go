@@ -13,7 +13,7 @@ import (
 	certutil "k8s.io/client-go/util/cert"
 )
 
-// ownedBy is the metadata of a request with one owner.
+// ownedBy is the metadata of a CSR with one owner.
 func ownedBy(kind string, change func(*metav1.OwnerReference)) func(*metav1.ObjectMeta) {
 	return func(m *metav1.ObjectMeta) {
 		owner := metav1.OwnerReference{APIVersion: "v1", Kind: kind, Name: testNode, UID: "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11"}
@@ -28,7 +28,7 @@ func finalizers(names ...string) func(*metav1.ObjectMeta) {
 	return func(m *metav1.ObjectMeta) { m.Finalizers = names }
 }
 
-// strangeMetadata is what no kubelet sends, and plainMetadata what admission may add, or Kubernetes writes.
+// strangeMetadata is metadata that no kubelet sends, and plainMetadata comes from admission or Kubernetes.
 var (
 	strangeMetadata = map[string]func(*metav1.ObjectMeta){
 		"a finalizer":               finalizers("example.com/protect"),
@@ -73,7 +73,7 @@ func labelled(names []string) map[string]string {
 	return labels
 }
 
-// goodServing is a request for a serving certificate that is approved.
+// goodServing is an approved CSR for a serving certificate.
 func goodServing() ServingRequest {
 	template := goodRequest()
 	template.CSR.Spec = certificatesv1.CertificateSigningRequestSpec{
@@ -107,7 +107,7 @@ func TestEvaluateLooksAtTheMetadata(t *testing.T) {
 	}
 }
 
-// Admission may add labels and annotations to whatever it sees: they must not stop a node from joining.
+// Admission can add labels and annotations to any CSR: they must not stop a node from joining.
 func TestLabelsAndAnnotationsChangeNothing(t *testing.T) {
 	for name, change := range plainMetadata {
 		t.Run(name, func(t *testing.T) {
@@ -124,8 +124,8 @@ func TestLabelsAndAnnotationsChangeNothing(t *testing.T) {
 	}
 }
 
-// A thief who adds a finalizer must not get away without the alarm, and a request that is not ours stays so. A lesser defect does
-// not hide the metadata.
+// A thief who adds a finalizer must still raise the alarm, and a CSR that is not ours stays so. A lesser defect does not hide the
+// metadata.
 func TestMetadataHidesNoEvidence(t *testing.T) {
 	with := func(spoil func(*Request)) func(*Request) {
 		return func(r *Request) {

@@ -14,7 +14,7 @@ import (
 	certutil "k8s.io/client-go/util/cert"
 )
 
-// What is not needed of a request changes no verdict: neither does more of anything make it another one's, nor does cutting it off.
+// Dropping unneeded parts of a CSR changes no verdict: neither does more of anything turn it into someone else's, nor does cutting it.
 func TestKeepNeededChangesNoVerdict(t *testing.T) {
 	many := func(text string, n int) (out []string) {
 		for i := range n {
@@ -85,7 +85,7 @@ func TestKeepNeededChangesNoVerdict(t *testing.T) {
 	}
 }
 
-// goodServingRequest is one that is approved.
+// goodServingRequest is approved.
 func goodServingRequest() ServingRequest {
 	key := p256()
 	return ServingRequest{

@@ -32,8 +32,8 @@ func (n number) within(network number, prefix int) bool {
 	return n.bits == network.bits && new(big.Int).Rsh(n.value, shift).Cmp(new(big.Int).Rsh(network.value, shift)) == 0
 }
 
-// parseNumber reads an IP address as people write it. An IPv4 address that is written as an IPv6 one counts as the IPv4 one;
-// an address with a zone is none that a certificate could name.
+// parseNumber reads an IP address in text form. An IPv4-mapped IPv6 address is the IPv4 one; an address with a zone cannot be in a
+// certificate.
 func parseNumber(text string) (number, bool) {
 	address, err := netip.ParseAddr(text)
 	if err != nil || address.Zone() != "" {
@@ -42,8 +42,7 @@ func parseNumber(text string) (number, bool) {
 	return numberOf(address.Unmap().AsSlice()), true
 }
 
-// parseNetwork reads a CIDR, with or without bits set behind the prefix. An IPv4 network that is written as an IPv6 one counts
-// as the IPv4 one.
+// parseNetwork reads a CIDR, with or without bits set behind the prefix. An IPv4-mapped IPv6 network is the IPv4 one.
 func parseNetwork(text string) (network number, prefix int, ok bool) {
 	before, after, ok := strings.Cut(text, "/")
 	if !ok {
@@ -63,7 +62,7 @@ func parseNetwork(text string) (network number, prefix int, ok bool) {
 	return numberOf(address.AsSlice()), prefix, true
 }
 
-// Rule: something is declared; else a person decides.
+// Rule: something is declared; otherwise a person decides.
 func oracleSomeDeclared(declared []string) error {
 	if len(declared) == 0 {
 		return errUndeclared
@@ -107,13 +106,13 @@ func oracleName(name string, r csr.ServingRequest) error {
 	return fmt.Errorf("%w: %q", errAddress, name)
 }
 
-// Rule: a DNS name that looks like an IP is nobody's, and may be what that IP is.
+// Rule: a DNS name that looks like an IP belongs to no node, and can be what that IP is.
 func oracleLookalike(ip number, r csr.ServingRequest) error {
 	r.Declared = nil
 	return oracleIP(ip, r)
 }
 
-// lookalike reads an IP out of a name, with a dot at the end or without, and whatever its zone.
+// lookalike reads an IP from a name, with or without a dot at the end, and with any zone.
 func lookalike(name string) (number, bool) {
 	address, err := netip.ParseAddr(strings.TrimSuffix(name, "."))
 	if err != nil {
@@ -143,8 +142,8 @@ func oracleIP(ip number, r csr.ServingRequest) error {
 	return fmt.Errorf("%w: %x", errAddress, ip.value)
 }
 
-// Rule: the names of the API server and of the machine itself are nobody's, in whatever case, with a dot at the end or without.
-// A star in a certificate stands for any one label, be it the API server's or the one that is asked for.
+// Rule: the names of the API server and of the machine itself belong to no node, in either case, with or without a dot at the end. A star
+// in a certificate stands for any one label, in the API server's certificate and in the requested names.
 func isReservedName(key string, reserved []csr.Reservation) bool {
 	first, rest, _ := strings.Cut(key, ".")
 	for _, r := range append(reserve("kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"), reserved...) {
@@ -160,7 +159,7 @@ func isReservedName(key string, reserved []csr.Reservation) bool {
 	return strings.HasPrefix(key, "kubernetes.default.svc.")
 }
 
-// Rule: neither are the IPs of the control plane, nor those that every machine has.
+// Rule: nor do the IPs of the control plane, or those that every machine has.
 func isReservedIP(ip number, reserved []csr.Reservation) bool {
 	for _, r := range reserved {
 		if same, ok := lookalike(r.Host); ok && same.equal(ip) {
@@ -175,7 +174,7 @@ func isReservedIP(ip number, reserved []csr.Reservation) bool {
 	return false
 }
 
-// plainName is what spellings of a DNS name have in common.
+// plainName is the same for all spellings of a DNS name.
 func plainName(name string) string {
 	return strings.TrimSuffix(lower(name), ".")
 }
@@ -196,8 +195,8 @@ func isAnyIP(text string) bool {
 	return err == nil
 }
 
-// isSubdomain reports whether a text is a DNS-1123 subdomain as Kubernetes has it: labels of a-z, 0-9 and -, which neither begin nor
-// end with -, and at most 253 characters in all.
+// isSubdomain reports whether a text is a DNS-1123 subdomain of Kubernetes: labels of a-z, 0-9 and -, which neither begin nor end with -,
+// and at most 253 characters in total.
 func isSubdomain(text string) bool {
 	if len(text) > 253 {
 		return false

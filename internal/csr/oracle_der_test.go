@@ -30,8 +30,8 @@ type tlv struct {
 	content, full []byte
 }
 
-// readOne reads the first TLV of some DER, and returns what follows it. It knows only what a request needs: tags of one byte,
-// and lengths of at most two bytes, in the shortest form.
+// readOne reads the first TLV of some DER, and returns what follows it. It supports only what a certificate request needs: tags of one
+// byte, and lengths of at most two bytes, in the shortest form.
 func readOne(der []byte) (element tlv, rest []byte, err error) {
 	if len(der) < 2 {
 		return tlv{}, nil, fmt.Errorf("%w: too short for a tag and a length", errDER)
@@ -59,7 +59,7 @@ func readOne(der []byte) (element tlv, rest []byte, err error) {
 	return tlv{tag: der[0], content: der[header : header+length], full: der[:header+length]}, der[header+length:], nil
 }
 
-// readTags reads TLVs of exactly the tags given, and fails when anything is left.
+// readTags reads TLVs of exactly the given tags, and fails if anything is left.
 func readTags(der []byte, tags ...byte) ([]tlv, error) {
 	var elements []tlv
 	for _, tag := range tags {
@@ -78,7 +78,7 @@ func readTags(der []byte, tags ...byte) ([]tlv, error) {
 	return elements, nil
 }
 
-// unwrap reads one TLV of the tag given, with nothing after it, and returns its content.
+// unwrap reads one TLV of the given tag, with nothing after it, and returns its content.
 func unwrap(der []byte, tag byte) ([]byte, error) {
 	elements, err := readTags(der, tag)
 	if err != nil {
@@ -102,7 +102,7 @@ func write(tag byte, contents ...[]byte) []byte {
 	}
 }
 
-// writePEM is the canonical PEM of a request: 64 characters a line, and nothing before, within or after.
+// writePEM is the canonical PEM of a certificate request: 64 characters a line, and nothing before, within or after.
 func writePEM(der []byte) []byte {
 	text := base64.StdEncoding.EncodeToString(der)
 	var b strings.Builder
@@ -118,7 +118,7 @@ func writePEM(der []byte) []byte {
 	return []byte(b.String())
 }
 
-// readPEM takes the markers and the line ends off, decodes what is left, and accepts only what writePEM writes.
+// readPEM removes the markers and the line ends, decodes the rest, and accepts only what writePEM writes.
 func readPEM(text []byte) ([]byte, error) {
 	body := strings.NewReplacer("-----BEGIN CERTIFICATE REQUEST-----\n", "", "-----END CERTIFICATE REQUEST-----\n", "", "\n", "").Replace(string(text))
 	der, err := base64.StdEncoding.Strict().DecodeString(body)
@@ -131,7 +131,7 @@ func readPEM(text []byte) ([]byte, error) {
 	return der, nil
 }
 
-// certificationRequest is a request as RFC 2986 has it. Each field is DER with its tag, except for the attributes.
+// certificationRequest is a certificate request of RFC 2986. Each field is DER with its tag, except for the attributes.
 type certificationRequest struct {
 	info, subject, spki  []byte
 	attributes           []byte // the content of [0]
@@ -139,8 +139,7 @@ type certificationRequest struct {
 	isRSA                bool
 }
 
-// readRequest applies the rules on the content of a request that are the same for both kinds of certificate: its size, its
-// encoding, its key and its signature.
+// readRequest applies the rules on content that are the same for both kinds of certificate: size, encoding, key and signature.
 func readRequest(text []byte) (r certificationRequest, err error) {
 	if len(text) > 8192 {
 		return r, errSize
@@ -193,7 +192,7 @@ func wholeBytes(content []byte) ([]byte, error) {
 	return content[1:], nil
 }
 
-// generalName is a DNS name or an IP that a request asks for.
+// generalName is a requested DNS name or IP.
 type generalName struct {
 	isIP  bool
 	bytes []byte
@@ -204,8 +203,8 @@ var (
 	oidAlternativeName  = []byte{0x55, 0x1d, 0x11}                                     // 2.5.29.17
 )
 
-// Rule: a request for a serving certificate has one attribute, which has one extension, which is not marked critical and lists
-// DNS names first and IPs then, at least one in all.
+// Rule: a request for a serving certificate has one attribute, which has one extension, which is not marked critical and lists first DNS
+// names, then IPs, at least one in total.
 func readAlternativeNames(attributes []byte) ([]generalName, error) {
 	value := attributes
 	for _, step := range []func([]byte) ([]byte, error){
@@ -240,7 +239,7 @@ func readAlternativeNames(attributes []byte) ([]generalName, error) {
 	return names, nil
 }
 
-// readNamed reads a SEQUENCE of exactly an object identifier and a value of the tag given, whose content it returns.
+// readNamed reads a SEQUENCE of exactly an object identifier and a value of the given tag, and returns the content of the value.
 func readNamed(der, oid []byte, tag byte) ([]byte, error) {
 	body, err := unwrap(der, tagSequence)
 	if err != nil {
@@ -256,7 +255,7 @@ func readNamed(der, oid []byte, tag byte) ([]byte, error) {
 	return parts[1].content, nil
 }
 
-// isPlainIP reports whether bytes are an IPv4 address, or an IPv6 address that is not an IPv4 address in disguise.
+// isPlainIP reports whether bytes are an IPv4 address, or an IPv6 address that is not IPv4-mapped.
 func isPlainIP(b []byte) bool {
 	mapped := append(make([]byte, 10), 0xff, 0xff)
 	return len(b) == 4 || (len(b) == 16 && !bytes.HasPrefix(b, mapped))

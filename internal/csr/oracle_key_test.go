@@ -22,8 +22,8 @@ type publicKey struct {
 	ecdsa *ecdsa.PublicKey
 }
 
-// The AlgorithmIdentifiers of keys and signatures that are allowed, with their tags, in hexadecimal. That of RSA has NULL
-// parameters, that of ECDSA a named curve, and that of an ECDSA signature none.
+// The AlgorithmIdentifiers of keys and signatures that are allowed, with their tags, in hexadecimal. RSA has NULL parameters, ECDSA a
+// named curve, and an ECDSA signature none.
 const algorithmRSA = "300d06092a864886f70d0101010500" // 1.2.840.113549.1.1.1
 
 var (

@@ -18,7 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// kubeletRequest is made as a stock kubelet makes it.
+// kubeletRequest is created as a stock kubelet does.
 func kubeletRequest(t *testing.T, key string, names []string, ips []net.IP) []byte {
 	t.Helper()
 	subject := pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + testNode}
@@ -29,7 +29,7 @@ func kubeletRequest(t *testing.T, key string, names []string, ips []net.IP) []by
 	return text
 }
 
-// An oracle that approves nothing would agree with every denial: both have to approve what a stock kubelet sends.
+// An oracle that approves nothing would agree with every denial: both must approve what a stock kubelet sends.
 func TestBothApproveAStockKubelet(t *testing.T) {
 	approved := 0
 	for _, key := range goodKeys {
@@ -52,7 +52,7 @@ func TestBothApproveAStockKubelet(t *testing.T) {
 	}
 }
 
-// The seeds of the fuzz targets are good where they are said to be good.
+// The good seeds of the fuzz targets are good.
 func TestTheOracleApprovesTheGoodSeeds(t *testing.T) {
 	for _, key := range goodKeys {
 		if err := oracleClient(facts{}.client(writePEM(goodClient(t, key)), testNode)); err != nil {
@@ -71,7 +71,7 @@ func TestTheOracleApprovesTheGoodSeeds(t *testing.T) {
 	}
 }
 
-// The oracle finds each defect by itself, for the reason that is meant.
+// The oracle finds each defect by itself, for the intended reason.
 func TestTheOracleDeniesSpoiltRequests(t *testing.T) {
 	signer := testKey(t, "p256")
 	clientInfo := requestInfo(t, signer, testNode, nil)
@@ -196,7 +196,7 @@ func TestTheOracleDeniesWrongAddresses(t *testing.T) {
 	} {
 		text, ok := standardRequest(t, []string{asked})
 		if !ok {
-			t.Fatalf("a request for %q cannot be made", asked)
+			t.Fatalf("a request for %q cannot be created", asked)
 		}
 		r := servingRequest(text, false)
 		r.Declared = []string{"worker.EXAMPLE", "10.0.1.1/16", "2001:db8::/32", "::ffff:192.0.2.1", "::ffff:192.0.2.129/128", "fe80::1%eth0", "api.example", "other.example", "*.example",

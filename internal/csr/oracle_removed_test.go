@@ -9,13 +9,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// aSeed is a request of either kind that the fuzz targets begin with: facts, and its text.
+// aSeed is a seed of the fuzz targets of either kind: facts and a text.
 type aSeed struct {
 	facts facts
 	text  []byte
 }
 
-// spoiltSeeds are requests with one defect each. With a good text come all facts, with good facts the texts.
+// spoiltSeeds have one defect each: a good text with all facts, and all texts with good facts.
 func spoiltSeeds(t *testing.T, good []byte, attributes []byte) (seeds []aSeed) {
 	t.Helper()
 	fact := func(f facts) { seeds = append(seeds, aSeed{f, writePEM(good)}) }
@@ -53,12 +53,12 @@ func spoiltSeeds(t *testing.T, good []byte, attributes []byte) (seeds []aSeed) {
 	return append(seeds, aSeed{facts{}, writePEM(signed(t, signer, requestInfo(t, signer, "worker-2", attributes), 0))})
 }
 
-// notAlone are checks without which nothing is approved that should not be: nothing else about a large request for a client certificate
-// can be right, and where nothing is declared, no address is. Without them a request is denied or waits for another reason.
+// notAlone are checks that other checks back up: a large CSR for a client certificate always has another defect, and where nothing is
+// declared, no address is. Without them a CSR is denied or waits for another reason.
 var notAlone = []string{"isOfModestSize", "addressesAreDeclared"}
 
-// Each check is needed: without it, something that the oracle denies is approved, or cannot be judged at all. So whoever loses a check
-// hears of it from the seeds of the fuzz targets alone.
+// Each check is needed: without it, something that the oracle denies is approved, or cannot be evaluated at all. So the seeds of the fuzz
+// targets find every lost check.
 func TestEachRemovedCheckIsNoticed(t *testing.T) {
 	seeds := spoiltSeeds(t, goodClient(t, "p256"), nil)
 	for i, name := range csr.ClientCheckNames() {
@@ -66,7 +66,7 @@ func TestEachRemovedCheckIsNoticed(t *testing.T) {
 			r := s.facts.client(s.text, testNode)
 			return oracleClient(r) != nil && noticed(name, csr.Evaluate(r), func() csr.Result { return csr.EvaluateWithout(i, r) })
 		}) {
-			t.Errorf("nobody notices that the check %s of a client's request is not there", name)
+			t.Errorf("no seed finds that the client check %s is missing", name)
 		}
 	}
 	seeds = spoiltSeeds(t, goodServing(t, "p256"), alternativeNames(goodNames()...))
@@ -75,12 +75,12 @@ func TestEachRemovedCheckIsNoticed(t *testing.T) {
 			r := s.facts.serving(s.text, testNode)
 			return oracleServing(r) != nil && noticed(name, csr.EvaluateServing(r), func() csr.Result { return csr.EvaluateServingWithout(i, r) })
 		}) {
-			t.Errorf("nobody notices that the check %s of a serving request is not there", name)
+			t.Errorf("no seed finds that the serving check %s is missing", name)
 		}
 	}
 }
 
-// noticed reports whether a result without a check is one that a fuzz target fails with.
+// noticed reports whether a fuzz target fails with a result without a check.
 func noticed(check string, with csr.Result, without func() csr.Result) (yes bool) {
 	defer func() { yes = yes || recover() != nil }()
 	got := without()

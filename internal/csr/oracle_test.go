@@ -19,11 +19,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// The oracle is a second opinion on every verdict. It was written from the rules alone, by another technique (it reads the DER
-// by hand, and compares addresses as numbers), and it is slow and plain on purpose: one function per rule, no cleverness.
-// It returns nil for what may be approved, else the first rule that is broken.
+// The oracle is a second opinion on every verdict. It was written only from the rules, with another technique (it reads the DER by hand,
+// and compares addresses as numbers). It is intentionally slow and plain: one function per rule, no cleverness. It returns nil if the CSR
+// may be approved, otherwise the first rule that is broken.
 
-// errX are what the oracle has against a request, one for each rule.
+// errX are the oracle's objections to a CSR, one for each rule.
 var (
 	errUsername   = errors.New("the user is another one")
 	errUID        = errors.New("the user has a uid")
@@ -52,7 +52,7 @@ var (
 	errAddress    = errors.New("an address is not declared")
 )
 
-// oracleClient is the second opinion on what Evaluate decides.
+// oracleClient is the second opinion on Evaluate.
 func oracleClient(r csr.Request) error {
 	spec := r.CSR.Spec
 	content, contentErr := readRequest(spec.Request)
@@ -75,7 +75,7 @@ func oracleClient(r csr.Request) error {
 	)
 }
 
-// oracleServing is the second opinion on what EvaluateServing decides.
+// oracleServing is the second opinion on EvaluateServing.
 func oracleServing(r csr.ServingRequest) error {
 	spec := r.CSR.Spec
 	content, contentErr := readRequest(spec.Request)
@@ -97,7 +97,7 @@ func oracleServing(r csr.ServingRequest) error {
 	)
 }
 
-// first is the finding of the first rule that is broken.
+// first is the finding of the first broken rule.
 func first(rules ...func() error) error {
 	for _, rule := range rules {
 		if err := rule(); err != nil {
@@ -115,7 +115,7 @@ func oracleUsername(spec certificatesv1.CertificateSigningRequestSpec, want stri
 	return nil
 }
 
-// Rule: the request was created at most 10 seconds before the token was.
+// Rule: the CSR was created at most 10 seconds before the token.
 func oracleNotOlder(created, token time.Time) error {
 	if token.Sub(created) > 10*time.Second {
 		return errOlder
@@ -123,7 +123,7 @@ func oracleNotOlder(created, token time.Time) error {
 	return nil
 }
 
-// Rule: the token is still good.
+// Rule: the token has not expired.
 func oracleNotExpired(now, expires time.Time) error {
 	if now.Before(expires) {
 		return nil
@@ -131,7 +131,7 @@ func oracleNotExpired(now, expires time.Time) error {
 	return errExpired
 }
 
-// Rule: the groups, as a set, are those of every bootstrap token and that of this one, and perhaps those that it may have.
+// Rule: the groups, as a set, are those of every bootstrap token and that of this one, and possibly the allowed further ones.
 func oracleClientGroups(groups []string, tokenGroup string, mayHave []string) error {
 	missing := map[string]bool{"system:bootstrappers": true, "system:authenticated": true, tokenGroup: true}
 	allowed := maps.Clone(missing)
@@ -174,7 +174,7 @@ func oracleNoExtra(spec certificatesv1.CertificateSigningRequestSpec) error {
 	return nil
 }
 
-// Rule: a node's user has no extra data but the name of its certificate.
+// Rule: a node's user has no extra data except for the name of its certificate.
 func oracleOnlyCredentialID(spec certificatesv1.CertificateSigningRequestSpec) error {
 	for key := range spec.Extra {
 		if key != "authentication.kubernetes.io/credential-id" {
@@ -184,7 +184,7 @@ func oracleOnlyCredentialID(spec certificatesv1.CertificateSigningRequestSpec) e
 	return nil
 }
 
-// Rule: the signer is the one of this kind of certificate.
+// Rule: the signer is the one for this kind of certificate.
 func oracleSigner(spec certificatesv1.CertificateSigningRequestSpec, want string) error {
 	if spec.SignerName != want {
 		return errSigner
@@ -192,7 +192,7 @@ func oracleSigner(spec certificatesv1.CertificateSigningRequestSpec, want string
 	return nil
 }
 
-// Rule: the certificate lives for the signer's own time, or for no more than a leap year.
+// Rule: the certificate lives for the signer's default time, or for no more than a leap year.
 func oracleDuration(spec certificatesv1.CertificateSigningRequestSpec) error {
 	if spec.ExpirationSeconds != nil && *spec.ExpirationSeconds > 366*86400 {
 		return errDuration
@@ -200,7 +200,7 @@ func oracleDuration(spec certificatesv1.CertificateSigningRequestSpec) error {
 	return nil
 }
 
-// Rule: the usages are those that a kubelet asks for with this kind of key, each of them once, in any order.
+// Rule: the usages are those that a kubelet requests with this type of key, each of them once, in any order.
 func oracleUsages(usages []certificatesv1.KeyUsage, purpose string, isRSA bool) error {
 	want := []string{purpose, "digital signature"}
 	if isRSA {
@@ -218,8 +218,8 @@ func oracleUsages(usages []certificatesv1.KeyUsage, purpose string, isRSA bool) 
 	return nil
 }
 
-// Rule: the key is one of those that were approved with the token before, if any were, or it may take their place: there are
-// replacements left, no key is used, and it was not sent before the last one was approved.
+// Rule: the key is one of those that were approved with the token before, if any were, or it may replace them: replacements are left, no
+// key is used, and it was not sent before the last one was approved.
 func oracleClaimed(spki []byte, r csr.Request) error {
 	known := slices.Contains(r.ClaimedKeys, oracleFingerprint(spki))
 	mayReplace := len(r.ClaimedKeys) < 1+r.Replacements && !r.ClaimUsed && !r.CSR.CreationTimestamp.Time.Before(r.ClaimedAt)
@@ -237,7 +237,7 @@ func oracleOtherNode(other string) error {
 	return nil
 }
 
-// Rule: nothing holds the request back when it is deleted, and nobody owns it. The other metadata may be any.
+// Rule: no finalizer delays the CSR's deletion, and nobody owns it. Any other metadata is allowed.
 func oracleMetadata(metadata metav1.ObjectMeta) error {
 	for _, finalizer := range metadata.Finalizers {
 		return fmt.Errorf("%w: the finalizer %q", errMetadata, finalizer)
@@ -248,14 +248,14 @@ func oracleMetadata(metadata metav1.ObjectMeta) error {
 	return nil
 }
 
-// oracleFingerprint is the name of a key, given its DER SubjectPublicKeyInfo.
+// oracleFingerprint is the fingerprint of a key, given its DER SubjectPublicKeyInfo.
 func oracleFingerprint(spki []byte) string {
 	sum := sha256.Sum256(spki)
 	return "SHA256:" + hex.EncodeToString(sum[:])
 }
 
-// Rule: the subject is, byte for byte, O=system:nodes and CN=system:node:<node>, in that order, both as PrintableString. What
-// that cannot hold is a UTF8String, as a Go program encodes it; the name of a Node never needs it.
+// Rule: the subject is, byte for byte, O=system:nodes and CN=system:node:<node>, in that order, both as PrintableString. Other characters
+// need a UTF8String, as Go encodes it; the name of a Node never needs it.
 func oracleSubject(subject []byte, node string) error {
 	organization := relativeName([]byte{0x55, 0x04, 0x0a}, "system:nodes") // 2.5.4.10
 	common := relativeName([]byte{0x55, 0x04, 0x03}, "system:node:"+node)  // 2.5.4.3
@@ -276,7 +276,7 @@ func relativeName(oid []byte, text string) []byte {
 	return write(tagSet, write(tagSequence, write(tagOID, oid), write(tag, []byte(text))))
 }
 
-// isPrintableStringByte reports whether X.680 lists a character for a PrintableString.
+// isPrintableStringByte reports whether a character is in X.680's PrintableString.
 func isPrintableStringByte(c byte) bool {
 	switch {
 	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
@@ -286,7 +286,7 @@ func isPrintableStringByte(c byte) bool {
 	}
 }
 
-// Rule: a request for a client certificate has its set of attributes, and that is empty.
+// Rule: a request for a client certificate has an empty set of attributes.
 func oracleNoAttributes(attributes []byte) error {
 	if len(attributes) != 0 {
 		return errAttributes

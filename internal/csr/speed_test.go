@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// BenchmarkEvaluate judges what kubelets send, and what somebody may send who wants to keep the operator busy.
+// BenchmarkEvaluate evaluates a kubelet's CSRs, and those of an attacker who wants to keep the operator busy.
 func BenchmarkEvaluate(b *testing.B) {
 	ecdsa, rsa, large := goodRequest(), goodRequest(), goodRequest()
 	useRSA(&rsa, rsa2048())

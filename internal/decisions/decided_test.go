@@ -85,7 +85,7 @@ func tokenStatus() *v1alpha1.NodeBootstrapStatus {
 	return &s
 }
 
-// What comes later pushes out nothing that a token is bound to: a full list takes no more, while the log goes on.
+// Later CSRs push out nothing that a token is bound to: a full list takes no more, while the log goes on.
 func TestFullListOfATokenTakesNoMore(t *testing.T) {
 	s := tokenStatus()
 	for i := range 2 * decisions.MaxCSRsPerToken {
@@ -109,7 +109,7 @@ func TestFullListOfATokenTakesNoMore(t *testing.T) {
 	}
 }
 
-// What a full log has dropped does not come back while its CSR exists, in whatever order a cache lists CSRs.
+// An entry that a full log has dropped does not come back while its CSR exists, in whatever order a cache lists CSRs.
 func TestLogKeepsTheNewestOfEachKind(t *testing.T) {
 	for seed := range uint64(100) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -140,7 +140,7 @@ func TestLogKeepsTheNewestOfEachKind(t *testing.T) {
 	}
 }
 
-// A decision with another verdict takes the place of the first one, in the state and in the log.
+// A decision with another verdict replaces the first one, in the state and in the log.
 func TestRecordDecisionReplacesTheVerdict(t *testing.T) {
 	s := tokenStatus()
 	decisions.Record(s, nodetest.DeniedDecision("csr-a", 1, nodetest.Minutes(1)))
@@ -164,7 +164,7 @@ func TestDecisionsDisappearWithTheirToken(t *testing.T) {
 	}
 }
 
-// Of many certificates that are not revoked those stay that expire last.
+// Among many unrevoked certificates those that expire last are kept.
 func TestUnrevokedCertificatesAreBounded(t *testing.T) {
 	var s v1alpha1.NodeBootstrapStatus
 	for range 3 {

@@ -18,7 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// "kubectl certificate approve" stamps the approval by the clock of whoever runs it.
+// "kubectl certificate approve" stamps the approval with the clock of the machine that runs it.
 func TestApprovalIsStampedByTheAPIServer(t *testing.T) {
 	r := nodetest.Request("csr-a", 1, nodetest.Minutes(10), nodetest.Approved(nodetest.Minutes(9)))
 	r.Status.Conditions[0].LastTransitionTime = nodetest.Ago(nodetest.Minutes(9))
@@ -60,19 +60,19 @@ func TestRecordIssued(t *testing.T) {
 		request *certificatesv1.CertificateSigningRequest
 		want    made
 	}{
-		"the decision is ours":       {made{unissued}, mine, made{noted}},
-		"it was noted before":        {made{noted}, mine, made{noted}},
-		"it is not issued":           {made{unissued}, nodetest.Request("csr-a", 1, 0, nodetest.Approved(0)), made{unissued}},
-		"it is not approved":         {made{unissued}, nodetest.Request("csr-a", 1, 0, nodetest.WithCertificate), made{unissued}},
-		"another approved it":        {nil, junk, made{elsewhere}},
-		"an approval pushes one out": {full, junk, pushed},
-		"not in their place":         {slices.Concat(full, serving), junk, slices.Concat(pushed, serving)},
-		"nor because of them":        {slices.Concat(full, serving), nodetest.Request("csr-z", 1, nodetest.Old, nodetest.Approved(nodetest.Old), nodetest.WithCertificate), slices.Concat(full, serving)},
-		"room for one more":          {full[1:], junk, pushed},
-		"but not newer ones":         {full, nodetest.Request("csr-z", 1, nodetest.Old, nodetest.Approved(nodetest.Old), nodetest.WithCertificate), full},
-		"nor one as old":             {full, nodetest.Request("-csr", 1, nodetest.Old, nodetest.Approved(nodetest.Minutes(60)), nodetest.WithCertificate), full},
-		"another one's is not noted": {made{unissued}, nodetest.Request("csr-b", 1, 0), made{unissued}},
-		"a second key stays one":     {with(unissued, v1alpha1.VerdictApproved, csr.ReasonSecondKey), mine, with(noted, v1alpha1.VerdictApproved, csr.ReasonSecondKey)},
+		"the decision is ours":          {made{unissued}, mine, made{noted}},
+		"it was recorded before":        {made{noted}, mine, made{noted}},
+		"it is not issued":              {made{unissued}, nodetest.Request("csr-a", 1, 0, nodetest.Approved(0)), made{unissued}},
+		"it is not approved":            {made{unissued}, nodetest.Request("csr-a", 1, 0, nodetest.WithCertificate), made{unissued}},
+		"another approved it":           {nil, junk, made{elsewhere}},
+		"an approval pushes one out":    {full, junk, pushed},
+		"not in their place":            {slices.Concat(full, serving), junk, slices.Concat(pushed, serving)},
+		"nor because of them":           {slices.Concat(full, serving), nodetest.Request("csr-z", 1, nodetest.Old, nodetest.Approved(nodetest.Old), nodetest.WithCertificate), slices.Concat(full, serving)},
+		"room for one more":             {full[1:], junk, pushed},
+		"but not newer ones":            {full, nodetest.Request("csr-z", 1, nodetest.Old, nodetest.Approved(nodetest.Old), nodetest.WithCertificate), full},
+		"nor one as old":                {full, nodetest.Request("-csr", 1, nodetest.Old, nodetest.Approved(nodetest.Minutes(60)), nodetest.WithCertificate), full},
+		"another one's is not recorded": {made{unissued}, nodetest.Request("csr-b", 1, 0), made{unissued}},
+		"a second key stays one":        {with(unissued, v1alpha1.VerdictApproved, csr.ReasonSecondKey), mine, with(noted, v1alpha1.VerdictApproved, csr.ReasonSecondKey)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -85,7 +85,7 @@ func TestRecordIssued(t *testing.T) {
 	}
 }
 
-// A cache lists requests in any order: the history goes by time.
+// A cache lists CSRs in any order: the log is sorted by time.
 func TestRecordIssuedGoesByTime(t *testing.T) {
 	var s v1alpha1.NodeBootstrapStatus
 	decisions.RecordIssued(&s, []*certificatesv1.CertificateSigningRequest{

@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// ever is before everything.
+// ever is before any time.
 var ever time.Time
 
 func TestRecordServing(t *testing.T) {
@@ -94,7 +94,7 @@ func TestRecordServing(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", text, tt.want)
 			}
 			if !reflect.DeepEqual(before, tt.history) || !slices.Equal(order, tt.requests) {
-				t.Error("what was read is changed")
+				t.Error("the input is changed")
 			}
 			if decisions.RecordServing(&s, tt.requests, ever); !reflect.DeepEqual(s.Certificates, got) {
 				t.Errorf("it goes on to %s", nodetest.AsJSON(s.Certificates))
@@ -103,7 +103,7 @@ func TestRecordServing(t *testing.T) {
 	}
 }
 
-// Of very many at once the last few are recorded, however often.
+// Of very many decisions at once the last few are recorded, however often.
 func TestRecordServingTakesTheLastFew(t *testing.T) {
 	for _, count := range []int{1, 2, 6, 40} {
 		for known := range 3 {

@@ -66,7 +66,7 @@ func TestSecretDifference(t *testing.T) {
 	}
 }
 
-// A kubeconfig Secret is known by a digest of its data.
+// The cache has only a digest of a kubeconfig Secret's data.
 func TestSecretDifferenceOfADigest(t *testing.T) {
 	want := nodetest.KubeconfigSecret(1)
 	have := want.DeepCopy()
@@ -104,7 +104,7 @@ func TestBindingDifference(t *testing.T) {
 	}
 }
 
-// What an older CustomResourceDefinition leaves out of a status does no harm; what is decided from must be stored.
+// Fields that an older CustomResourceDefinition drops do no harm; those that decisions use must be stored.
 func TestStatusDifference(t *testing.T) {
 	sent := nodetest.StatusOf(1, time.Hour)
 	sent.Certificates = []v1alpha1.CertificateDecision{nodetest.DeniedDecision("a", 1, time.Minute)}
@@ -138,7 +138,7 @@ func TestStatusDifference(t *testing.T) {
 	}
 }
 
-// Messages name the object and no more than some fields, whatever there are.
+// Messages name the object and at most a few fields.
 func TestInterferenceProblem(t *testing.T) {
 	i := drift.Interference{Object: "Secret a/b", Difference: drift.Difference{Needed: slices.Repeat([]string{"data.x"}, 20), Other: []string{"type"}}}
 	for _, i.ByAdmission = range []bool{true, false} {

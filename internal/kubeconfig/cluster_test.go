@@ -18,13 +18,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// clusterInfo is what kubeadm publishes in kube-public/cluster-info.
+// clusterInfoOf is the kubeconfig that kubeadm publishes in kube-public/cluster-info.
 func clusterInfoOf(server string, ca []byte) string {
 	return fmt.Sprintf("apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: %s\n    certificate-authority-data: %s\n",
 		server, base64.StdEncoding.EncodeToString(ca))
 }
 
-// Each source has its own server and a CA that expires at an hour of its own, so that it shows which one was taken.
+// Each source has its own server and a CA with its own expiration, to show which one was used.
 func TestResolveClusterTakesTheFirstSource(t *testing.T) {
 	ca := func(hours int) []byte {
 		return nodetest.Certificate(nodetest.Now.Add(-time.Hour), nodetest.Now.Add(time.Duration(hours)*time.Hour))
@@ -156,7 +156,7 @@ func TestResolveClusterProblems(t *testing.T) {
 // The kubeconfig must not change when only the spelling of the CA does.
 func TestResolveClusterNormalisesTheCA(t *testing.T) {
 	one, expired := goodCA(), nodetest.Certificate(nodetest.Now.Add(-2*time.Hour), nodetest.Now.Add(-time.Minute))
-	early := nodetest.Certificate(nodetest.Now.Add(time.Minute), nodetest.Now.Add(time.Hour)) // to a clock a moment behind
+	early := nodetest.Certificate(nodetest.Now.Add(time.Minute), nodetest.Now.Add(time.Hour)) // for a clock that is a moment behind
 	tests := map[string]struct{ given, want []byte }{
 		"one":                 {one, one},
 		"CRLF":                {bytes.ReplaceAll(one, []byte("\n"), []byte("\r\n")), one},
@@ -185,13 +185,13 @@ func TestValidateCA(t *testing.T) {
 		t.Error(err)
 	}
 	if err := kubeconfig.ValidateCA([]byte("junk"), nodetest.Now); err == nil {
-		t.Error("junk passes")
+		t.Error("junk is accepted")
 	}
 }
 
-// Of a CA that is too large nothing is published, wherever it comes from, and whoever can fix it is told.
+// A CA that is too large is not published, whatever its source, and the message names the source.
 func TestVeryLargeClusterFacts(t *testing.T) {
-	one := string(goodCA()) // not two of them are of the same length
+	one := string(goodCA()) // each has a different length
 	ca := strings.Repeat(one, 1+kubeconfig.MaxCABytes/len(one))
 	const server = "https://api.example.com:6443"
 	for what, tt := range map[string]struct {
@@ -208,7 +208,7 @@ func TestVeryLargeClusterFacts(t *testing.T) {
 		tt.spec.Server = server
 		_, problem := kubeconfig.Resolve(tt.spec, tt.sources, nodetest.Now)
 		if problem == nil {
-			t.Errorf("%s: there is no problem", what)
+			t.Errorf("%s: no problem is reported", what)
 			continue
 		}
 		for _, text := range tt.says {
@@ -219,7 +219,7 @@ func TestVeryLargeClusterFacts(t *testing.T) {
 	}
 }
 
-// pem.Decode leaves out what is in front of a block, and a block that is damaged, without a word.
+// pem.Decode silently skips text before a block, and damaged blocks.
 func TestResolveClusterRefusesTextAroundTheCA(t *testing.T) {
 	damaged := slices.Concat([]byte("-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n"), goodCA())
 	for name, ca := range map[string][]byte{
@@ -234,7 +234,7 @@ func TestResolveClusterRefusesTextAroundTheCA(t *testing.T) {
 	}
 }
 
-// A map has no order: with two clusters in cluster-info the kubeconfig would change from pass to pass.
+// A map has no order: with two clusters in cluster-info the kubeconfig would change from reconcile to reconcile.
 func TestResolveClusterIsTheSameEachTime(t *testing.T) {
 	info := "apiVersion: v1\nkind: Config\nclusters:\n" +
 		"- {name: a, cluster: {server: \"https://a:6443\"}}\n- {name: b, cluster: {server: \"https://b:6443\"}}\n"
@@ -248,7 +248,7 @@ func TestResolveClusterIsTheSameEachTime(t *testing.T) {
 	}
 }
 
-// A flag that is given counts, be it right or wrong: an empty file is wrong.
+// A given flag is used, valid or not: an empty file is an error.
 func TestResolveClusterRefusesAnEmptyCAFile(t *testing.T) {
 	c, problem := kubeconfig.Resolve(v1alpha1.ClusterSpec{Server: nodetest.Server}, kubeconfig.Sources{FlagCA: []byte{}, RootCA: string(goodCA())}, nodetest.Now)
 	if problem == nil || problem.Reason != v1alpha1.ReasonCAInvalid {
@@ -256,7 +256,7 @@ func TestResolveClusterRefusesAnEmptyCAFile(t *testing.T) {
 	}
 }
 
-// A cluster-info that cannot be read is a source too: its CA must not be replaced by that of another source unseen.
+// A cluster-info that cannot be parsed is a source too: its CA must not be silently replaced by that of another source.
 func TestResolveClusterDoesNotPassOverABrokenClusterInfo(t *testing.T) {
 	_, problem := kubeconfig.Resolve(v1alpha1.ClusterSpec{Server: nodetest.Server}, kubeconfig.Sources{ClusterInfo: "\tjunk", RootCA: string(goodCA())}, nodetest.Now)
 	if problem == nil {

@@ -24,16 +24,16 @@ func digested(s *corev1.Secret) *corev1.Secret {
 	return s
 }
 
-// Of a kubeconfig the token is kept, and whether the rest is as it should be.
+// The digest keeps the kubeconfig's token, and shows whether the rest is as wanted.
 func TestDigest(t *testing.T) {
 	s := nodetest.KubeconfigSecret(1)
 	s.Data[kubeconfig.CAKey] = bytes.Repeat([]byte("x"), 10_000)
 	d := digested(s.DeepCopy())
 	if !kubeconfig.Carries(d, nodetest.Token(1, 0)) || kubeconfig.Carries(d, nodetest.Token(2, 0)) {
-		t.Error("it does not tell which token is carried")
+		t.Error("it does not show which token the kubeconfig contains")
 	}
 	if text := kubeconfig.RedactSecrets(errors.New("a webhook shows "+nodetest.Canary), d).Error(); strings.Contains(text, nodetest.Canary) {
-		t.Errorf("the token in it is not taken out of %q", text)
+		t.Errorf("the token in it is not removed from %q", text)
 	}
 	if size := len(d.Data[kubeconfig.DigestKey]); len(d.Data) != 1 || size > 100 {
 		t.Errorf("%d bytes are kept", size)
@@ -48,7 +48,7 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-// Whatever is moved between keys and values, two contents have two digests.
+// Two different contents have two digests, whatever is moved between keys and values.
 func TestDigestTellsContentsApart(t *testing.T) {
 	content := rapid.MapOfN(rapid.StringMatching(`[a-c=".\n]{0,3}`), rapid.SliceOfN(rapid.SampledFrom([]byte("ab=\"\n\\")), 0, 3), 0, 3)
 	rapid.Check(t, func(t *rapid.T) {
@@ -60,7 +60,7 @@ func TestDigestTellsContentsApart(t *testing.T) {
 	})
 }
 
-// A value that is written as what the digest is made of is not taken for the entries that it imitates.
+// A value that imitates the digest's own input format is not taken for the entries that it imitates.
 func TestDigestIsNotImitated(t *testing.T) {
 	text := rapid.StringMatching(`[ab]{0,3}`)
 	rapid.Check(t, func(t *rapid.T) {
@@ -75,11 +75,11 @@ func TestDigestIsNotImitated(t *testing.T) {
 	})
 }
 
-// What the operator compares with a digest, it writes whole.
+// The operator compares with a digest, but writes the complete content.
 func TestRestoredKubeconfig(t *testing.T) {
 	want := nodetest.KubeconfigSecret(1)
 	if got := kubeconfig.Restored(digested(nodetest.KubeconfigSecret(1)), want); got != nil {
-		t.Errorf("one that is as it should be is written: %v", got)
+		t.Errorf("an unchanged one is written: %v", got)
 	}
 	for what, edit := range map[string]func(*corev1.Secret){
 		"another server": func(s *corev1.Secret) { s.Data[kubeconfig.Key] = append(s.Data[kubeconfig.Key], '#') },
@@ -96,7 +96,7 @@ func TestRestoredKubeconfig(t *testing.T) {
 	}
 }
 
-// A digest is small, and is found soon, whatever is in the Secret.
+// A digest is small and fast, whatever is in the Secret.
 func TestDigestIsBounded(t *testing.T) {
 	for what, content := range map[string]string{
 		"tokens":      strings.Repeat("abcdef.0123456789abcdef\n", 40_000),
@@ -154,7 +154,7 @@ func TestImmovable(t *testing.T) {
 	}
 }
 
-// A webhook that refuses a deletion is shown what is to be deleted, and its answer went into the log and the status.
+// A webhook that rejects a deletion sees the deleted object, and its answer went into the log and the status.
 func TestSecretsAreRedactedFromTheRefusalOfADeletion(t *testing.T) {
 	for _, secret := range []*corev1.Secret{nodetest.TokenSecret(1, 0), nodetest.KubeconfigSecret(1)} {
 		refused := errors.New("a webhook refuses " + string(nodetest.Must(json.Marshal(secret))) + " with " + nodetest.Canary)
@@ -162,7 +162,7 @@ func TestSecretsAreRedactedFromTheRefusalOfADeletion(t *testing.T) {
 	}
 }
 
-// BenchmarkRestored compares a Secret that is as it should be, which each pass does.
+// BenchmarkRestored compares an unchanged Secret, which every reconcile does.
 func BenchmarkRestored(b *testing.B) {
 	have, want := digested(nodetest.KubeconfigSecret(1)), nodetest.KubeconfigSecret(1)
 	b.ReportAllocs()

@@ -32,11 +32,11 @@ func TestKubeconfigIsAsItAlwaysWas(t *testing.T) {
 		}
 	}
 	if want := nodetest.Must(os.ReadFile(golden)); !bytes.Equal(got, want) {
-		t.Errorf("nodes would be given another file than before; if that is meant, run go test -update. Got\n%swant\n%s", got, want)
+		t.Errorf("nodes would get another file than before; if that is intended, run go test -update. Got\n%swant\n%s", got, want)
 	}
 }
 
-// What a kubelet reads from the file is what went in.
+// A kubelet reads from the file what the operator put in.
 func TestKubeconfigLoads(t *testing.T) {
 	cluster := kubeconfig.Cluster{Server: nodetest.Server, CA: goodCA()}
 	config, err := clientcmd.RESTConfigFromKubeConfig(nodetest.Must(kubeconfig.Render(cluster, nodetest.Token(1, 0))))
@@ -47,7 +47,7 @@ func TestKubeconfigLoads(t *testing.T) {
 		t.Errorf("got host %s, token %s and CA\n%s", config.Host, config.BearerToken, config.CAData)
 	}
 	if config.Insecure || config.Username != "" || config.CertData != nil || config.Impersonate.UserName != "" {
-		t.Error("the file says more than endpoint, CA and token")
+		t.Error("the file contains more than endpoint, CA and token")
 	}
 }
 
@@ -58,7 +58,7 @@ func TestKubeconfigSecret(t *testing.T) {
 		t.Errorf("it is %s/%s of type %s", s.Namespace, s.Name, s.Type)
 	}
 	if len(s.Data) != 2 || !bytes.Equal(s.Data["ca.crt"], cluster.CA) || !bytes.Equal(s.Data["kubeconfig"], nodetest.Must(kubeconfig.Render(cluster, nodetest.Token(1, 0)))) {
-		t.Error("its data is not the kubeconfig and the CA alone")
+		t.Error("its data is not exactly the kubeconfig and the CA")
 	}
 	if !owned.Ours(s, nodetest.NodeName) || !owned.By(s, nodetest.NodeBootstrap()) {
 		t.Errorf("its owner is %v", s.OwnerReferences)
@@ -68,8 +68,8 @@ func TestKubeconfigSecret(t *testing.T) {
 	}
 }
 
-// A kubeconfig out of the template is, byte by byte, what clientcmd writes; also where the token is a number in YAML, or the
-// server has the name of the token in the template.
+// A kubeconfig from the template is, byte for byte, the output of clientcmd; also if the token is a number in YAML, or the server has the
+// name of the token in the template.
 func TestKubeconfigIsWhatClientcmdWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		letters := rapid.SampledFrom([]string{"[0-9]", "[0-9e]", "[a-z0-9]"}).Draw(t, "letters")
@@ -77,7 +77,7 @@ func TestKubeconfigIsWhatClientcmdWrites(t *testing.T) {
 		host := rapid.SampledFrom([]string{"api.example.com", "aaaaaa.aaaaaaaaaaaaaaaa", id + "." + part + ".example"}).Draw(t, "host")
 		cluster, problem := kubeconfig.Resolve(v1alpha1.ClusterSpec{Server: "https://" + host, CABundle: string(goodCA())}, kubeconfig.Sources{}, nodetest.Now)
 		if problem != nil || cluster.Template() == nil {
-			t.Fatalf("there is no template: %v", problem)
+			t.Fatalf("no template: %v", problem)
 		}
 		got := nodetest.Must(kubeconfig.Render(cluster, token.Token{ID: id, Secret: token.NewSecretPart(part)}))
 		if want := nodetest.Must(kubeconfig.Marshal(cluster, id+"."+part)); !bytes.Equal(got, want) {

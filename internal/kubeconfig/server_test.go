@@ -18,7 +18,7 @@ func TestValidateServer(t *testing.T) {
 	}
 	for _, server := range servers.Bad() {
 		if err := kubeconfig.ValidateServer(server); err == nil {
-			t.Errorf("%q passes", server)
+			t.Errorf("%q is accepted", server)
 		} else if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: the password is in the error: %v", server, err)
 		}

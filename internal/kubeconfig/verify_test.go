@@ -27,7 +27,7 @@ func (p pair) pem() string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.cert.Raw}))
 }
 
-// certified is a certificate of a name, up to a slash, of itself without an issuer, valid for a while around now.
+// certified is a certificate for a name (up to a slash), self-signed without an issuer, valid for a while around now.
 func certified(name string, issuer *pair, isCA bool, from, to time.Duration) pair {
 	signer := nodetest.Key(name)
 	name, _, _ = strings.Cut(name, "/")

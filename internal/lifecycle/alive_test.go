@@ -25,7 +25,7 @@ func TestAlive(t *testing.T) {
 		edit func(*lifecycle.Facts)
 		want bool
 	}{
-		"renewed since, nobody has asked":      {nodetest.Edits(wait, nodetest.LeaseOf(nodetest.Minutes(1)-time.Second)), true},
+		"renewed since, no CSR":                {nodetest.Edits(wait, nodetest.LeaseOf(nodetest.Minutes(1)-time.Second)), true},
 		"renewed in the second of the reissue": {nodetest.Edits(wait, nodetest.LeaseOf(nodetest.Minutes(1)-999*time.Millisecond)), false},
 		"renewed before":                       {nodetest.Edits(wait, nodetest.LeaseOf(2*time.Minute)), false},
 		"never renewed":                        {nodetest.Edits(wait, func(f *lifecycle.Facts) { f.LeaseRenewed = time.Time{} }), false},
@@ -35,8 +35,8 @@ func TestAlive(t *testing.T) {
 		"claimed, and not approved yet":        {nodetest.Edits(wait, nodetest.LeaseOf(20*time.Second), nodetest.ApprovedSince(30*time.Second), nodetest.NoRequests), false},
 		"approved by others before":            {nodetest.Edits(wait, manual, nodetest.LeaseOf(20*time.Second), byOthers(30*time.Second)), false},
 		"approved by others after":             {nodetest.Edits(wait, manual, nodetest.LeaseOf(40*time.Second), byOthers(30*time.Second)), true},
-		"Manual, the cache may be behind":      {nodetest.Edits(wait, manual, nodetest.LeaseOf(2*time.Second)), false},
-		"Manual, it is not":                    {nodetest.Edits(wait, manual, nodetest.LeaseOf(10*time.Second)), true},
+		"Manual, the cache may lag":            {nodetest.Edits(wait, manual, nodetest.LeaseOf(2*time.Second)), false},
+		"Manual, it does not lag":              {nodetest.Edits(wait, manual, nodetest.LeaseOf(10*time.Second)), true},
 		"noted before": {nodetest.Edits(wait, nodetest.LeaseOf(0), nodetest.ApprovedSince(30*time.Second), func(f *lifecycle.Facts) {
 			f.NodeBootstrap.Status.NodeAliveTime = new(nodetest.Ago(nodetest.Minutes(1)))
 		}), true},
@@ -57,7 +57,7 @@ func TestAlive(t *testing.T) {
 	}
 }
 
-// The old kubelet's Lease does not report whether the new certificate is used.
+// The old kubelet's Lease does not prove that the new certificate is used.
 func TestJoinedAfterAReissue(t *testing.T) {
 	alive := func(f *lifecycle.Facts) {
 		f.NodeBootstrap.Status.NodeAliveTime = new(nodetest.Ago(nodetest.Minutes(4)))
@@ -69,21 +69,21 @@ func TestJoinedAfterAReissue(t *testing.T) {
 		edit func(*lifecycle.Facts)
 		want bool
 	}{
-		"silent, a second after":               {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), true},
-		"silent, the same second":              {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2))), false},
-		"silent for 20 seconds":                {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(2)+20*time.Second), nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), true},
-		"approved too soon to tell":            {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
-		"the same, a minute later":             {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
-		"approved by others":                   {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), byOthers, nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
-		"the same, a minute later than that":   {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), byOthers, nodetest.LeaseOf(nodetest.Minutes(1))), true},
-		"alive, a second after":                {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), false},
-		"alive, within a minute":               {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
-		"alive, a minute after":                {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
-		"alive, and another Node since":        {nodetest.Edits(long, alive, another, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), true},
-		"alive, nothing approved":              {nodetest.Edits(long, alive, nodetest.LeaseOf(0)), false},
-		"alive, approved and not issued":       {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(0), func(f *lifecycle.Facts) { f.Requests[0].Status.Certificate = nil }), false},
-		"alive, the record tells of it":        {nodetest.Edits(long, alive, nodetest.Records(nodetest.ApprovedDecision("csr-b", 2, nodetest.Minutes(2))), nodetest.LeaseOf(nodetest.Minutes(1))), true},
-		"alive, the record tells of it, early": {nodetest.Edits(long, alive, nodetest.Records(nodetest.ApprovedDecision("csr-b", 2, nodetest.Minutes(2))), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"silent, a second after":             {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), true},
+		"silent, the same second":            {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2))), false},
+		"silent for 20 seconds":              {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(2)+20*time.Second), nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), true},
+		"approved too soon to know":          {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"the same, a minute later":           {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"approved by others":                 {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), byOthers, nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"the same, a minute later than that": {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), byOthers, nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"alive, a second after":              {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), false},
+		"alive, within a minute":             {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"alive, a minute after":              {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"alive, and another Node since":      {nodetest.Edits(long, alive, another, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), true},
+		"alive, nothing approved":            {nodetest.Edits(long, alive, nodetest.LeaseOf(0)), false},
+		"alive, approved and not issued":     {nodetest.Edits(long, alive, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(0), func(f *lifecycle.Facts) { f.Requests[0].Status.Certificate = nil }), false},
+		"alive, from the status":             {nodetest.Edits(long, alive, nodetest.Records(nodetest.ApprovedDecision("csr-b", 2, nodetest.Minutes(2))), nodetest.LeaseOf(nodetest.Minutes(1))), true},
+		"alive, from the status, early":      {nodetest.Edits(long, alive, nodetest.Records(nodetest.ApprovedDecision("csr-b", 2, nodetest.Minutes(2))), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestJoinedAfterAReissue(t *testing.T) {
 	}
 }
 
-// The Lease is not watched: it has to be read while it tells something.
+// The Lease is not watched, so it must be read while it can change the decision.
 func TestLooksForTheOldKubelet(t *testing.T) {
 	tests := map[string]struct {
 		edit func(*lifecycle.Facts)

@@ -19,21 +19,21 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// A long value that an earlier version has stored as it was is not taken for another request.
+// A long value that an earlier version has stored unchanged is not a new request.
 func TestLongReissueOfAnEarlierVersion(t *testing.T) {
 	long := strings.Repeat("x", 1000)
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{v1alpha1.ReissueRequestedAtAnnotation: long}}}
 	nb.Status.LastHandledReissueAt = long
 	if f := (lifecycle.Facts{NodeBootstrap: nb}); f.ReissueDue() {
-		t.Error("it is taken for another request")
+		t.Error("it counts as a new request")
 	}
 	secret := token.NewSecret(nb, "abcdef", "0123456789abcdef", time.Unix(1, 0))
 	if got := secret.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; got != token.NormalReissue(long) {
-		t.Errorf("the token was made for %.100q", got)
+		t.Errorf("the token was created for %.100q", got)
 	}
 	secret.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = long
 	if tok, _ := token.Parse(secret); !tok.MadeFor(nb) {
-		t.Error("its token is not taken for the one that was asked for")
+		t.Error("its token is not accepted as the requested one")
 	}
 }
 
@@ -62,7 +62,7 @@ func TestConcerns(t *testing.T) {
 	}
 }
 
-// A structured logger writes what it does not know as JSON.
+// A structured logger writes unknown types as JSON.
 func TestFactsAndPlansMarshalWithoutSecretParts(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap = nil

@@ -18,7 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// A certificate for another name or of another signer is none that the node could have joined with.
+// The node cannot have joined with a certificate for another name or of another signer.
 func TestNodeDoesNotJoinWithAnothersCertificate(t *testing.T) {
 	joins := map[string]func(*lifecycle.Facts){
 		"a Lease renewed after": func(f *lifecycle.Facts) {
@@ -42,7 +42,7 @@ func TestNodeDoesNotJoinWithAnothersCertificate(t *testing.T) {
 	}
 }
 
-// The same when only the record tells of it.
+// The same when only the log has the certificate.
 func TestNodeDoesNotJoinWithAnothersRecord(t *testing.T) {
 	unissued := nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(70))
 	unissued.IssuedTime = nil
@@ -97,12 +97,12 @@ func TestLeaseRenewed(t *testing.T) {
 		managed   []metav1.ManagedFieldsEntry
 		want      time.Time
 	}{
-		"a node with a fast clock":     {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime)}, nodetest.Now.Add(-time.Minute)},
-		"somebody labels the Lease":    {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime), held(0, other)}, nodetest.Now.Add(-time.Minute)},
-		"another kubelet had it first": {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime), held(time.Hour, renewTime)}, nodetest.Now.Add(-time.Minute)},
-		"nobody says":                  {&inAnHour, nil, inAnHour.Time},
-		"an entry that says nothing":   {&inAnHour, []metav1.ManagedFieldsEntry{{Manager: "kubelet"}}, inAnHour.Time},
-		"never":                        {nil, []metav1.ManagedFieldsEntry{held(0, other)}, time.Time{}},
+		"a node with a fast clock":        {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime)}, nodetest.Now.Add(-time.Minute)},
+		"another client labels the Lease": {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime), held(0, other)}, nodetest.Now.Add(-time.Minute)},
+		"another kubelet had it first":    {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime), held(time.Hour, renewTime)}, nodetest.Now.Add(-time.Minute)},
+		"no managed fields":               {&inAnHour, nil, inAnHour.Time},
+		"an entry without fields":         {&inAnHour, []metav1.ManagedFieldsEntry{{Manager: "kubelet"}}, inAnHour.Time},
+		"never":                           {nil, []metav1.ManagedFieldsEntry{held(0, other)}, time.Time{}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -139,14 +139,14 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 	reissuedWaits := nodetest.Outline{Phase: lifecycle.Awaited, Token: "#2"}
 	nodetest.Plans(t, map[string]nodetest.Planned{
 		"a member already":             {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), works), Want: nodetest.Outline{Phase: lifecycle.Joined}},
-		"a member without a Lease":     {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}}, // made by somebody who may create nodes
+		"a member without a Lease":     {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}}, // created by another client that may create Nodes
 		"a Lease of a former Node":     {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported, lease(nodetest.Old+time.Second)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
 		"a member, but no kubelet's":   {Facts: nodetest.Fresh(), Edit: node(nodetest.Old), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
-		"a Lease alone":                {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), lease(time.Second)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
+		"only a Lease":                 {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), lease(time.Second)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
 		"a report without a Node":      {Facts: nodetest.Fresh(), Edit: reported, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
 		"a member, wanted again":       {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported, lease(time.Second), nodetest.AskReissue), Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#1"}},
-		"waited for, no Node":          {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nil, Want: waits},
-		"waited for, Node made ahead":  {Facts: nodetest.Awaited(1, nodetest.Young), Edit: node(nodetest.Minutes(5)), Want: waits},
+		"awaited, no Node":             {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nil, Want: waits},
+		"awaited, Node made ahead":     {Facts: nodetest.Awaited(1, nodetest.Young), Edit: node(nodetest.Minutes(5)), Want: waits},
 		"joined in another way":        {Facts: nodetest.Awaited(1, nodetest.Young), Edit: both(node(nodetest.Minutes(5)), works), Want: clean},
 		"issued, no Node":              {Facts: nodetest.Asked(), Edit: nil, Want: waits},
 		"issued, Node made after":      {Facts: nodetest.Asked(), Edit: node(nodetest.Minutes(18)), Want: waits}, // by an administrator
@@ -184,7 +184,7 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 		"joined before, another's Secret":  {Facts: nodetest.JoinedBefore(), Edit: func(f *lifecycle.Facts) { f.Kubeconfig = nodetest.ForeignKubeconfig() }, Want: nodetest.Outline{Phase: lifecycle.Joined}},
 		"joined before, no cluster":        {Facts: nodetest.JoinedBefore(), Edit: nodetest.NoCluster, Want: nodetest.Outline{Phase: lifecycle.Joined}},
 		"joined before, past the deadline": {Facts: nodetest.JoinedBefore(), Edit: nodetest.DeadlineAfter(time.Minute), Want: nodetest.Outline{Phase: lifecycle.Joined}},
-		"gone after it joined":             {Facts: nodetest.JoinedBefore(), Edit: func(f *lifecycle.Facts) { f.Node = nil }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2"}},
+		"deleted after it joined":          {Facts: nodetest.JoinedBefore(), Edit: func(f *lifecycle.Facts) { f.Node = nil }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2"}},
 		"another Node after it joined":     {Facts: nodetest.JoinedBefore(), Edit: node(nodetest.Minutes(5)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2"}},
 		"the same, and it has reported":    {Facts: nodetest.JoinedBefore(), Edit: both(node(nodetest.Minutes(5)), works), Want: nodetest.Outline{Phase: lifecycle.Joined}},
 
@@ -200,7 +200,7 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-b", 2, nodetest.Minutes(20), nodetest.Approved(nodetest.Minutes(19)), nodetest.WithCertificate)}
 			f.LeaseRenewed = nodetest.Now.Add(-nodetest.Minutes(19))
 		}, Want: reissuedWaits},
-		"reissued, the old request is still there": {Facts: nodetest.Reissued(), Edit: func(f *lifecycle.Facts) {
+		"reissued, the old CSR still exists": {Facts: nodetest.Reissued(), Edit: func(f *lifecycle.Facts) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-1", 1, nodetest.Old, nodetest.Approved(nodetest.Old), nodetest.WithCertificate)}
 		}, Want: reissuedWaits},
 	})
@@ -212,13 +212,13 @@ func TestNeedsLive(t *testing.T) {
 		edit  func(*lifecycle.Facts)
 		want  bool
 	}{
-		"waited for, with a Node":    {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young) }, true},
-		"waited for, without a Node": {nodetest.Awaited(1, nodetest.Young), func(*lifecycle.Facts) {}, false},
-		"no NodeBootstrap":           {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young); f.NodeBootstrap = nil }, false},
-		"a reissue is due":           {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young); nodetest.AskReissue(f) }, false},
-		"joined before":              {nodetest.JoinedBefore(), func(*lifecycle.Facts) {}, false},
-		"another Node since":         {nodetest.JoinedBefore(), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(0) }, true},
-		"issued, with a Node":        {nodetest.Asked(), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Minutes(18)) }, true},
+		"awaited, with a Node":    {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young) }, true},
+		"awaited, without a Node": {nodetest.Awaited(1, nodetest.Young), func(*lifecycle.Facts) {}, false},
+		"no NodeBootstrap":        {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young); f.NodeBootstrap = nil }, false},
+		"a reissue is due":        {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young); nodetest.AskReissue(f) }, false},
+		"joined before":           {nodetest.JoinedBefore(), func(*lifecycle.Facts) {}, false},
+		"another Node since":      {nodetest.JoinedBefore(), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(0) }, true},
+		"issued, with a Node":     {nodetest.Asked(), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Minutes(18)) }, true},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -230,8 +230,8 @@ func TestNeedsLive(t *testing.T) {
 	}
 }
 
-// A kubelet's first Lease comes some seconds after its Node. A member gets no credential meanwhile; a Node that somebody made up holds
-// up the first credential for a moment only, and none that is there.
+// A kubelet's first Lease comes some seconds after its Node. A member gets no credential in between. A faked Node delays only the first
+// credential, and only for a moment.
 func TestNewNodeMayBeAMember(t *testing.T) {
 	reported := func(age time.Duration) func(*lifecycle.Facts) {
 		return func(f *lifecycle.Facts) { f.Node, f.NodeReported = nodetest.NodeMade(age), true }
@@ -253,7 +253,7 @@ func TestNewNodeMayBeAMember(t *testing.T) {
 			c.edit(c.facts)
 			p := nodetest.Decide(c.facts, nodetest.Now)
 			if (p.MintAfter != nil) != c.mints {
-				t.Errorf("it makes a token: %v, want %v", p.MintAfter != nil, c.mints)
+				t.Errorf("it creates a token: %v, want %v", p.MintAfter != nil, c.mints)
 			}
 			o := status.Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: status.Accepted}
 			if p.Token == nil {
@@ -263,7 +263,7 @@ func TestNewNodeMayBeAMember(t *testing.T) {
 				t.Errorf("Ready is %s, want %s", got, c.ready)
 			}
 			if p.MayBeMember && (p.RequeueAt.IsZero() || p.RequeueAt.Sub(nodetest.Now) > 5*time.Second) {
-				t.Errorf("it looks again at %s", p.RequeueAt)
+				t.Errorf("it requeues at %s", p.RequeueAt)
 			}
 		})
 	}

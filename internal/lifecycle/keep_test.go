@@ -16,23 +16,23 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// A reissue: the predecessor is distrusted, and the token that status tells of was deleted by hand.
+// A reissue: the predecessor is not trusted, and the token that the status names was deleted by hand.
 func TestAReissueDoesNotGiveAnIDTwice(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Due)
 	f.NodeBootstrap.Status = nodetest.StatusOf(2, nodetest.Young)
 	nodetest.AskReissue(f)
 	p := nodetest.Decide(f, nodetest.Now)
 	if got := nodetest.OutlineOf(&p).Mint; got != "#3" {
-		t.Errorf("the reissued token would be %s, and #2 was one before", got)
+		t.Errorf("the reissued token would be %s, but #2 was used before", got)
 	}
 }
 
-// A token that admission control has made immutable is as good as any, unless it has to change.
+// An immutable token, from admission control, is kept unless it must change.
 func TestImmutableToken(t *testing.T) {
 	f := nodetest.Awaited(1, time.Hour)
 	f.TokenSecrets[0].Immutable = new(true)
 	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || p.Token == nil {
-		t.Error("a token that is right is replaced")
+		t.Error("a correct token is replaced")
 	}
 	f.TokenSecrets[0].Labels = nil
 	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || len(p.RepairTokens) != 1 {
@@ -40,12 +40,12 @@ func TestImmutableToken(t *testing.T) {
 	}
 	f.TokenSecrets[0].Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte("system:bootstrappers:other")
 	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) != 1 || p.MintAfter == nil {
-		t.Error("a token stays that cannot be restored")
+		t.Error("a token that cannot be restored is kept")
 	}
 }
 
-// The node had joined, its token could not be revoked, and then its Node was deleted: the reinstalled machine has another key,
-// with which the token would be of no use to it, and its request an alarm.
+// The node had joined, its token could not be revoked, and then its Node was deleted: the reinstalled machine has another key, so the
+// token is useless to it, and its CSR would raise an alarm.
 func TestATokenThatTheNodeJoinedWithIsSpent(t *testing.T) {
 	joined := func(since *metav1.Time) *lifecycle.Facts {
 		f := nodetest.Awaited(1, nodetest.Young)
@@ -55,16 +55,16 @@ func TestATokenThatTheNodeJoinedWithIsSpent(t *testing.T) {
 	}
 	spent := nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2", DeleteToken: "#1"}
 	nodetest.Plans(t, map[string]nodetest.Planned{
-		"the pass that finds the Node gone": {Facts: joined(nil), Edit: nil, Want: spent},
-		"a later one":                       {Facts: joined(new(nodetest.Ago(nodetest.Minutes(10)))), Edit: nil, Want: spent},
-		"it has not joined yet":             {Facts: joined(new(nodetest.Ago(nodetest.Minutes(30)))), Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#1"}},
+		"the reconcile that finds the Node deleted": {Facts: joined(nil), Edit: nil, Want: spent},
+		"a later reconcile":                         {Facts: joined(new(nodetest.Ago(nodetest.Minutes(10)))), Edit: nil, Want: spent},
+		"it has not joined yet":                     {Facts: joined(new(nodetest.Ago(nodetest.Minutes(30)))), Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#1"}},
 		"its certificate is not issued": {Facts: joined(new(nodetest.Ago(nodetest.Minutes(10)))), Edit: func(f *lifecycle.Facts) {
 			f.NodeBootstrap.Status.Certificates[0].IssuedTime = nil
 		}, Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#1"}},
 	})
 }
 
-// An id that a decision or a request names is not given again, even if the status does not tell of the token.
+// An id that a decision or a CSR names is not used again, even if the status does not name the token.
 func TestAnIDThatARequestNamesIsNotGivenAgain(t *testing.T) {
 	for name, trace := range map[string]func(*lifecycle.Facts){
 		"a request": func(f *lifecycle.Facts) {
@@ -86,7 +86,7 @@ func TestAnIDThatARequestNamesIsNotGivenAgain(t *testing.T) {
 	}
 }
 
-// A longer ttl makes a young token due at once, while its predecessor still lives: three must never live together.
+// A longer ttl makes a young token due at once while its predecessor still lives: three tokens must never be live together.
 func TestRenewalLeavesOnePredecessor(t *testing.T) {
 	f := nodetest.Awaited(2, 10*time.Minute)
 	nodetest.AddToken(f, 1, nodetest.Due)
@@ -96,7 +96,7 @@ func TestRenewalLeavesOnePredecessor(t *testing.T) {
 	})
 }
 
-// Tokens of one second are in the order of their chain, in whatever order they are listed.
+// Tokens created in one second keep the order of their ids, in whatever order they are listed.
 func TestTokensOfOneSecondKeepTheirOrder(t *testing.T) {
 	for _, order := range [][]int{{1, 2, 3}, {1, 3, 2}, {2, 1, 3}, {2, 3, 1}, {3, 1, 2}, {3, 2, 1}} {
 		f := nodetest.Fresh()
@@ -109,7 +109,7 @@ func TestTokensOfOneSecondKeepTheirOrder(t *testing.T) {
 	}
 }
 
-// Tokens that are no chain, since an id in between was someone else's, must not change places from list to list.
+// Tokens whose ids do not follow each other, because another object used an id in between, must keep their order from list to list.
 func TestTokensWithoutAChainKeepTheirOrder(t *testing.T) {
 	secrets := []*corev1.Secret{nodetest.TokenSecret(1, nodetest.Young), nodetest.TokenSecret(9, nodetest.Young)}
 	f := nodetest.Fresh()
@@ -121,7 +121,7 @@ func TestTokensWithoutAChainKeepTheirOrder(t *testing.T) {
 	}
 }
 
-// Where ids in between are gone, the creation tells which token is the newer one.
+// If ids in between are missing, the creation time decides which token is newer.
 func TestTokensWithoutAChainGoByTheirCreation(t *testing.T) {
 	for newest, older := range map[int]int{1: 9, 9: 1} {
 		f := nodetest.Fresh()
@@ -133,8 +133,8 @@ func TestTokensWithoutAChainGoByTheirCreation(t *testing.T) {
 	}
 }
 
-// A process that was paused in front of it stores a token whose successor is there by then. It is no predecessor that a
-// machine may have been given: it goes, and the kubeconfig keeps the newer one.
+// A paused process stores a token after its successor exists. No machine can have been given it: it is deleted, and the kubeconfig keeps
+// the newer one.
 func TestATokenStoredAfterItsSuccessorGoes(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	nodetest.AddToken(f, 1, nodetest.Young/2)

@@ -43,7 +43,7 @@ func TestKeyIsClaimed(t *testing.T) {
 	}
 }
 
-// The key of another node is denied, also when the claim was written before and the approval was not sent.
+// The key of another node is denied, even if the claim was stored before and the approval was not sent.
 func TestKeyOfAnotherNodeIsDenied(t *testing.T) {
 	for name, edit := range map[string]func(*lifecycle.Facts){
 		"new":     func(*lifecycle.Facts) {},
@@ -69,7 +69,7 @@ func TestKeyOfAnotherNodeIsDenied(t *testing.T) {
 	}
 }
 
-// What was claimed is approved, whatever came after it: a crash came before the approval.
+// A claimed key is approved, whatever came after it: the crash came before the approval.
 func TestApprovalDelayDoesNotHoldAClaim(t *testing.T) {
 	f := nodetest.Conflicting(v1alpha1.ApprovalNode, nodetest.Request("csr-a", 1, time.Minute), nodetest.Request("csr-b", 1, 0))
 	f.NodeBootstrap.Spec.ClientCertificate.ApprovalDelay = &metav1.Duration{Duration: time.Hour}

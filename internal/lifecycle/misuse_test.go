@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// withdrawn is the plan for the first token when it was misused, and alarmed the one when a key was approved with it.
+// withdrawn is the plan for the first token when it was misused, and alarmed the one after a key was approved with it.
 func withdrawn(verdicts, misuse string) nodetest.Outline {
 	return nodetest.Outline{Phase: lifecycle.Withdrawn, DeleteToken: "#1", DropConfig: true, Verdicts: verdicts, Misuse: misuse}
 }
@@ -28,7 +28,7 @@ func inAnotherGroup(r *certificatesv1.CertificateSigningRequest) {
 	r.Spec.Groups = append(r.Spec.Groups, "admins")
 }
 
-// Of these requests one is evidence that the token is in wrong hands, or looks like it.
+// One of these CSRs is evidence that the token was misused, or looks like it.
 func TestDecideOnEvidence(t *testing.T) {
 	const isDenied, failed = certificatesv1.CertificateDenied, certificatesv1.CertificateFailed
 	other := nodetest.ForNode("worker-2")
@@ -48,7 +48,7 @@ func TestDecideOnEvidence(t *testing.T) {
 		"another node, issued":            {Facts: nodetest.Awaited(1, nodetest.Young), Edit: a(other, nodetest.Approved(0), nodetest.WithCertificate), Want: withdrawn("csr-a: Approved", "WrongSubject")},
 		"another node, denied":            {Facts: nodetest.Awaited(1, nodetest.Young), Edit: a(other, nodetest.Decided(isDenied, 0)), Want: withdrawn("csr-a: Denied", "WrongSubject")},
 		"another node, failed":            {Facts: nodetest.Awaited(1, nodetest.Young), Edit: a(other, nodetest.Decided(failed, 0)), Want: withdrawn("csr-a: Denied", "WrongSubject")},
-		"another node, the token gone":    {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Further(nodetest.Request("csr-a", 7, nodetest.Minutes(1), other)), Want: first.Deleting("csr-a")},
+		"another node, the token deleted": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Further(nodetest.Request("csr-a", 7, nodetest.Minutes(1), other)), Want: first.Deleting("csr-a")},
 		"another node, before the token":  {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(61), other)), Want: first.Deleting("csr-a")},
 		"a name that begins like it": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: a(func(r *certificatesv1.CertificateSigningRequest) {
 			r.Spec.Request = nodetest.KubeletPEM(r.Name, nodetest.NodeName+"x")
@@ -79,10 +79,10 @@ func TestDecideOnEvidence(t *testing.T) {
 		"no evidence: its own":           {Facts: nodetest.Awaited(1, nodetest.Young), Edit: a(nodetest.Approved(0)), Want: first},
 		"no evidence: its own, too long": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: a(nodetest.TooLong, nodetest.Approved(0)), Want: first},
 
-		"a sound one with it":            {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(other), b()), Want: withdrawn("csr-a: Denied", "WrongSubject")},
-		"a sound one before it":          {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(), b(other)), Want: withdrawn("csr-b: Denied", "WrongSubject")},
-		"a sound one, a key is approved": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(claim, a(other), nodetest.Further(nodetest.Request("csr-c/2", 1, 0))), Want: nodetest.Alarmed("csr-c/2: Approved, csr-a: Denied", "WrongSubject")},
-		"two kinds, the newest is told":  {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(other), b(nodetest.AnotherSigner)), Want: withdrawn("csr-b: Denied, csr-a: Denied", "WrongSigner").Deleting("csr-b")},
+		"a sound one with it":               {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(other), b()), Want: withdrawn("csr-a: Denied", "WrongSubject")},
+		"a sound one before it":             {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(), b(other)), Want: withdrawn("csr-b: Denied", "WrongSubject")},
+		"a sound one, a key is approved":    {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(claim, a(other), nodetest.Further(nodetest.Request("csr-c/2", 1, 0))), Want: nodetest.Alarmed("csr-c/2: Approved, csr-a: Denied", "WrongSubject")},
+		"two kinds, the newest is reported": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(other), b(nodetest.AnotherSigner)), Want: withdrawn("csr-b: Denied, csr-a: Denied", "WrongSigner").Deleting("csr-b")},
 		"with the predecessor": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: nodetest.Edits(predecessor, a(other)), Want: nodetest.Outline{Phase: lifecycle.Withdrawn, DeleteToken: "#2 #1", DropConfig: true,
 			Verdicts: "csr-a: Denied", Misuse: "WrongSubject"}},
 		"with a token that is renewed now": {Facts: nodetest.Awaited(1, nodetest.Due), Edit: a(other), Want: withdrawn("csr-a: Denied", "WrongSubject")},
@@ -122,7 +122,7 @@ func TestDecideOnEvidenceWithApprovalManual(t *testing.T) {
 	})
 }
 
-// kube-controller-manager approves: nothing is denied, deleted or withdrawn, and what it approved for others is told.
+// kube-controller-manager approves: nothing is denied, deleted or withdrawn, and its approvals for other nodes are reported.
 func TestDecideOnEvidenceWithApprovalClusterWide(t *testing.T) {
 	wide := nodetest.Approval(v1alpha1.ApprovalClusterWide)
 	a := func(edit ...func(*certificatesv1.CertificateSigningRequest)) func(*lifecycle.Facts) {
@@ -146,7 +146,7 @@ func TestDecideOnEvidenceWithApprovalClusterWide(t *testing.T) {
 		"a second key, approved":     {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(nodetest.Claimed("csr-c"), a(nodetest.Approved(0))), Want: none},
 		"two keys approved":          {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(nodetest.Approved(0)), nodetest.Further(nodetest.Request("csr-b", 1, 0, nodetest.Approved(0)))), Want: none},
 		"before the token":           {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(wide, nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(61)))), Want: none.Deleting("csr-a")},
-		"with a token that is gone":  {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(wide, nodetest.Further(nodetest.Request("csr-a", 7, nodetest.Minutes(1)))), Want: none.Deleting("csr-a")},
+		"with a deleted token":       {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(wide, nodetest.Further(nodetest.Request("csr-a", 7, nodetest.Minutes(1)))), Want: none.Deleting("csr-a")},
 		"an alarm, and one more":     {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(a(nodetest.ForNode("worker-2"), nodetest.Approved(0)), nodetest.Raised("SecondKey")), Want: evidence("WrongSubject")},
 		"an alarm, and a due token":  {Facts: nodetest.Awaited(1, nodetest.Due), Edit: nodetest.Edits(wide, nodetest.Raised("SecondKey")), Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#1", Mint: "#2"}.Repairing("#1")},
 		"an alarm, and no token":     {Facts: nodetest.Fresh(), Edit: nodetest.Edits(wide, nodetest.Raised("SecondKey")), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
@@ -154,7 +154,7 @@ func TestDecideOnEvidenceWithApprovalClusterWide(t *testing.T) {
 	})
 }
 
-// The record of a request that another approver approved says so, and the evidence names request, token and what to do.
+// The log entry of a CSR that another approver approved says so, and the evidence names the CSR, the token and the fix.
 func TestEvidenceIsToldInFull(t *testing.T) {
 	tests := map[string]struct {
 		request *certificatesv1.CertificateSigningRequest
@@ -200,7 +200,7 @@ func TestEvidenceIsToldInFull(t *testing.T) {
 	}
 }
 
-// What an alarm that stands means for tokens.
+// The effect of a raised alarm on tokens.
 func TestDecideWhileAnAlarmStands(t *testing.T) {
 	alarm := nodetest.Raised(csr.ReasonWrongSubject)
 	gone, stays := withdrawn("", ""), nodetest.Alarmed("", "")
@@ -278,7 +278,7 @@ func TestDecideWhileAnAlarmStands(t *testing.T) {
 	})
 }
 
-// With nothing left to renew, nothing is looked at again.
+// Without anything to renew, nothing is requeued.
 func TestDecideLooksAgainWithAnAlarm(t *testing.T) {
 	alarm := nodetest.Raised(csr.ReasonWrongSubject)
 	tests := map[string]struct {

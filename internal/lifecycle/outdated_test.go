@@ -15,14 +15,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// wantsReissue has the annotation for a reissue.
+// wantsReissue sets the annotation for a reissue.
 func wantsReissue(value string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) {
 		f.NodeBootstrap.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: value}
 	}
 }
 
-// Last year's annotation, applied again with the NodeBootstrap, made a new credential for a healthy member.
+// Last year's annotation, applied again with the NodeBootstrap, created a new credential for a healthy member.
 func TestOldReissueReopensNoMember(t *testing.T) {
 	stamp := func(age time.Duration) string { return nodetest.Now.Add(-age).Format(time.RFC3339) }
 	created := time.Hour // ago
@@ -60,7 +60,7 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 				return
 			}
 			if !f.NeedsLive() {
-				t.Error("the node is not looked at")
+				t.Error("the Node is not read")
 			}
 			p := nodetest.Decide(f, nodetest.Now)
 			if p.Phase != lifecycle.Joined || p.MintAfter != nil || p.Reissue {
@@ -78,7 +78,7 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 				t.Errorf("the events are %s", got)
 			}
 			f.NodeBootstrap.Status = *s
-			f.Node = nil // the member is gone later: the annotation stays handled
+			f.Node = nil // the Node is deleted later: the annotation stays handled
 			if f.ReissueDue() {
 				t.Error("it is due again")
 			}

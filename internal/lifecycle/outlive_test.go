@@ -14,14 +14,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// Without a NodeBootstrap the plan names what outlives it.
+// Without a NodeBootstrap the plan lists the certificates that outlive it.
 func TestCertificateOutlivesItsNodeBootstrap(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap = nil
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.IssuedFor("csr-a"), nodetest.Request("csr-b", 1, time.Minute, nodetest.Approved(0))}
 	p := nodetest.Decide(f, nodetest.Now)
 	if len(p.Outliving) != 1 || p.Outliving[0].Name != "csr-a" {
-		t.Errorf("what outlives it is %v", p.Outliving)
+		t.Errorf("outliving are %v", p.Outliving)
 	}
 }
 
@@ -30,12 +30,12 @@ func TestDenyBeforeDeletion(t *testing.T) {
 		request *certificatesv1.CertificateSigningRequest
 		want    string
 	}{
-		"pending":                {nodetest.Request("csr-a", 1, 0), decisions.ReasonTokenRevoked},
-		"for a serving signer":   {nodetest.Request("csr-a", 1, 0, nodetest.Asks(certificatesv1.KubeletServingSignerName)), decisions.ReasonTokenRevoked},
-		"for another signer":     {nodetest.Request("csr-a", 1, 0, nodetest.AnotherSigner), ""},
-		"approved":               {nodetest.Request("csr-a", 1, 0, nodetest.Approved(0)), ""},
-		"denied":                 {nodetest.Request("csr-a", 1, 0, nodetest.Decided(certificatesv1.CertificateDenied, 0)), ""},
-		"evidence, which is why": {nodetest.Request("csr-a", 1, 0, nodetest.Asks(certificatesv1.KubeletServingSignerName)), csr.ReasonWrongSigner},
+		"pending":              {nodetest.Request("csr-a", 1, 0), decisions.ReasonTokenRevoked},
+		"for a serving signer": {nodetest.Request("csr-a", 1, 0, nodetest.Asks(certificatesv1.KubeletServingSignerName)), decisions.ReasonTokenRevoked},
+		"for another signer":   {nodetest.Request("csr-a", 1, 0, nodetest.AnotherSigner), ""},
+		"approved":             {nodetest.Request("csr-a", 1, 0, nodetest.Approved(0)), ""},
+		"denied":               {nodetest.Request("csr-a", 1, 0, nodetest.Decided(certificatesv1.CertificateDenied, 0)), ""},
+		"evidence, the reason": {nodetest.Request("csr-a", 1, 0, nodetest.Asks(certificatesv1.KubeletServingSignerName)), csr.ReasonWrongSigner},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := lifecycle.Plan{}

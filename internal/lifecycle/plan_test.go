@@ -72,13 +72,13 @@ func TestPlanSince(t *testing.T) {
 		want  time.Time
 	}{
 		"never seen before": {nodetest.Fresh(), nil, nodetest.Now.Add(-time.Hour)},
-		"waited for": {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) {
+		"awaited": {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) {
 			f.NodeBootstrap.Status.AwaitingSince = new(nodetest.Ago(nodetest.Minutes(7)))
 		}, nodetest.Now.Add(-nodetest.Minutes(7))},
 		"a reissue is due":        {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, nodetest.Now},
-		"gone after it joined":    {nodetest.JoinedBefore(), func(f *lifecycle.Facts) { f.Node = nil }, nodetest.Now},
+		"deleted after it joined": {nodetest.JoinedBefore(), func(f *lifecycle.Facts) { f.Node = nil }, nodetest.Now},
 		"joined":                  {nodetest.JoinedBefore(), nil, time.Time{}},
-		"there is nobody to wait": {nodetest.Fresh(), func(f *lifecycle.Facts) { f.NodeBootstrap = nil }, time.Time{}},
+		"no NodeBootstrap":        {nodetest.Fresh(), func(f *lifecycle.Facts) { f.NodeBootstrap = nil }, time.Time{}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestRequeueByTakesTheEarliest(t *testing.T) {
 func TestDecideWithoutNodeBootstrap(t *testing.T) {
 	gone := func(f *lifecycle.Facts) { f.NodeBootstrap = nil }
 	nodetest.Plans(t, map[string]nodetest.Planned{
-		"nothing there":       {Facts: nodetest.Fresh(), Edit: gone, Want: nodetest.Outline{Phase: lifecycle.Gone}},
+		"no objects":          {Facts: nodetest.Fresh(), Edit: gone, Want: nodetest.Outline{Phase: lifecycle.Gone}},
 		"leftovers":           {Facts: nodetest.Awaited(1, nodetest.Young), Edit: gone, Want: nodetest.Outline{Phase: lifecycle.Gone, DeleteToken: "#1", DropConfig: true}},
 		"two tokens":          {Facts: nodetest.Awaited(1, nodetest.Due), Edit: func(f *lifecycle.Facts) { gone(f); nodetest.AddToken(f, 2, nodetest.Young) }, Want: nodetest.Outline{Phase: lifecycle.Gone, DeleteToken: "#1 #2", DropConfig: true}},
 		"a token, malformed":  {Facts: nodetest.Awaited(1, nodetest.Young), Edit: func(f *lifecycle.Facts) { gone(f); f.TokenSecrets[0].Data = nil }, Want: nodetest.Outline{Phase: lifecycle.Gone, DeleteToken: "#1", DropConfig: true}},
@@ -118,7 +118,7 @@ func TestDecideMintsATokenWhereThereIsNone(t *testing.T) {
 	first := nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}
 	nodetest.Plans(t, map[string]nodetest.Planned{
 		"fresh":                      {Facts: nodetest.Fresh(), Edit: nil, Want: first},
-		"bindings are being made":    {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.BindingsProblem = &problem.Problem{Reason: v1alpha1.ReasonBindingsPending} }, Want: first},
+		"bindings are pending":       {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.BindingsProblem = &problem.Problem{Reason: v1alpha1.ReasonBindingsPending} }, Want: first},
 		"before the deadline":        {Facts: nodetest.Fresh(), Edit: nodetest.DeadlineAfter(2 * time.Hour), Want: first},
 		"a Node made ahead":          {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young) }, Want: first},
 		"a reissue from the start":   {Facts: nodetest.Fresh(), Edit: nodetest.AskReissue, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#1"}},
@@ -131,8 +131,8 @@ func TestDecideMintsATokenWhereThereIsNone(t *testing.T) {
 		"the token deleted by hand": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.TokenSecrets = nil }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#3"}},
 		"the token expired":         {Facts: nodetest.Awaited(2, nodetest.Old), Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#3", DeleteToken: "#2"}},
 		"expired and no cluster":    {Facts: nodetest.Awaited(2, nodetest.Old), Edit: nodetest.NoCluster, Want: nodetest.Outline{Phase: lifecycle.Awaited, Problem: v1alpha1.ReasonServerUnknown, DeleteToken: "#2", DropConfig: true}},
-		"nobody knows of a token":   {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.TokenSecrets, f.NodeBootstrap.Status.LastTokenID = nil, "" }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#3"}},
-		"there was one, long ago":   {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.NodeBootstrap.Status.LastTokenID = nodetest.NthID(4) }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#5"}},
+		"the status names no token": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.TokenSecrets, f.NodeBootstrap.Status.LastTokenID = nil, "" }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#3"}},
+		"one long ago":              {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.NodeBootstrap.Status.LastTokenID = nodetest.NthID(4) }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#5"}},
 		"the token malformed": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.TokenSecrets[0].Data["token-secret"] = []byte("x") },
 			Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#3", DeleteToken: "#2"}},
 		"the token being deleted": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.TokenSecrets[0].DeletionTimestamp = new(nodetest.Ago(0)) },
@@ -250,7 +250,7 @@ func TestDecideReissues(t *testing.T) {
 	})
 }
 
-// A reissue is asked for when the credential is not trusted any more. The token that was renewed is as old a one.
+// A reissue means that the credential is no longer trusted. The token that was renewed is just as old.
 func TestReissueRevokesThePredecessorToo(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	nodetest.AddToken(f, 1, nodetest.Due)
@@ -260,8 +260,8 @@ func TestReissueRevokesThePredecessorToo(t *testing.T) {
 	})
 }
 
-// The first token was published, and the operator crashed before the status told of it. Then it leaked, and a reissue was
-// asked for: it must not pass for the one that was made for the reissue.
+// The first token was published, and the operator crashed before the status named it. Then it leaked, and a reissue was requested: it
+// must not pass for the token that was created for the reissue.
 func TestReissueRevokesATokenThatTheStatusDoesNotTellOf(t *testing.T) {
 	for name, lastTold := range map[string]string{"the first": "", "a later one": nodetest.NthID(1)} {
 		f := nodetest.Fresh()

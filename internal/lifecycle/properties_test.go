@@ -25,23 +25,23 @@ func clusterWide(f *lifecycle.Facts) bool {
 	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide
 }
 
-// alarming reports whether an alarm stands with a plan, that tokens are withdrawn for.
+// alarming reports whether a plan runs with an alarm that withdraws tokens.
 func alarming(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 	return f.NodeBootstrap != nil && p.Phase != lifecycle.Joined && !clusterWide(f) && (p.Misuse != nil || f.Misused())
 }
 
-// unclaimed reports whether no key was approved with a token before this pass.
+// unclaimed reports whether no key was approved with a token before this reconcile.
 func unclaimed(f *lifecycle.Facts, tokenID string) bool {
 	key, _ := claimOf(f, tokenID)
 	return key == ""
 }
 
-// ofTokens are the decisions on requests that were sent with a token.
+// ofTokens are the decisions on CSRs that were sent with a token.
 func ofTokens(p *lifecycle.Plan) []lifecycle.Decision {
 	return slices.DeleteFunc(slices.Clone(p.Decisions), func(d lifecycle.Decision) bool { return d.Record.UID == "" })
 }
 
-// recordedOf are the decisions that are recorded, and those of a plan.
+// recordedOf are the recorded decisions and those of a plan.
 func recordedOf(f *lifecycle.Facts, p *lifecycle.Plan) []v1alpha1.CertificateDecision {
 	var out []v1alpha1.CertificateDecision
 	if f.NodeBootstrap != nil {
@@ -185,7 +185,7 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 
 	"evidence is recorded": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
 		evidence := slices.IndexFunc(p.Decisions, func(d lifecycle.Decision) bool { return decisions.Misuse(d.Record.Reason) })
-		if p.Phase == lifecycle.Joined { // the use of the key that was approved makes what is recorded evidence, or what is deleted now
+		if p.Phase == lifecycle.Joined { // the use of the approved key turns a recorded decision, or a CSR deleted now, into evidence
 			return evidence < 0
 		}
 		if p.Misuse == nil || evidence < 0 {
@@ -250,7 +250,7 @@ func TestDecideHoldsToItsRules(t *testing.T) {
 	})
 }
 
-// What a crash after the claim leaves is not decided on differently, whatever became of the token since.
+// After a crash that follows the claim, the decisions are the same, whatever happened to the token.
 func TestClaimsSurviveTheirToken(t *testing.T) {
 	for seed := range nodetest.ManyStates / 4 {
 		f := nodetest.State(seed)
@@ -265,7 +265,7 @@ func TestClaimsSurviveTheirToken(t *testing.T) {
 			t.Errorf("seed %d: no token is left and %d requests are decided on: %+v", seed, n, nodetest.OutlineOf(&again))
 		}
 		if was := nodetest.AlarmOf(&f.NodeBootstrap.Status); was != nil && !f.ReissueDue() && !clusterWide(f) && again.Phase == lifecycle.Awaited {
-			t.Errorf("seed %d: an alarm stands and there is to be a token: %+v", seed, nodetest.OutlineOf(&again))
+			t.Errorf("seed %d: an alarm is raised, but the plan has a token: %+v", seed, nodetest.OutlineOf(&again))
 		}
 	}
 }

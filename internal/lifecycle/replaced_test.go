@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// approvals are the names of the requests that a plan approves.
+// approvals are the names of the CSRs that a plan approves.
 func approvals(p *lifecycle.Plan) string {
 	var out []string
 	for _, d := range ofTokens(p) {
@@ -46,7 +46,7 @@ func TestReplacementKeys(t *testing.T) {
 		allowed  int32
 		edit     func(*lifecycle.Facts)
 		approves string
-		verdicts string // all that is recorded, if other than that
+		verdicts string // everything recorded, if it differs
 	}{
 		"none":                   {0, nodetest.With(b), "", "csr-b: Denied"},
 		"one":                    {1, nodetest.With(b), "csr-b", ""},
@@ -83,7 +83,7 @@ func TestReplacementKeys(t *testing.T) {
 	}
 }
 
-// The first key that was approved with a token is the claim, in whatever order a cache lists the requests.
+// The first key that was approved with a token is the claim, in whatever order a cache lists the CSRs.
 func TestSecondKeyIsTheSameInAnyOrder(t *testing.T) {
 	first := nodetest.Request("csr-a", 1, nodetest.Minutes(20), nodetest.Approved(nodetest.Minutes(19)), nodetest.WithCertificate)
 	second := nodetest.Request("csr-b", 1, nodetest.Minutes(10), nodetest.Approved(nodetest.Minutes(9)), nodetest.WithCertificate)
@@ -131,7 +131,7 @@ func TestClaimIsTheSameInAnyOrder(t *testing.T) {
 	}
 }
 
-// The request with the first key is gone an hour after its approval; the record stays.
+// The CSR with the first key is deleted an hour after its approval; the log entry stays.
 func TestSecondKeyIsOneWithoutTheFirstRequest(t *testing.T) {
 	f := nodetest.Awaited(1, 2*nodetest.Young)
 	f.NodeBootstrap.Status.AwaitingSince = new(nodetest.Ago(2 * time.Hour))

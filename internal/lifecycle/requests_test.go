@@ -67,8 +67,8 @@ func reissueAnnotation() map[string]string {
 	return map[string]string{v1alpha1.ReissueRequestedAtAnnotation: nodetest.ReissueAt}
 }
 
-// The operator may decide for the signer of kubelet client certificates alone: a verdict on another one's request is refused,
-// each time.
+// The operator may decide only for the signer of kubelet client certificates: the API server rejects every verdict on a CSR of another
+// signer.
 func TestAnotherSignersRequestIsNotDecidedOn(t *testing.T) {
 	spoilt := map[string]func(*certificatesv1.CertificateSigningRequest){
 		"in another group": inAnotherGroup,
@@ -92,7 +92,7 @@ func TestAnotherSignersRequestIsNotDecidedOn(t *testing.T) {
 	}
 }
 
-// A person is asked to look at what they may approve.
+// A person is asked only about CSRs that they may approve.
 func TestAwaitsPersonForTheNodesOwnRequest(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Approval(v1alpha1.ApprovalManual)(f)
@@ -143,7 +143,7 @@ func TestDecideOnEightRequestsOfAToken(t *testing.T) {
 	tests := map[string]struct {
 		edit func(*lifecycle.Facts)
 		want string
-		over bool // there is evidence
+		over bool // evidence is found
 	}{
 		"eight":                        {bad(8), "8 Denied", false},
 		"nine":                         {bad(9), "8 Denied, 1 Ignored", true},
@@ -185,7 +185,7 @@ func TestDecideOnEightRequestsOfAToken(t *testing.T) {
 	}
 }
 
-// recordAll has all requests that are there recorded as denied: as after a crash between the claim and what follows.
+// recordAll records all existing CSRs as denied, as after a crash between the claim and the verdicts.
 func recordAll(f *lifecycle.Facts) {
 	for _, r := range f.Requests {
 		d := nodetest.Because(csr.ReasonWrongDuration, nodetest.DeniedDecision(r.Name, 1, 0))
@@ -193,8 +193,8 @@ func recordAll(f *lifecycle.Facts) {
 	}
 }
 
-// While nobody decided, a kubelet gave up twice and asked again each time, with another key. It waits for the last request,
-// in whatever order a cache lists them.
+// Without a verdict, a kubelet gave up twice and sent another key each time. It waits for the last CSR, in whatever order a cache lists
+// them.
 func TestKubeletThatGaveUpWaitsForItsNewestRequest(t *testing.T) {
 	requests := []*certificatesv1.CertificateSigningRequest{
 		nodetest.Request("csr-a", 1, nodetest.Minutes(50)), nodetest.Request("csr-b", 1, nodetest.Minutes(30)), nodetest.Request("csr-c", 1, nodetest.Minutes(10)),
@@ -211,7 +211,7 @@ func TestKubeletThatGaveUpWaitsForItsNewestRequest(t *testing.T) {
 	}
 }
 
-// The operator approved, was away while the certificate was issued and used, and the request was deleted meanwhile.
+// The operator approved, did not run while the certificate was issued and used, and the CSR was deleted in between.
 func TestReissueEndsWhenTheRequestIsGone(t *testing.T) {
 	f := nodetest.Awaited(1, 3*time.Hour)
 	f.NodeBootstrap.Status.LastHandledReissueAt = "once"
@@ -229,7 +229,7 @@ func TestReissueEndsWhenTheRequestIsGone(t *testing.T) {
 	f.LeaseRenewed = nodetest.Now
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, 2*time.Hour, nodetest.Approved(2*time.Hour))}
 	if p := nodetest.Decide(f, nodetest.Now); p.Phase != lifecycle.Awaited {
-		t.Errorf("the request is there and has no certificate: got %d", p.Phase)
+		t.Errorf("the CSR exists and has no certificate: got %d", p.Phase)
 	}
 }
 
@@ -292,7 +292,7 @@ func TestDecideOnRequests(t *testing.T) {
 	})
 }
 
-// ClusterWide changes the token's groups too, so that a token made under Node has to be repaired.
+// ClusterWide changes the token's groups too, so a token created under Node must be repaired.
 func TestDecideLeavesRequestsToOthers(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide
@@ -303,7 +303,7 @@ func TestDecideLeavesRequestsToOthers(t *testing.T) {
 	}
 }
 
-// A request that was sent with approval ClusterWide has the further group: it is still the node's own.
+// A CSR that was sent with approval ClusterWide has the additional group: it is still the node's own.
 func TestDecideApprovesAfterClusterWide(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, nodetest.Minutes(1), func(r *certificatesv1.CertificateSigningRequest) {

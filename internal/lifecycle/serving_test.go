@@ -103,7 +103,7 @@ func TestDecideOnServingCertificates(t *testing.T) {
 	})
 }
 
-// What a verdict waits for is not watched: it is looked at again in a minute. What was decided on, or cannot be, is not.
+// A CSR waits for something unwatched, so it is evaluated again in a minute. A decided one, or one above the limit, is not.
 func TestDecideLooksAgainForServingCertificates(t *testing.T) {
 	a := func(edit ...func(*certificatesv1.CertificateSigningRequest)) func(*lifecycle.Facts) {
 		return nodetest.Edits(nodetest.Declares(), nodetest.Serves(nodetest.ServingRequest("serving-a", 0, edit...)))
@@ -160,7 +160,7 @@ func TestAddressesToDecide(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 			if !slices.Equal(before, tt.requests) {
-				t.Error("the requests that were read are in another order")
+				t.Error("the input is in another order")
 			}
 		})
 	}
@@ -233,7 +233,7 @@ func declaring(addresses ...string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ServingCertificate.Addresses = addresses }
 }
 
-// sent has a request sent a while ago.
+// sent makes a CSR sent a while ago.
 func sent(age time.Duration) func(*certificatesv1.CertificateSigningRequest) {
 	return func(r *certificatesv1.CertificateSigningRequest) { r.CreationTimestamp = nodetest.Ago(age) }
 }

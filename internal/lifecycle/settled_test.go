@@ -14,8 +14,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// A request in another node's name that somebody had denied before the operator saw it raised no alarm: the token stayed live, in
-// whose hands it may have been.
+// A CSR in another node's name that someone had denied before the operator saw it raised no alarm: the token stayed live, although it may
+// have been stolen.
 func TestEvidenceThatOthersHaveSettled(t *testing.T) {
 	const failed = certificatesv1.CertificateFailed
 	other, claim := nodetest.ForNode("worker-2"), nodetest.Claimed("csr-c") // a minute ago
@@ -51,7 +51,7 @@ func TestEvidenceThatOthersHaveSettled(t *testing.T) {
 	})
 }
 
-// onRecord has a denial of a request in the record.
+// onRecord adds the denial of a CSR to the status.
 func onRecord(name, reason string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) {
 		d := nodetest.DeniedDecision(name, 1, 0)

@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// boundTo are the keys that a token is bound to, by the status among facts.
+// boundTo are the keys that a token is bound to, by the status in the facts.
 func boundTo(f *lifecycle.Facts, n int) []string {
 	var out []string
 	for _, c := range f.DecidedWith(nodetest.NthID(n)) {
@@ -28,7 +28,7 @@ func boundTo(f *lifecycle.Facts, n int) []string {
 	return out
 }
 
-// A node that was waiting under an earlier version goes on waiting with its tokens, the predecessor too.
+// A node that was awaited under an earlier version stays awaited with its tokens, including the predecessor.
 func TestUpgradeOfANodeThatWaits(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	f.TokenSecrets = append(f.TokenSecrets, nodetest.TokenSecret(1, nodetest.Due))
@@ -78,7 +78,7 @@ func TestUpgradeOfAMisusedToken(t *testing.T) {
 	}
 }
 
-// A token that the node had joined with, and whose Node was deleted since, is good for nothing.
+// A token that the node had joined with, and whose Node was deleted later, is let go.
 func TestUpgradeLeavesOutTheTokenOfAFormerWait(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap.Status.AwaitingSince = new(nodetest.Ago(nodetest.Minutes(10)))
@@ -88,7 +88,7 @@ func TestUpgradeLeavesOutTheTokenOfAFormerWait(t *testing.T) {
 	}
 }
 
-// A certificate that was issued to a token which has expired since still proves that the node has joined.
+// A certificate that was issued to a token which has expired still proves that the node has joined.
 func TestUpgradeOfACertificateOfARenewedToken(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	f.NodeBootstrap.Status.AwaitingSince = new(nodetest.Ago(3 * time.Hour))
@@ -99,7 +99,7 @@ func TestUpgradeOfACertificateOfARenewedToken(t *testing.T) {
 	}
 }
 
-// What an earlier version reported as not revoked stays reported.
+// Unrevoked certificates that an earlier version reported stay reported.
 func TestUpgradeOfCertificatesThatWereNotRevoked(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	d := nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(5))

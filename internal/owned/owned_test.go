@@ -49,16 +49,16 @@ func TestRestored(t *testing.T) {
 				t.Fatalf("got %v", got)
 			}
 			if !reflect.DeepEqual(have, before) {
-				t.Error("what was read has been changed: it may be in a cache")
+				t.Error("the input was changed, which may be in a cache")
 			}
 			if got == nil {
 				return
 			}
 			if owned.Restored(got, want) != nil {
-				t.Error("what was restored is still not as it should be")
+				t.Error("the restored Secret still differs")
 			}
 			if have.Labels != nil && got.Labels["mine"] != "yes" || have.Annotations != nil && got.Annotations["mine"] != "yes" {
-				t.Errorf("others' labels %v or annotations %v are gone", got.Labels, got.Annotations)
+				t.Errorf("others' labels %v or annotations %v were removed", got.Labels, got.Annotations)
 			}
 		})
 	}
@@ -99,12 +99,12 @@ func TestNodeOfChild(t *testing.T) {
 		child metav1.ObjectMeta
 		want  string
 	}{
-		"a token's Secret":         {nodetest.TokenSecret(1, nodetest.Young).ObjectMeta, nodetest.NodeName},
-		"a kubeconfig":             {nodetest.KubeconfigSecret(1).ObjectMeta, nodetest.NodeName},
-		"a kubeconfig, by name":    {metav1.ObjectMeta{Name: "bootstrap-kubeconfig-worker-2"}, "worker-2"},
-		"the annotation decides":   {metav1.ObjectMeta{Name: "bootstrap-kubeconfig-worker-2", Annotations: map[string]string{owned.NodeNameAnnotation: nodetest.NodeName}}, nodetest.NodeName},
-		"another's":                {metav1.ObjectMeta{Name: "worker-2"}, ""},
-		"a token that is nobody's": {metav1.ObjectMeta{Name: "bootstrap-token-abc123"}, ""},
+		"a token's Secret":       {nodetest.TokenSecret(1, nodetest.Young).ObjectMeta, nodetest.NodeName},
+		"a kubeconfig":           {nodetest.KubeconfigSecret(1).ObjectMeta, nodetest.NodeName},
+		"a kubeconfig, by name":  {metav1.ObjectMeta{Name: "bootstrap-kubeconfig-worker-2"}, "worker-2"},
+		"the annotation decides": {metav1.ObjectMeta{Name: "bootstrap-kubeconfig-worker-2", Annotations: map[string]string{owned.NodeNameAnnotation: nodetest.NodeName}}, nodetest.NodeName},
+		"another's":              {metav1.ObjectMeta{Name: "worker-2"}, ""},
+		"a token without a node": {metav1.ObjectMeta{Name: "bootstrap-token-abc123"}, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

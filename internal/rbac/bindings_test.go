@@ -23,7 +23,7 @@ func TestBinding(t *testing.T) {
 		"nodebootstrap-approve-cluster-wide": {"system:bootstrappers:nodebootstrap:cluster-wide", "system:certificates.k8s.io:certificatesigningrequests:nodeclient"},
 	}
 	if len(tests) != len(rbac.BindingNames) {
-		t.Errorf("there are the bindings %v", rbac.BindingNames)
+		t.Errorf("the bindings are %v", rbac.BindingNames)
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -75,7 +75,7 @@ func TestBindingNeeded(t *testing.T) {
 
 func crd() *metav1.ObjectMeta { return &metav1.ObjectMeta{Name: rbac.CRDName, UID: "crd-uid"} }
 
-// ownedBinding is a shared binding as the operator makes it.
+// ownedBinding is a shared binding as the operator creates it.
 func ownedBinding(name string) *rbacv1.ClusterRoleBinding {
 	b := rbac.Binding(name)
 	b.OwnerReferences = []metav1.OwnerReference{rbac.Owner(crd())}
@@ -145,7 +145,7 @@ func TestRestoredBinding(t *testing.T) {
 				t.Fatalf("got %v", got)
 			}
 			if !reflect.DeepEqual(have, before) {
-				t.Error("what was read has been changed: it may be in a cache")
+				t.Error("the input was changed, which may be in a cache")
 			}
 			if got != nil && !reflect.DeepEqual(got, ownedBinding(rbac.BindingCreateCSRs)) {
 				t.Errorf("it is still not as it should be: %v", got)
@@ -157,7 +157,7 @@ func TestRestoredBinding(t *testing.T) {
 func TestRoleDiffers(t *testing.T) {
 	b := ownedBinding(rbac.BindingCreateCSRs)
 	if rbac.RoleDiffers(b) {
-		t.Error("it differs as it was made")
+		t.Error("an unchanged binding differs")
 	}
 	b.RoleRef.Name = "cluster-admin"
 	if !rbac.RoleDiffers(b) {
@@ -182,9 +182,9 @@ func TestBindingsProblemFor(t *testing.T) {
 		reason   string
 		named    string
 	}{
-		"all there":                     {"", func(bindings) {}, "", ""},
-		"all there, ClusterWide":        {v1alpha1.ApprovalClusterWide, func(bindings) {}, "", ""},
-		"none there":                    {"", func(b bindings) { clear(b) }, v1alpha1.ReasonBindingsPending, ""},
+		"all exist":                     {"", func(bindings) {}, "", ""},
+		"all exist, ClusterWide":        {v1alpha1.ApprovalClusterWide, func(bindings) {}, "", ""},
+		"none exists":                   {"", func(b bindings) { clear(b) }, v1alpha1.ReasonBindingsPending, ""},
 		"one absent":                    {"", absent(rbac.BindingCreateCSRs), v1alpha1.ReasonBindingsPending, rbac.BindingCreateCSRs},
 		"the other absent":              {"", absent(rbac.BindingApproveRenewals), v1alpha1.ReasonBindingsPending, rbac.BindingApproveRenewals},
 		"cluster-wide absent":           {"", absent(rbac.BindingApproveClusterWide), "", ""},

@@ -10,7 +10,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// Its token was misused at once, so it counts as handled. The tokens that could not be deleted stay revoked.
+// Its token was misused at once, so the reissue counts as handled. The tokens that could not be deleted stay revoked.
 func TestReissueWhoseTokenWasMisusedLeavesNoToken(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Edits(nodetest.AskReissue, nodetest.Records(nodetest.ApprovedDecision("csr-0", 1, nodetest.Minutes(20))), func(f *lifecycle.Facts) { nodetest.AddToken(f, 2, 0) }, nodetest.With(nodetest.Request("csr-a", 2, 0, nodetest.ForNode("worker-2"))))(f)

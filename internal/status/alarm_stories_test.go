@@ -17,8 +17,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// A moment is something that happens, and what is so once it was seen to: the phase, the tokens, the Ready condition and the
-// alarm in short, and the warnings that people are told, all at once.
+// A moment is an event, with the expected state after it: the phase, the tokens, the Ready condition and the alarm in short, and the
+// warning events.
 type moment struct {
 	happens  func(*lifecycle.Facts)
 	phase    lifecycle.Phase
@@ -28,7 +28,7 @@ type moment struct {
 	warnings string
 }
 
-// tell has a story happen, and three passes after each of its moments.
+// play applies a story, with three reconciles after each of its moments.
 func tell(t *testing.T, f *lifecycle.Facts, story ...moment) {
 	t.Helper()
 	for i, m := range story {
@@ -60,7 +60,7 @@ func tell(t *testing.T, f *lifecycle.Facts, story ...moment) {
 			t.Errorf("moment %d:\ngot  %+v\nwant %+v", i, got, m)
 		}
 		if (s.Token != nil) != (p.Token != nil) || (s.KubeconfigSecretRef != nil) != (f.Kubeconfig != nil) {
-			t.Errorf("moment %d: the status has the token %v and the kubeconfig %v", i, s.Token, s.KubeconfigSecretRef)
+			t.Errorf("moment %d: the status names the token %v and the kubeconfig %v", i, s.Token, s.KubeconfigSecretRef)
 		}
 	}
 }
@@ -78,7 +78,7 @@ func TestTheftIsAnsweredByAReissue(t *testing.T) {
 		moment{nodetest.As, lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-a", 1, 0, nodetest.ForNode("worker-2"))), lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", denies},
 		moment{nodetest.As, lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""},
-		moment{nodetest.Further(nodetest.Request("csr-b", 1, 0)), lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""}, // sent just before the token went
+		moment{nodetest.Further(nodetest.Request("csr-b", 1, 0)), lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""}, // sent just before the token was deleted
 		moment{nodetest.NoCluster, lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""},
 		moment{nodetest.AskReissue, lifecycle.Awaited, "", "False ServerUnknown", "WrongSubject", "ServerUnknown"},
 		moment{func(f *lifecycle.Facts) { f.Cluster, f.ClusterProblem = nodetest.Fresh().Cluster, nil }, lifecycle.Awaited, "#2", waits, "", ""},
@@ -93,7 +93,7 @@ func TestTheftIsAnsweredByAReissue(t *testing.T) {
 	)
 }
 
-// find is the request of a name.
+// find is the CSR with a name.
 func find(f *lifecycle.Facts, name string) *certificatesv1.CertificateSigningRequest {
 	for _, r := range f.Requests {
 		if r.Name == name {
@@ -116,7 +116,7 @@ func TestNodeThatWasApprovedJoinsInSpiteOfAnAlarm(t *testing.T) {
 	)
 }
 
-// ClusterWide leaves tokens alone. With approval Node the alarm that stands says that they are not to be trusted.
+// ClusterWide leaves tokens alone. With approval Node the raised alarm means that they are not trusted.
 func TestAlarmWithApprovalClusterWideWithdrawsWithApprovalNode(t *testing.T) {
 	wide, node := nodetest.Approval(v1alpha1.ApprovalClusterWide), nodetest.Approval(v1alpha1.ApprovalNode)
 	stolen := nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1), nodetest.ForNode("worker-2"), nodetest.Approved(0), nodetest.WithCertificate))
@@ -157,7 +157,7 @@ func TestPersonWhoApprovesASecondKeyIsTold(t *testing.T) {
 	)
 }
 
-// After a theft with the renewed token alone the node goes on with the older one, which its key was approved with.
+// After a theft with only the renewed token, the node continues with the older one, which its key was approved with.
 func TestPredecessorWithAKeyOutlivesItsSuccessor(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	nodetest.Edits(func(f *lifecycle.Facts) { nodetest.AddToken(f, 1, nodetest.Due) }, nodetest.Records(nodetest.Because(csr.ReasonKubeletClient, nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(50)))))(f)
@@ -166,7 +166,7 @@ func TestPredecessorWithAKeyOutlivesItsSuccessor(t *testing.T) {
 		moment{nodetest.Further(nodetest.Request("csr-b", 2, 0, nodetest.ForNode("worker-2"))), lifecycle.Awaited, "#1", waits, "WrongSubject", denies},
 	)
 	if !kubeconfig.Carries(f.Kubeconfig, nodetest.Token(1, nodetest.Due)) {
-		t.Error("the kubeconfig does not carry the token that is left")
+		t.Error("the kubeconfig does not contain the remaining token")
 	}
 	tell(t, f, moment{func(f *lifecycle.Facts) {
 		f.TokenSecrets[0] = nodetest.TokenSecret(1, nodetest.Old)

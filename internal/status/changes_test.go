@@ -58,7 +58,7 @@ func TestKubeconfigChanged(t *testing.T) {
 				}
 			}
 			if told := len(notes) == 1; told != (tt.want != status.KubeconfigChange{}) {
-				t.Errorf("told is %q", notes)
+				t.Errorf("the notes are %q", notes)
 			}
 			for _, note := range notes {
 				for _, word := range []string{"Warning", tt.old.Server, tt.new.Server, tt.old.CAFingerprint, tt.new.CAFingerprint} {

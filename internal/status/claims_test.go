@@ -19,8 +19,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// A crash, or a conflict, between the claim and the verdicts: the older request was waiting when the newer one's key was
-// claimed, in the same second, and is no second key now.
+// A crash, or a conflict, between the claim and the verdicts: the older CSR was pending when the newer one's key was claimed, in the same
+// second, so it is not a second key.
 func TestSupersededIsNoAlarmAfterACrash(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, 0), nodetest.Request("csr-b", 1, 0)}
@@ -36,7 +36,7 @@ func TestSupersededIsNoAlarmAfterACrash(t *testing.T) {
 	}
 }
 
-// A verdict that changed takes the place of the first one: one request has one entry, and it is not added again and again.
+// A changed verdict replaces the first one: each CSR has one entry, which is not added repeatedly.
 func TestClaimTakesThePlaceOfAnother(t *testing.T) {
 	f := nodetest.Fresh()
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{nodetest.DeniedDecision("csr-a", 1, nodetest.Minutes(1)), nodetest.ApprovedDecision("csr-b", 1, nodetest.Minutes(1))}
@@ -54,7 +54,7 @@ func TestClaimTakesThePlaceOfAnother(t *testing.T) {
 	}
 }
 
-// A process that ends after the approval must not forget what it saw before.
+// A process that ends after the approval must not lose what it observed before.
 func TestAliveIsNotedBeforeTheApproval(t *testing.T) {
 	f := nodetest.Reissued()
 	nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(1)), nodetest.LeaseOf(5*time.Second), nodetest.Further(nodetest.Request("csr-b", 2, time.Second)))(f)
@@ -64,7 +64,7 @@ func TestAliveIsNotedBeforeTheApproval(t *testing.T) {
 	}
 }
 
-// A token that the status tells of is no reason to write it.
+// A token that the status already names needs no write before it is deleted.
 func TestATokenThatTheStatusTellsOfIsDeletedAtOnce(t *testing.T) {
 	f := nodetest.JoinedBefore()
 	f.TokenSecrets = nodetest.Awaited(1, nodetest.Young).TokenSecrets
@@ -78,7 +78,7 @@ func TestATokenThatTheStatusTellsOfIsDeletedAtOnce(t *testing.T) {
 func TestDecisionRecord(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, 0), nodetest.Request("csr-b", 1, nodetest.Minutes(1))}
-	later := nodetest.Now.Add(300e6) // a status holds whole seconds: otherwise it would differ from what is read back
+	later := nodetest.Now.Add(300e6) // a status has whole seconds; otherwise it would differ from the stored one
 	p := nodetest.Decide(f, later)
 	want := []v1alpha1.CertificateDecision{
 		{Name: "csr-a", UID: "csr-a", SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName, TokenID: nodetest.NthID(1),
@@ -135,11 +135,11 @@ func TestClaimingLeavesTheStatusAlone(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if !reflect.DeepEqual(&nb.Status, before) {
-		t.Error("the status that was read is changed: it may be in a cache")
+		t.Error("the status in the facts is changed, which may be in a cache")
 	}
 }
 
-// An approval of a serving certificate binds no key: nothing is claimed before.
+// An approval of a serving certificate binds no key, so nothing is claimed.
 func TestServingCertificatesAreNotClaimed(t *testing.T) {
 	f := nodetest.JoinedBefore()
 	nodetest.Edits(nodetest.Declares(), nodetest.Serves(nodetest.ServingRequest("serving-a", 0), nodetest.ServingRequest("serving-b", 0, nodetest.Naming())))(f)

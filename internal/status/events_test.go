@@ -57,36 +57,36 @@ func TestEvents(t *testing.T) {
 		old, new func(*stored)
 		want     string // "Type Reason", in their order
 	}{
-		"nothing":                    {nothing, nothing, ""},
-		"the first token":            {func(s *stored) { *s = stored{} }, nothing, "Normal Published"},
-		"a renewal":                  {nothing, func(s *stored) { s.Token.ID = nodetest.NthID(2) }, "Normal Published"},
-		"another end of the token":   {nothing, func(s *stored) { s.Token.ExpirationTime = nodetest.Ago(0) }, ""},
-		"published at last":          {func(s *stored) { s.KubeconfigSecretRef = nil }, nothing, "Normal Published"},
-		"not published any more":     {nothing, func(s *stored) { s.KubeconfigSecretRef = nil }, ""},
-		"the token is gone":          {nothing, func(s *stored) { s.KubeconfigSecretRef, s.Token = nil, nil }, ""},
-		"approved":                   {nothing, certificates(unissued), "Normal CertificateApproved"},
-		"approved and issued":        {nothing, certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), "Normal CertificateApproved, Normal CertificateIssued"},
-		"issued":                     {certificates(unissued), certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), "Normal CertificateIssued"},
-		"issued before":              {certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), ""},
-		"denied":                     {nothing, certificates(nodetest.DeniedDecision("csr-a", 1, 0)), "Warning CertificateDenied"},
-		"denied before":              {certificates(nodetest.DeniedDecision("csr-a", 1, 0)), certificates(nodetest.DeniedDecision("csr-a", 1, 0)), ""},
-		"one more denied":            {certificates(nodetest.DeniedDecision("csr-a", 1, 0)), certificates(nodetest.DeniedDecision("csr-a", 1, 0), nodetest.DeniedDecision("csr-b", 1, 0)), "Warning CertificateDenied"},
-		"joined":                     {joined(metav1.ConditionFalse), joined(metav1.ConditionTrue), "Normal Joined"},
-		"joined, never looked for":   {nothing, joined(metav1.ConditionTrue), "Normal Joined"},
-		"joined before":              {joined(metav1.ConditionTrue), joined(metav1.ConditionTrue), ""},
-		"gone":                       {joined(metav1.ConditionTrue), joined(metav1.ConditionFalse), ""},
-		"stalled":                    {nothing, stalled("CAExpired", "x"), "Warning CAExpired"},
-		"stalled before":             {stalled("CAExpired", "x"), stalled("CAExpired", "y"), ""},
-		"stalled for another reason": {stalled("CAExpired", "x"), stalled("CAInvalid", "x"), "Warning CAInvalid"},
-		"not stalled any more":       {stalled("CAExpired", "x"), nothing, ""},
-		"ignored":                    {nothing, certificates(nodetest.Decision('i', "csr-a")), "Warning RequestIgnored"},
-		"ignored before":             {certificates(nodetest.Decision('i', "csr-a")), certificates(nodetest.Decision('i', "csr-a")), ""},
-		"ignored, approved since":    {certificates(nodetest.Decision('i', "csr-a")), certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), "Warning CertificateApproved, Normal CertificateIssued"},
-		"denied, approved since":     {certificates(nodetest.DeniedDecision("csr-a", 1, 0)), certificates(unissued), "Warning CertificateApproved"},
-		"approved for another":       {nothing, certificates(nodetest.Because("WrongSubject", unissued)), "Warning CertificateApproved"},
-		"the same before":            {certificates(nodetest.Because("WrongSubject", unissued)), certificates(nodetest.Because("WrongSubject", unissued)), ""},
-		"a serving certificate":      {nothing, certificates(nodetest.Decision('s', "csr-a")), "Normal CertificateApproved"},
-		"a serving one, denied":      {nothing, certificates(nodetest.Decision('x', "csr-a")), "Warning CertificateDenied"},
+		"nothing":                     {nothing, nothing, ""},
+		"the first token":             {func(s *stored) { *s = stored{} }, nothing, "Normal Published"},
+		"a renewal":                   {nothing, func(s *stored) { s.Token.ID = nodetest.NthID(2) }, "Normal Published"},
+		"another end of the token":    {nothing, func(s *stored) { s.Token.ExpirationTime = nodetest.Ago(0) }, ""},
+		"published at last":           {func(s *stored) { s.KubeconfigSecretRef = nil }, nothing, "Normal Published"},
+		"not published any more":      {nothing, func(s *stored) { s.KubeconfigSecretRef = nil }, ""},
+		"the token was deleted":       {nothing, func(s *stored) { s.KubeconfigSecretRef, s.Token = nil, nil }, ""},
+		"approved":                    {nothing, certificates(unissued), "Normal CertificateApproved"},
+		"approved and issued":         {nothing, certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), "Normal CertificateApproved, Normal CertificateIssued"},
+		"issued":                      {certificates(unissued), certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), "Normal CertificateIssued"},
+		"issued before":               {certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), ""},
+		"denied":                      {nothing, certificates(nodetest.DeniedDecision("csr-a", 1, 0)), "Warning CertificateDenied"},
+		"denied before":               {certificates(nodetest.DeniedDecision("csr-a", 1, 0)), certificates(nodetest.DeniedDecision("csr-a", 1, 0)), ""},
+		"one more denied":             {certificates(nodetest.DeniedDecision("csr-a", 1, 0)), certificates(nodetest.DeniedDecision("csr-a", 1, 0), nodetest.DeniedDecision("csr-b", 1, 0)), "Warning CertificateDenied"},
+		"joined":                      {joined(metav1.ConditionFalse), joined(metav1.ConditionTrue), "Normal Joined"},
+		"joined, no condition before": {nothing, joined(metav1.ConditionTrue), "Normal Joined"},
+		"joined before":               {joined(metav1.ConditionTrue), joined(metav1.ConditionTrue), ""},
+		"no longer joined":            {joined(metav1.ConditionTrue), joined(metav1.ConditionFalse), ""},
+		"stalled":                     {nothing, stalled("CAExpired", "x"), "Warning CAExpired"},
+		"stalled before":              {stalled("CAExpired", "x"), stalled("CAExpired", "y"), ""},
+		"stalled for another reason":  {stalled("CAExpired", "x"), stalled("CAInvalid", "x"), "Warning CAInvalid"},
+		"not stalled any more":        {stalled("CAExpired", "x"), nothing, ""},
+		"ignored":                     {nothing, certificates(nodetest.Decision('i', "csr-a")), "Warning RequestIgnored"},
+		"ignored before":              {certificates(nodetest.Decision('i', "csr-a")), certificates(nodetest.Decision('i', "csr-a")), ""},
+		"ignored, approved since":     {certificates(nodetest.Decision('i', "csr-a")), certificates(nodetest.ApprovedDecision("csr-a", 1, 0)), "Warning CertificateApproved, Normal CertificateIssued"},
+		"denied, approved since":      {certificates(nodetest.DeniedDecision("csr-a", 1, 0)), certificates(unissued), "Warning CertificateApproved"},
+		"approved for another":        {nothing, certificates(nodetest.Because("WrongSubject", unissued)), "Warning CertificateApproved"},
+		"the same before":             {certificates(nodetest.Because("WrongSubject", unissued)), certificates(nodetest.Because("WrongSubject", unissued)), ""},
+		"a serving certificate":       {nothing, certificates(nodetest.Decision('s', "csr-a")), "Normal CertificateApproved"},
+		"a serving one, denied":       {nothing, certificates(nodetest.Decision('x', "csr-a")), "Warning CertificateDenied"},
 
 		"an alarm":                     {nothing, alarm("SecondKey", "x"), "Warning TokenMisused"},
 		"an alarm before":              {alarm("SecondKey", "x"), alarm("SecondKey", "x"), ""},
@@ -100,16 +100,16 @@ func TestEvents(t *testing.T) {
 		"stalled, withdrawn before":    {stalled("TokenMisused", "x"), stalled("CAExpired", "x"), "Warning CAExpired"},
 		"a condition that is no alarm": {nothing, condition(v1alpha1.ConditionTokenMisused, metav1.ConditionFalse, "SecondKey", "x"), ""},
 
-		"others approve":                {nothing, enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
-		"others approve, as before":     {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), ""},
-		"others approve since":          {enforced(metav1.ConditionTrue, "NothingElseApproves"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
-		"others approved, and are to":   {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovalClusterWide"), "Warning ApprovalClusterWide"},
-		"others approved, it is open":   {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionUnknown, "ApproversUnknown"), ""},
-		"nobody else approves":          {nothing, enforced(metav1.ConditionTrue, "NothingElseApproves"), ""},
-		"nobody else does any more":     {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionTrue, "NothingElseApproves"), ""},
-		"it is not known who approves":  {nothing, enforced(metav1.ConditionUnknown, "ApproversUnknown"), ""},
-		"it was not known who approves": {enforced(metav1.ConditionUnknown, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
-		"there is no token any more":    {enforced(metav1.ConditionFalse, "ApprovedByOthers"), nothing, ""},
+		"others approve":              {nothing, enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
+		"others approve, as before":   {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), ""},
+		"others approve since":        {enforced(metav1.ConditionTrue, "NothingElseApproves"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
+		"others approved, and are to": {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovalClusterWide"), "Warning ApprovalClusterWide"},
+		"others approved, it is open": {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionUnknown, "ApproversUnknown"), ""},
+		"nothing else approves":       {nothing, enforced(metav1.ConditionTrue, "NothingElseApproves"), ""},
+		"nothing else does any more":  {enforced(metav1.ConditionFalse, "ApprovedByOthers"), enforced(metav1.ConditionTrue, "NothingElseApproves"), ""},
+		"unknown who approves":        {nothing, enforced(metav1.ConditionUnknown, "ApproversUnknown"), ""},
+		"it was unknown who approves": {enforced(metav1.ConditionUnknown, "ApprovedByOthers"), enforced(metav1.ConditionFalse, "ApprovedByOthers"), "Warning ApprovedByOthers"},
+		"no token any more":           {enforced(metav1.ConditionFalse, "ApprovedByOthers"), nothing, ""},
 
 		"a serving certificate waits":    {nothing, served(metav1.ConditionFalse, "AddressNotDeclared"), "Warning AddressNotDeclared"},
 		"it waits, as before":            {served(metav1.ConditionFalse, "AddressNotDeclared"), served(metav1.ConditionFalse, "AddressNotDeclared"), ""},
@@ -149,7 +149,7 @@ func saying(message string, d v1alpha1.CertificateDecision) v1alpha1.Certificate
 	return d
 }
 
-// A note says whose request it is, and what becomes of it, without the token's secret part.
+// A note names the sender of the CSR and the verdict, without the token's secret part.
 func TestEventsNameTheSender(t *testing.T) {
 	another := nodetest.DeniedDecision("csr-a", 1, 0)
 	another.SignerName = "example.com/signer"
@@ -180,7 +180,7 @@ func TestEventsNameTheSender(t *testing.T) {
 	}
 }
 
-// A full history loses denials of serving certificates to those of tokens: they are not new when they are found again.
+// A full log drops denials of serving certificates in favor of those for tokens: they are not new when they are found again.
 func TestServingDenialsAreNotToldAgain(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Declares()(f)
@@ -196,12 +196,12 @@ func TestServingDenialsAreNotToldAgain(t *testing.T) {
 	_, _, events := pass(f)
 	for _, e := range events {
 		if strings.Contains(e.Note, "serving-") {
-			t.Errorf("told again: %s", e.Note)
+			t.Errorf("reported again: %s", e.Note)
 		}
 	}
 }
 
-// Someone else's approval of a theft is not the operator's; what was deleted has no condition to look at.
+// Someone else's approval of a theft is not reported as the operator's; a deleted CSR has no condition to look at.
 func TestEventsOnThefts(t *testing.T) {
 	events := func(edit ...func(*certificatesv1.CertificateSigningRequest)) []status.Event {
 		f := nodetest.Awaited(1, nodetest.Young)

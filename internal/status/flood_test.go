@@ -20,7 +20,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// boundKeys are the tokens in a status and the keys that they are bound to.
+// boundKeys are the tokens in a status with the keys that they are bound to.
 func boundKeys(f *lifecycle.Facts) []string {
 	var out []string
 	for _, t := range f.NodeBootstrap.Status.Tokens {
@@ -33,7 +33,7 @@ func boundKeys(f *lifecycle.Facts) []string {
 	return out
 }
 
-// manyRequests have their own UIDs and nothing else.
+// manyRequests differ only in their UIDs.
 func manyRequests(n, count int, edit ...func(*certificatesv1.CertificateSigningRequest)) []*certificatesv1.CertificateSigningRequest {
 	template := nodetest.Request("csr-a", n, nodetest.Minutes(1), edit...)
 	var out []*certificatesv1.CertificateSigningRequest
@@ -46,7 +46,7 @@ func manyRequests(n, count int, edit ...func(*certificatesv1.CertificateSigningR
 	return out
 }
 
-// A flood with a token costs as many decisions as there may be, and then none.
+// A flood with a token costs the limit of decisions and no more.
 func TestFloodsEnd(t *testing.T) {
 	const many, some = 2000, 50
 	manual, wide := nodetest.Approval(v1alpha1.ApprovalManual), nodetest.Approval(v1alpha1.ApprovalClusterWide)
@@ -69,7 +69,7 @@ func TestFloodsEnd(t *testing.T) {
 		"of another signer":      {nodetest.Further(manyRequests(1, some, nodetest.AnotherSigner)...), 9, lifecycle.Withdrawn, "8 Denied, 1 Ignored"},
 		"of the same key, a key": {nodetest.Edits(nodetest.Records(claimOn("csr-a")), nodetest.Further(manyRequests(1, some)...)), 8, lifecycle.Awaited, "8 Approved, 1 Ignored"},
 		"of the same key":        {nodetest.Further(manyRequests(1, some)...), 1, lifecycle.Withdrawn, "1 Ignored"},
-		"with a gone token":      {nodetest.Further(manyRequests(7, many)...), 0, lifecycle.Awaited, ""},
+		"with a deleted token":   {nodetest.Further(manyRequests(7, many)...), 0, lifecycle.Awaited, ""},
 		"sound ones, Manual":     {nodetest.Edits(manual, nodetest.Further(manyRequests(1, some)...)), 0, lifecycle.Awaited, ""},
 		"others', ClusterWide":   {nodetest.Edits(wide, nodetest.Further(manyRequests(1, some, other)...)), 0, lifecycle.Awaited, ""},
 		"the same, approved":     {nodetest.Edits(wide, nodetest.Further(manyRequests(1, some, other, nodetest.Approved(0), nodetest.WithCertificate)...)), 9, lifecycle.Awaited, "9 Approved"},
@@ -92,7 +92,7 @@ func TestFloodsEnd(t *testing.T) {
 				made += len(p.Decisions)
 				told += len(decisions.New(before, &f.NodeBootstrap.Status))
 				if n > 1 && (len(p.Decisions) > 0 || len(p.DeleteRequests) > 0 || len(events) > 0 || nodetest.AsJSON(before) != nodetest.AsJSON(f.NodeBootstrap.Status)) {
-					t.Errorf("pass %d still finds something to do: %+v, %v", n, nodetest.OutlineOf(&p), events)
+					t.Errorf("reconcile %d still finds something to do: %+v, %v", n, nodetest.OutlineOf(&p), events)
 				}
 			}
 			if made != tt.decisions || p.Phase != tt.phase {
@@ -102,7 +102,7 @@ func TestFloodsEnd(t *testing.T) {
 				t.Errorf("the log has %s, want %s", got, tt.recorded)
 			}
 			if after := boundKeys(f); p.Phase == lifecycle.Awaited && len(after) < len(bound) || p.Phase == lifecycle.Awaited && !reflect.DeepEqual(after[:len(bound)], bound) {
-				t.Errorf("the tokens were bound to %v, and are to %v", bound, after)
+				t.Errorf("the tokens were bound to %v, and now to %v", bound, after)
 			}
 			if told > made {
 				t.Errorf("%d entries for %d decisions", told, made)
@@ -111,14 +111,14 @@ func TestFloodsEnd(t *testing.T) {
 	}
 }
 
-// claimOn is the record of the approval of the key of a name, and of no request that is there.
+// claimOn is the log entry for an approved key whose CSR no longer exists.
 func claimOn(keyName string) v1alpha1.CertificateDecision {
 	d := nodetest.ApprovedDecision("before", 1, nodetest.Minutes(2))
 	d.KeyFingerprint, d.IssuedTime = nodetest.Must(csr.Fingerprint(nodetest.Request(keyName, 1, 0))), nil
 	return d
 }
 
-// Requests of a new token are decided on, whatever was sent with those before.
+// CSRs of a new token are decided, whatever was sent with earlier tokens.
 func TestNewTokenHasANewBudget(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = nodetest.BadRequests(1, 20)
@@ -132,7 +132,7 @@ func TestNewTokenHasANewBudget(t *testing.T) {
 	}
 }
 
-// As before, with more requests than are decided on: they were recorded under the id, so that the node could not join.
+// As before, with more CSRs than the limit of decisions: they were recorded under the id, so the node could not join.
 func TestNodeJoinsWithTheTokenAfterAFlood(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	nodetest.Edits(func(f *lifecycle.Facts) { nodetest.AddToken(f, 1, nodetest.Due) }, nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(50))), nodetest.Further(nodetest.BadRequests(2, 12)...))(f)
@@ -154,7 +154,7 @@ func TestNodeJoinsWithTheTokenAfterAFlood(t *testing.T) {
 	}
 }
 
-// The hour for which requests are kept after they were decided on bounds how many there are.
+// Kubernetes keeps decided CSRs for an hour, which bounds their number.
 func TestServingFloodsEnd(t *testing.T) {
 	f := nodetest.JoinedBefore()
 	nodetest.Edits(nodetest.Declares(), nodetest.Serves(nodetest.ServingRequests(200)...))(f)
@@ -164,14 +164,14 @@ func TestServingFloodsEnd(t *testing.T) {
 		p, _, events := pass(f)
 		made += len(p.Decisions)
 		if n > 9 && (len(events) > 0 || nodetest.AsJSON(before) != nodetest.AsJSON(f.NodeBootstrap.Status)) {
-			t.Errorf("pass %d: told %v, and the status is\n%s and was\n%s", n, events, nodetest.AsJSON(f.NodeBootstrap.Status), nodetest.AsJSON(before))
+			t.Errorf("reconcile %d: events %v, and the status is\n%s and was\n%s", n, events, nodetest.AsJSON(f.NodeBootstrap.Status), nodetest.AsJSON(before))
 		}
 	}
 	if served := nodetest.Short(&f.NodeBootstrap.Status, v1alpha1.ConditionServingCertificateApproved); made != lifecycle.MaxServingDecisions || served != "True "+csr.ReasonKubeletServing {
 		t.Errorf("%d decisions, and then %s", made, served)
 	}
 	if n := len(f.NodeBootstrap.Status.Certificates) - 1; n < 3 || n > 4 { // one is the client certificate
-		t.Errorf("recorded are %d", n)
+		t.Errorf("%d are in the log", n)
 	}
 	f.ServingRequests = append(f.ServingRequests, nodetest.ServingRequest("serving-z", 0))
 	p, _, _ := pass(f)

@@ -17,14 +17,14 @@ func readyMessage(s *v1alpha1.NodeBootstrapStatus) string {
 	return meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady).Message
 }
 
-// reportOf is the status after a plan that went well.
+// reportOf is the status after a plan was carried out without errors.
 func reportOf(f *lifecycle.Facts) *v1alpha1.NodeBootstrapStatus {
 	p := nodetest.Decide(f, nodetest.Now)
 	o := status.Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: status.Accepted, Revoked: true}
 	return status.Report(f, &p, &o, nodetest.Now)
 }
 
-// blank is a serving request without content, which takes no time to make.
+// blank is a CSR for a serving certificate without content, which is quick to create.
 func blank(name string) *certificatesv1.CertificateSigningRequest {
 	r := &certificatesv1.CertificateSigningRequest{}
 	r.Name, r.UID, r.Spec.SignerName = name, types.UID(name), certificatesv1.KubeletServingSignerName

@@ -40,13 +40,13 @@ func TestAddHosts(t *testing.T) {
 			t.Errorf("%s: got %v", name, got)
 		}
 		if !slices.Equal(before, tt.hosts) {
-			t.Errorf("%s: what was read is changed: %v", name, tt.hosts)
+			t.Errorf("%s: the input is changed: %v", name, tt.hosts)
 		}
 	}
 }
 
-// The hosts stay when the node has joined, when its server changes, and when an answer was lost; those of a status of an earlier
-// version come in with its server.
+// The hosts stay after the join, when the server changes, and when an answer was lost; those of an earlier version's status come from its
+// server.
 func TestHostsAreKept(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap.Status.Server = "https://before.example:6443"
@@ -69,7 +69,7 @@ func TestHostsAreKept(t *testing.T) {
 	f.Cluster, f.ClusterProblem = kubeconfig.Cluster{Server: "https://wrong.example"}, &problem.Problem{Reason: v1alpha1.ReasonCADoesNotVerify}
 	p = nodetest.Decide(f, nodetest.Now)
 	if got := hosts(&status.Outcome{Token: p.Token, Published: true, Acceptance: status.Accepted}); !slices.Equal(got, want) {
-		t.Errorf("what was not published is noted: %v", got)
+		t.Errorf("an unpublished host is in the status: %v", got)
 	}
 	p = lifecycle.Plan{Phase: lifecycle.Joined}
 	if got := hosts(&status.Outcome{Revoked: true}); !slices.Equal(got, want) || f.NodeBootstrap.Status.Server != "" {

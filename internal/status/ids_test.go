@@ -12,7 +12,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// A token that was withdrawn is one that there was: the next one must not have its id, under which its requests are recorded.
+// A withdrawn token has used its id: the next one must not get it, because CSRs are recorded under it.
 func TestIDOfAWithdrawnTokenIsNotGivenAgain(t *testing.T) {
 	theft := nodetest.Further(nodetest.Request("csr-b", 2, 0, nodetest.ForNode("worker-2")))
 	predecessor := func() *lifecycle.Facts {
@@ -20,7 +20,7 @@ func TestIDOfAWithdrawnTokenIsNotGivenAgain(t *testing.T) {
 		nodetest.Edits(func(f *lifecycle.Facts) { nodetest.AddToken(f, 1, nodetest.Due) }, nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(50))), theft)(f)
 		return f
 	}
-	unknown := func() *lifecycle.Facts { // the status does not tell of the token yet
+	unknown := func() *lifecycle.Facts { // the status does not name the token yet
 		f := nodetest.Awaited(2, nodetest.Young)
 		f.NodeBootstrap.Status = nodetest.StatusOf(1, nodetest.Young)
 		theft(f)
@@ -43,17 +43,17 @@ func TestIDOfAWithdrawnTokenIsNotGivenAgain(t *testing.T) {
 	}
 }
 
-// The newest token was deleted by hand and its predecessor is still there: an id must not be given twice, since the claim
-// on a key goes by it.
+// The newest token was deleted by hand and its predecessor still exists: an id must not be used twice, since the claim on a key is stored
+// with it.
 func TestAnIDIsNotGivenTwice(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Due)
 	f.NodeBootstrap.Status = nodetest.StatusOf(2, nodetest.Young)
-	claim := nodetest.ApprovedDecision("csr-a", 2, nodetest.Minutes(5)) // the key of a machine that has been wiped since
+	claim := nodetest.ApprovedDecision("csr-a", 2, nodetest.Minutes(5)) // the key of a machine that was wiped later
 	claim.IssuedTime = nil
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{claim}
 	p := nodetest.Decide(f, nodetest.Now)
 	if got := nodetest.OutlineOf(&p).Mint; got != "#3" {
-		t.Errorf("the next token would be %s, and #2 was one before", got)
+		t.Errorf("the next token would be %s, but #2 was used before", got)
 	}
 	carryOut(f, &p)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-b", 2, 0)}
@@ -62,8 +62,8 @@ func TestAnIDIsNotGivenTwice(t *testing.T) {
 	}
 }
 
-// A token that was published, and that a crash hid from the status, is revoked, and another crash follows: its id must not be
-// given again, since the API server accepts the old token for ten seconds more, as the user that the new one would be.
+// After a crash the status does not name a published token; the token is revoked, and another crash follows. Its id must not be used
+// again, since the API server accepts the old token for ten seconds more, as the same user as the new one.
 func TestIDOfATokenThatTheStatusDoesNotTellOfIsNotGivenAgain(t *testing.T) {
 	f := nodetest.Fresh()
 	nodetest.AddToken(f, 1, nodetest.Young)

@@ -26,15 +26,15 @@ func TestKeyConflict(t *testing.T) {
 		facts *lifecycle.Facts
 		want  int
 	}{
-		"one key":                 {nodetest.Conflicting(v1alpha1.ApprovalManual, a), 0},
-		"one key twice":           {nodetest.Conflicting(v1alpha1.ApprovalManual, a, again), 0},
-		"two pending":             {nodetest.Conflicting(v1alpha1.ApprovalManual, a, b), 2},
-		"two, the operator":       {nodetest.Conflicting(v1alpha1.ApprovalNode, b, a), 2},
-		"two, ClusterWide":        {nodetest.Conflicting(v1alpha1.ApprovalClusterWide, a, b), 2},
-		"one denied":              {nodetest.Conflicting(v1alpha1.ApprovalManual, a, deniedB), 2},
-		"one of another token":    {nodetest.Conflicting(v1alpha1.ApprovalManual, a, former), 0},
-		"one is only in a record": {edited(nodetest.Conflicting(v1alpha1.ApprovalManual, a), recordedKey("csr-b", "SHA256:11")), 2},
-		"both are in the record": {edited(nodetest.Conflicting(v1alpha1.ApprovalManual), func(f *lifecycle.Facts) {
+		"one key":                {nodetest.Conflicting(v1alpha1.ApprovalManual, a), 0},
+		"one key twice":          {nodetest.Conflicting(v1alpha1.ApprovalManual, a, again), 0},
+		"two pending":            {nodetest.Conflicting(v1alpha1.ApprovalManual, a, b), 2},
+		"two, the operator":      {nodetest.Conflicting(v1alpha1.ApprovalNode, b, a), 2},
+		"two, ClusterWide":       {nodetest.Conflicting(v1alpha1.ApprovalClusterWide, a, b), 2},
+		"one denied":             {nodetest.Conflicting(v1alpha1.ApprovalManual, a, deniedB), 2},
+		"one of another token":   {nodetest.Conflicting(v1alpha1.ApprovalManual, a, former), 0},
+		"one is only in the log": {edited(nodetest.Conflicting(v1alpha1.ApprovalManual, a), recordedKey("csr-b", "SHA256:11")), 2},
+		"both are in the log": {edited(nodetest.Conflicting(v1alpha1.ApprovalManual), func(f *lifecycle.Facts) {
 			recordedKey("csr-b", "SHA256:11")(f)
 			recordedKey("csr-c", "SHA256:22")(f)
 		}), 2},
@@ -59,7 +59,7 @@ func edited(f *lifecycle.Facts, edit func(*lifecycle.Facts)) *lifecycle.Facts {
 	return f
 }
 
-// recordedKey is the record of a request with a key that was denied.
+// recordedKey is the log entry of a denied CSR with a key.
 func recordedKey(name, fingerprint string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) {
 		d := nodetest.DeniedDecision(name, 1, time.Minute)
@@ -68,7 +68,7 @@ func recordedKey(name, fingerprint string) func(*lifecycle.Facts) {
 	}
 }
 
-// The keys are stored before requests are deleted, stay when these are gone, and are bounded.
+// The keys are stored before CSRs are deleted, stay after that, and are bounded.
 func TestKeysAreStoredFirstAndStay(t *testing.T) {
 	f := nodetest.Conflicting(v1alpha1.ApprovalNode)
 	for i := range 3 * status.MaxKeys {
@@ -116,7 +116,7 @@ func TestApprovalDelayHolds(t *testing.T) {
 				t.Errorf("the decisions are %+v, want %d approvals and nothing else", p.Decisions, c.approves)
 			}
 			if c.again > 0 && !p.RequeueAt.Equal(nodetest.Now.Add(c.again)) {
-				t.Errorf("it looks again at %s, want in %s", p.RequeueAt, c.again)
+				t.Errorf("it requeues at %s, want in %s", p.RequeueAt, c.again)
 			}
 			s := reported(f, published(1, nodetest.Young))
 			ready := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady)
@@ -127,7 +127,7 @@ func TestApprovalDelayHolds(t *testing.T) {
 	}
 }
 
-// A cache that is behind shows the token from before a reissue, and its requests: that the keys differed was reported until then.
+// A stale cache shows the token from before a reissue, and its CSRs: until then different keys were reported.
 func TestKeysFromBeforeAReissueStayForgotten(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Edits(nodetest.Claimed("csr-a"), nodetest.Further(nodetest.Request("csr-b", 1, nodetest.Minutes(1))))(f)

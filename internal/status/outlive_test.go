@@ -65,7 +65,7 @@ func expireToken(f *lifecycle.Facts) {
 	f.NodeBootstrap.Status.Token.ExpirationTime = metav1.NewTime(nodetest.Now.Add(-time.Second))
 }
 
-// It is stored before the token is deleted: after a crash in between nothing else tells that the token was revoked.
+// It is stored before the token is deleted: after a crash in between nothing else records that the token was revoked.
 func TestOutlivingCertificateIsStoredFirst(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.IssuedFor("csr-a")}
@@ -74,11 +74,11 @@ func TestOutlivingCertificateIsStoredFirst(t *testing.T) {
 	p := nodetest.Decide(f, nodetest.Now)
 	stored := status.Claimed(&p, f, nodetest.Now)
 	if stored == nil || len(stored.UnrevokedCertificates) != 1 || !stored.UnrevokedCertificates[0].ExpirationTime.Time.Equal(nodetest.Expires) {
-		t.Fatalf("what is stored first is %+v", stored)
+		t.Fatalf("stored first is %+v", stored)
 	}
 }
 
-// The condition ends with the certificate, which the plan looks for.
+// The condition ends when the certificate expires; the plan requeues for that time.
 func TestOutlivingCertificateExpires(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	d := nodetest.ApprovedDecision("csr-a", 1, time.Minute)
@@ -86,7 +86,7 @@ func TestOutlivingCertificateExpires(t *testing.T) {
 	f.NodeBootstrap.Status.Certificates = []v1alpha1.CertificateDecision{d}
 	p := nodetest.Decide(f, nodetest.Now)
 	if p.RequeueAt.IsZero() || p.RequeueAt.After(nodetest.Expires) {
-		t.Errorf("it looks again at %s, want by %s", p.RequeueAt, nodetest.Expires)
+		t.Errorf("it requeues at %s, want by %s", p.RequeueAt, nodetest.Expires)
 	}
 	for at, want := range map[time.Time]bool{nodetest.Expires.Add(-time.Second): true, nodetest.Expires: false} {
 		o := published(1, nodetest.Young)

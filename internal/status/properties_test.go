@@ -20,8 +20,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// settle carries plans out until they are empty. The second pass may find a node joined that the first one made the
-// status for; a third must not be needed.
+// settle carries plans out until they are empty. The second reconcile may find that the node has joined, by the status that the first one
+// stored; a third must not be needed.
 func settle(t *testing.T, seed int, f *lifecycle.Facts) (lifecycle.Plan, *status.Outcome) {
 	t.Helper()
 	var p lifecycle.Plan
@@ -53,7 +53,7 @@ func settle(t *testing.T, seed int, f *lifecycle.Facts) (lifecycle.Plan, *status
 	return p, o
 }
 
-// What has been done leads to where nothing is left to do, from whatever state the cluster was found in.
+// Carrying out plans ends with nothing left to do, from any state of the cluster.
 func TestDecideEndsWhereNothingIsLeftToDo(t *testing.T) {
 	nodetest.States(nodetest.ManyStates, func(seed int, f *lifecycle.Facts) {
 		p, o := settle(t, seed, f)
@@ -75,13 +75,13 @@ func TestDecideEndsWhereNothingIsLeftToDo(t *testing.T) {
 			t.Errorf("seed %d: the status flaps from\n%s to\n%s", seed, want, got)
 		}
 		if events := status.Events(before, after); len(events) > 0 {
-			t.Errorf("seed %d: told again: %v", seed, events)
+			t.Errorf("seed %d: reported again: %v", seed, events)
 		}
 	})
 }
 
-// checkAlarm fails unless an alarm is raised for evidence alone, stays as it was first raised until a reissue is handled, and
-// people are told of it once. It looks at one pass.
+// checkAlarm fails unless an alarm is raised only for evidence, stays as it was first raised until a reissue is handled, and is reported
+// once. It checks one reconcile.
 func checkAlarm(t *testing.T, where string, before, after *v1alpha1.NodeBootstrapStatus, p *lifecycle.Plan, events []status.Event) {
 	t.Helper()
 	was, is := nodetest.AlarmOf(before), nodetest.AlarmOf(after)
@@ -92,9 +92,9 @@ func checkAlarm(t *testing.T, where string, before, after *v1alpha1.NodeBootstra
 	case p.Misuse != nil && is == nil:
 		t.Errorf("%s: there is evidence and no alarm", where)
 	case was != nil && !handled && (is == nil || *is != *was):
-		t.Errorf("%s: an alarm stood and is %+v", where, is)
+		t.Errorf("%s: a raised alarm became %+v", where, is)
 	case handled && p.Misuse == nil && is != nil:
-		t.Errorf("%s: a reissue was handled and the alarm stands", where)
+		t.Errorf("%s: a reissue was handled and the alarm is still raised", where)
 	case was == nil && p.Misuse == nil && is != nil:
 		t.Errorf("%s: an alarm without evidence: %+v", where, is)
 	}
@@ -105,16 +105,16 @@ func checkAlarm(t *testing.T, where string, before, after *v1alpha1.NodeBootstra
 		}
 	}
 	if raised := was == nil && is != nil; raised && told != 1 || !raised && told > 0 && was == nil {
-		t.Errorf("%s: told %d times of an alarm that was %v and is %v", where, told, was != nil, is != nil)
+		t.Errorf("%s: %d events for an alarm that was %v and is %v", where, told, was != nil, is != nil)
 	}
 }
 
-// end is what there is when nothing is left to do, in words that do not depend on the way there.
+// end describes the final state in words that do not depend on the steps to it.
 func end(f *lifecycle.Facts) string {
 	out := []string{fmt.Sprint("tokens: ", len(f.TokenSecrets))}
 	for _, r := range slices.Concat(f.Requests, f.ServingRequests) {
 		_, approved := csr.ApprovedAt(r)
-		if approved || csr.Undecided(r) { // those of a token that is gone may have been denied or deleted: it is the same
+		if approved || csr.Undecided(r) { // CSRs of a deleted token may have been denied or deleted: both are fine
 			out = append(out, fmt.Sprint(r.Name, " approved: ", approved))
 		}
 	}
@@ -129,7 +129,7 @@ func end(f *lifecycle.Facts) string {
 	return strings.Join(out, "\n")
 }
 
-// A crash between two steps of carrying out a plan leads to the same end as an undisturbed run.
+// A crash between two steps of carrying out a plan leads to the same end state as an undisturbed run.
 func TestCrashesLeadToTheSameEnd(t *testing.T) {
 	steps := []func(*lifecycle.Facts, *lifecycle.Plan){nodetest.Claim, revoke, func(_ *lifecycle.Facts, p *lifecycle.Plan) { carryOutVerdicts(p) }}
 	for seed := range nodetest.ManyStates / 4 {
@@ -156,7 +156,7 @@ func TestCrashesLeadToTheSameEnd(t *testing.T) {
 	}
 }
 
-// A report on the same facts says the same: what it wrote is all that there is to say.
+// A second report on the same facts is the same: the first one was complete.
 func TestReportSaysTheSameTwice(t *testing.T) {
 	for seed := range nodetest.ManyStates / 4 {
 		f := nodetest.State(seed)

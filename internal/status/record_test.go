@@ -22,7 +22,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// A denial was claimed, and another approver was faster: the record must not say that nothing was issued.
+// A denial was claimed, and another approver was faster: the log must not say that nothing was issued.
 func TestTheftThatSomebodyApprovedIsNotRecordedAsDenied(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, nodetest.Minutes(1), nodetest.ForNode("worker-2"))}
@@ -39,7 +39,7 @@ func TestTheftThatSomebodyApprovedIsNotRecordedAsDenied(t *testing.T) {
 	}
 }
 
-// Nothing is recorded as issued to the node that was not.
+// Only the node's own certificates are recorded as issued to it.
 func TestReportRecordsTheNodesOwnCertificatesAlone(t *testing.T) {
 	for name, spoil := range nodetest.Spoilt {
 		t.Run(name, func(t *testing.T) {
@@ -58,19 +58,19 @@ func TestReportRecordsTheNodesOwnCertificatesAlone(t *testing.T) {
 	}
 }
 
-// A client certificate's request that someone else has denied left no trace.
+// A CSR for a client certificate that someone else denied left no trace.
 func TestDenialsOfOthersAreRecorded(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, nodetest.Minutes(3), nodetest.KubectlDeny(nodetest.Minutes(2)))}
 	before := f.NodeBootstrap.Status.DeepCopy()
 	s := reportOf(f)
 	if len(s.Certificates) != 1 {
-		t.Fatalf("the record is %+v", s.Certificates)
+		t.Fatalf("the log is %+v", s.Certificates)
 	}
 	d := s.Certificates[0]
 	if d.Name != "csr-a" || d.Verdict != v1alpha1.VerdictDenied || d.Reason != "DeniedElsewhere" || !strings.Contains(d.Message, "kubectl certificate deny") ||
 		d.TokenID != nodetest.NthID(1) || !d.Time.Equal(new(nodetest.Ago(nodetest.Minutes(2)))) || d.KeyFingerprint == "" {
-		t.Errorf("the record is %+v", d)
+		t.Errorf("the entry is %+v", d)
 	}
 	if got := readyMessage(s); !strings.Contains(got, "last CSR csr-a was denied: DeniedElsewhere: This CSR was denied by kubectl") {
 		t.Errorf("Ready says %q", got)
@@ -84,7 +84,7 @@ func TestDenialsOfOthersAreRecorded(t *testing.T) {
 	}
 }
 
-// However many requests others deny, a full record comes to rest: what it forgets it does not note again.
+// However many CSRs others deny, a full log settles: it does not enter again what it dropped.
 func TestDenialsOfOthersComeToRest(t *testing.T) {
 	for _, claims := range []int{0, 1, 6, 12} {
 		f := nodetest.Awaited(1, nodetest.Young)
@@ -105,8 +105,8 @@ func TestDenialsOfOthersComeToRest(t *testing.T) {
 	}
 }
 
-// A kubelet without a disk asks with a new key at each start, and with approval ClusterWide each gets its certificate. The
-// cache lists the requests in any order.
+// A kubelet without a disk sends a new key at each start, and with approval ClusterWide each gets its certificate. The cache lists the
+// CSRs in any order.
 func TestReportDoesNotRotateALongHistory(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	for i := range 12 {
@@ -121,11 +121,11 @@ func TestReportDoesNotRotateALongHistory(t *testing.T) {
 		t.Error("the status changes with the order in which requests are listed")
 	}
 	if events := status.Events(first, again); len(events) > 0 {
-		t.Errorf("%d events are told again, such as %+v", len(events), events[0])
+		t.Errorf("%d events are repeated, such as %+v", len(events), events[0])
 	}
 }
 
-// Someone else was faster than a denial: a certificate is out, whatever is recorded of it.
+// Someone else was faster than a denial: a certificate is issued, whatever the log says.
 func TestRecordOvertaken(t *testing.T) {
 	mine := func(edit ...func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
 		return nodetest.Request("csr-a", 1, nodetest.Minutes(3), edit...)
@@ -145,7 +145,7 @@ func TestRecordOvertaken(t *testing.T) {
 		"ignored, and approved":       {'i', decisions.ReasonTooManyRequests, mine(nodetest.Approved(0)), "Approved TooManyRequests"},
 		"approved":                    {'a', csr.ReasonKubeletClient, mine(nodetest.Approved(0)), "Approved KubeletClientOfThisNode"},
 		"denied, another is approved": {'d', csr.ReasonSuperseded, nodetest.Request("csr-b", 1, 0, nodetest.Approved(0)), "Denied Superseded"},
-		"the request is gone":         {'d', csr.ReasonSuperseded, nil, "Denied Superseded"},
+		"the CSR was deleted":         {'d', csr.ReasonSuperseded, nil, "Denied Superseded"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -162,14 +162,14 @@ func TestRecordOvertaken(t *testing.T) {
 				t.Errorf("got %+v, want %s", got, tt.want)
 			}
 			if !reflect.DeepEqual(before, &f.NodeBootstrap.Status) {
-				t.Error("the history that was read is changed")
+				t.Error("the history in the facts is changed")
 			}
 		})
 	}
 }
 
-// That a certificate was issued is written down with the join, which follows soon: one write less for each node. If it does not
-// follow, it is written down by itself.
+// The issued certificate is recorded together with the join, which follows soon: one write less for each node. If the join does not
+// follow, it is recorded separately.
 func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
 	const since = 10 * time.Second
 	claimed := nodetest.ApprovedDecision("csr-a", 1, since)
@@ -196,17 +196,17 @@ func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
 			p := nodetest.Decide(tt.f, nodetest.Now)
 			s := status.Report(tt.f, &p, &status.Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: status.Accepted}, nodetest.Now)
 			if tells := len(s.Certificates) == 1 && s.Certificates[0].IssuedTime != nil; tells != tt.tells {
-				t.Errorf("the status tells of it: %v", tells)
+				t.Errorf("the status has it: %v", tells)
 			}
 			if tt.again > 0 && !p.RequeueAt.Equal(nodetest.Now.Add(tt.again)) {
-				t.Errorf("it is looked at again at %s", p.RequeueAt)
+				t.Errorf("it requeues at %s", p.RequeueAt)
 			}
 		})
 	}
 }
 
-// With approval ClusterWide a kubelet without a disk asks with a new key at each start, and gets its certificate. Nobody
-// has decided too often on anything, and the status comes to rest.
+// With approval ClusterWide a kubelet without a disk sends a new key at each start, and gets its certificate. No limit of decisions is
+// exceeded, and the status settles.
 func TestApprovalsClusterWideAreNoFlood(t *testing.T) {
 	for _, count := range []int{8, 9, 16, 17, 40} {
 		t.Run(fmt.Sprint(count), func(t *testing.T) {
@@ -225,7 +225,7 @@ func TestApprovalsClusterWideAreNoFlood(t *testing.T) {
 	}
 }
 
-// atRest fails when a pass finds something to do, to write or to tell, in whatever order requests are listed.
+// atRest fails if a reconcile finds anything to do, write or report, in whatever order CSRs are listed.
 func atRest(t *testing.T, f *lifecycle.Facts) {
 	t.Helper()
 	for n := range 4 {
@@ -234,12 +234,12 @@ func atRest(t *testing.T, f *lifecycle.Facts) {
 		before := f.NodeBootstrap.Status.DeepCopy()
 		p, _, events := pass(f)
 		if got, want := nodetest.AsJSON(f.NodeBootstrap.Status), nodetest.AsJSON(before); got != want || len(events) > 0 || len(p.Decisions) > 0 {
-			t.Fatalf("pass %d does not rest: %+v tells %v, and the status goes from\n%s to\n%s", n, nodetest.OutlineOf(&p), events, want, got)
+			t.Fatalf("reconcile %d finds something to do: %+v with the events %v, and the status goes from\n%s to\n%s", n, nodetest.OutlineOf(&p), events, want, got)
 		}
 	}
 }
 
-// Whoever approves, and whatever for, and whatever was recorded before: the status comes to rest.
+// Whoever approves, and whatever is approved or recorded: the status settles.
 func TestStatusRestsWhoeverApproves(t *testing.T) {
 	for seed := range uint64(60) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -281,7 +281,7 @@ func TestStatusRestsWhoeverApproves(t *testing.T) {
 			atRest(t, f)
 			for name, n := range told {
 				if n > 1 {
-					t.Errorf("%s is told of %d times", name, n)
+					t.Errorf("%s is reported %d times", name, n)
 				}
 			}
 		})
@@ -291,7 +291,8 @@ func TestStatusRestsWhoeverApproves(t *testing.T) {
 	}
 }
 
-// A token that asks for a serving certificate takes none of the room of the node, nor tells how the node fares.
+// A CSR for a serving certificate that was sent with a token takes no room from the node's own, and does not affect the reported state of
+// the node.
 func TestTokensRequestForAServingCertificateIsNone(t *testing.T) {
 	theft := nodetest.Decision('o', "theft")
 	theft.SignerName, theft.Verdict, theft.Time = certificatesv1.KubeletServingSignerName, v1alpha1.VerdictDenied, nodetest.Ago(0)
@@ -309,7 +310,7 @@ func TestTokensRequestForAServingCertificateIsNone(t *testing.T) {
 	}
 }
 
-// Who decided before there was a NodeBootstrap is none of its business.
+// Decisions from before the NodeBootstrap existed are not recorded.
 func TestRecordServingSinceTheNodeBootstrap(t *testing.T) {
 	for age, want := range map[time.Duration]int{nodetest.Minutes(59): 1, nodetest.Minutes(60): 1, nodetest.Minutes(61): 0} {
 		f := nodetest.JoinedBefore() // an hour ago
@@ -321,8 +322,8 @@ func TestRecordServingSinceTheNodeBootstrap(t *testing.T) {
 	}
 }
 
-// Twenty decisions of one pass have the same second, and a cache lists requests in any order. The status must come to rest
-// at once, and nothing is told twice.
+// Twenty decisions of one reconcile have the same second, and a cache lists CSRs in any order. The status must settle at once, and
+// nothing is reported twice.
 func TestStatusRestsWithManyServingDecisions(t *testing.T) {
 	for seed := range uint64(300) {
 		random := rand.New(rand.NewPCG(seed, 0))
@@ -357,11 +358,11 @@ func TestStatusRestsWithManyServingDecisions(t *testing.T) {
 			if n == 0 {
 				first = nodetest.AsJSON(s)
 			} else if got := nodetest.AsJSON(s); got != first {
-				t.Fatalf("seed %d, pass %d: after %s the status flaps from\n%s to\n%s", seed, n, before.String(), first, got)
+				t.Fatalf("seed %d, reconcile %d: after %s the status flaps from\n%s to\n%s", seed, n, before.String(), first, got)
 			}
 		}
 		if len(told) > 4 || slices.ContainsFunc(f.ServingRequests, func(r *certificatesv1.CertificateSigningRequest) bool { return told[r.Name] > 1 }) {
-			t.Errorf("seed %d: told of %v", seed, told)
+			t.Errorf("seed %d: reported %v", seed, told)
 		}
 	}
 }

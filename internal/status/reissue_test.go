@@ -17,8 +17,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// A reissue is handled with the token that was made for it. When that one is misused before the status tells of it, the
-// alarm must not go with the same reissue.
+// A reissue is handled when its token is created. If that token is misused before the status names it, the same reissue must not clear
+// the alarm.
 func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 	for name, crash := range map[string]func(*lifecycle.Facts, *lifecycle.Plan){
 		"no crash":          func(f *lifecycle.Facts, p *lifecycle.Plan) { carryOut(f, p) },
@@ -29,13 +29,13 @@ func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 			f := nodetest.Awaited(1, nodetest.Young)
 			nodetest.AskReissue(f)
 			f.TokenSecrets = nil
-			nodetest.AddToken(f, 2, 0) // made, and then the operator crashed
+			nodetest.AddToken(f, 2, 0) // created before the operator crashed
 			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 2, 0, nodetest.ForNode("worker-2"))}
 			p := nodetest.Decide(f, nodetest.Now)
 			crash(f, &p)
 			f.Requests = append(f.Requests, nodetest.Request("csr-b", 2, 0))
 			if p = nodetest.Decide(f, nodetest.Now); name != "no crash" && nodetest.OutlineOf(&p).Phase != lifecycle.Withdrawn {
-				t.Errorf("the token is good again: %+v", nodetest.OutlineOf(&p))
+				t.Errorf("the token is trusted again: %+v", nodetest.OutlineOf(&p))
 			}
 			for range 3 {
 				p, _, _ = pass(f)
@@ -47,7 +47,7 @@ func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 	}
 }
 
-// From a reissue for a node that is alive to the join, and to the next reissue.
+// From a reissue for a working node to the join, and to the next reissue.
 func TestReissueForALiveNode(t *testing.T) {
 	f := nodetest.Reissued()
 	nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(5)), nodetest.LeaseOf(0))(f)
@@ -76,14 +76,14 @@ func TestReissueForALiveNode(t *testing.T) {
 	f.LeaseRenewed = nodetest.Now.Add(-nodetest.Minutes(5))
 	passes("the next reissue", metav1.ConditionFalse, v1alpha1.ReasonReissued, "has not used")
 	if f.NodeBootstrap.Status.NodeAliveTime != nil {
-		t.Error("the next wait begins with what was seen in the last one")
+		t.Error("the next wait starts with an observation of the last one")
 	}
 	if got := strings.Join(warnings, " "); got != v1alpha1.ReasonNodeAlive {
 		t.Errorf("the warnings are %q", got)
 	}
 }
 
-// A handled reissue of which the node joins says nothing of an outdated one.
+// A handled reissue with which the node joins is not reported as outdated.
 func TestHandledReissueIsNotCalledOutdated(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.AskReissue(f)
@@ -109,18 +109,18 @@ func TestReissueIsNotHandledWithThePredecessor(t *testing.T) {
 	}
 }
 
-// The first pass could not delete the token: the second must still know that it is not to be trusted.
+// The first reconcile could not delete the token: the second must still not trust it.
 func TestReissueSurvivesAFailedRevocation(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.AskReissue(f)
 	p := nodetest.Decide(f, nodetest.Now)
 	f.NodeBootstrap.Status = *status.Report(f, &p, &status.Outcome{Err: nodetest.ErrWrite}, nodetest.Now) // apply stopped at the delete
 	nodetest.Plans(t, map[string]nodetest.Planned{
-		"the old token is still there": {Facts: f, Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#2", DeleteToken: "#1"}},
+		"the old token still exists": {Facts: f, Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#2", DeleteToken: "#1"}},
 	})
 }
 
-// The status cannot be stored for a while: the token that was made for the reissue must not be replaced in each pass.
+// The status cannot be stored for a while: the token for the reissue must not be replaced in each reconcile.
 func TestReissueIsMintedForOnce(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.AskReissue(f)
@@ -129,6 +129,6 @@ func TestReissueIsMintedForOnce(t *testing.T) {
 	carryOut(f, &p)
 	f.NodeBootstrap.Status = status
 	nodetest.Plans(t, map[string]nodetest.Planned{
-		"the second pass": {Facts: f, Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Token: "#2"}},
+		"the second reconcile": {Facts: f, Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Token: "#2"}},
 	})
 }

@@ -22,8 +22,8 @@ import (
 
 const isReplaced = "False KeyReplaced"
 
-// The kubelet exits after it has asked, and asks with another key when it is started again: no alarm, and Ready says what to do. The
-// machine joins after a reissue.
+// The kubelet exits after it has sent its CSR, and sends another key when it is started again: no alarm, and Ready says how to fix it.
+// The machine joins after a reissue.
 func TestCrashLoopingKubeletIsNoTheft(t *testing.T) {
 	tell(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
@@ -38,7 +38,7 @@ func TestCrashLoopingKubeletIsNoTheft(t *testing.T) {
 	)
 }
 
-// The message of Ready names the request, the keys' condition, and both commands.
+// The message of Ready names the CSR, the condition with the keys, and both commands.
 func TestKeyReplacedMessageHelps(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Edits(nodetest.Claimed("csr-a"), nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)))(f)
@@ -63,7 +63,8 @@ func TestKeyReplacedMessageHelps(t *testing.T) {
 	}
 }
 
-// A thief asks first and is approved. The machine is denied. When the thief joins, two machines are known to have the kubeconfig.
+// A thief sends a CSR first and is approved. The machine is denied. When the thief joins, it is known that two machines have the
+// kubeconfig.
 func TestThiefWhoAskedFirstAndJoinsRaisesTheAlarm(t *testing.T) {
 	joins := func(f *lifecycle.Facts) {
 		nodetest.WithCertificate(find(f, "csr-thief"))
@@ -76,19 +77,19 @@ func TestThiefWhoAskedFirstAndJoinsRaisesTheAlarm(t *testing.T) {
 		moment{func(f *lifecycle.Facts) { f.Requests = nil }, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, ""},
 		moment{func(f *lifecycle.Facts) { f.Node, f.NodeReported, f.LeaseRenewed = nil, false, time.Time{} }, lifecycle.Withdrawn, "", isWithdrawn, csr.ReasonSecondKey, ""},
 	)
-	// All within the second of the approval: the Lease alone does not prove then that the certificate is used.
+	// All within the second of the approval: then the Lease does not prove that the certificate is used.
 	atOnce := func(f *lifecycle.Facts) { nodetest.WithCertificate(find(f, "csr-thief")); nodetest.WorksSince(0)(f) }
 	tell(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, 0)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
 		moment{atOnce, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused"},
 	)
-	// The request of the machine and the Lease are seen at once.
+	// The machine's CSR and the Lease are seen together.
 	tell(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Edits(nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), joins), lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused" + conflict},
 	)
-	// The machine asks when the thief has registered and has no Lease yet.
+	// The machine sends its CSR when the thief has registered and has no Lease yet.
 	tell(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Edits(nodetest.Registered(-time.Second), nodetest.Further(nodetest.Request("csr-b", 1, -2*time.Second))), lifecycle.Awaited, "#1", waits, csr.ReasonSecondKey, denies + conflict},
@@ -96,7 +97,7 @@ func TestThiefWhoAskedFirstAndJoinsRaisesTheAlarm(t *testing.T) {
 	)
 }
 
-// What a node that has joined says of keys: the alarm is raised when the newest key was denied, and for no other reason.
+// When a node has joined, the alarm is raised only if the newest key was denied.
 func TestUseOfAKeyIsEvidence(t *testing.T) {
 	d := func(name string, verdict v1alpha1.Verdict, reason string, n int) v1alpha1.CertificateDecision {
 		out := nodetest.ApprovedDecision(name, n, nodetest.Minutes(5))
@@ -129,7 +130,7 @@ func TestUseOfAKeyIsEvidence(t *testing.T) {
 		"it was superseded":               {nodetest.Records(approve("a"), deny("b", csr.ReasonSuperseded)), ""},
 		"another defect came after":       {nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced), deny("c", csr.ReasonWrongUsages)), csr.ReasonSecondKey},
 		"with the token before a renewal": {nodetest.Records(d("a", v1alpha1.VerdictApproved, csr.ReasonKubeletClient, 7), d("b", v1alpha1.VerdictDenied, csr.ReasonKeyReplaced, 7), approve("c")), ""},
-		"an alarm stands":                 {nodetest.Edits(nodetest.Raised(csr.ReasonWrongSubject), nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced))), ""},
+		"an alarm is raised":              {nodetest.Edits(nodetest.Raised(csr.ReasonWrongSubject), nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced))), ""},
 		"ClusterWide":                     {nodetest.Edits(nodetest.Approval(v1alpha1.ApprovalClusterWide), nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced))), ""},
 		"of an earlier wait": {nodetest.Edits(nodetest.Records(approve("a"), deny("b", csr.ReasonKeyReplaced)), func(f *lifecycle.Facts) {
 			f.NodeBootstrap.Status.AwaitingSince, f.NodeBootstrap.Status.Token.ID = new(nodetest.Ago(nodetest.Minutes(4))), nodetest.NthID(3)
@@ -154,7 +155,7 @@ func TestUseOfAKeyIsEvidence(t *testing.T) {
 	}
 }
 
-// Whatever a kubelet that restarts over and over sends, there is no alarm, and a bounded number of decisions.
+// Whatever a kubelet sends that restarts over and over, the result is no alarm, and a bounded number of decisions.
 func TestRestartsOverAndOverAreNoFlood(t *testing.T) {
 	keys := func(count int) (out []*certificatesv1.CertificateSigningRequest) {
 		for i := range count {
@@ -206,7 +207,7 @@ func TestRestartsOverAndOverAreNoFlood(t *testing.T) {
 	})
 }
 
-// A restarted kubelet joins with its second key. That several keys were sent stays reported, and so does the first one's certificate.
+// A restarted kubelet joins with its second key. The conflict of keys stays reported, and so does the first key's certificate.
 func TestReplacementKeyJoins(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Replacements(1)(f)

@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// reported is a status after a plan of the facts, with this outcome.
+// reported is the status after a plan for the facts, with this outcome.
 func reported(f *lifecycle.Facts, o status.Outcome) *v1alpha1.NodeBootstrapStatus {
 	p := nodetest.Decide(f, nodetest.Now)
 	return status.Report(f, &p, &o, nodetest.Now)
@@ -79,7 +79,7 @@ func TestReportAlarm(t *testing.T) {
 		edit    func(*lifecycle.Facts)
 		outcome status.Outcome
 		want    string
-		first   bool // the alarm is as it was
+		first   bool // the alarm is unchanged
 	}{
 		"none":                    {nodetest.As, published(1, nodetest.Young), "", false},
 		"evidence":                {theft, status.Outcome{}, "True WrongSubject", false},
@@ -145,7 +145,7 @@ func TestReportApprovalEnforced(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			for _, before := range []func(*lifecycle.Facts){nodetest.As, func(f *lifecycle.Facts) { // it was there before
+			for _, before := range []func(*lifecycle.Facts){nodetest.As, func(f *lifecycle.Facts) { // it existed before
 				meta.SetStatusCondition(&f.NodeBootstrap.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionApprovalEnforced, Status: metav1.ConditionUnknown, Reason: "Before"})
 			}} {
 				f := *tt.facts

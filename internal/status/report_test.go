@@ -22,8 +22,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// told is the conditions of a status in short: "True AwaitingNode". Stalled and Reconciling are their reason, or empty
-// when they are absent, as kstatus wants them while they do not hold.
+// conditions is the conditions of a status in short: "True AwaitingNode". Stalled and Reconciling are their reason, or empty if absent:
+// kstatus wants them absent while they are not True.
 type told struct{ ready, credentials, joined, stalled, reconciling string }
 
 func toldBy(t *testing.T, status *v1alpha1.NodeBootstrapStatus) told {
@@ -42,12 +42,12 @@ func toldBy(t *testing.T, status *v1alpha1.NodeBootstrapStatus) told {
 		text := short(conditionType)
 		reason, ok := strings.CutPrefix(text, "True ")
 		if text != "" && !ok {
-			t.Errorf("the condition %s is there and is %s", conditionType, text)
+			t.Errorf("the condition %s exists and is %s", conditionType, text)
 		}
 		return reason
 	}
 	if len(status.Conditions) > 5 {
-		t.Errorf("there are the conditions %v", status.Conditions)
+		t.Errorf("the conditions are %v", status.Conditions)
 	}
 	return told{
 		ready: short(v1alpha1.ConditionReady), credentials: short(v1alpha1.ConditionCredentialsAvailable), joined: short(v1alpha1.ConditionJoined),
@@ -55,7 +55,7 @@ func toldBy(t *testing.T, status *v1alpha1.NodeBootstrapStatus) told {
 	}
 }
 
-// published is the outcome where all went well with the nth token.
+// published is the outcome without errors for the nth token.
 func published(n int, age time.Duration) status.Outcome {
 	t := nodetest.Token(n, age)
 	return status.Outcome{Token: &t, Published: true, Acceptance: status.Accepted}
@@ -150,7 +150,7 @@ func TestReportConditions(t *testing.T) {
 				t.Errorf("observedGeneration is %d", s.ObservedGeneration)
 			}
 			if !reflect.DeepEqual(before, tt.facts.NodeBootstrap) {
-				t.Error("the NodeBootstrap that was read is changed: it may be in a cache")
+				t.Error("the NodeBootstrap in the facts is changed, which may be in a cache")
 			}
 			nodetest.Leaks(t, "the status", nodetest.AsJSON(s))
 			tt.facts.NodeBootstrap.Status = *s
@@ -218,7 +218,7 @@ func TestReportFields(t *testing.T) {
 	}
 }
 
-// A status holds whole seconds: a part of one would differ from what is read back, and be written again and again.
+// A status has whole seconds: a fraction would differ from the stored value, and be written repeatedly.
 func TestReportAwaitsSinceAWholeSecond(t *testing.T) {
 	f := nodetest.JoinedBefore()
 	f.Node = nil
@@ -302,7 +302,7 @@ func TestVerified(t *testing.T) {
 	}
 }
 
-// The Node that was there at a reissue is not the one of the new machine, and the one that joined is known again.
+// The Node that existed at a reissue is not the new machine's, and the one that joined is recognized.
 func TestReportNotesTheNode(t *testing.T) {
 	before := func(f *lifecycle.Facts) { f.NodeBootstrap.Status.NodeUID = "before" }
 	node := func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Minutes(18)) }
@@ -332,7 +332,7 @@ func TestReportNotesTheNode(t *testing.T) {
 	}
 }
 
-// Without the manager's flag a NodeBootstrap with approval ClusterWide has no credential, whatever there was.
+// Without the manager's flag a NodeBootstrap with approval ClusterWide has no credential, whatever existed before.
 func TestDecideWithoutClusterWide(t *testing.T) {
 	forbidden := nodetest.Edits(nodetest.Approval(v1alpha1.ApprovalClusterWide), func(f *lifecycle.Facts) { f.ClusterWideForbidden = true })
 	gone := nodetest.Outline{Phase: lifecycle.Awaited, DeleteToken: "#1", DropConfig: true, Problem: v1alpha1.ReasonClusterWideNotAllowed}
@@ -360,8 +360,8 @@ func TestDecideWithoutClusterWide(t *testing.T) {
 	}
 }
 
-// The Node's creation is stamped by the API server, and the condition by the operator, whose clock is half a second
-// behind. The node has joined; that must not be forgotten in the next pass, before the kubelet has reported.
+// The API server stamps the Node's creation, and the operator, whose clock is half a second behind, stamps the condition. The node has
+// joined; the next reconcile, before the kubelet has reported, must still know that.
 func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	made := nodetest.Now.Add(time.Second).Truncate(time.Second) // by the API server's clock
@@ -376,10 +376,10 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 		}
 		p := nodetest.Decide(f, behind)
 		if p.Phase != lifecycle.Joined {
-			t.Fatalf("pass %d: %+v", pass, nodetest.OutlineOf(&p))
+			t.Fatalf("reconcile %d: %+v", pass, nodetest.OutlineOf(&p))
 		}
 		f.NodeBootstrap.Status = *status.Report(f, &p, &status.Outcome{}, behind)
-		for i := range f.NodeBootstrap.Status.Conditions { // what is stored has whole seconds
+		for i := range f.NodeBootstrap.Status.Conditions { // stored times have whole seconds
 			c := &f.NodeBootstrap.Status.Conditions[i]
 			c.LastTransitionTime.Time = c.LastTransitionTime.Truncate(time.Second)
 		}
@@ -387,7 +387,7 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 	}
 }
 
-// An edited server that could not be written is not in the published kubeconfig; what works stays Ready, and says why.
+// An edited server whose write failed is not in the published kubeconfig; Ready stays True and says why.
 func TestStatusTellsOfAFailedWrite(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap.Status.Server = "https://before:6443"
@@ -400,7 +400,7 @@ func TestStatusTellsOfAFailedWrite(t *testing.T) {
 	}
 }
 
-// Of several requests without a certificate the condition names the same one, in whatever order a cache lists them.
+// The condition always names the same of several CSRs without a certificate, in whatever order a cache lists them.
 func TestNotIssuedNamesOneRequest(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Edits(nodetest.Claimed("csr-a"), nodetest.With(nodetest.Request("csr-a", 1, nodetest.Minutes(5), nodetest.Approved(nodetest.Minutes(4))), nodetest.Request("csr-a/2", 1, nodetest.Minutes(3), nodetest.Approved(nodetest.Minutes(2)))))(f)
@@ -413,7 +413,7 @@ func TestNotIssuedNamesOneRequest(t *testing.T) {
 	}
 }
 
-// What another signer does not sign tells nothing of the node's own certificate.
+// A CSR that another signer does not sign says nothing about the node's own certificate.
 func TestNotIssuedIsAboutTheNodesCertificate(t *testing.T) {
 	for name, edit := range map[string]func(*certificatesv1.CertificateSigningRequest){"another signer": nodetest.AnotherSigner, "another node": nodetest.ForNode("worker-2")} {
 		f := nodetest.Awaited(1, nodetest.Young)

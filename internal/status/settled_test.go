@@ -18,7 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// The record, the alarm and the event say who decided; the report that a claim was not stored for leaves the evidence to the next one.
+// The log entry, the alarm and the event name who decided; a report without a stored claim leaves the evidence to the next reconcile.
 func TestSettledEvidenceIsReportedOnce(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, nodetest.Minutes(3), nodetest.ForNode("worker-2"), nodetest.KubectlDeny(nodetest.Minutes(2)))}
@@ -30,12 +30,12 @@ func TestSettledEvidenceIsReportedOnce(t *testing.T) {
 	f.NodeBootstrap.Status = *status.Claimed(&p, f, nodetest.Now)
 	s := reportOf(f)
 	if len(s.Certificates) != 1 {
-		t.Fatalf("the record is %+v", s.Certificates)
+		t.Fatalf("the log is %+v", s.Certificates)
 	}
 	const text = "someone else denied it first: the subject asked for is"
 	d := s.Certificates[0]
 	if d.Verdict != v1alpha1.VerdictDenied || d.Reason != csr.ReasonWrongSubject || !strings.HasPrefix(d.Message, text) {
-		t.Errorf("the record is %+v", d)
+		t.Errorf("the entry is %+v", d)
 	}
 	if alarm := nodetest.AlarmOf(s); alarm == nil || alarm.Reason != csr.ReasonWrongSubject || !strings.Contains(alarm.Message, text) {
 		t.Errorf("the alarm is %+v", alarm)
@@ -55,7 +55,7 @@ func TestSettledEvidenceIsReportedOnce(t *testing.T) {
 	}
 }
 
-// However many there are, and whoever denied them, a token has its eight decisions and the record comes to rest.
+// However many CSRs are denied, by whomever, a token has its eight decisions and the log settles.
 func TestSettledEvidenceIsBounded(t *testing.T) {
 	for _, claims := range []int{0, 1, 6, 12} {
 		f := nodetest.Awaited(1, nodetest.Young)
@@ -83,7 +83,7 @@ func TestSettledEvidenceIsBounded(t *testing.T) {
 			t.Errorf("%d claims: it came to rest after %d rounds", claims, rounds)
 		}
 		if nodetest.AlarmOf(&f.NodeBootstrap.Status) == nil {
-			t.Errorf("%d claims: there is no alarm", claims)
+			t.Errorf("%d claims: no alarm is raised", claims)
 		}
 		if n := len(f.DecidedWith(nodetest.NthID(1))); n > decisions.MaxDecisionsPerToken+1 {
 			t.Errorf("%d claims: %d decisions on one token", claims, n)

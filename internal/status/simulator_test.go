@@ -16,13 +16,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// carryOut does to facts what the operator does to a cluster, when nothing goes wrong, and stores the status.
+// carryOut changes facts as the operator changes a cluster when no error occurs, and stores the status.
 func carryOut(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 	nodetest.Claim(f, p)
 	return finish(f, p)
 }
 
-// finish is carryOut after the claim. The status is a report on the facts as they were read.
+// finish is carryOut after the claim. The status is a report on the facts before the plan was carried out.
 func finish(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 	o := &status.Outcome{Token: p.Token, Acceptance: status.Accepted}
 	var minted *corev1.Secret
@@ -53,7 +53,7 @@ func finish(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 	return o
 }
 
-// pass decides on facts and carries the plan out, and collects what people are told, at the claim and at the end.
+// reconcile decides on facts, carries the plan out, and collects the events, at the claim and at the end.
 func pass(f *lifecycle.Facts) (lifecycle.Plan, *status.Outcome, []status.Event) {
 	p := nodetest.Decide(f, nodetest.Now)
 	if f.NodeBootstrap == nil {
@@ -85,7 +85,7 @@ func carryOutVerdicts(p *lifecycle.Plan) {
 			nodetest.Approved(0)(d.Request)
 		case csr.Deny:
 			nodetest.Decided(certificatesv1.CertificateDenied, 0)(d.Request)
-		case csr.Leave, csr.Wait: // was only to be written down
+		case csr.Leave, csr.Wait: // only recorded
 			continue
 		}
 		nodetest.Reason(d.Result.Reason)(d.Request)

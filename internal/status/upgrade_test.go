@@ -11,7 +11,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// An approval that an earlier version claimed and did not carry out is carried out.
+// An approval that an earlier version claimed but did not carry out is carried out.
 func TestUpgradeOfAClaimThatWasNotCarriedOut(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	r := nodetest.Request("csr-a", 1, nodetest.Minutes(1))
@@ -25,7 +25,7 @@ func TestUpgradeOfAClaimThatWasNotCarriedOut(t *testing.T) {
 		t.Fatalf("the verdicts are %q", got)
 	}
 	if !lifecycle.Supports(f.NodeBootstrap, live, f.TokenSecrets[0], p.Decisions[0], nodetest.Now) {
-		t.Error("the approval does not rest on the claim that is stored")
+		t.Error("the stored claim does not support the approval")
 	}
 }
 

@@ -29,7 +29,7 @@ func TestReadySaysWhatTheNodeWaitsFor(t *testing.T) {
 		edit func(*lifecycle.Facts)
 		want string
 	}{
-		"nothing was asked":                   {nodetest.As, give},
+		"no CSR":                              {nodetest.As, give},
 		"approved":                            {nodetest.Records(unissued), give},
 		"issued a moment ago":                 {issued(10 * time.Second), "CSR csr-a was issued at 2026-03-04T05:05:57Z: waiting for the kubelet to register its Node"},
 		"issued, and no Node":                 {issued(nodetest.Minutes(3)), "CSR csr-a was issued at 2026-03-04T05:03:07Z, but no Node registered; see the kubelet's log for"},
@@ -58,24 +58,24 @@ func TestReadySaysWhatTheNodeWaitsFor(t *testing.T) {
 	}
 }
 
-// The message changes with time, so the plan looks again then, and the report says something else.
+// The message changes with time, so the plan requeues for then, and the report has another message.
 func TestPlanLooksForTheNode(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, 10*time.Second))(f)
 	p := nodetest.Decide(f, nodetest.Now)
 	if want := nodetest.Now.Add(6 * time.Second); !p.RequeueAt.Equal(want) {
-		t.Errorf("it looks again at %s, want %s", p.RequeueAt, want)
+		t.Errorf("it requeues at %s, want %s", p.RequeueAt, want)
 	}
 	o := status.Outcome{Token: p.Token, Published: true, Acceptance: status.Accepted, Revoked: true}
 	if got := readyMessage(status.Report(f, &p, &o, p.RequeueAt)); !strings.Contains(got, "no Node registered") {
 		t.Errorf("then Ready says %q", got)
 	}
 	if p := nodetest.Decide(f, p.RequeueAt); !p.RequeueAt.After(nodetest.Now.Add(time.Hour)) {
-		t.Errorf("it looks again once more at %s", p.RequeueAt)
+		t.Errorf("it requeues once more at %s", p.RequeueAt)
 	}
 }
 
-// Ready stays True: the credential is good, and the kubelet may register any time.
+// Ready stays True: the credential is valid, and the kubelet can register at any time.
 func TestReadyStaysTrueWithoutANode(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(3)))(f)

@@ -30,7 +30,7 @@ func TestTokenIDOfUser(t *testing.T) {
 	}
 }
 
-// A token is known by its id when its Secret tells nothing else.
+// A token is recognized by its id when its Secret has nothing else that identifies it.
 func TestGave(t *testing.T) {
 	nb := nodetest.NodeBootstrap()
 	if nb.Status.LastTokenID = ""; token.Gave(nb, nodetest.NthID(1)) {
@@ -43,7 +43,7 @@ func TestGave(t *testing.T) {
 		}
 	}
 	if nb.Status.LastTokenID = ""; !token.Gave(nb, nodetest.NthID(4)) || !token.Gave(nb, nodetest.NthID(2)) || token.Gave(nb, nodetest.NthID(5)) {
-		t.Error("the id of the present token does not tell")
+		t.Error("the id of the current token is not recognized")
 	}
 	for _, id := range []string{"", "abcdef"} {
 		if token.Gave(nb, id) {
@@ -58,7 +58,7 @@ func TestGave(t *testing.T) {
 func TestNextTokenID(t *testing.T) {
 	first := token.NextID(nodetest.UID, "")
 	if again := token.NextID(nodetest.UID, ""); again != first {
-		t.Errorf("got %s and then %s: a second creation would make a second token", first, again)
+		t.Errorf("got %s and then %s: a second creation would create a second token", first, again)
 	}
 	if other := token.NextID(nodetest.FormerUID, ""); other == first {
 		t.Errorf("two NodeBootstraps share the id %s", first)
@@ -68,7 +68,7 @@ func TestNextTokenID(t *testing.T) {
 	}
 }
 
-// The API server takes an id of another form for no token at all.
+// The API server does not recognize a token with an id of another form.
 func TestNextTokenIDHasTheRightForm(t *testing.T) {
 	id := ""
 	for i := range 100_000 {
@@ -79,13 +79,13 @@ func TestNextTokenIDHasTheRightForm(t *testing.T) {
 	}
 }
 
-// Tokens of different nodes share one namespace: of 5,000 first ids none should be met twice, and hardly one of 20,000.
+// Tokens of different nodes share one namespace: 5,000 first ids should have no collision, and 20,000 hardly any.
 func TestNextTokenIDIsSpread(t *testing.T) {
 	seen := map[string]bool{}
 	for i := range 20_000 {
 		seen[token.NextID(types.UID(fmt.Sprintf("uid-%d", i)), "")] = true
 	}
 	if len(seen) < 19_998 {
-		t.Errorf("there are only %d different ids", len(seen))
+		t.Errorf("only %d ids are different", len(seen))
 	}
 }

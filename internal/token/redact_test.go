@@ -16,7 +16,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Looking for dots first finds what the expression alone does.
+// Searching for dots first finds the same tokens as the expression.
 func TestFindTokens(t *testing.T) {
 	text := rapid.SliceOfN(rapid.SampledFrom([]string{"abcdef", "0123456789abcdef", ".", ".", " ", "x", "-", "\n", nodetest.NthID(1) + "." + nodetest.Canary}), 0, 12)
 	rapid.Check(t, func(t *rapid.T) {
@@ -33,15 +33,15 @@ func TestFindTokens(t *testing.T) {
 	})
 }
 
-// A Secret travels as JSON, in which data is base64: a webhook that repeats what it was sent repeats that.
+// A Secret is sent as JSON, with base64 data: a webhook that repeats its input repeats that.
 func TestRedactKnowsBase64(t *testing.T) {
 	tok := nodetest.Token(1, 0)
-	for _, around := range []string{"", "x", "xx", "xxx"} { // in a kubeconfig there is something in front of it
+	for _, around := range []string{"", "x", "xx", "xxx"} { // in a kubeconfig other text precedes it
 		b64 := base64.StdEncoding.EncodeToString([]byte(around + nodetest.Canary + around))
 		got := token.RedactError(errors.New("webhook: denied {\"data\":\""+b64+"\"}"), &tok).Error()
 		nodetest.Leaks(t, "the error", got)
 		if !strings.Contains(got, "denied {") {
-			t.Errorf("the error says nothing any more: %s", got)
+			t.Errorf("the error has lost its text: %s", got)
 		}
 	}
 }

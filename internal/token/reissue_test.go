@@ -25,6 +25,6 @@ func TestNormalReissue(t *testing.T) {
 		}
 	}
 	if a, b := token.NormalReissue(strings.Repeat("x", 1000)), token.NormalReissue(strings.Repeat("x", 1001)); a == b {
-		t.Error("two long requests are taken for the same")
+		t.Error("two long requests count as the same")
 	}
 }

@@ -25,13 +25,13 @@ func TestTokenRepaired(t *testing.T) {
 		edit   func(*corev1.Secret)
 		differ bool
 	}{
-		"as it was made": {func(*corev1.Secret) {}, false},
+		"unchanged": {func(*corev1.Secret) {}, false},
 		"a farther end": {func(s *corev1.Secret) {
 			s.Data["expiration"] = []byte(nodetest.Now.Add(48 * time.Hour).Format(time.RFC3339))
 		}, true},
 		"no end":              {func(s *corev1.Secret) { delete(s.Data, "expiration") }, true},
 		"other groups":        {func(s *corev1.Secret) { s.Data["auth-extra-groups"] = []byte("system:bootstrappers:kubeadm") }, true},
-		"signing besides":     {func(s *corev1.Secret) { s.Data["usage-bootstrap-signing"] = []byte("true") }, true},
+		"signing too":         {func(s *corev1.Secret) { s.Data["usage-bootstrap-signing"] = []byte("true") }, true},
 		"no authentication":   {func(s *corev1.Secret) { s.Data["usage-bootstrap-authentication"] = []byte("false") }, true},
 		"another description": {func(s *corev1.Secret) { s.Data["description"] = []byte("mine") }, true},
 	}
@@ -51,7 +51,7 @@ func TestTokenRepaired(t *testing.T) {
 				t.Fatalf("got %v", got)
 			}
 			if got != nil && owned.Restored(got, nodetest.TokenSecret(1, time.Hour)) != nil {
-				t.Errorf("it is not as it was made: %v", got)
+				t.Errorf("it was changed: %v", got)
 			}
 		})
 	}
@@ -66,7 +66,7 @@ func TestTokenRepairedFollowsTheSpec(t *testing.T) {
 	}
 }
 
-// Somebody edits the Secret of an old token: restoring it must not make it look as if it was made for a reissue.
+// Another client edits the Secret of an old token: restoring it must not make the token look as if it was created for a reissue.
 func TestRestoringATokenDoesNotRenewIt(t *testing.T) {
 	nb := nodetest.NodeBootstrap()
 	nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "again"}
@@ -75,7 +75,7 @@ func TestRestoringATokenDoesNotRenewIt(t *testing.T) {
 		have.Labels = nil
 		parsed, _ := token.Parse(have)
 		if got := parsed.Repaired(nb); got == nil || got.Annotations[v1alpha1.ReissueRequestedAtAnnotation] != before {
-			t.Errorf("%s: restored as %v, and it was made for %q", name, got, before)
+			t.Errorf("%s: restored as %v, but it was created for %q", name, got, before)
 		}
 	}
 }
@@ -162,18 +162,18 @@ func TestTokenWantExpires(t *testing.T) {
 	in := func(d time.Duration) time.Time { return nodetest.Now.Add(d) }
 	type times struct{ secret, status, want time.Time }
 	tests := map[string]times{
-		"as it was made":                        {in(time.Hour), in(time.Hour), in(time.Hour)},
-		"put off":                               {in(2 * time.Hour), in(time.Hour), in(time.Hour)},
-		"put off after it expired":              {in(2 * time.Hour), in(-time.Hour), in(-time.Hour)},
-		"brought forward":                       {in(-time.Hour), in(time.Hour), in(time.Hour)},
-		"taken out":                             {time.Time{}, in(time.Hour), in(time.Hour)},
-		"the ttl is shorter now":                {in(ttl + time.Hour), in(ttl + time.Hour), in(ttl)},
-		"the status does not know it":           {in(time.Hour), time.Time{}, in(time.Hour)},
-		"put off, the status does not know":     {in(10 * ttl), time.Time{}, in(ttl)},
-		"taken out, and the status knows not":   {time.Time{}, time.Time{}, in(ttl)},
-		"it expired, and the status knows it":   {in(-time.Hour), in(-time.Hour), in(-time.Hour)},
-		"it expired, the status does not know":  {in(-time.Hour), time.Time{}, in(-time.Hour)},
-		"a ttl ahead, which is the most it may": {in(ttl), in(ttl), in(ttl)},
+		"as it was made":                       {in(time.Hour), in(time.Hour), in(time.Hour)},
+		"put off":                              {in(2 * time.Hour), in(time.Hour), in(time.Hour)},
+		"put off after it expired":             {in(2 * time.Hour), in(-time.Hour), in(-time.Hour)},
+		"brought forward":                      {in(-time.Hour), in(time.Hour), in(time.Hour)},
+		"taken out":                            {time.Time{}, in(time.Hour), in(time.Hour)},
+		"the ttl is shorter now":               {in(ttl + time.Hour), in(ttl + time.Hour), in(ttl)},
+		"the status does not know it":          {in(time.Hour), time.Time{}, in(time.Hour)},
+		"put off, the status does not know":    {in(10 * ttl), time.Time{}, in(ttl)},
+		"taken out, and the status knows not":  {time.Time{}, time.Time{}, in(ttl)},
+		"it expired, and the status knows it":  {in(-time.Hour), in(-time.Hour), in(-time.Hour)},
+		"it expired, the status does not know": {in(-time.Hour), time.Time{}, in(-time.Hour)},
+		"a ttl ahead, the maximum":             {in(ttl), in(ttl), in(ttl)},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -189,18 +189,17 @@ func TestTokenWantExpires(t *testing.T) {
 	}
 }
 
-// The policy nodebootstrap-cage-secrets refuses a token that expires later than that after its creation, also when the operator
-// repairs one.
+// The policy nodebootstrap-cage-secrets rejects a token with a later expiration, also when the operator repairs one.
 func TestTokenExpiresWithinAYearOfItsCreation(t *testing.T) {
 	const year = 8760 * time.Hour
 	in := func(d time.Duration) time.Time { return nodetest.Now.Add(d) }
 	nb := nodetest.NodeBootstrap()
 	nb.Spec.Token.TTL = &metav1.Duration{Duration: year}
 	for name, tt := range map[string]struct{ created, secret, want time.Time }{
-		"taken out of a new token":                {in(-time.Second), time.Time{}, in(year)},
-		"taken out of an old token":               {in(-year / 2), time.Time{}, in(year/2 + 10*time.Minute)},
-		"put off in an old token":                 {in(-year / 2), in(2 * year), in(year/2 + 10*time.Minute)},
-		"as it was made by a clock that is ahead": {in(-5 * time.Minute), in(year), in(year)},
+		"taken out of a new token":         {in(-time.Second), time.Time{}, in(year)},
+		"taken out of an old token":        {in(-year / 2), time.Time{}, in(year/2 + 10*time.Minute)},
+		"put off in an old token":          {in(-year / 2), in(2 * year), in(year/2 + 10*time.Minute)},
+		"created by a clock that is ahead": {in(-5 * time.Minute), in(year), in(year)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := (token.Token{ID: nodetest.NthID(1), Created: tt.created, Expires: tt.secret}).WantExpires(nb, nodetest.Now); !got.Equal(tt.want) {

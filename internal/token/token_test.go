@@ -50,9 +50,9 @@ func TestParseToken(t *testing.T) {
 				t.Fatalf("got %v, want %v", ok, tt.ok)
 			}
 			if ok && (got.ID != nodetest.NthID(1) || got.Secret.Reveal() != nodetest.Canary || !got.Created.Equal(nodetest.Now.Add(-time.Hour)) || got.Object != s) {
-				t.Errorf("got %s, made at %s", got, got.Created)
+				t.Errorf("got %s, created at %s", got, got.Created)
 			}
-			want, _ := time.Parse(time.RFC3339, string(s.Data["expiration"])) // zero when it does not say
+			want, _ := time.Parse(time.RFC3339, string(s.Data["expiration"])) // zero if it has none
 			if !got.Expires.Equal(want) {
 				t.Errorf("it expires at %s, want %s", got.Expires, want)
 			}
@@ -101,7 +101,7 @@ func TestTokenPrintsWithoutItsSecretPart(t *testing.T) {
 	}
 }
 
-// fmt calls no method of what is in a field that is not exported.
+// fmt calls no methods on values in unexported fields.
 func TestTokenPrintsWithoutItsSecretPartWhereFmtMayNotCall(t *testing.T) {
 	tok := nodetest.Token(1, 0)
 	nodetest.Leaks(t, "a field that is not exported", fmt.Sprintf("%+v", struct{ t token.Token }{tok}))
@@ -110,7 +110,7 @@ func TestTokenPrintsWithoutItsSecretPartWhereFmtMayNotCall(t *testing.T) {
 		nodetest.Leaks(t, verb, fmt.Sprintf(verb, tok))
 	}
 	data, _ := json.Marshal(tok)
-	nodetest.Leaks(t, "JSON", string(data)) // a structured logger writes what is no Stringer in this way
+	nodetest.Leaks(t, "JSON", string(data)) // structured loggers write other types than Stringers as JSON
 	data, _ = json.Marshal(status.Outcome{Token: &tok})
 	nodetest.Leaks(t, "JSON of an outcome", string(data))
 }
