@@ -9,7 +9,7 @@ import (
 )
 
 // encoding/asn1 skips everything after the known fields of a SEQUENCE: a comparison must find it.
-func TestEvaluateLooksForWhatTheParserLeavesOut(t *testing.T) {
+func TestEvaluateFindsWhatTheParserSkips(t *testing.T) {
 	junk := must(asn1.Marshal("junk"))
 	attributes := must(asn1.Marshal(asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: 0, IsCompound: true,
 		Bytes: sequence(must(asn1.Marshal(asn1.ObjectIdentifier{1, 2, 3, 4})))}))

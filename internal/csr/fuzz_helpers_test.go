@@ -27,7 +27,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// testKeys are keys that are public, and so worthless: they spare the tests the making of RSA keys, and make them repeatable.
+// testKeys are published keys, so they are worthless. With them the tests create no RSA keys, and are repeatable.
 //
 //go:embed testdata/keys/*.pem
 var testKeys embed.FS

@@ -9,17 +9,17 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// aSeed is a seed of the fuzz targets of either kind: facts and a text.
-type aSeed struct {
+// seedRequest is a seed of the fuzz targets of either kind: facts and a text.
+type seedRequest struct {
 	facts facts
 	text  []byte
 }
 
 // spoiltSeeds have one defect each: a good text with all facts, and all texts with good facts.
-func spoiltSeeds(t *testing.T, good []byte, attributes []byte) (seeds []aSeed) {
+func spoiltSeeds(t *testing.T, good []byte, attributes []byte) (seeds []seedRequest) {
 	t.Helper()
-	fact := func(f facts) { seeds = append(seeds, aSeed{f, writePEM(good)}) }
-	text := func(text []byte) { seeds = append(seeds, aSeed{facts{}, text}) }
+	fact := func(f facts) { seeds = append(seeds, seedRequest{f, writePEM(good)}) }
+	text := func(text []byte) { seeds = append(seeds, seedRequest{facts{}, text}) }
 	for _, f := range someFacts {
 		fact(f)
 	}
@@ -50,19 +50,19 @@ func spoiltSeeds(t *testing.T, good []byte, attributes []byte) (seeds []aSeed) {
 	for _, list := range someNames {
 		text(writePEM(signed(t, signer, requestInfo(t, signer, testNode, alternativeNames(names([]byte(list))...)), 0)))
 	}
-	return append(seeds, aSeed{facts{}, writePEM(signed(t, signer, requestInfo(t, signer, "worker-2", attributes), 0))})
+	return append(seeds, seedRequest{facts{}, writePEM(signed(t, signer, requestInfo(t, signer, "worker-2", attributes), 0))})
 }
 
-// notAlone are checks that other checks back up: a large CSR for a client certificate always has another defect, and where nothing is
+// backedUp are checks that other checks back up: a large CSR for a client certificate always has another defect, and where nothing is
 // declared, no address is. Without them a CSR is denied or waits for another reason.
-var notAlone = []string{"isOfModestSize", "addressesAreDeclared"}
+var backedUp = []string{"isOfModestSize", "addressesAreDeclared"}
 
 // Each check is needed: without it, something that the oracle denies is approved, or cannot be evaluated at all. So the seeds of the fuzz
 // targets find every lost check.
 func TestEachRemovedCheckIsNoticed(t *testing.T) {
 	seeds := spoiltSeeds(t, goodClient(t, "p256"), nil)
 	for i, name := range csr.ClientCheckNames() {
-		if !slices.ContainsFunc(seeds, func(s aSeed) bool {
+		if !slices.ContainsFunc(seeds, func(s seedRequest) bool {
 			r := s.facts.client(s.text, testNode)
 			return oracleClient(r) != nil && noticed(name, csr.Evaluate(r), func() csr.Result { return csr.EvaluateWithout(i, r) })
 		}) {
@@ -71,7 +71,7 @@ func TestEachRemovedCheckIsNoticed(t *testing.T) {
 	}
 	seeds = spoiltSeeds(t, goodServing(t, "p256"), alternativeNames(goodNames()...))
 	for i, name := range csr.ServingCheckNames() {
-		if !slices.ContainsFunc(seeds, func(s aSeed) bool {
+		if !slices.ContainsFunc(seeds, func(s seedRequest) bool {
 			r := s.facts.serving(s.text, testNode)
 			return oracleServing(r) != nil && noticed(name, csr.EvaluateServing(r), func() csr.Result { return csr.EvaluateServingWithout(i, r) })
 		}) {
@@ -84,5 +84,5 @@ func TestEachRemovedCheckIsNoticed(t *testing.T) {
 func noticed(check string, with csr.Result, without func() csr.Result) (yes bool) {
 	defer func() { yes = yes || recover() != nil }()
 	got := without()
-	return got.Verdict == csr.Approve || slices.Contains(notAlone, check) && got.Reason != with.Reason
+	return got.Verdict == csr.Approve || slices.Contains(backedUp, check) && got.Reason != with.Reason
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-func TestWhatIsNotRecordedAsDeniedElsewhere(t *testing.T) {
+func TestNotRecordedAsDeniedElsewhere(t *testing.T) {
 	for name, r := range map[string]*certificatesv1.CertificateSigningRequest{
 		"the operator's own":          nodetest.Request("csr-a", 1, nodetest.Minutes(3), nodetest.Judged(certificatesv1.CertificateDenied, csr.ReasonSecondKey, "x", nodetest.Minutes(2))),
 		"revoked with its token":      nodetest.Request("csr-a", 1, nodetest.Minutes(3), nodetest.Judged(certificatesv1.CertificateDenied, decisions.ReasonTokenRevoked, "x", nodetest.Minutes(2))),

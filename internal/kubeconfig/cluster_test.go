@@ -257,7 +257,7 @@ func TestResolveClusterRefusesAnEmptyCAFile(t *testing.T) {
 }
 
 // A cluster-info that cannot be parsed is a source too: its CA must not be silently replaced by that of another source.
-func TestResolveClusterDoesNotPassOverABrokenClusterInfo(t *testing.T) {
+func TestResolveClusterDoesNotSkipABrokenClusterInfo(t *testing.T) {
 	_, problem := kubeconfig.Resolve(v1alpha1.ClusterSpec{Server: nodetest.Server}, kubeconfig.Sources{ClusterInfo: "\tjunk", RootCA: string(goodCA())}, nodetest.Now)
 	if problem == nil {
 		t.Error("the CA of kube-root-ca.crt was taken, although cluster-info comes first")

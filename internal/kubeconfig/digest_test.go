@@ -49,7 +49,7 @@ func TestDigest(t *testing.T) {
 }
 
 // Two different contents have two digests, whatever is moved between keys and values.
-func TestDigestTellsContentsApart(t *testing.T) {
+func TestDigestDistinguishesContents(t *testing.T) {
 	content := rapid.MapOfN(rapid.StringMatching(`[a-c=".\n]{0,3}`), rapid.SliceOfN(rapid.SampledFrom([]byte("ab=\"\n\\")), 0, 3), 0, 3)
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := content.Draw(t, "a"), content.Draw(t, "b")

@@ -89,9 +89,9 @@ func (f *Facts) firstApproval() time.Time {
 	return first
 }
 
-// lookForOldKubelet requeues to read the Lease again while it is unknown whether the old kubelet still works as the node. The first reads
+// pollOldKubelet requeues to read the Lease again while it is unknown whether the old kubelet still works as the node. The first reads
 // come often, because nothing else reads the Lease before a CSR is sent.
-func (p *Plan) lookForOldKubelet(f *Facts, now time.Time) {
+func (p *Plan) pollOldKubelet(f *Facts, now time.Time) {
 	if p.Alive == nil && f.sameNodeAsReissued() && f.firstApproval().IsZero() {
 		since := now.Sub(f.NodeBootstrap.Status.AwaitingSince.Time)
 		p.RequeueBy(now.Add(min(max(since/10, leaseInterval), leasePollMax)))

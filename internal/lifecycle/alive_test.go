@@ -97,7 +97,7 @@ func TestJoinedAfterAReissue(t *testing.T) {
 }
 
 // The Lease is not watched, so it must be read while it can change the decision.
-func TestLooksForTheOldKubelet(t *testing.T) {
+func TestPollsForTheOldKubelet(t *testing.T) {
 	tests := map[string]struct {
 		edit func(*lifecycle.Facts)
 		want time.Duration

@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// judge decides on the CSRs that were sent with one live token.
+// judge decides the CSRs that were sent with one live token.
 type judge struct {
 	p   *Plan
 	f   *Facts

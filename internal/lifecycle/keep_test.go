@@ -17,7 +17,7 @@ import (
 )
 
 // A reissue: the predecessor is not trusted, and the token that the status names was deleted by hand.
-func TestAReissueDoesNotGiveAnIDTwice(t *testing.T) {
+func TestAReissueDoesNotUseAnIDTwice(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Due)
 	f.NodeBootstrap.Status = nodetest.StatusOf(2, nodetest.Young)
 	nodetest.AskReissue(f)

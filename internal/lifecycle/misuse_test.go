@@ -155,7 +155,7 @@ func TestDecideOnEvidenceWithApprovalClusterWide(t *testing.T) {
 }
 
 // The log entry of a CSR that another approver approved says so, and the evidence names the CSR, the token and the fix.
-func TestEvidenceIsToldInFull(t *testing.T) {
+func TestEvidenceIsReportedInFull(t *testing.T) {
 	tests := map[string]struct {
 		request *certificatesv1.CertificateSigningRequest
 		verdict v1alpha1.Verdict
@@ -279,7 +279,7 @@ func TestDecideWhileAnAlarmStands(t *testing.T) {
 }
 
 // Without anything to renew, nothing is requeued.
-func TestDecideLooksAgainWithAnAlarm(t *testing.T) {
+func TestDecideRequeuesWithAnAlarm(t *testing.T) {
 	alarm := nodetest.Raised(csr.ReasonWrongSubject)
 	tests := map[string]struct {
 		facts *lifecycle.Facts

@@ -258,8 +258,8 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 		}
 		p.RequeueBy(now.Add(min(max(age/10, leasePollMin), leasePollMax)))
 	}
-	p.lookForNode(f, now)
-	p.lookForOldKubelet(f, now)
+	p.requeueForNode(f, now)
+	p.pollOldKubelet(f, now)
 }
 
 // blocked is why no new credential can be created now.

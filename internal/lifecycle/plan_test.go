@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
 
-func TestDecideLooksAgain(t *testing.T) {
+func TestDecideRequeues(t *testing.T) {
 	renewal := nodetest.Token(1, nodetest.Young).RenewAt(nodetest.NodeBootstrap())
 	tests := map[string]struct {
 		facts *lifecycle.Facts
@@ -114,7 +114,7 @@ func TestDecideWithoutNodeBootstrap(t *testing.T) {
 	})
 }
 
-func TestDecideMintsATokenWhereThereIsNone(t *testing.T) {
+func TestDecideMintsAMissingToken(t *testing.T) {
 	first := nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}
 	nodetest.Plans(t, map[string]nodetest.Planned{
 		"fresh":                      {Facts: nodetest.Fresh(), Edit: nil, Want: first},

@@ -212,7 +212,7 @@ func TestKubeletThatGaveUpWaitsForItsNewestRequest(t *testing.T) {
 }
 
 // The operator approved, did not run while the certificate was issued and used, and the CSR was deleted in between.
-func TestReissueEndsWhenTheRequestIsGone(t *testing.T) {
+func TestReissueEndsWhenTheCSRWasDeleted(t *testing.T) {
 	f := nodetest.Awaited(1, 3*time.Hour)
 	f.NodeBootstrap.Status.LastHandledReissueAt = "once"
 	f.Node, f.NodeReported = nodetest.NodeMade(24*time.Hour), true

@@ -104,7 +104,7 @@ func TestDecideOnServingCertificates(t *testing.T) {
 }
 
 // A CSR waits for something unwatched, so it is evaluated again in a minute. A decided one, or one above the limit, is not.
-func TestDecideLooksAgainForServingCertificates(t *testing.T) {
+func TestDecideRequeuesForServingCertificates(t *testing.T) {
 	a := func(edit ...func(*certificatesv1.CertificateSigningRequest)) func(*lifecycle.Facts) {
 		return nodetest.Edits(nodetest.Declares(), nodetest.Serves(nodetest.ServingRequest("serving-a", 0, edit...)))
 	}

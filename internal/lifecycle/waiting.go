@@ -8,8 +8,8 @@ import "time"
 // so that one write has both.
 const RegisterSoon = JoinSoon
 
-// lookForNode requeues for the time by which a node with an issued certificate should have registered.
-func (p *Plan) lookForNode(f *Facts, now time.Time) {
+// requeueForNode requeues for the time by which a node with an issued certificate should have registered.
+func (p *Plan) requeueForNode(f *Facts, now time.Time) {
 	if f.Node != nil {
 		return
 	}

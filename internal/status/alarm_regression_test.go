@@ -23,7 +23,7 @@ func TestReissueWhoseTokenWasMisusedLeavesNoToken(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	for range 3 {
-		p, _, _ = pass(f)
+		p, _, _ = reconcile(f)
 	}
 	if s := f.NodeBootstrap.Status; s.LastHandledReissueAt != nodetest.ReissueAt || nodetest.AlarmOf(&s) == nil || p.Phase != lifecycle.Withdrawn || len(f.TokenSecrets) > 0 {
 		t.Errorf("handled is %q, the alarm %v, and the plan %+v", s.LastHandledReissueAt, nodetest.AlarmOf(&s), nodetest.OutlineOf(&p))

@@ -29,7 +29,7 @@ type moment struct {
 }
 
 // play applies a story, with three reconciles after each of its moments.
-func tell(t *testing.T, f *lifecycle.Facts, story ...moment) {
+func play(t *testing.T, f *lifecycle.Facts, story ...moment) {
 	t.Helper()
 	for i, m := range story {
 		m.happens(f)
@@ -40,7 +40,7 @@ func tell(t *testing.T, f *lifecycle.Facts, story ...moment) {
 		var warnings, tokens []string
 		for range 3 {
 			var events []status.Event
-			p, _, events = pass(f)
+			p, _, events = reconcile(f)
 			for _, e := range events {
 				if e.Type == "Warning" {
 					warnings = append(warnings, e.Reason)
@@ -74,7 +74,7 @@ const (
 )
 
 func TestTheftIsAnsweredByAReissue(t *testing.T) {
-	tell(t, nodetest.Fresh(),
+	play(t, nodetest.Fresh(),
 		moment{nodetest.As, lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-a", 1, 0, nodetest.ForNode("worker-2"))), lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", denies},
 		moment{nodetest.As, lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""},
@@ -104,7 +104,7 @@ func find(f *lifecycle.Facts, name string) *certificatesv1.CertificateSigningReq
 }
 
 func TestNodeThatWasApprovedJoinsInSpiteOfAnAlarm(t *testing.T) {
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second, nodetest.ForNode("worker-2"))), lifecycle.Awaited, "#1", waits, "WrongSubject", denies + conflict},
 		moment{nodetest.Further(nodetest.Request("csr-c", 1, -2*time.Second)), lifecycle.Awaited, "#1", isReplaced, "WrongSubject", "CertificateDenied KeyReplaced"},
@@ -120,7 +120,7 @@ func TestNodeThatWasApprovedJoinsInSpiteOfAnAlarm(t *testing.T) {
 func TestAlarmWithApprovalClusterWideWithdrawsWithApprovalNode(t *testing.T) {
 	wide, node := nodetest.Approval(v1alpha1.ApprovalClusterWide), nodetest.Approval(v1alpha1.ApprovalNode)
 	stolen := nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1), nodetest.ForNode("worker-2"), nodetest.Approved(0), nodetest.WithCertificate))
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{wide, lifecycle.Awaited, "#1", waits, "", "ApprovalClusterWide"},
 		moment{stolen, lifecycle.Awaited, "#1", waits, "WrongSubject", approves + outlives},
 		moment{node, lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""},
@@ -128,19 +128,19 @@ func TestAlarmWithApprovalClusterWideWithdrawsWithApprovalNode(t *testing.T) {
 		moment{nodetest.AskReissue, lifecycle.Awaited, "#3", waits, "", ""},
 		moment{node, lifecycle.Awaited, "#3", waits, "", ""},
 	)
-	tell(t, nodetest.Awaited(1, nodetest.Young), // the node's own key was approved too
+	play(t, nodetest.Awaited(1, nodetest.Young), // the node's own key was approved too
 		moment{nodetest.Edits(wide, stolen, nodetest.Further(nodetest.Request("csr-b", 1, nodetest.Minutes(1), nodetest.Approved(0), nodetest.WithCertificate))), lifecycle.Awaited, "#1", waits, "WrongSubject",
 			approves + conflict + outlives + " ApprovalClusterWide"},
 		moment{node, lifecycle.Awaited, "#1", waits, "WrongSubject", ""},
 	)
 }
 
-func TestPersonWhoApprovesASecondKeyIsTold(t *testing.T) {
+func TestPersonWhoApprovesASecondKeyGetsAnEvent(t *testing.T) {
 	approve := func(name string) func(*lifecycle.Facts) {
 		return func(f *lifecycle.Facts) { nodetest.Approved(0)(find(f, name)); nodetest.WithCertificate(find(f, name)) }
 	}
 	const asked = "True AwaitingApproval"
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Edits(nodetest.Approval(v1alpha1.ApprovalManual), nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(2)))), lifecycle.Awaited, "#1", asked, "", ""},
 		moment{approve("csr-a"), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second, nodetest.Approved(-2*time.Second))), lifecycle.Awaited, "#1", waits, "", "CertificateApproved SeveralKeys IssuedBeforeReplacement"},
@@ -149,7 +149,7 @@ func TestPersonWhoApprovesASecondKeyIsTold(t *testing.T) {
 		moment{nodetest.NoRequests, lifecycle.Awaited, "#1", isReplaced, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-a/2", 1, -3*time.Second)), lifecycle.Awaited, "#1", isReplaced, "", ""},
 	)
-	tell(t, nodetest.Awaited(1, nodetest.Young), // someone else approves a second key when a machine works with the first one
+	play(t, nodetest.Awaited(1, nodetest.Young), // someone else approves a second key when a machine works with the first one
 		moment{nodetest.Edits(nodetest.Approval(v1alpha1.ApprovalManual), nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(2)))), lifecycle.Awaited, "#1", asked, "", ""},
 		moment{nodetest.Edits(approve("csr-a"), nodetest.Registered(0)), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second, nodetest.Approved(-2*time.Second))), lifecycle.Awaited, "#1", waits, "SecondKey", approves + conflict},
@@ -161,14 +161,14 @@ func TestPersonWhoApprovesASecondKeyIsTold(t *testing.T) {
 func TestPredecessorWithAKeyOutlivesItsSuccessor(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	nodetest.Edits(func(f *lifecycle.Facts) { nodetest.AddToken(f, 1, nodetest.Due) }, nodetest.Records(nodetest.Because(csr.ReasonKubeletClient, nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(50)))))(f)
-	tell(t, f,
+	play(t, f,
 		moment{nodetest.As, lifecycle.Awaited, "#2 #1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 2, 0, nodetest.ForNode("worker-2"))), lifecycle.Awaited, "#1", waits, "WrongSubject", denies},
 	)
 	if !kubeconfig.Carries(f.Kubeconfig, nodetest.Token(1, nodetest.Due)) {
 		t.Error("the kubeconfig does not contain the remaining token")
 	}
-	tell(t, f, moment{func(f *lifecycle.Facts) {
+	play(t, f, moment{func(f *lifecycle.Facts) {
 		f.TokenSecrets[0] = nodetest.TokenSecret(1, nodetest.Old)
 		f.NodeBootstrap.Status.Token.ExpirationTime = nodetest.Ago(0)
 	},

@@ -57,7 +57,7 @@ func TestKubeconfigChanged(t *testing.T) {
 					notes = append(notes, e.Type+" "+e.Note)
 				}
 			}
-			if told := len(notes) == 1; told != (tt.want != status.KubeconfigChange{}) {
+			if changed := len(notes) == 1; changed != (tt.want != status.KubeconfigChange{}) {
 				t.Errorf("the notes are %q", notes)
 			}
 			for _, note := range notes {

@@ -55,7 +55,7 @@ func TestClaimTakesThePlaceOfAnother(t *testing.T) {
 }
 
 // A process that ends after the approval must not lose what it observed before.
-func TestAliveIsNotedBeforeTheApproval(t *testing.T) {
+func TestAliveIsStoredBeforeTheApproval(t *testing.T) {
 	f := nodetest.Reissued()
 	nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(1)), nodetest.LeaseOf(5*time.Second), nodetest.Further(nodetest.Request("csr-b", 2, time.Second)))(f)
 	p := nodetest.Decide(f, nodetest.Now)
@@ -65,7 +65,7 @@ func TestAliveIsNotedBeforeTheApproval(t *testing.T) {
 }
 
 // A token that the status already names needs no write before it is deleted.
-func TestATokenThatTheStatusTellsOfIsDeletedAtOnce(t *testing.T) {
+func TestATokenThatTheStatusNamesIsDeletedAtOnce(t *testing.T) {
 	f := nodetest.JoinedBefore()
 	f.TokenSecrets = nodetest.Awaited(1, nodetest.Young).TokenSecrets
 	f.NodeBootstrap.Status.LastTokenID = nodetest.NthID(1)
@@ -120,17 +120,17 @@ func TestClaims(t *testing.T) {
 	}
 }
 
-func TestClaimingLeavesTheStatusAlone(t *testing.T) {
+func TestClaimingDoesNotChangeTheStatusInTheFacts(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nb := f.NodeBootstrap
 	before := nb.Status.DeepCopy()
-	plan := &lifecycle.Plan{Decisions: []lifecycle.Decision{{Record: nodetest.ApprovedDecision("csr-a", 1, 0)}}, Misuse: &problem.Problem{Reason: csr.ReasonSecondKey, Message: "told"}}
+	plan := &lifecycle.Plan{Decisions: []lifecycle.Decision{{Record: nodetest.ApprovedDecision("csr-a", 1, 0)}}, Misuse: &problem.Problem{Reason: csr.ReasonSecondKey, Message: "misused"}}
 	got := status.Claimed(plan, f, nodetest.Now)
 	want := before.DeepCopy()
 	want.Certificates = []v1alpha1.CertificateDecision{nodetest.ApprovedDecision("csr-a", 1, 0)}
 	want.KeyFingerprints, want.FirstApprovalTime, want.Tokens = []string{"SHA256:00"}, &metav1.Time{Time: nodetest.Now}, []v1alpha1.LiveToken{}
 	want.Conditions = append(want.Conditions, metav1.Condition{Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue,
-		Reason: csr.ReasonSecondKey, Message: "told", ObservedGeneration: nb.Generation, LastTransitionTime: metav1.NewTime(nodetest.Now)})
+		Reason: csr.ReasonSecondKey, Message: "misused", ObservedGeneration: nb.Generation, LastTransitionTime: metav1.NewTime(nodetest.Now)})
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -181,7 +181,7 @@ func TestEventsNameTheSender(t *testing.T) {
 }
 
 // A full log drops denials of serving certificates in favor of those for tokens: they are not new when they are found again.
-func TestServingDenialsAreNotToldAgain(t *testing.T) {
+func TestServingDenialsAreNotReportedAgain(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Declares()(f)
 	for i := range 4 {
@@ -191,9 +191,9 @@ func TestServingDenialsAreNotToldAgain(t *testing.T) {
 		f.ServingRequests = append(f.ServingRequests, r)
 	}
 	nodetest.Records(append(nodetest.History("AOMsa"), nodetest.Denials(1, 7)...)...)(f)
-	pass(f)
+	reconcile(f)
 	f.Requests = nodetest.BadRequests(1, 1)
-	_, _, events := pass(f)
+	_, _, events := reconcile(f)
 	for _, e := range events {
 		if strings.Contains(e.Note, "serving-") {
 			t.Errorf("reported again: %s", e.Note)
@@ -206,7 +206,7 @@ func TestEventsOnThefts(t *testing.T) {
 	events := func(edit ...func(*certificatesv1.CertificateSigningRequest)) []status.Event {
 		f := nodetest.Awaited(1, nodetest.Young)
 		f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, 0, edit...)}
-		_, _, events := pass(f)
+		_, _, events := reconcile(f)
 		return slices.DeleteFunc(events, func(e status.Event) bool { return !strings.HasPrefix(e.Reason, "Certificate") })
 	}
 	elsewhere := events(nodetest.ForNode("worker-2"), nodetest.Approved(0))

@@ -82,15 +82,15 @@ func TestFloodsEnd(t *testing.T) {
 			tt.edit(f)
 			f.UpgradeStatus()
 			bound := boundKeys(f)
-			made, told := 0, 0
+			made, entries := 0, 0
 			var p lifecycle.Plan
 			for n := range 4 {
 				slices.Reverse(f.Requests) // a cache lists them in any order
 				before := f.NodeBootstrap.Status.DeepCopy()
 				var events []status.Event
-				p, _, events = pass(f)
+				p, _, events = reconcile(f)
 				made += len(p.Decisions)
-				told += len(decisions.New(before, &f.NodeBootstrap.Status))
+				entries += len(decisions.New(before, &f.NodeBootstrap.Status))
 				if n > 1 && (len(p.Decisions) > 0 || len(p.DeleteRequests) > 0 || len(events) > 0 || nodetest.AsJSON(before) != nodetest.AsJSON(f.NodeBootstrap.Status)) {
 					t.Errorf("reconcile %d still finds something to do: %+v, %v", n, nodetest.OutlineOf(&p), events)
 				}
@@ -104,8 +104,8 @@ func TestFloodsEnd(t *testing.T) {
 			if after := boundKeys(f); p.Phase == lifecycle.Awaited && len(after) < len(bound) || p.Phase == lifecycle.Awaited && !reflect.DeepEqual(after[:len(bound)], bound) {
 				t.Errorf("the tokens were bound to %v, and now to %v", bound, after)
 			}
-			if told > made {
-				t.Errorf("%d entries for %d decisions", told, made)
+			if entries > made {
+				t.Errorf("%d entries for %d decisions", entries, made)
 			}
 		})
 	}
@@ -122,9 +122,9 @@ func claimOn(keyName string) v1alpha1.CertificateDecision {
 func TestNewTokenHasANewBudget(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = nodetest.BadRequests(1, 20)
-	pass(f)
+	reconcile(f)
 	nodetest.AskReissue(f)
-	pass(f)
+	reconcile(f)
 	f.Requests = append(f.Requests, nodetest.Request("csr-a", 2, -time.Second))
 	p := nodetest.Decide(f, nodetest.Now)
 	if got, want := nodetest.OutlineOf(&p).Verdicts, "csr-a: Approved"; got != want || p.Misuse != nil {
@@ -137,11 +137,11 @@ func TestNodeJoinsWithTheTokenAfterAFlood(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	nodetest.Edits(func(f *lifecycle.Facts) { nodetest.AddToken(f, 1, nodetest.Due) }, nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(50))), nodetest.Further(nodetest.BadRequests(2, 12)...))(f)
 	for range 3 {
-		pass(f)
+		reconcile(f)
 	}
 	f.Requests = nil
 	nodetest.AskReissue(f)
-	p, o, _ := pass(f)
+	p, o, _ := reconcile(f)
 	if p.MintAfter == nil {
 		t.Fatalf("got %+v", nodetest.OutlineOf(&p))
 	}
@@ -161,7 +161,7 @@ func TestServingFloodsEnd(t *testing.T) {
 	made := 0
 	for n := range 12 {
 		before := f.NodeBootstrap.Status.DeepCopy()
-		p, _, events := pass(f)
+		p, _, events := reconcile(f)
 		made += len(p.Decisions)
 		if n > 9 && (len(events) > 0 || nodetest.AsJSON(before) != nodetest.AsJSON(f.NodeBootstrap.Status)) {
 			t.Errorf("reconcile %d: events %v, and the status is\n%s and was\n%s", n, events, nodetest.AsJSON(f.NodeBootstrap.Status), nodetest.AsJSON(before))
@@ -174,7 +174,7 @@ func TestServingFloodsEnd(t *testing.T) {
 		t.Errorf("%d are in the log", n)
 	}
 	f.ServingRequests = append(f.ServingRequests, nodetest.ServingRequest("serving-z", 0))
-	p, _, _ := pass(f)
+	p, _, _ := reconcile(f)
 	if served := nodetest.Short(&f.NodeBootstrap.Status, v1alpha1.ConditionServingCertificateApproved); len(p.Decisions) > 0 || served != "False "+decisions.ReasonTooManyRequests {
 		t.Errorf("one more: %+v, and then %s", nodetest.OutlineOf(&p), served)
 	}

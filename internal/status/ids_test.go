@@ -26,10 +26,10 @@ func TestIDOfAWithdrawnTokenIsNotGivenAgain(t *testing.T) {
 		theft(f)
 		return f
 	}
-	for name, f := range map[string]*lifecycle.Facts{"its predecessor stays": predecessor(), "before the status told of it": unknown()} {
+	for name, f := range map[string]*lifecycle.Facts{"its predecessor stays": predecessor(), "before the status named it": unknown()} {
 		t.Run(name, func(t *testing.T) {
 			for range 3 {
-				pass(f)
+				reconcile(f)
 			}
 			if got := f.NodeBootstrap.Status.LastTokenID; got != nodetest.NthID(2) {
 				t.Errorf("the last token is %s", nodetest.Ordinal(got))
@@ -45,7 +45,7 @@ func TestIDOfAWithdrawnTokenIsNotGivenAgain(t *testing.T) {
 
 // The newest token was deleted by hand and its predecessor still exists: an id must not be used twice, since the claim on a key is stored
 // with it.
-func TestAnIDIsNotGivenTwice(t *testing.T) {
+func TestAnIDIsNotUsedTwice(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Due)
 	f.NodeBootstrap.Status = nodetest.StatusOf(2, nodetest.Young)
 	claim := nodetest.ApprovedDecision("csr-a", 2, nodetest.Minutes(5)) // the key of a machine that was wiped later

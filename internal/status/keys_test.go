@@ -131,15 +131,15 @@ func TestApprovalDelayHolds(t *testing.T) {
 func TestKeysFromBeforeAReissueStayForgotten(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Edits(nodetest.Claimed("csr-a"), nodetest.Further(nodetest.Request("csr-b", 1, nodetest.Minutes(1))))(f)
-	pass(f)
+	reconcile(f)
 	if !meta.IsStatusConditionTrue(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionKeyConflict) {
 		t.Fatalf("the conditions are %+v", f.NodeBootstrap.Status.Conditions)
 	}
 	secrets := f.TokenSecrets
 	nodetest.AskReissue(f)
-	pass(f)
+	reconcile(f)
 	f.TokenSecrets = append(f.TokenSecrets, secrets...)
-	pass(f)
+	reconcile(f)
 	if s := f.NodeBootstrap.Status; meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionKeyConflict) != nil || len(s.Keys) > 0 {
 		t.Errorf("the keys are %+v, the conditions are %+v", s.Keys, s.Conditions)
 	}

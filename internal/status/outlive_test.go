@@ -98,7 +98,7 @@ func TestOutlivingCertificateExpires(t *testing.T) {
 }
 
 // The operator's own approval was recorded as someone else's after the NodeBootstrap was deleted and created again.
-func TestOwnApprovalIsNotSomebodyElses(t *testing.T) {
+func TestOwnApprovalIsNotSomeoneElses(t *testing.T) {
 	for reason, want := range map[string]string{csr.ReasonKubeletClient: csr.ReasonKubeletClient, "KubectlApprove": "ApprovedElsewhere", "": "ApprovedElsewhere"} {
 		r := nodetest.Request("csr-a", 1, nodetest.Minutes(3), nodetest.Judged(certificatesv1.CertificateApproved, reason, "x", nodetest.Minutes(2)), nodetest.WithCertificate)
 		var s v1alpha1.NodeBootstrapStatus

@@ -33,13 +33,13 @@ func settle(t *testing.T, seed int, f *lifecycle.Facts) (lifecycle.Plan, *status
 			before = f.NodeBootstrap.Status.DeepCopy()
 		}
 		var events []status.Event
-		p, o, events = pass(f)
+		p, o, events = reconcile(f)
 		outlines = append(outlines, nodetest.OutlineOf(&p))
 		if live := liveTokens(f); live > 2 {
 			t.Errorf("seed %d: %d tokens live after %+v", seed, live, outlines)
 		}
 		if before != nil {
-			checkAlarm(t, fmt.Sprintf("seed %d, pass %d", seed, n), before, &f.NodeBootstrap.Status, &p, events)
+			checkAlarm(t, fmt.Sprintf("seed %d, reconcile %d", seed, n), before, &f.NodeBootstrap.Status, &p, events)
 		}
 	}
 	last := outlines[2]
@@ -90,7 +90,7 @@ func checkAlarm(t *testing.T, where string, before, after *v1alpha1.NodeBootstra
 	case is != nil && (is.Status != metav1.ConditionTrue || is.Message == "" || !decisions.Misuse(is.Reason)):
 		t.Errorf("%s: the alarm is incomplete: %+v", where, is)
 	case p.Misuse != nil && is == nil:
-		t.Errorf("%s: there is evidence and no alarm", where)
+		t.Errorf("%s: evidence but no alarm", where)
 	case was != nil && !handled && (is == nil || *is != *was):
 		t.Errorf("%s: a raised alarm became %+v", where, is)
 	case handled && p.Misuse == nil && is != nil:
@@ -98,14 +98,14 @@ func checkAlarm(t *testing.T, where string, before, after *v1alpha1.NodeBootstra
 	case was == nil && p.Misuse == nil && is != nil:
 		t.Errorf("%s: an alarm without evidence: %+v", where, is)
 	}
-	told := 0
+	raisedEvents := 0
 	for _, e := range events {
 		if e.Reason == v1alpha1.ReasonTokenMisused {
-			told++
+			raisedEvents++
 		}
 	}
-	if raised := was == nil && is != nil; raised && told != 1 || !raised && told > 0 && was == nil {
-		t.Errorf("%s: %d events for an alarm that was %v and is %v", where, told, was != nil, is != nil)
+	if raised := was == nil && is != nil; raised && raisedEvents != 1 || !raised && raisedEvents > 0 && was == nil {
+		t.Errorf("%s: %d events for an alarm that was %v and is %v", where, raisedEvents, was != nil, is != nil)
 	}
 }
 
@@ -138,7 +138,7 @@ func TestCrashesLeadToTheSameEnd(t *testing.T) {
 			continue
 		}
 		for range 4 {
-			pass(f)
+			reconcile(f)
 		}
 		want := end(f)
 		done := 1 + seed%len(steps) // how many steps are done before the crash
@@ -148,7 +148,7 @@ func TestCrashesLeadToTheSameEnd(t *testing.T) {
 			step(f, &p)
 		}
 		for range 4 {
-			pass(f)
+			reconcile(f)
 		}
 		if got := end(f); got != want {
 			t.Errorf("seed %d, crashed after %d steps of %+v: got\n%s\n\nwant\n%s", seed, done, nodetest.OutlineOf(&p), got, want)

@@ -23,7 +23,7 @@ import (
 )
 
 // A denial was claimed, and another approver was faster: the log must not say that nothing was issued.
-func TestTheftThatSomebodyApprovedIsNotRecordedAsDenied(t *testing.T) {
+func TestTheftThatSomeoneElseApprovedIsNotRecordedAsDenied(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, nodetest.Minutes(1), nodetest.ForNode("worker-2"))}
 	p := nodetest.Decide(f, nodetest.Now)
@@ -31,7 +31,7 @@ func TestTheftThatSomebodyApprovedIsNotRecordedAsDenied(t *testing.T) {
 	nodetest.Approved(0)(f.Requests[0])
 	nodetest.WithCertificate(f.Requests[0])
 	for range 2 {
-		pass(f)
+		reconcile(f)
 	}
 	got := f.NodeBootstrap.Status.Certificates
 	if len(got) != 1 || got[0].Verdict != v1alpha1.VerdictApproved || got[0].Reason != csr.ReasonWrongSubject {
@@ -40,14 +40,14 @@ func TestTheftThatSomebodyApprovedIsNotRecordedAsDenied(t *testing.T) {
 }
 
 // Only the node's own certificates are recorded as issued to it.
-func TestReportRecordsTheNodesOwnCertificatesAlone(t *testing.T) {
+func TestReportRecordsOnlyTheNodesOwnCertificates(t *testing.T) {
 	for name, spoil := range nodetest.Spoilt {
 		t.Run(name, func(t *testing.T) {
 			f := nodetest.Awaited(1, nodetest.Young)
 			nodetest.Approval(v1alpha1.ApprovalClusterWide)(f)
 			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, nodetest.Minutes(2), spoil, nodetest.Approved(nodetest.Minutes(1)), nodetest.WithCertificate)}
 			for range 3 {
-				pass(f)
+				reconcile(f)
 			}
 			for _, d := range f.NodeBootstrap.Status.Certificates {
 				if decisions.OfThisNode(d) || d.IssuedTime != nil || d.Reason == decisions.ReasonApprovedElsewhere {
@@ -97,7 +97,7 @@ func TestDenialsOfOthersComeToRest(t *testing.T) {
 		f.NodeBootstrap.Status = *reportOf(f)
 		first := f.NodeBootstrap.Status.DeepCopy()
 		if n := len(first.Certificates); n > decisions.MaxTokenEntries {
-			t.Errorf("there are %d entries", n)
+			t.Errorf("the log has %d entries", n)
 		}
 		if again := reportOf(f); !reflect.DeepEqual(again, first) {
 			t.Errorf("%d claims: it is written again:\n%v\n%v", claims, nodetest.Names(first.Certificates), nodetest.Names(again.Certificates))
@@ -183,9 +183,9 @@ func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
 	joining := facts(since, claimed)
 	joining.Node, joining.LeaseRenewed = nodetest.NodeMade(time.Second), nodetest.Now
 	for name, tt := range map[string]struct {
-		f     *lifecycle.Facts
-		tells bool
-		again time.Duration
+		f        *lifecycle.Facts
+		recorded bool
+		again    time.Duration
 	}{
 		"it waits":                          {facts(since, claimed), false, lifecycle.JoinSoon - since},
 		"not for long":                      {facts(lifecycle.JoinSoon, claimed), true, 0},
@@ -195,8 +195,8 @@ func TestRecordThatACertificateWasIssuedWaitsForTheJoin(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := nodetest.Decide(tt.f, nodetest.Now)
 			s := status.Report(tt.f, &p, &status.Outcome{Token: p.Token, Published: p.Token != nil, Acceptance: status.Accepted}, nodetest.Now)
-			if tells := len(s.Certificates) == 1 && s.Certificates[0].IssuedTime != nil; tells != tt.tells {
-				t.Errorf("the status has it: %v", tells)
+			if recorded := len(s.Certificates) == 1 && s.Certificates[0].IssuedTime != nil; recorded != tt.recorded {
+				t.Errorf("the status has it: %v", recorded)
 			}
 			if tt.again > 0 && !p.RequeueAt.Equal(nodetest.Now.Add(tt.again)) {
 				t.Errorf("it requeues at %s", p.RequeueAt)
@@ -215,9 +215,9 @@ func TestApprovalsClusterWideAreNoFlood(t *testing.T) {
 			for i := range count {
 				age := time.Duration(count-i) * time.Second
 				f.Requests = append(f.Requests, nodetest.Request(fmt.Sprintf("csr-%02d", i), 1, age, nodetest.Approved(age), nodetest.WithCertificate))
-				p, _, _ := pass(f)
+				p, _, _ := reconcile(f)
 				if p.Misuse != nil {
-					t.Fatalf("after %d there is an alarm: %+v", i+1, p.Misuse)
+					t.Fatalf("after %d an alarm is raised: %+v", i+1, p.Misuse)
 				}
 			}
 			atRest(t, f)
@@ -232,7 +232,7 @@ func atRest(t *testing.T, f *lifecycle.Facts) {
 		slices.Reverse(f.Requests)
 		slices.Reverse(f.ServingRequests)
 		before := f.NodeBootstrap.Status.DeepCopy()
-		p, _, events := pass(f)
+		p, _, events := reconcile(f)
 		if got, want := nodetest.AsJSON(f.NodeBootstrap.Status), nodetest.AsJSON(before); got != want || len(events) > 0 || len(p.Decisions) > 0 {
 			t.Fatalf("reconcile %d finds something to do: %+v with the events %v, and the status goes from\n%s to\n%s", n, nodetest.OutlineOf(&p), events, want, got)
 		}
@@ -268,18 +268,18 @@ func TestStatusRestsWhoeverApproves(t *testing.T) {
 			f.ServingRequests = append(f.ServingRequests, r)
 		}
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			told := map[string]int{}
+			reports := map[string]int{}
 			for range 10 {
 				before := f.NodeBootstrap.Status.DeepCopy()
-				pass(f)
+				reconcile(f)
 				for _, d := range decisions.New(before, &f.NodeBootstrap.Status) {
 					if d.Reason != decisions.ReasonTooManyRequests {
-						told[d.Name]++
+						reports[d.Name]++
 					}
 				}
 			}
 			atRest(t, f)
-			for name, n := range told {
+			for name, n := range reports {
 				if n > 1 {
 					t.Errorf("%s is reported %d times", name, n)
 				}
@@ -343,7 +343,7 @@ func TestStatusRestsWithManyServingDecisions(t *testing.T) {
 			nodetest.Decided(verdict, age)(r)
 			f.ServingRequests = append(f.ServingRequests, r)
 		}
-		told := map[string]int{}
+		reports := map[string]int{}
 		var first string
 		for n := range 5 {
 			random.Shuffle(len(f.ServingRequests), func(i, j int) {
@@ -352,7 +352,7 @@ func TestStatusRestsWithManyServingDecisions(t *testing.T) {
 			p := nodetest.Decide(f, nodetest.Now)
 			s := status.Report(f, &p, &status.Outcome{}, nodetest.Now)
 			for _, d := range decisions.New(&f.NodeBootstrap.Status, s) {
-				told[d.Name]++
+				reports[d.Name]++
 			}
 			f.NodeBootstrap.Status = *s
 			if n == 0 {
@@ -361,8 +361,8 @@ func TestStatusRestsWithManyServingDecisions(t *testing.T) {
 				t.Fatalf("seed %d, reconcile %d: after %s the status flaps from\n%s to\n%s", seed, n, before.String(), first, got)
 			}
 		}
-		if len(told) > 4 || slices.ContainsFunc(f.ServingRequests, func(r *certificatesv1.CertificateSigningRequest) bool { return told[r.Name] > 1 }) {
-			t.Errorf("seed %d: reported %v", seed, told)
+		if len(reports) > 4 || slices.ContainsFunc(f.ServingRequests, func(r *certificatesv1.CertificateSigningRequest) bool { return reports[r.Name] > 1 }) {
+			t.Errorf("seed %d: reported %v", seed, reports)
 		}
 	}
 }

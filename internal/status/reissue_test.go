@@ -38,7 +38,7 @@ func TestReissueDoesNotClearTheAlarmOfItsOwnToken(t *testing.T) {
 				t.Errorf("the token is trusted again: %+v", nodetest.OutlineOf(&p))
 			}
 			for range 3 {
-				p, _, _ = pass(f)
+				p, _, _ = reconcile(f)
 			}
 			if nodetest.AlarmOf(&f.NodeBootstrap.Status) == nil || p.Phase != lifecycle.Withdrawn {
 				t.Errorf("the alarm is %v and the plan %+v", nodetest.AlarmOf(&f.NodeBootstrap.Status), nodetest.OutlineOf(&p))
@@ -55,7 +55,7 @@ func TestReissueForALiveNode(t *testing.T) {
 	passes := func(what string, status metav1.ConditionStatus, reason, says string) {
 		t.Helper()
 		for range 3 {
-			_, _, events := pass(f)
+			_, _, events := reconcile(f)
 			for _, e := range events {
 				if e.Type == "Warning" {
 					warnings = append(warnings, e.Reason)

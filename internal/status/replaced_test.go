@@ -25,7 +25,7 @@ const isReplaced = "False KeyReplaced"
 // The kubelet exits after it has sent its CSR, and sends another key when it is started again: no alarm, and Ready says how to fix it.
 // The machine joins after a reissue.
 func TestCrashLoopingKubeletIsNoTheft(t *testing.T) {
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
 		moment{nodetest.Further(nodetest.Request("csr-c", 1, -2*time.Second)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied"},
@@ -43,7 +43,7 @@ func TestKeyReplacedMessageHelps(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	nodetest.Edits(nodetest.Claimed("csr-a"), nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)))(f)
 	for range 2 {
-		pass(f)
+		reconcile(f)
 	}
 	s := f.NodeBootstrap.Status
 	ready, stalled := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionReady), meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionStalled)
@@ -70,7 +70,7 @@ func TestThiefWhoAskedFirstAndJoinsRaisesTheAlarm(t *testing.T) {
 		nodetest.WithCertificate(find(f, "csr-thief"))
 		nodetest.WorksSince(-2 * time.Second)(f)
 	}
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
 		moment{joins, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused"},
@@ -79,18 +79,18 @@ func TestThiefWhoAskedFirstAndJoinsRaisesTheAlarm(t *testing.T) {
 	)
 	// All within the second of the approval: then the Lease does not prove that the certificate is used.
 	atOnce := func(f *lifecycle.Facts) { nodetest.WithCertificate(find(f, "csr-thief")); nodetest.WorksSince(0)(f) }
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, 0)), lifecycle.Awaited, "#1", isReplaced, "", "CertificateDenied" + conflict + " KeyReplaced"},
 		moment{atOnce, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused"},
 	)
 	// The machine's CSR and the Lease are seen together.
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Edits(nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), joins), lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, "TokenMisused" + conflict},
 	)
 	// The machine sends its CSR when the thief has registered and has no Lease yet.
-	tell(t, nodetest.Awaited(1, nodetest.Young),
+	play(t, nodetest.Awaited(1, nodetest.Young),
 		moment{nodetest.Further(nodetest.Request("csr-thief", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Edits(nodetest.Registered(-time.Second), nodetest.Further(nodetest.Request("csr-b", 1, -2*time.Second))), lifecycle.Awaited, "#1", waits, csr.ReasonSecondKey, denies + conflict},
 		moment{joins, lifecycle.Joined, "", hasJoined, csr.ReasonSecondKey, ""},
@@ -177,8 +177,8 @@ func TestRestartsOverAndOverAreNoFlood(t *testing.T) {
 			c.edit(f)
 			for _, r := range keys(12) {
 				f.Requests = append(f.Requests, r)
-				pass(f)
-				pass(f)
+				reconcile(f)
+				reconcile(f)
 			}
 			if got := nodetest.VerdictsOf(f.NodeBootstrap.Status.Certificates); got != c.recorded {
 				t.Errorf("recorded are %s, want %s", got, c.recorded)
@@ -199,7 +199,7 @@ func TestRestartsOverAndOverAreNoFlood(t *testing.T) {
 		f := nodetest.Awaited(1, nodetest.Young)
 		f.Requests = keys(12)
 		for range 3 {
-			pass(f)
+			reconcile(f)
 		}
 		if got, want := nodetest.VerdictsOf(f.NodeBootstrap.Status.Certificates), "1 Approved, 7 Denied, 1 Ignored"; got != want || nodetest.AlarmOf(&f.NodeBootstrap.Status) != nil {
 			t.Errorf("recorded are %s, the alarm is %+v", got, nodetest.AlarmOf(&f.NodeBootstrap.Status))
@@ -216,7 +216,7 @@ func TestReplacementKeyJoins(t *testing.T) {
 			find(f, name).Status.Certificate = nodetest.Certificate(nodetest.Now.Add(-time.Hour), nodetest.Expires)
 		}
 	}
-	tell(t, f,
+	play(t, f,
 		moment{nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1))), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{issue("csr-a"), lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, -time.Second)), lifecycle.Awaited, "#1", waits, "", "SeveralKeys IssuedBeforeReplacement"},

@@ -27,9 +27,9 @@ func reported(f *lifecycle.Facts, o status.Outcome) *v1alpha1.NodeBootstrapStatu
 
 func TestReportWithdrawnCredentials(t *testing.T) {
 	alarm := nodetest.Raised(csr.ReasonWrongSubject)
-	gone := told{ready: "False TokenMisused", credentials: "False TokenMisused", joined: "False AwaitingNode", stalled: "TokenMisused"}
-	failed := told{ready: "False WriteFailed", credentials: "False WriteFailed", joined: "False AwaitingNode", reconciling: "WriteFailed"}
-	good := told{ready: "True AwaitingNode", credentials: "True Published", joined: "False AwaitingNode"}
+	gone := conditions{ready: "False TokenMisused", credentials: "False TokenMisused", joined: "False AwaitingNode", stalled: "TokenMisused"}
+	failed := conditions{ready: "False WriteFailed", credentials: "False WriteFailed", joined: "False AwaitingNode", reconciling: "WriteFailed"}
+	good := conditions{ready: "True AwaitingNode", credentials: "True Published", joined: "False AwaitingNode"}
 	bindings := func(f *lifecycle.Facts) {
 		f.BindingsProblem = &problem.Problem{Reason: v1alpha1.ReasonBindingsPending, Message: "being made"}
 	}
@@ -37,7 +37,7 @@ func TestReportWithdrawnCredentials(t *testing.T) {
 		facts   *lifecycle.Facts
 		edit    func(*lifecycle.Facts)
 		outcome status.Outcome
-		want    told
+		want    conditions
 		token   bool // the status names a token
 	}{
 		"withdrawn":              {nodetest.Awaited(1, nodetest.Young), alarm, status.Outcome{}, gone, false},
@@ -47,19 +47,19 @@ func TestReportWithdrawnCredentials(t *testing.T) {
 		"it could not be":        {nodetest.Awaited(1, nodetest.Young), alarm, status.Outcome{Err: nodetest.ErrWrite}, failed, true},
 		"it could not, at first": {nodetest.Awaited(1, nodetest.Young), nodetest.With(nodetest.Request("csr-a", 1, 0, nodetest.ForNode("worker-2"))), status.Outcome{Err: nodetest.ErrWrite}, failed, true},
 		"nor, and no cluster": {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(alarm, nodetest.NoCluster), status.Outcome{Err: nodetest.ErrWrite},
-			told{ready: "False ServerUnknown", credentials: "False WriteFailed", joined: "False AwaitingNode", stalled: "ServerUnknown"}, true},
+			conditions{ready: "False ServerUnknown", credentials: "False WriteFailed", joined: "False AwaitingNode", stalled: "ServerUnknown"}, true},
 		"a key is approved":     {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(alarm, nodetest.Claimed("csr-a")), published(1, nodetest.Young), good, true},
 		"reissued since":        {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(alarm, nodetest.AskReissue), published(2, 0), good, true},
-		"reissued, the old one": {nodetest.Reissued(), nodetest.Edits(alarm, func(f *lifecycle.Facts) { f.Requests = nil }), status.Outcome{}, told{ready: "False TokenMisused", credentials: "False TokenMisused", joined: "False Reissued", stalled: "TokenMisused"}, false},
+		"reissued, the old one": {nodetest.Reissued(), nodetest.Edits(alarm, func(f *lifecycle.Facts) { f.Requests = nil }), status.Outcome{}, conditions{ready: "False TokenMisused", credentials: "False TokenMisused", joined: "False Reissued", stalled: "TokenMisused"}, false},
 		"ClusterWide":           {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(alarm, nodetest.Approval(v1alpha1.ApprovalClusterWide)), published(1, nodetest.Young), good, true},
-		"joined":                {nodetest.JoinedBefore(), alarm, status.Outcome{}, told{ready: "True Joined", credentials: "False Joined", joined: "True NodeHasCertificate"}, false},
+		"joined":                {nodetest.JoinedBefore(), alarm, status.Outcome{}, conditions{ready: "True Joined", credentials: "False Joined", joined: "True NodeHasCertificate"}, false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			tt.edit(tt.facts)
 			s := reported(tt.facts, tt.outcome)
 			meta.RemoveStatusCondition(&s.Conditions, v1alpha1.ConditionTokenMisused)
-			if got := toldBy(t, s); got != tt.want {
+			if got := shortConditions(t, s); got != tt.want {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 			if (s.Token != nil) != tt.token || (s.KubeconfigSecretRef != nil) != tt.token {
@@ -191,24 +191,24 @@ func TestReportServingCertificateApproved(t *testing.T) {
 		want  string
 		named string
 	}{
-		"nothing is declared":         {nodetest.Serves(a(ours(0))), "", ""},
-		"not declared any more":       {entries("as"), "", ""},
-		"none was asked for":          {nodetest.Declares(), unasked, "serverTLSBootstrap"},
-		"others are on record":        {nodetest.Edits(nodetest.Declares(), entries("adiom")), unasked, ""},
-		"it is approved in this pass": {asks(a()), unasked, ""},
-		"it was approved":             {asks(a(ours(0))), yes, "serving-a"},
-		"someone else approved it":    {asks(a(nodetest.Approved(0))), "True ApprovedElsewhere", "serving-a"},
-		"it was denied":               {asks(a(noAddress)), denied, "serving-a"},
-		"it waits":                    {asks(a(nodetest.Naming("192.0.2.8"))), "False AddressNotDeclared", "192.0.2.8"},
-		"it waits, one was approved":  {asks(a(ours(0)), b(nodetest.Naming("192.0.2.8"))), "False AddressNotDeclared", "192.0.2.8"},
-		"one waited, it is approved":  {asks(a(nodetest.Naming("192.0.2.8")), b(ours(0))), yes, "serving-b"},
-		"the last one was denied":     {asks(a(ours(nodetest.Minutes(1))), b(noAddress)), denied, "serving-b"},
-		"the last one was approved":   {asks(a(noAddress), b(ours(-time.Second))), yes, "serving-b"},
-		"approved, on record":         {nodetest.Edits(nodetest.Declares(), entries("xsad")), yes, "1"},
-		"denied, on record":           {nodetest.Edits(nodetest.Declares(), entries("sxad")), denied, "1"},
-		"a new one is to be approved": {nodetest.Edits(asks(a()), entries("sx")), denied, "1"},
-		"too many":                    {asks(append(nodetest.ServingRequests(20, ours(0)), nodetest.ServingRequest("serving-c", 0))...), "False TooManyRequests", "hour"},
-		"too many, an older one":      {asks(append(nodetest.ServingRequests(20, ours(0)), a())...), yes, "serving/19"},
+		"nothing is declared":              {nodetest.Serves(a(ours(0))), "", ""},
+		"not declared any more":            {entries("as"), "", ""},
+		"none was asked for":               {nodetest.Declares(), unasked, "serverTLSBootstrap"},
+		"others are on record":             {nodetest.Edits(nodetest.Declares(), entries("adiom")), unasked, ""},
+		"it is approved in this reconcile": {asks(a()), unasked, ""},
+		"it was approved":                  {asks(a(ours(0))), yes, "serving-a"},
+		"someone else approved it":         {asks(a(nodetest.Approved(0))), "True ApprovedElsewhere", "serving-a"},
+		"it was denied":                    {asks(a(noAddress)), denied, "serving-a"},
+		"it waits":                         {asks(a(nodetest.Naming("192.0.2.8"))), "False AddressNotDeclared", "192.0.2.8"},
+		"it waits, one was approved":       {asks(a(ours(0)), b(nodetest.Naming("192.0.2.8"))), "False AddressNotDeclared", "192.0.2.8"},
+		"one waited, it is approved":       {asks(a(nodetest.Naming("192.0.2.8")), b(ours(0))), yes, "serving-b"},
+		"the last one was denied":          {asks(a(ours(nodetest.Minutes(1))), b(noAddress)), denied, "serving-b"},
+		"the last one was approved":        {asks(a(noAddress), b(ours(-time.Second))), yes, "serving-b"},
+		"approved, on record":              {nodetest.Edits(nodetest.Declares(), entries("xsad")), yes, "1"},
+		"denied, on record":                {nodetest.Edits(nodetest.Declares(), entries("sxad")), denied, "1"},
+		"a new one is to be approved":      {nodetest.Edits(asks(a()), entries("sx")), denied, "1"},
+		"too many":                         {asks(append(nodetest.ServingRequests(20, ours(0)), nodetest.ServingRequest("serving-c", 0))...), "False TooManyRequests", "hour"},
+		"too many, an older one":           {asks(append(nodetest.ServingRequests(20, ours(0)), a())...), yes, "serving/19"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -24,9 +24,9 @@ import (
 
 // conditions is the conditions of a status in short: "True AwaitingNode". Stalled and Reconciling are their reason, or empty if absent:
 // kstatus wants them absent while they are not True.
-type told struct{ ready, credentials, joined, stalled, reconciling string }
+type conditions struct{ ready, credentials, joined, stalled, reconciling string }
 
-func toldBy(t *testing.T, status *v1alpha1.NodeBootstrapStatus) told {
+func shortConditions(t *testing.T, status *v1alpha1.NodeBootstrapStatus) conditions {
 	t.Helper()
 	short := func(conditionType string) string {
 		c := meta.FindStatusCondition(status.Conditions, conditionType)
@@ -49,7 +49,7 @@ func toldBy(t *testing.T, status *v1alpha1.NodeBootstrapStatus) told {
 	if len(status.Conditions) > 5 {
 		t.Errorf("the conditions are %v", status.Conditions)
 	}
-	return told{
+	return conditions{
 		ready: short(v1alpha1.ConditionReady), credentials: short(v1alpha1.ConditionCredentialsAvailable), joined: short(v1alpha1.ConditionJoined),
 		stalled: onlyTrue(v1alpha1.ConditionStalled), reconciling: onlyTrue(v1alpha1.ConditionReconciling),
 	}
@@ -94,19 +94,19 @@ func TestReportConditions(t *testing.T) {
 		return nodetest.With(nodetest.Request("csr-a", 1, nodetest.Minutes(2), nodetest.Approved(age)))
 	}
 	const waits, available = "False AwaitingNode", "True Published"
-	good := told{ready: "True AwaitingNode", credentials: available, joined: waits}
-	joined := told{ready: "True Joined", credentials: "False Joined", joined: "True NodeHasCertificate"}
-	reconciling := func(reason string) told {
-		return told{ready: "False " + reason, credentials: "False " + reason, joined: waits, reconciling: reason}
+	good := conditions{ready: "True AwaitingNode", credentials: available, joined: waits}
+	joined := conditions{ready: "True Joined", credentials: "False Joined", joined: "True NodeHasCertificate"}
+	reconciling := func(reason string) conditions {
+		return conditions{ready: "False " + reason, credentials: "False " + reason, joined: waits, reconciling: reason}
 	}
-	stalledBy := func(reason string) told {
-		return told{ready: "False " + reason, credentials: "False " + reason, joined: waits, stalled: reason}
+	stalledBy := func(reason string) conditions {
+		return conditions{ready: "False " + reason, credentials: "False " + reason, joined: waits, stalled: reason}
 	}
 	tests := map[string]struct {
 		facts   *lifecycle.Facts
 		edit    func(*lifecycle.Facts)
 		outcome status.Outcome
-		want    told
+		want    conditions
 	}{
 		"waits with a new token":      {nodetest.Fresh(), nil, published(1, 0), good},
 		"waits with a token":          {nodetest.Awaited(1, nodetest.Young), nil, published(1, nodetest.Young), good},
@@ -120,19 +120,19 @@ func TestReportConditions(t *testing.T) {
 		"a Secret is in the way":      {nodetest.Fresh(), nil, problematic(unpublished(published(1, 0))), stalledBy("ObjectNotOurs")},
 		"in the way, and it failed":   {nodetest.Fresh(), nil, failing(problematic(unpublished(published(1, 0)))), stalledBy("ObjectNotOurs")},
 		"no cluster":                  {nodetest.Fresh(), nodetest.NoCluster, status.Outcome{}, stalledBy("ServerUnknown")},
-		"no cluster, a token is live": {nodetest.Awaited(1, nodetest.Young), nodetest.NoCluster, published(1, nodetest.Young), told{ready: "False ServerUnknown", credentials: available, joined: waits, stalled: "ServerUnknown"}},
-		"bindings are being made":     {nodetest.Fresh(), pendingBindings, published(1, 0), told{ready: "False BindingsPending", credentials: available, joined: waits, reconciling: "BindingsPending"}},
+		"no cluster, a token is live": {nodetest.Awaited(1, nodetest.Young), nodetest.NoCluster, published(1, nodetest.Young), conditions{ready: "False ServerUnknown", credentials: available, joined: waits, stalled: "ServerUnknown"}},
+		"bindings are being made":     {nodetest.Fresh(), pendingBindings, published(1, 0), conditions{ready: "False BindingsPending", credentials: available, joined: waits, reconciling: "BindingsPending"}},
 		"the operator approves":       {nodetest.Awaited(1, nodetest.Young), nodetest.With(nodetest.Request("csr-a", 1, 0)), published(1, nodetest.Young), good},
-		"a person has to approve":     {nodetest.Awaited(1, nodetest.Young), manual, published(1, nodetest.Young), told{ready: "True AwaitingApproval", credentials: available, joined: waits}},
-		"approved a minute ago":       {nodetest.Awaited(1, nodetest.Young), late(time.Minute), published(1, nodetest.Young), told{ready: "False CertificateNotIssued", credentials: available, joined: waits, stalled: "CertificateNotIssued"}},
+		"a person has to approve":     {nodetest.Awaited(1, nodetest.Young), manual, published(1, nodetest.Young), conditions{ready: "True AwaitingApproval", credentials: available, joined: waits}},
+		"approved a minute ago":       {nodetest.Awaited(1, nodetest.Young), late(time.Minute), published(1, nodetest.Young), conditions{ready: "False CertificateNotIssued", credentials: available, joined: waits, stalled: "CertificateNotIssued"}},
 		"approved less ago":           {nodetest.Awaited(1, nodetest.Young), late(time.Minute - 2*time.Second), published(1, nodetest.Young), good},
-		"reissued":                    {nodetest.Reissued(), func(f *lifecycle.Facts) { f.LeaseRenewed = time.Time{} }, published(2, nodetest.Young), told{ready: "True AwaitingNode", credentials: available, joined: "False Reissued"}},
-		"after the deadline": {nodetest.Fresh(), nodetest.DeadlineAfter(time.Minute), status.Outcome{}, told{ready: "False JoinDeadlineExceeded", credentials: "False JoinDeadlineExceeded",
+		"reissued":                    {nodetest.Reissued(), func(f *lifecycle.Facts) { f.LeaseRenewed = time.Time{} }, published(2, nodetest.Young), conditions{ready: "True AwaitingNode", credentials: available, joined: "False Reissued"}},
+		"after the deadline": {nodetest.Fresh(), nodetest.DeadlineAfter(time.Minute), status.Outcome{}, conditions{ready: "False JoinDeadlineExceeded", credentials: "False JoinDeadlineExceeded",
 			joined: waits, stalled: "JoinDeadlineExceeded"}},
 		"joined":                      {nodetest.JoinedBefore(), nil, status.Outcome{}, joined},
 		"joined, and a delete failed": {nodetest.JoinedBefore(), nil, status.Outcome{Err: nodetest.ErrWrite}, joined},
 		"just joined, a delete failed": {nodetest.Asked(), func(f *lifecycle.Facts) { nodetest.WorksSince(nodetest.Minutes(18))(f) }, status.Outcome{Err: nodetest.ErrWrite},
-			told{ready: "False WriteFailed", credentials: "False WriteFailed", joined: "True NodeHasCertificate", reconciling: "WriteFailed"}},
+			conditions{ready: "False WriteFailed", credentials: "False WriteFailed", joined: "True NodeHasCertificate", reconciling: "WriteFailed"}},
 		"joined, no cluster": {nodetest.JoinedBefore(), nodetest.NoCluster, status.Outcome{}, joined},
 	}
 	for name, tt := range tests {
@@ -143,7 +143,7 @@ func TestReportConditions(t *testing.T) {
 			p := nodetest.Decide(tt.facts, nodetest.Now)
 			before := tt.facts.NodeBootstrap.DeepCopy()
 			s := status.Report(tt.facts, &p, &tt.outcome, nodetest.Now)
-			if got := toldBy(t, s); got != tt.want {
+			if got := shortConditions(t, s); got != tt.want {
 				t.Errorf("got  %+v\nwant %+v", got, tt.want)
 			}
 			if s.ObservedGeneration != 3 {
@@ -303,7 +303,7 @@ func TestVerified(t *testing.T) {
 }
 
 // The Node that existed at a reissue is not the new machine's, and the one that joined is recognized.
-func TestReportNotesTheNode(t *testing.T) {
+func TestReportRecordsTheNode(t *testing.T) {
 	before := func(f *lifecycle.Facts) { f.NodeBootstrap.Status.NodeUID = "before" }
 	node := func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Minutes(18)) }
 	tests := map[string]struct {
@@ -369,14 +369,14 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 	f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-a", 1, time.Second, nodetest.Approved(0), nodetest.WithCertificate)}
 	f.Node = nodetest.NodeMade(0)
 	f.Node.CreationTimestamp.Time = made
-	for pass := range 3 {
-		f.NodeReported, f.LeaseRenewed = pass == 0, time.Time{} // read only until it is known
-		if pass == 0 {
+	for n := range 3 {
+		f.NodeReported, f.LeaseRenewed = n == 0, time.Time{} // read only until it is known
+		if n == 0 {
 			f.LeaseRenewed = made
 		}
 		p := nodetest.Decide(f, behind)
 		if p.Phase != lifecycle.Joined {
-			t.Fatalf("reconcile %d: %+v", pass, nodetest.OutlineOf(&p))
+			t.Fatalf("reconcile %d: %+v", n, nodetest.OutlineOf(&p))
 		}
 		f.NodeBootstrap.Status = *status.Report(f, &p, &status.Outcome{}, behind)
 		for i := range f.NodeBootstrap.Status.Conditions { // stored times have whole seconds
@@ -388,7 +388,7 @@ func TestJoinedIsNotForgottenByAClockBehind(t *testing.T) {
 }
 
 // An edited server whose write failed is not in the published kubeconfig; Ready stays True and says why.
-func TestStatusTellsOfAFailedWrite(t *testing.T) {
+func TestStatusReportsAFailedWrite(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap.Status.Server = "https://before:6443"
 	p, o := nodetest.Decide(f, nodetest.Now), published(1, nodetest.Young)

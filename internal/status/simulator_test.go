@@ -54,7 +54,7 @@ func finish(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 }
 
 // reconcile decides on facts, carries the plan out, and collects the events, at the claim and at the end.
-func pass(f *lifecycle.Facts) (lifecycle.Plan, *status.Outcome, []status.Event) {
+func reconcile(f *lifecycle.Facts) (lifecycle.Plan, *status.Outcome, []status.Event) {
 	p := nodetest.Decide(f, nodetest.Now)
 	if f.NodeBootstrap == nil {
 		return p, carryOut(f, &p), nil
