@@ -317,7 +317,7 @@ type DecidedCSR struct {
 	KeyFingerprint string `json:"keyFingerprint,omitempty"`
 	// verdict is the decision.
 	Verdict Verdict `json:"verdict"`
-	// reason is a word for why.
+	// reason is the reason of the decision, in CamelCase.
 	Reason string `json:"reason"`
 	// time of the decision.
 	Time metav1.Time `json:"time"`
@@ -375,9 +375,9 @@ type CertificateDecision struct {
 	// keyFingerprint is SHA256:<hex of the SHA-256 of the DER SubjectPublicKeyInfo>; absent when no key could be read.
 	// +optional
 	KeyFingerprint string `json:"keyFingerprint,omitempty"`
-	// verdict is what was decided.
+	// verdict is the decision.
 	Verdict Verdict `json:"verdict"`
-	// reason is a word for why.
+	// reason is the reason of the decision, in CamelCase.
 	Reason string `json:"reason"`
 	// message is the message of a denial, cut to 256 characters: it outlives the CertificateSigningRequest.
 	// +optional
@@ -401,7 +401,7 @@ type SentKey struct {
 	KeyFingerprint string `json:"keyFingerprint"`
 	// name of the first CertificateSigningRequest with this key.
 	Name string `json:"name"`
-	// time at which that request was created, or decided if it no longer exists.
+	// time when that CertificateSigningRequest was created, or decided if it no longer exists.
 	Time metav1.Time `json:"time"`
 }
 

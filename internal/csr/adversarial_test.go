@@ -93,7 +93,7 @@ func TestAdversarialRequests(t *testing.T) {
 					ObjectMeta: metav1.ObjectMeta{Name: "csr-1", CreationTimestamp: metav1.NewTime(adversarialTime)}, Spec: of.good()}
 			}
 			if got := of.evaluate(request()); got.Verdict != csr.Approve {
-				t.Errorf("%s, %s: the good request: %+v", algorithm, kind, got)
+				t.Errorf("%s, %s: the good CSR: %+v", algorithm, kind, got)
 			}
 			for _, c := range slices.Concat(of.cases, adversarial.Harmless()) {
 				r, want := request(), cmp.Or(c.Reason, of.approved)

@@ -8,7 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	_ "crypto/sha1" // for requests with an obsolete signature
+	_ "crypto/sha1" // for CSRs with an obsolete signature
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"

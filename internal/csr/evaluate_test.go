@@ -16,11 +16,11 @@ import (
 
 func TestEvaluateApproves(t *testing.T) {
 	tests := map[string]func(*Request){
-		"what a kubelet sends":     func(*Request) {},
-		"the same, made by hand":   func(r *Request) { r.CSR.Spec.Request = raw{key: p256()}.pem() },
-		"ECDSA on P-384":           func(r *Request) { r.CSR.Spec.Request = kubeletPEM(ecdsaKey(elliptic.P384()), testNode) },
-		"ECDSA on P-521":           func(r *Request) { r.CSR.Spec.Request = kubeletPEM(ecdsaKey(elliptic.P521()), testNode) },
-		"RSA of 2048 bits by hand": func(r *Request) { useRSA(r, rsa2048()) },
+		"what a kubelet sends":      func(*Request) {},
+		"the same, created by hand": func(r *Request) { r.CSR.Spec.Request = raw{key: p256()}.pem() },
+		"ECDSA on P-384":            func(r *Request) { r.CSR.Spec.Request = kubeletPEM(ecdsaKey(elliptic.P384()), testNode) },
+		"ECDSA on P-521":            func(r *Request) { r.CSR.Spec.Request = kubeletPEM(ecdsaKey(elliptic.P521()), testNode) },
+		"RSA of 2048 bits by hand":  func(r *Request) { useRSA(r, rsa2048()) },
 		"RSA of 2048 bits": func(r *Request) {
 			useRSA(r, rsa2048())
 			r.CSR.Spec.Request = kubeletPEM(rsa2048(), testNode)
@@ -99,21 +99,21 @@ func TestEvaluateLooksAtTheRequester(t *testing.T) {
 		return groups(func(g []string) []string { return append(g, group) })
 	}
 	testFindings(t, map[string]finding{
-		"another token":                username("system:bootstrap:zzz999"),
-		"a token that begins alike":    username("system:bootstrap:" + testTokenID + "4"),
-		"a node":                       username("system:node:" + testNode),
-		"a person":                     username("kubernetes-admin"),
-		"nobody":                       username(""),
-		"no groups":                    groups(func([]string) []string { return nil }),
-		"not authenticated":            without("system:authenticated"),
-		"not a bootstrapper":           without("system:bootstrappers"),
-		"not in the operator's group":  without(testGroup),
-		"also an administrator":        with("system:masters"),
-		"also a node":                  with("system:nodes"),
-		"also another bootstrapper":    with("system:bootstrappers:kubeadm:default-node-token"),
-		"a group that begins alike":    with(testGroup + ":x"),
-		"the cluster-wide group alone": groups(func([]string) []string { return []string{testClusterWide} }),
-		"a uid":                        {func(r *Request) { r.CSR.Spec.UID = "1234" }, Deny, ReasonWrongRequester},
+		"another token":               username("system:bootstrap:zzz999"),
+		"a token that begins alike":   username("system:bootstrap:" + testTokenID + "4"),
+		"a node":                      username("system:node:" + testNode),
+		"a person":                    username("kubernetes-admin"),
+		"nobody":                      username(""),
+		"no groups":                   groups(func([]string) []string { return nil }),
+		"not authenticated":           without("system:authenticated"),
+		"not a bootstrapper":          without("system:bootstrappers"),
+		"not in the operator's group": without(testGroup),
+		"also an administrator":       with("system:masters"),
+		"also a node":                 with("system:nodes"),
+		"also another bootstrapper":   with("system:bootstrappers:kubeadm:default-node-token"),
+		"a group that begins alike":   with(testGroup + ":x"),
+		"only the cluster-wide group": groups(func([]string) []string { return []string{testClusterWide} }),
+		"a uid":                       {func(r *Request) { r.CSR.Spec.UID = "1234" }, Deny, ReasonWrongRequester},
 		"extra data": {func(r *Request) {
 			r.CSR.Spec.Extra = map[string]certificatesv1.ExtraValue{"authentication.kubernetes.io/credential-id": {"X509SHA256=00"}}
 		}, Deny, ReasonWrongRequester},
@@ -134,12 +134,12 @@ func TestEvaluateLooksAtTheSpec(t *testing.T) {
 	testFindings(t, map[string]finding{
 		"the signer of serving certificates":           signer(certificatesv1.KubeletServingSignerName),
 		"the signer of any client certificates":        signer(certificatesv1.KubeAPIServerClientSignerName),
-		"somebody's own signer":                        signer("example.com/signer"),
+		"another client's own signer":                  signer("example.com/signer"),
 		"no signer":                                    signer(""),
 		"no usages":                                    usages(),
 		"no client auth":                               usages(signature),
 		"no digital signature":                         usages(clientAuth),
-		"server auth besides":                          usages(signature, clientAuth, certificatesv1.UsageServerAuth),
+		"server auth too":                              usages(signature, clientAuth, certificatesv1.UsageServerAuth),
 		"server auth instead":                          usages(signature, certificatesv1.UsageServerAuth),
 		"any usage":                                    usages(signature, clientAuth, certificatesv1.UsageAny),
 		"client auth twice":                            usages(signature, clientAuth, clientAuth),
@@ -147,7 +147,7 @@ func TestEvaluateLooksAtTheSpec(t *testing.T) {
 		"key encipherment with ECDSA":                  usages(signature, certificatesv1.UsageKeyEncipherment, clientAuth),
 		"certificate signing":                          usages(signature, clientAuth, certificatesv1.UsageCertSign),
 		"a second more than a year":                    seconds(366*24*60*60 + 1),
-		"the longest duration that can be asked":       seconds(1<<31 - 1),
+		"the longest duration that can be requested":   seconds(1<<31 - 1),
 		"RSA without key encipherment":                 {func(r *Request) { r.CSR.Spec.Request = kubeletPEM(rsa2048(), testNode) }, Deny, ReasonWrongUsages},
 		"RSA with key encipherment and no client auth": {func(r *Request) { useRSA(r, rsa2048()); r.CSR.Spec.Usages = slices.Delete(r.CSR.Spec.Usages, 1, 2) }, Deny, ReasonWrongUsages},
 		"another key than the one that is claimed":     {func(r *Request) { r.ClaimedKeys = []string{must(Fingerprint(requestWith(otherKey()).CSR))} }, Deny, ReasonKeyReplaced},
@@ -180,7 +180,7 @@ func TestKeyOfAnotherNodeHidesNoEvidence(t *testing.T) {
 			second(r)
 			r.ClaimUsed = true
 		}), Deny, ReasonSecondKey},
-		"a second key that was asked for before": {with(func(r *Request) {
+		"a second key that was sent before": {with(func(r *Request) {
 			second(r)
 			r.ClaimedAt = testTime.Add(time.Second)
 		}), Deny, ReasonSuperseded},
@@ -230,7 +230,7 @@ func TestSecondKeyMessageHelps(t *testing.T) {
 			}
 		}
 		if got.KeyFingerprint != must(Fingerprint(r.CSR)) {
-			t.Errorf("the key of the denied request is %q", got.KeyFingerprint)
+			t.Errorf("the key of the denied CSR is %q", got.KeyFingerprint)
 		}
 	}
 }
@@ -278,6 +278,6 @@ func TestKeyOfAnotherNodeMessageHelps(t *testing.T) {
 		}
 	}
 	if got.KeyFingerprint != must(Fingerprint(r.CSR)) {
-		t.Errorf("the key of the denied request is %q", got.KeyFingerprint)
+		t.Errorf("the key of the denied CSR is %q", got.KeyFingerprint)
 	}
 }

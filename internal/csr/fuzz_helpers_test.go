@@ -276,7 +276,7 @@ func compare(t testing.TB, got csr.Result, want error, before, after *certificat
 		t.Fatalf("the verdict %v, the reason %q or the message of %d bytes cannot be shown in a condition", got.Verdict, got.Reason, len(got.Message))
 	}
 	if !reflect.DeepEqual(before, after) {
-		t.Fatal("the request was changed")
+		t.Fatal("the CSR was changed")
 	}
 	if want != nil {
 		return

@@ -26,7 +26,7 @@ func goodNames() [][]byte {
 		write(tagIPAddress, []byte{0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7})}
 }
 
-// badPEMs are spoilt spellings of a good request.
+// badPEMs are spoiled encodings of a good CSR in PEM.
 func badPEMs(good []byte) [][]byte {
 	text := string(good)
 	lines := strings.SplitAfter(text, "\n")

@@ -37,7 +37,7 @@ var (
 		"a finalizer without name":  finalizers(""),
 		"many finalizers":           func(m *metav1.ObjectMeta) { m.Finalizers = manyNames(5000) },
 		"an owner":                  ownedBy("Node", nil),
-		"an owner that is not told": func(m *metav1.ObjectMeta) { m.OwnerReferences = make([]metav1.OwnerReference, 1) },
+		"an owner without details":  func(m *metav1.ObjectMeta) { m.OwnerReferences = make([]metav1.OwnerReference, 1) },
 		"an owner that may not go":  ownedBy("ConfigMap", func(o *metav1.OwnerReference) { o.BlockOwnerDeletion = new(true) }),
 		"a controller":              ownedBy("NodeBootstrap", func(o *metav1.OwnerReference) { o.Controller = new(true) }),
 		"a finalizer and an owner":  func(m *metav1.ObjectMeta) { finalizers("example.com/protect")(m); ownedBy("Node", nil)(m) },
@@ -101,7 +101,7 @@ func TestEvaluateLooksAtTheMetadata(t *testing.T) {
 				}
 			}
 			if got, want := Evaluate(r).KeyFingerprint, must(Fingerprint(r.CSR)); got != want {
-				t.Errorf("the key of the denied request is %q, want %q", got, want)
+				t.Errorf("the key of the denied CSR is %q, want %q", got, want)
 			}
 		})
 	}
@@ -152,7 +152,7 @@ func TestMetadataHidesNoEvidence(t *testing.T) {
 	s.CSR.Spec.Username = "system:node:worker-2"
 	strangeMetadata["a finalizer"](&s.CSR.ObjectMeta)
 	if got := EvaluateServing(s); got.Verdict != Leave || got.Reason != ReasonNotOurs {
-		t.Errorf("another node's request: got verdict %d, %s", got.Verdict, got.Reason)
+		t.Errorf("another node's CSR: got verdict %d, %s", got.Verdict, got.Reason)
 	}
 	s = goodServing()
 	s.Declared = nil

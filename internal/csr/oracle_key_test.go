@@ -115,7 +115,7 @@ func positive(content []byte) (*big.Int, error) {
 	return new(big.Int).SetBytes(content), nil
 }
 
-// Rule: the request is signed with its own key, by RSA PKCS #1 v1.5 or ECDSA with a SHA-2 digest.
+// Rule: the CSR is signed with its own key, by RSA PKCS #1 v1.5 or ECDSA with a SHA-2 digest.
 func oracleSignature(key publicKey, r certificationRequest) error {
 	algorithm := hex.EncodeToString(r.algorithm)
 	if key.rsa != nil {

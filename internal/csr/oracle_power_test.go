@@ -48,7 +48,7 @@ func TestBothApproveAStockKubelet(t *testing.T) {
 		}
 	}
 	if want := 4 * len(goodKeys); approved != want {
-		t.Errorf("%d of %d good requests are approved", approved, want)
+		t.Errorf("%d of %d good CSRs are approved", approved, want)
 	}
 }
 
@@ -196,7 +196,7 @@ func TestTheOracleDeniesWrongAddresses(t *testing.T) {
 	} {
 		text, ok := standardRequest(t, []string{asked})
 		if !ok {
-			t.Fatalf("a request for %q cannot be created", asked)
+			t.Fatalf("a CSR for %q cannot be created", asked)
 		}
 		r := servingRequest(text, false)
 		r.Declared = []string{"worker.EXAMPLE", "10.0.1.1/16", "2001:db8::/32", "::ffff:192.0.2.1", "::ffff:192.0.2.129/128", "fe80::1%eth0", "api.example", "other.example", "*.example",
@@ -208,7 +208,7 @@ func TestTheOracleDeniesWrongAddresses(t *testing.T) {
 	}
 }
 
-// No bit of an approved request can be changed.
+// No bit of an approved CSR can be changed.
 func TestNoFlippedBitIsApproved(t *testing.T) {
 	r := clientRequest(writePEM(goodClient(t, "p256")), false)
 	flipEach(t, r.CSR.Spec.Request, func() bool { return csr.Evaluate(r).Verdict == csr.Approve })
@@ -219,7 +219,7 @@ func TestNoFlippedBitIsApproved(t *testing.T) {
 func flipEach(t *testing.T, text []byte, isApproved func() bool) {
 	t.Helper()
 	if !isApproved() {
-		t.Fatal("the good request is not approved")
+		t.Fatal("the good CSR is not approved")
 	}
 	for i := range text {
 		for bit := range 8 {

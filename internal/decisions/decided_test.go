@@ -30,7 +30,7 @@ func TestNewDecisions(t *testing.T) {
 		"known":                  {nodetest.History("ad"), nodetest.History("ad"), ""},
 		"one more":               {nodetest.History("a"), nodetest.History("ad"), "1"},
 		"in another order":       {nodetest.History("ad"), slices.Concat(nodetest.History("ad")[1:], nodetest.History("a")), ""},
-		"gone":                   {nodetest.History("ad"), nodetest.History("a"), ""},
+		"removed":                {nodetest.History("ad"), nodetest.History("a"), ""},
 		"one for another":        {nodetest.History("ad")[:1], nodetest.History("ad")[1:], "1"},
 		"issued since":           {[]v1alpha1.CertificateDecision{unissued}, nodetest.History("a"), ""},
 		"with another verdict":   {nodetest.History("d"), nodetest.History("a"), ""},

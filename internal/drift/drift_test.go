@@ -27,16 +27,16 @@ func TestSecretDifference(t *testing.T) {
 		edit          func(*corev1.Secret)
 		needed, other []string
 	}{
-		"nothing":           {func(*corev1.Secret) {}, nil, nil},
-		"immutable":         {func(s *corev1.Secret) { s.Immutable = new(true) }, nil, nil},
-		"a label of others": {func(s *corev1.Secret) { s.Labels["mine"] = "yes" }, nil, nil},
-		"no label":          {func(s *corev1.Secret) { s.Labels = nil }, nil, []string{"metadata.labels[" + owned.ManagedByLabel + "]"}},
-		"another label":     {func(s *corev1.Secret) { s.Labels[owned.ManagedByLabel] = "x" }, nil, []string{"metadata.labels[" + owned.ManagedByLabel + "]"}},
-		"no annotation":     {func(s *corev1.Secret) { delete(s.Annotations, owned.NodeNameAnnotation) }, nil, []string{"metadata.annotations[" + owned.NodeNameAnnotation + "]"}},
-		"made for nothing":  {func(s *corev1.Secret) { delete(s.Annotations, v1alpha1.ReissueRequestedAtAnnotation) }, []string{"metadata.annotations[" + v1alpha1.ReissueRequestedAtAnnotation + "]"}, nil},
-		"no owner":          {func(s *corev1.Secret) { s.OwnerReferences = nil }, []string{"metadata.ownerReferences"}, nil},
-		"another owner":     {func(s *corev1.Secret) { s.OwnerReferences[0].UID = nodetest.FormerUID }, []string{"metadata.ownerReferences"}, nil},
-		"no controller":     {func(s *corev1.Secret) { s.OwnerReferences[0].Controller = nil }, []string{"metadata.ownerReferences"}, nil},
+		"nothing":                {func(*corev1.Secret) {}, nil, nil},
+		"immutable":              {func(s *corev1.Secret) { s.Immutable = new(true) }, nil, nil},
+		"a label of others":      {func(s *corev1.Secret) { s.Labels["mine"] = "yes" }, nil, nil},
+		"no label":               {func(s *corev1.Secret) { s.Labels = nil }, nil, []string{"metadata.labels[" + owned.ManagedByLabel + "]"}},
+		"another label":          {func(s *corev1.Secret) { s.Labels[owned.ManagedByLabel] = "x" }, nil, []string{"metadata.labels[" + owned.ManagedByLabel + "]"}},
+		"no annotation":          {func(s *corev1.Secret) { delete(s.Annotations, owned.NodeNameAnnotation) }, nil, []string{"metadata.annotations[" + owned.NodeNameAnnotation + "]"}},
+		"created for no reissue": {func(s *corev1.Secret) { delete(s.Annotations, v1alpha1.ReissueRequestedAtAnnotation) }, []string{"metadata.annotations[" + v1alpha1.ReissueRequestedAtAnnotation + "]"}, nil},
+		"no owner":               {func(s *corev1.Secret) { s.OwnerReferences = nil }, []string{"metadata.ownerReferences"}, nil},
+		"another owner":          {func(s *corev1.Secret) { s.OwnerReferences[0].UID = nodetest.FormerUID }, []string{"metadata.ownerReferences"}, nil},
+		"no controller":          {func(s *corev1.Secret) { s.OwnerReferences[0].Controller = nil }, []string{"metadata.ownerReferences"}, nil},
 		"a further owner": {func(s *corev1.Secret) {
 			s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{Kind: "Other"})
 		}, nil, []string{"metadata.ownerReferences"}},

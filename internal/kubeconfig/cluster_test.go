@@ -53,10 +53,10 @@ func TestResolveClusterTakesTheFirstSource(t *testing.T) {
 		"a cluster-info bare": {func(c *v1alpha1.ClusterSpec, s *kubeconfig.Sources) {
 			c.CABundle, s.FlagCA, s.ClusterInfo = "", nil, "{}"
 		}, "https://spec:6443", 4},
-		"a bad file, unneeded":      {func(_ *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { s.FlagCAError = errors.New("no such file") }, "https://spec:6443", 1},
-		"an empty file, the same":   {func(_ *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { s.FlagCA = []byte{} }, "https://spec:6443", 1},
-		"bad info, there is a file": {func(c *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { c.CABundle, s.ClusterInfo = "", "\tnot yaml" }, "https://spec:6443", 2},
-		"bad info, unneeded":        {func(_ *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { s.ClusterInfo = "\tnot yaml" }, "https://spec:6443", 1},
+		"a bad file, unneeded":    {func(_ *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { s.FlagCAError = errors.New("no such file") }, "https://spec:6443", 1},
+		"an empty file, the same": {func(_ *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { s.FlagCA = []byte{} }, "https://spec:6443", 1},
+		"bad info, a file is set": {func(c *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { c.CABundle, s.ClusterInfo = "", "\tnot yaml" }, "https://spec:6443", 2},
+		"bad info, unneeded":      {func(_ *v1alpha1.ClusterSpec, s *kubeconfig.Sources) { s.ClusterInfo = "\tnot yaml" }, "https://spec:6443", 1},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -93,7 +93,7 @@ func TestResolveClusterProblems(t *testing.T) {
 		"no scheme":           {server("api.example.com:6443"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "https://"}},
 		"no slashes":          {server("https:api.example.com"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "host"}},
 		"no host":             {server("https://:6443"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "host"}},
-		"a path alone":        {server("https:///api"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "host"}},
+		"only a path":         {server("https:///api"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "host"}},
 		"a password":          {server("https://admin:" + password + "@api.example.com"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "credentials"}},
 		"a user":              {server("https://admin@api.example.com"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "credentials"}},
 		"a password, a space": {server("https://admin:" + password + "@api example.com"), v1alpha1.ReasonServerInvalid, []string{kubeconfig.FromSpecServer, "parsed"}},

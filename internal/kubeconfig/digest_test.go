@@ -136,7 +136,7 @@ func TestImmovable(t *testing.T) {
 		edit func(*corev1.Secret)
 		want bool
 	}{
-		"as it was made":                    {func(*corev1.Secret) {}, false},
+		"unchanged":                         {func(*corev1.Secret) {}, false},
 		"mutable":                           {func(s *corev1.Secret) { s.Immutable = new(false) }, false},
 		"immutable, and right":              {func(s *corev1.Secret) { s.Immutable = new(true) }, false},
 		"immutable, and right, as a digest": {func(s *corev1.Secret) { s.Immutable, s.Data = new(true), kubeconfig.Digest(s.Data) }, false},

@@ -58,7 +58,7 @@ func TestConcerns(t *testing.T) {
 		f.Requests = append(f.Requests, r)
 	}
 	if own, all := len(f.OwnRequests()), len(f.Requests); own != len(good) || all != len(good)+len(nodetest.Spoilt) {
-		t.Errorf("%d of %d requests are its own", own, all)
+		t.Errorf("%d of %d CSRs are its own", own, all)
 	}
 }
 

@@ -55,17 +55,17 @@ func TestNodeDoesNotJoinWithAnothersRecord(t *testing.T) {
 		record v1alpha1.CertificateDecision
 		want   bool
 	}{
-		"its own":                      {mine, true},
-		"approved elsewhere":           {nodetest.Because(decisions.ReasonApprovedElsewhere, mine), true},
-		"another node's":               {nodetest.Because(csr.ReasonWrongSubject, mine), false},
-		"a second key's":               {nodetest.Because(csr.ReasonSecondKey, mine), false},
-		"one of too many":              {nodetest.Because(decisions.ReasonTooManyRequests, mine), false},
-		"another signer's":             {another, false},
-		"a serving certificate":        {serving, false},
-		"issued unseen":                {unissued, true},
-		"another node's, unseen":       {nodetest.Because(csr.ReasonWrongSubject, unissued), false},
-		"denied, and the request gone": {nodetest.Because(csr.ReasonSuperseded, nodetest.DeniedDecision("csr-a", 1, nodetest.Minutes(70))), false},
-		"ignored, and the request gone": {func() v1alpha1.CertificateDecision {
+		"its own":                     {mine, true},
+		"approved elsewhere":          {nodetest.Because(decisions.ReasonApprovedElsewhere, mine), true},
+		"another node's":              {nodetest.Because(csr.ReasonWrongSubject, mine), false},
+		"a second key's":              {nodetest.Because(csr.ReasonSecondKey, mine), false},
+		"one of too many":             {nodetest.Because(decisions.ReasonTooManyRequests, mine), false},
+		"another signer's":            {another, false},
+		"a serving certificate":       {serving, false},
+		"issued unseen":               {unissued, true},
+		"another node's, unseen":      {nodetest.Because(csr.ReasonWrongSubject, unissued), false},
+		"denied, and the CSR deleted": {nodetest.Because(csr.ReasonSuperseded, nodetest.DeniedDecision("csr-a", 1, nodetest.Minutes(70))), false},
+		"ignored, and the CSR deleted": {func() v1alpha1.CertificateDecision {
 			d := nodetest.Decision('i', "csr-a")
 			d.Time = nodetest.Ago(nodetest.Minutes(70))
 			return d
@@ -138,33 +138,33 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 	reissuedClean := nodetest.Outline{Phase: lifecycle.Joined, DeleteToken: "#2", DropConfig: true}
 	reissuedWaits := nodetest.Outline{Phase: lifecycle.Awaited, Token: "#2"}
 	nodetest.Plans(t, map[string]nodetest.Planned{
-		"a member already":             {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), works), Want: nodetest.Outline{Phase: lifecycle.Joined}},
-		"a member without a Lease":     {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}}, // created by another client that may create Nodes
-		"a Lease of a former Node":     {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported, lease(nodetest.Old+time.Second)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
-		"a member, but no kubelet's":   {Facts: nodetest.Fresh(), Edit: node(nodetest.Old), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
-		"only a Lease":                 {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), lease(time.Second)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
-		"a report without a Node":      {Facts: nodetest.Fresh(), Edit: reported, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
-		"a member, wanted again":       {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported, lease(time.Second), nodetest.AskReissue), Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#1"}},
-		"awaited, no Node":             {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nil, Want: waits},
-		"awaited, Node made ahead":     {Facts: nodetest.Awaited(1, nodetest.Young), Edit: node(nodetest.Minutes(5)), Want: waits},
-		"joined in another way":        {Facts: nodetest.Awaited(1, nodetest.Young), Edit: both(node(nodetest.Minutes(5)), works), Want: clean},
-		"issued, no Node":              {Facts: nodetest.Asked(), Edit: nil, Want: waits},
-		"issued, Node made after":      {Facts: nodetest.Asked(), Edit: node(nodetest.Minutes(18)), Want: waits}, // by an administrator
-		"issued, and it has reported":  {Facts: nodetest.Asked(), Edit: both(node(nodetest.Minutes(18)), reported), Want: waits},
-		"issued, Lease of that second": {Facts: nodetest.Asked(), Edit: both(node(nodetest.Old), lease(nodetest.Minutes(19)-999*time.Millisecond)), Want: waits},
-		"issued, Lease of the next":    {Facts: nodetest.Asked(), Edit: both(node(nodetest.Old), lease(nodetest.Minutes(19)-time.Second)), Want: clean},
-		"issued, Node made before":     {Facts: nodetest.Asked(), Edit: node(nodetest.Minutes(21)), Want: waits},
-		"issued, Lease renewed after":  {Facts: nodetest.Asked(), Edit: both(node(nodetest.Old), lease(nodetest.Minutes(18))), Want: clean},
-		"approved, not issued":         {Facts: nodetest.Asked(), Edit: both(used, func(f *lifecycle.Facts) { f.Requests[0].Status.Certificate = nil }), Want: waits},
-		"issued to a renewed token":    {Facts: nodetest.Asked(), Edit: both(used, func(f *lifecycle.Facts) { f.Requests[0].Spec.Username = "system:bootstrap:" + nodetest.NthID(7) }), Want: clean},
+		"a member already":                 {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), works), Want: nodetest.Outline{Phase: lifecycle.Joined}},
+		"a member without a Lease":         {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}}, // created by another client that may create Nodes
+		"a Lease of a former Node":         {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported, lease(nodetest.Old+time.Second)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
+		"a member, but no kubelet's":       {Facts: nodetest.Fresh(), Edit: node(nodetest.Old), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
+		"only a Lease":                     {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), lease(time.Second)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
+		"a report without a Node":          {Facts: nodetest.Fresh(), Edit: reported, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#1"}},
+		"a member, wanted again":           {Facts: nodetest.Fresh(), Edit: both(node(nodetest.Old), reported, lease(time.Second), nodetest.AskReissue), Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#1"}},
+		"awaited, no Node":                 {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nil, Want: waits},
+		"awaited, Node created in advance": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: node(nodetest.Minutes(5)), Want: waits},
+		"joined in another way":            {Facts: nodetest.Awaited(1, nodetest.Young), Edit: both(node(nodetest.Minutes(5)), works), Want: clean},
+		"issued, no Node":                  {Facts: nodetest.Asked(), Edit: nil, Want: waits},
+		"issued, Node created after":       {Facts: nodetest.Asked(), Edit: node(nodetest.Minutes(18)), Want: waits}, // by an administrator
+		"issued, and it has reported":      {Facts: nodetest.Asked(), Edit: both(node(nodetest.Minutes(18)), reported), Want: waits},
+		"issued, Lease of that second":     {Facts: nodetest.Asked(), Edit: both(node(nodetest.Old), lease(nodetest.Minutes(19)-999*time.Millisecond)), Want: waits},
+		"issued, Lease of the next":        {Facts: nodetest.Asked(), Edit: both(node(nodetest.Old), lease(nodetest.Minutes(19)-time.Second)), Want: clean},
+		"issued, Node created before":      {Facts: nodetest.Asked(), Edit: node(nodetest.Minutes(21)), Want: waits},
+		"issued, Lease renewed after":      {Facts: nodetest.Asked(), Edit: both(node(nodetest.Old), lease(nodetest.Minutes(18))), Want: clean},
+		"approved, not issued":             {Facts: nodetest.Asked(), Edit: both(used, func(f *lifecycle.Facts) { f.Requests[0].Status.Certificate = nil }), Want: waits},
+		"issued to a renewed token":        {Facts: nodetest.Asked(), Edit: both(used, func(f *lifecycle.Facts) { f.Requests[0].Spec.Username = "system:bootstrap:" + nodetest.NthID(7) }), Want: clean},
 		"issued to it before the wait": {Facts: nodetest.Asked(), Edit: both(used, func(f *lifecycle.Facts) {
 			f.Requests[0] = nodetest.Request("csr-a", 7, nodetest.Minutes(70), nodetest.Approved(nodetest.Minutes(61)), nodetest.WithCertificate)
 		}), Want: waits},
-		"issued, the request cleaned":  {Facts: nodetest.Asked(), Edit: both(used, recorded(nodetest.Minutes(19), 1), nodetest.NoRequests), Want: clean},
-		"the same, Node made before":   {Facts: nodetest.Asked(), Edit: both(node(nodetest.Minutes(21)), recorded(nodetest.Minutes(19), 1), nodetest.NoRequests), Want: waits},
-		"the same, with a later token": {Facts: nodetest.Asked(), Edit: both(used, recorded(nodetest.Minutes(19), 7), nodetest.NoRequests), Want: clean},
-		"issued before the wait":       {Facts: nodetest.Asked(), Edit: both(used, recorded(nodetest.Old, 7), nodetest.NoRequests), Want: waits},
-		"denied, and renewed":          {Facts: nodetest.Asked(), Edit: both(used, denied(nodetest.Minutes(19)), nodetest.NoRequests), Want: waits},
+		"issued, the request cleaned":   {Facts: nodetest.Asked(), Edit: both(used, recorded(nodetest.Minutes(19), 1), nodetest.NoRequests), Want: clean},
+		"the same, Node created before": {Facts: nodetest.Asked(), Edit: both(node(nodetest.Minutes(21)), recorded(nodetest.Minutes(19), 1), nodetest.NoRequests), Want: waits},
+		"the same, with a later token":  {Facts: nodetest.Asked(), Edit: both(used, recorded(nodetest.Minutes(19), 7), nodetest.NoRequests), Want: clean},
+		"issued before the wait":        {Facts: nodetest.Asked(), Edit: both(used, recorded(nodetest.Old, 7), nodetest.NoRequests), Want: waits},
+		"denied, and renewed":           {Facts: nodetest.Asked(), Edit: both(used, denied(nodetest.Minutes(19)), nodetest.NoRequests), Want: waits},
 
 		"issued, never approved": {Facts: nodetest.Asked(), Edit: both(lease(time.Second), node(nodetest.Old), func(f *lifecycle.Facts) { f.Requests[0].Status.Conditions = nil }), Want: waits},
 		"approved in the second the wait began": {Facts: nodetest.Asked(), Edit: both(used, func(f *lifecycle.Facts) {
@@ -188,10 +188,10 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 		"another Node after it joined":     {Facts: nodetest.JoinedBefore(), Edit: node(nodetest.Minutes(5)), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2"}},
 		"the same, and it has reported":    {Facts: nodetest.JoinedBefore(), Edit: both(node(nodetest.Minutes(5)), works), Want: nodetest.Outline{Phase: lifecycle.Joined}},
 
-		"reissued, the old Node reports":  {Facts: nodetest.Reissued(), Edit: nil, Want: reissuedWaits},
-		"reissued, the Lease is renewed":  {Facts: nodetest.Reissued(), Edit: lease(time.Second), Want: reissuedWaits},
-		"reissued, a new Node":            {Facts: nodetest.Reissued(), Edit: both(node(nodetest.Minutes(5)), works), Want: reissuedClean},
-		"reissued, a new Node made ahead": {Facts: nodetest.Reissued(), Edit: both(node(nodetest.Minutes(5)), func(f *lifecycle.Facts) { f.NodeReported = false }), Want: reissuedWaits},
+		"reissued, the old Node reports":          {Facts: nodetest.Reissued(), Edit: nil, Want: reissuedWaits},
+		"reissued, the Lease is renewed":          {Facts: nodetest.Reissued(), Edit: lease(time.Second), Want: reissuedWaits},
+		"reissued, a new Node":                    {Facts: nodetest.Reissued(), Edit: both(node(nodetest.Minutes(5)), works), Want: reissuedClean},
+		"reissued, a new Node created in advance": {Facts: nodetest.Reissued(), Edit: both(node(nodetest.Minutes(5)), func(f *lifecycle.Facts) { f.NodeReported = false }), Want: reissuedWaits},
 		"reissued, asked and renewed": {Facts: nodetest.Reissued(), Edit: func(f *lifecycle.Facts) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-b", 2, nodetest.Minutes(20), nodetest.Approved(nodetest.Minutes(19)), nodetest.WithCertificate)}
 			f.LeaseRenewed = nodetest.Now.Add(-nodetest.Minutes(18))

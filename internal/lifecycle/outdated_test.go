@@ -44,7 +44,7 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 		"no time":                            {nodetest.Edits(works, wantsReissue("once more")), true},
 		"a date only":                        {nodetest.Edits(works, wantsReissue("2020-01-01")), true},
 		"older, and no Node":                 {wantsReissue(stamp(2 * created)), true},
-		"older, and a Node made by hand":     {nodetest.Edits(works, func(f *lifecycle.Facts) { f.NodeReported = false }, wantsReissue(stamp(2*created))), true},
+		"older, and a Node created by hand":  {nodetest.Edits(works, func(f *lifecycle.Facts) { f.NodeReported = false }, wantsReissue(stamp(2*created))), true},
 		"older, and no Lease":                {nodetest.Edits(works, func(f *lifecycle.Facts) { f.LeaseRenewed = time.Time{} }, wantsReissue(stamp(2*created))), true},
 		"older, of a member that was known":  {nodetest.Edits(works, reported, wantsReissue(stamp(2*created))), true},
 		"older, and another one was handled": {nodetest.Edits(works, func(f *lifecycle.Facts) { f.NodeBootstrap.Status.LastHandledReissueAt = "x" }, wantsReissue(stamp(2*created))), true},

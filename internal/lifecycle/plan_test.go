@@ -120,7 +120,7 @@ func TestDecideMintsAMissingToken(t *testing.T) {
 		"fresh":                      {Facts: nodetest.Fresh(), Edit: nil, Want: first},
 		"bindings are pending":       {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.BindingsProblem = &problem.Problem{Reason: v1alpha1.ReasonBindingsPending} }, Want: first},
 		"before the deadline":        {Facts: nodetest.Fresh(), Edit: nodetest.DeadlineAfter(2 * time.Hour), Want: first},
-		"a Node made ahead":          {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young) }, Want: first},
+		"a Node created in advance":  {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young) }, Want: first},
 		"a reissue from the start":   {Facts: nodetest.Fresh(), Edit: nodetest.AskReissue, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#1"}},
 		"no cluster":                 {Facts: nodetest.Fresh(), Edit: nodetest.NoCluster, Want: nodetest.Outline{Phase: lifecycle.Awaited, Problem: v1alpha1.ReasonServerUnknown}},
 		"another's binding":          {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { f.BindingsProblem = &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs} }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Problem: v1alpha1.ReasonObjectNotOurs}},
@@ -158,22 +158,22 @@ func TestDecideKeepsTheLiveToken(t *testing.T) {
 		return func(f *lifecycle.Facts) { f.TokenSecrets[0].Data[k] = []byte(v) }
 	}
 	nodetest.Plans(t, map[string]nodetest.Planned{
-		"live":                          {Facts: nodetest.Awaited(2, nodetest.Young), Edit: nil, Want: second},
-		"live, the status was not told": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.NodeBootstrap.Status = v1alpha1.NodeBootstrapStatus{} }, Want: second},
-		"live, no kubeconfig yet":       {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.Kubeconfig = nil }, Want: second},
-		"live and no cluster":           {Facts: nodetest.Awaited(2, nodetest.Young), Edit: nodetest.NoCluster, Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#2", Problem: v1alpha1.ReasonServerUnknown}},
-		"groups edited":                 {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("auth-extra-groups", "system:bootstrappers:x"), Want: repaired},
-		"put off":                       {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("expiration", "2046-03-04T05:06:07Z"), Want: repaired},
-		"expired by an edit":            {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("expiration", "2006-03-04T05:06:07Z"), Want: repaired},
-		"no end":                        {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { delete(f.TokenSecrets[0].Data, "expiration") }, Want: repaired},
-		"may sign":                      {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("usage-bootstrap-signing", "true"), Want: repaired},
-		"may not authenticate":          {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("usage-bootstrap-authentication", "false"), Want: repaired},
+		"live":                    {Facts: nodetest.Awaited(2, nodetest.Young), Edit: nil, Want: second},
+		"live, not in the status": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.NodeBootstrap.Status = v1alpha1.NodeBootstrapStatus{} }, Want: second},
+		"live, no kubeconfig yet": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.Kubeconfig = nil }, Want: second},
+		"live and no cluster":     {Facts: nodetest.Awaited(2, nodetest.Young), Edit: nodetest.NoCluster, Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#2", Problem: v1alpha1.ReasonServerUnknown}},
+		"groups edited":           {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("auth-extra-groups", "system:bootstrappers:x"), Want: repaired},
+		"put off":                 {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("expiration", "2046-03-04T05:06:07Z"), Want: repaired},
+		"expired by an edit":      {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("expiration", "2006-03-04T05:06:07Z"), Want: repaired},
+		"no end":                  {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { delete(f.TokenSecrets[0].Data, "expiration") }, Want: repaired},
+		"may sign":                {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("usage-bootstrap-signing", "true"), Want: repaired},
+		"may not authenticate":    {Facts: nodetest.Awaited(2, nodetest.Young), Edit: data("usage-bootstrap-authentication", "false"), Want: repaired},
 		"edited and no cluster": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: func(f *lifecycle.Facts) { nodetest.NoCluster(f); data("auth-extra-groups", "")(f) },
 			Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#2", Repair: "#2", Problem: v1alpha1.ReasonServerUnknown}},
-		"a longer ttl asked":    {Facts: nodetest.Awaited(2, nodetest.Young), Edit: ttl(48 * time.Hour), Want: second},
-		"a shorter ttl asked":   {Facts: nodetest.Awaited(2, nodetest.Young), Edit: ttl(2 * time.Hour), Want: repaired},
-		"a ttl that has passed": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: ttl(30 * time.Minute), Want: repaired},
-		"after the deadline":    {Facts: nodetest.Awaited(2, nodetest.Young), Edit: nodetest.DeadlineAfter(30 * time.Minute), Want: second},
+		"a longer ttl requested":  {Facts: nodetest.Awaited(2, nodetest.Young), Edit: ttl(48 * time.Hour), Want: second},
+		"a shorter ttl requested": {Facts: nodetest.Awaited(2, nodetest.Young), Edit: ttl(2 * time.Hour), Want: repaired},
+		"a ttl that has passed":   {Facts: nodetest.Awaited(2, nodetest.Young), Edit: ttl(30 * time.Minute), Want: repaired},
+		"after the deadline":      {Facts: nodetest.Awaited(2, nodetest.Young), Edit: nodetest.DeadlineAfter(30 * time.Minute), Want: second},
 		"put off and expired": {Facts: nodetest.Awaited(2, nodetest.Old), Edit: data("expiration", "2046-03-04T05:06:07Z"),
 			Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#3", DeleteToken: "#2"}},
 	})
@@ -221,7 +221,7 @@ func TestDecideAfterTheDeadline(t *testing.T) {
 		"no token, no cluster": {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { after(f); nodetest.NoCluster(f) }, Want: nodetest.Outline{Phase: lifecycle.DeadlineExceeded, Problem: v1alpha1.ReasonServerUnknown}},
 		"another's Secret":     {Facts: nodetest.Fresh(), Edit: func(f *lifecycle.Facts) { after(f); f.Kubeconfig = nodetest.ForeignKubeconfig() }, Want: nodetest.Outline{Phase: lifecycle.DeadlineExceeded, Problem: v1alpha1.ReasonObjectNotOurs}},
 		"reissued since":       {Facts: nodetest.Awaited(1, nodetest.Old), Edit: func(f *lifecycle.Facts) { after(f); nodetest.AskReissue(f) }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Mint: "#2", DeleteToken: "#1"}},
-		"waited for since late": {Facts: nodetest.Awaited(1, nodetest.Old), Edit: func(f *lifecycle.Facts) {
+		"awaited since late": {Facts: nodetest.Awaited(1, nodetest.Old), Edit: func(f *lifecycle.Facts) {
 			after(f)
 			f.NodeBootstrap.Status.AwaitingSince = new(nodetest.Ago(time.Minute))
 		}, Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2", DeleteToken: "#1"}},
@@ -290,7 +290,7 @@ func TestRevokes(t *testing.T) {
 	}{
 		"nothing":             {lifecycle.Plan{}, false},
 		"an approval":         {lifecycle.Plan{Decisions: decide(csr.Approve)}, false},
-		"a token is made":     {lifecycle.Plan{MintAfter: new("")}, false},
+		"a token is created":  {lifecycle.Plan{MintAfter: new("")}, false},
 		"a denial":            {lifecycle.Plan{Decisions: decide(csr.Deny)}, true},
 		"a token goes":        {lifecycle.Plan{DeleteTokens: []*corev1.Secret{{}}}, true},
 		"a request goes":      {lifecycle.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{{}}}, true},

@@ -67,12 +67,12 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		}
 		return len(p.Keep)+len(p.DeleteTokens) == len(f.TokenSecrets)
 	},
-	"only what is kept is repaired": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"only kept tokens are repaired": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all(p.RepairTokens, func(s *corev1.Secret) bool {
 			return slices.ContainsFunc(p.Keep, func(k token.Token) bool { return k.Object.Name == s.Name })
 		})
 	},
-	"nothing is minted while there is a problem": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool { return p.Problem == nil || p.MintAfter == nil },
+	"nothing is minted while a problem exists": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool { return p.Problem == nil || p.MintAfter == nil },
 	"nothing is left without a NodeBootstrap or after joining": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return p.Phase != lifecycle.Gone && p.Phase != lifecycle.Joined ||
 			len(p.DeleteTokens) == len(f.TokenSecrets) && p.MintAfter == nil && p.Token == nil && len(ofTokens(p)) == 0 &&
@@ -81,18 +81,18 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 					return csr.Issued(r) || csr.Condition(r, "Denied") != nil || slices.Contains(p.DeleteRequests, r)
 				})
 	},
-	"what is not ours stays": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"objects of others stay": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return p.DeleteKubeconfig == nil || owned.Ours(p.DeleteKubeconfig, f.Name)
 	},
 	"a kubeconfig stays while a token does, and no longer": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		hasOurs := f.Kubeconfig != nil && owned.Ours(f.Kubeconfig, f.Name)
 		return (p.DeleteKubeconfig != nil) == (hasOurs && p.Token == nil && p.MintAfter == nil)
 	},
-	"it waits for what it does not do now": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"it requeues for what it does later": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return p.Token == nil || p.RequeueAt.After(nodetest.Now)
 	},
 
-	"one key is approved for a token and as many as may replace it, by approval Node alone": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"one key is approved for a token and as many as may replace it, only by approval Node": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		byToken := map[string][]string{}
 		for _, d := range ofTokens(p) {
 			if d.Result.Verdict != csr.Approve {
@@ -117,19 +117,19 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		}
 		return true
 	},
-	"what is approved was sent with a kept token, for this node": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"approved CSRs were sent with a kept token, for this node": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all(ofTokens(p), func(d lifecycle.Decision) bool {
 			return d.Result.Verdict != csr.Approve ||
 				p.LiveToken(d.Record.TokenID) != nil && f.Concerns(d.Request) && token.IDOfUser(d.Request.Spec.Username) == d.Record.TokenID
 		})
 	},
-	"what is denied was sent with a token that is there": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"denied CSRs were sent with an existing token": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all(ofTokens(p), func(d lifecycle.Decision) bool {
 			return d.Result.Verdict != csr.Deny || d.Record.Verdict == v1alpha1.VerdictDenied &&
 				slices.ContainsFunc(f.TokenSecrets, func(s *corev1.Secret) bool { return s.Name == token.SecretName(d.Record.TokenID) })
 		})
 	},
-	"what is only written down": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"some decisions are only recorded": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all(ofTokens(p), func(d lifecycle.Decision) bool {
 			switch _, approved := csr.ApprovedAt(d.Request); {
 			case d.Result.Verdict != csr.Leave:
@@ -145,12 +145,12 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 			}
 		})
 	},
-	"another signer's requests are not decided on": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"another signer's CSRs are not decided": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all(ofTokens(p), func(d lifecycle.Decision) bool {
 			return d.Record.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName || d.Result.Verdict == csr.Leave
 		})
 	},
-	"nothing is decided on or deleted twice": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"nothing is decided or deleted twice": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
 		seen := map[*certificatesv1.CertificateSigningRequest]bool{}
 		for _, d := range p.Decisions {
 			if seen[d.Request] {
@@ -165,7 +165,7 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		}
 		return true
 	},
-	"eight decisions and no more for a token, and one that says so": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"eight decisions and no more for a token, and one that records it": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all([]int{1, 2, 3}, func(n int) bool {
 			decided, ignored := map[types.UID]bool{}, map[types.UID]bool{}
 			for _, d := range recordedOf(f, p) {
@@ -179,7 +179,7 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 			return len(decided)-len(ignored) <= decisions.MaxDecisionsPerToken && len(ignored) <= 1
 		})
 	},
-	"with approval ClusterWide nothing is decided on": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"with approval ClusterWide nothing is decided": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return f.NodeBootstrap == nil || !clusterWide(f) || p.Phase != lifecycle.Withdrawn && all(ofTokens(p), func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Leave })
 	},
 
@@ -193,10 +193,10 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		}
 		return p.Misuse.Reason == p.Decisions[evidence].Record.Reason
 	},
-	"no token without a claim survives an alarm, and none is made": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"no token without a claim survives an alarm, and none is created": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return !alarming(f, p) || p.MintAfter == nil && all(p.Keep, func(t token.Token) bool { return !unclaimed(f, t.ID) })
 	},
-	"nothing is approved while an alarm stands for a token without a claim": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"nothing is approved while an alarm is raised for a token without a claim": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return !alarming(f, p) || all(ofTokens(p), func(d lifecycle.Decision) bool {
 			return d.Result.Verdict != csr.Approve || !unclaimed(f, d.Record.TokenID)
 		})
@@ -205,7 +205,7 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		return (p.Phase == lifecycle.Withdrawn) == (alarming(f, p) && p.Token == nil)
 	},
 
-	"serving certificates are for what is declared alone": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"serving certificates are only for declared addresses": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all(p.Decisions, func(d lifecycle.Decision) bool {
 			return d.Record.UID != "" || d.Result.Verdict == csr.Deny ||
 				d.Result.Verdict == csr.Approve && all(csr.RequestedAddresses(d.Request), func(a csr.Address) bool {
@@ -262,7 +262,7 @@ func TestClaimsSurviveTheirToken(t *testing.T) {
 		f.TokenSecrets = []*corev1.Secret{}
 		again := nodetest.Decide(f, nodetest.Now)
 		if n := len(ofTokens(&again)); n > 0 || again.Misuse != nil {
-			t.Errorf("seed %d: no token is left and %d requests are decided on: %+v", seed, n, nodetest.OutlineOf(&again))
+			t.Errorf("seed %d: no token is left, but %d CSRs are decided: %+v", seed, n, nodetest.OutlineOf(&again))
 		}
 		if was := nodetest.AlarmOf(&f.NodeBootstrap.Status); was != nil && !f.ReissueDue() && !clusterWide(f) && again.Phase == lifecycle.Awaited {
 			t.Errorf("seed %d: an alarm is raised, but the plan has a token: %+v", seed, nodetest.OutlineOf(&again))

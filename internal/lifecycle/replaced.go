@@ -40,7 +40,7 @@ func ClaimsOf(f *Facts, tokenID string, before *certificatesv1.CertificateSignin
 		}
 	}
 	for _, r := range approvedBefore(f, tokenID, before) {
-		if decisions.Decided(csrs, r.UID) != nil { // its key is added above, or its approval was decided against
+		if decisions.Decided(csrs, r.UID) != nil { // its decision is handled above
 			continue
 		}
 		if key, err := csr.Fingerprint(r); err == nil {
@@ -73,7 +73,7 @@ func approvedBefore(f *Facts, tokenID string, other *certificatesv1.CertificateS
 	return out
 }
 
-// addClaims adds to a CSR which keys were approved with its token, and how many more may be.
+// addClaims adds the keys that were approved with the token to a request, and how many more may be approved.
 func (p *Plan) addClaims(f *Facts, t *token.Token, request *csr.Request) {
 	spec := f.NodeBootstrap.Spec
 	if spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {

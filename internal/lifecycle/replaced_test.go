@@ -59,7 +59,7 @@ func TestReplacementKeys(t *testing.T) {
 		"a claim, and a crash":   {1, nodetest.Edits(second, nodetest.With(b)), "csr-b", ""},
 		"less is allowed since":  {0, nodetest.Edits(second, nodetest.With(nodetest.Request("csr-b/2", 1, -time.Second))), "", "csr-b/2: Denied"},
 		"the first is used":      {1, nodetest.Edits(nodetest.Registered(0), nodetest.With(b)), "", "csr-b: Denied"},
-		"an alarm stands":        {1, nodetest.Edits(nodetest.Raised(csr.ReasonWrongSubject), nodetest.With(b)), "", "csr-b: Denied"},
+		"an alarm is raised":     {1, nodetest.Edits(nodetest.Raised(csr.ReasonWrongSubject), nodetest.With(b)), "", "csr-b: Denied"},
 		"evidence at once":       {1, nodetest.With(b, nodetest.Request("csr-w", 1, 0, nodetest.ForNode("worker-2"))), "", "csr-w: Denied"},
 		"a token with successor": {1, nodetest.Edits(predecessor, nodetest.With(b)), "", "csr-b: Denied"},
 		"a delay":                {1, nodetest.Edits(delayed, nodetest.With(b)), "", ""},

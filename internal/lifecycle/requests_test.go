@@ -82,11 +82,11 @@ func TestAnotherSignersRequestIsNotDecidedOn(t *testing.T) {
 			p := nodetest.Decide(f, nodetest.Now)
 			for _, d := range p.Decisions {
 				if d.Result.Verdict != csr.Leave {
-					t.Errorf("it is to be carried out: %s", nodetest.VerdictNames[d.Result.Verdict])
+					t.Errorf("it would be carried out: %s", nodetest.VerdictNames[d.Result.Verdict])
 				}
 			}
 			if !slices.Contains(p.DeleteRequests, f.Requests[0]) {
-				t.Error("it stays, and may be signed")
+				t.Error("it is not deleted, and may be signed")
 			}
 		})
 	}
@@ -145,27 +145,27 @@ func TestDecideOnEightRequestsOfAToken(t *testing.T) {
 		want string
 		over bool // evidence is found
 	}{
-		"eight":                        {bad(8), "8 Denied", false},
-		"nine":                         {bad(9), "8 Denied, 1 Ignored", true},
-		"a hundred":                    {bad(100), "8 Denied, 1 Ignored", true},
-		"eight after an approval":      {nodetest.Edits(nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(2))), bad(8)), "7 Denied, 1 Ignored", true},
-		"seven after an approval":      {nodetest.Edits(nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(2))), bad(7)), "7 Denied", false},
-		"an approval first":            {nodetest.Edits(bad(8), nodetest.Further(nodetest.Request("csr-a", 1, 0))), "7 Denied, 1 Ignored", true}, // no key was approved before
-		"an approval last":             {nodetest.Edits(bad(7), nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1)))), "1 Approved, 7 Denied", false},
-		"an approval too late":         {nodetest.Edits(bad(8), nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1)))), "8 Denied, 1 Ignored", true},
-		"one after eight records":      {nodetest.Edits(nodetest.Records(nodetest.Denials(1, 8)...), bad(1)), "1 Ignored", true},
-		"one after seven records":      {nodetest.Edits(nodetest.Records(nodetest.Denials(1, 7)...), bad(1)), "1 Denied", false},
-		"after eight, approved":        {nodetest.Edits(nodetest.Records(nodetest.Denials(1, 8)...), nodetest.Further(nodetest.Request("csr-o", 1, 0, nodetest.ForNode("worker-2"), nodetest.Approved(0)))), "1 Ignored", true},
-		"after eight denied":           {nodetest.Edits(inCluster(8, isDenied), bad(1)), "1 Ignored", true},
-		"after seven denied":           {nodetest.Edits(inCluster(7, isDenied), bad(1)), "1 Denied", false},
-		"after eight failed":           {nodetest.Edits(inCluster(8, failed), bad(1)), "1 Denied", false},
-		"recorded and denied":          {nodetest.Edits(inCluster(7, isDenied), recordAll, bad(1)), "1 Denied", false},
-		"recorded and another denied":  {nodetest.Edits(inCluster(7, isDenied), nodetest.Records(nodetest.Denials(1, 1)...), bad(1)), "1 Ignored", true},
-		"after eight of another token": {nodetest.Edits(nodetest.Records(nodetest.Denials(2, 8)...), bad(1)), "1 Denied", false},
-		"after the end was told":       {nodetest.Edits(nodetest.Records(append(nodetest.Denials(1, 8), ignored)...), bad(50)), "", false},
-		"told, and forgotten the rest": {nodetest.Edits(nodetest.Records(ignored), bad(50)), "", false},
-		"told of another token":        {nodetest.Edits(nodetest.Records(nodetest.Decision('I', "ignored")), bad(1)), "1 Denied", false},
-		"one that it was told of": {nodetest.Edits(nodetest.Records(append(nodetest.Denials(1, 8), nodetest.Because(decisions.ReasonTooManyRequests, nodetest.Decision('i', "bad/1-0000")))...),
+		"eight":                          {bad(8), "8 Denied", false},
+		"nine":                           {bad(9), "8 Denied, 1 Ignored", true},
+		"a hundred":                      {bad(100), "8 Denied, 1 Ignored", true},
+		"eight after an approval":        {nodetest.Edits(nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(2))), bad(8)), "7 Denied, 1 Ignored", true},
+		"seven after an approval":        {nodetest.Edits(nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(2))), bad(7)), "7 Denied", false},
+		"an approval first":              {nodetest.Edits(bad(8), nodetest.Further(nodetest.Request("csr-a", 1, 0))), "7 Denied, 1 Ignored", true}, // no key was approved before
+		"an approval last":               {nodetest.Edits(bad(7), nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1)))), "1 Approved, 7 Denied", false},
+		"an approval too late":           {nodetest.Edits(bad(8), nodetest.Further(nodetest.Request("csr-a", 1, nodetest.Minutes(1)))), "8 Denied, 1 Ignored", true},
+		"one after eight records":        {nodetest.Edits(nodetest.Records(nodetest.Denials(1, 8)...), bad(1)), "1 Ignored", true},
+		"one after seven records":        {nodetest.Edits(nodetest.Records(nodetest.Denials(1, 7)...), bad(1)), "1 Denied", false},
+		"after eight, approved":          {nodetest.Edits(nodetest.Records(nodetest.Denials(1, 8)...), nodetest.Further(nodetest.Request("csr-o", 1, 0, nodetest.ForNode("worker-2"), nodetest.Approved(0)))), "1 Ignored", true},
+		"after eight denied":             {nodetest.Edits(inCluster(8, isDenied), bad(1)), "1 Ignored", true},
+		"after seven denied":             {nodetest.Edits(inCluster(7, isDenied), bad(1)), "1 Denied", false},
+		"after eight failed":             {nodetest.Edits(inCluster(8, failed), bad(1)), "1 Denied", false},
+		"recorded and denied":            {nodetest.Edits(inCluster(7, isDenied), recordAll, bad(1)), "1 Denied", false},
+		"recorded and another denied":    {nodetest.Edits(inCluster(7, isDenied), nodetest.Records(nodetest.Denials(1, 1)...), bad(1)), "1 Ignored", true},
+		"after eight of another token":   {nodetest.Edits(nodetest.Records(nodetest.Denials(2, 8)...), bad(1)), "1 Denied", false},
+		"after the end was recorded":     {nodetest.Edits(nodetest.Records(append(nodetest.Denials(1, 8), ignored)...), bad(50)), "", false},
+		"recorded, and the rest dropped": {nodetest.Edits(nodetest.Records(ignored), bad(50)), "", false},
+		"recorded for another token":     {nodetest.Edits(nodetest.Records(nodetest.Decision('I', "ignored")), bad(1)), "1 Denied", false},
+		"a recorded one": {nodetest.Edits(nodetest.Records(append(nodetest.Denials(1, 8), nodetest.Because(decisions.ReasonTooManyRequests, nodetest.Decision('i', "bad/1-0000")))...),
 			bad(1)), "", false},
 		"recorded, and a crash":  {nodetest.Edits(bad(9), recordAll), "9 Denied", false},
 		"the same, and one more": {nodetest.Edits(bad(8), recordAll, nodetest.Further(nodetest.Request("csr-a", 1, 0))), "8 Denied, 1 Ignored", true},
@@ -206,7 +206,7 @@ func TestKubeletThatGaveUpWaitsForItsNewestRequest(t *testing.T) {
 		p := nodetest.Decide(f, nodetest.Now)
 		i := slices.IndexFunc(p.Decisions, func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Approve })
 		if i < 0 || p.Decisions[i].Request.Name != "csr-c" {
-			t.Errorf("not the newest is approved, but %d", i)
+			t.Errorf("CSR %d is approved instead of the newest", i)
 		}
 	}
 }
@@ -261,7 +261,7 @@ func TestDecideOnRequests(t *testing.T) {
 		"sent in the second it":      {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 1, nodetest.Minutes(60))), Want: verdicts("csr-a: Approved")},
 		"approved before the token":  {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 1, nodetest.Minutes(61), nodetest.Approved(0))), Want: deleted("csr-a")},
 		"issued before the token":    {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 1, nodetest.Minutes(61), nodetest.Approved(0), nodetest.WithCertificate)), Want: first},
-		"with a token that is gone":  {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 7, nodetest.Minutes(1))), Want: deleted("csr-a")},
+		"with a deleted token":       {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 7, nodetest.Minutes(1))), Want: deleted("csr-a")},
 		"the same, approved":         {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 7, nodetest.Minutes(1), nodetest.Approved(0))), Want: deleted("csr-a")},
 		"the same, denied":           {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 7, nodetest.Minutes(1), nodetest.Decided(isDenied, 0))), Want: first},
 		"the same, issued":           {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.With(nodetest.Request("csr-a", 7, nodetest.Minutes(1), nodetest.Approved(0), nodetest.WithCertificate)), Want: first},

@@ -93,7 +93,7 @@ var choices = []choice{
 	{As, func(f *lifecycle.Facts) { f.Node = NodeMade(Old) }, func(f *lifecycle.Facts) { f.Node = NodeMade(0) }},
 	{As, func(f *lifecycle.Facts) { f.NodeReported = true }},
 	{As, func(f *lifecycle.Facts) { f.LeaseRenewed = Now }},
-	{ // requests
+	{ // CSRs
 		As,
 		With(Request("csr-a", 1, Minutes(1))),
 		With(Request("csr-w", 1, Minutes(1), ForNode("worker-2")), Request("csr-b", 1, 0), Request("csr-c", 1, 0)),
@@ -103,7 +103,7 @@ var choices = []choice{
 		With(Request("csr-a", 7, Minutes(1)), Request("csr-b", 2, 0)),
 		With(Request("csr-a", 1, Minutes(3)), Request("csr-b", 1, Minutes(2)), Request("csr-c", 2, Minutes(2))),
 	},
-	{ // and what else was asked with the tokens
+	{ // further CSRs of the tokens
 		As,
 		Further(Request("csr-s", 1, Minutes(2), AnotherSigner)),
 		Further(Request("csr-s", 2, Minutes(2), AnotherSigner, Approved(Minutes(1)))),

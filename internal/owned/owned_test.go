@@ -35,7 +35,7 @@ func TestRestored(t *testing.T) {
 		"the node's name edited":  {func(s *corev1.Secret) { s.Annotations[owned.NodeNameAnnotation] = "x" }, true},
 		"no owner":                {func(s *corev1.Secret) { s.OwnerReferences = nil }, true},
 		"a former owner":          {func(s *corev1.Secret) { s.OwnerReferences[0].UID = nodetest.FormerUID }, true},
-		"another owner besides":   {func(s *corev1.Secret) { s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{UID: "x"}) }, true},
+		"a second owner":          {func(s *corev1.Secret) { s.OwnerReferences = append(s.OwnerReferences, metav1.OwnerReference{UID: "x"}) }, true},
 		"an owner, not in charge": {func(s *corev1.Secret) { s.OwnerReferences[0].Controller = nil }, true},
 	}
 	for name, tt := range tests {
@@ -69,7 +69,7 @@ func TestOurs(t *testing.T) {
 		edit func(*corev1.Secret)
 		want bool
 	}{
-		"as it was made":          {func(*corev1.Secret) {}, true},
+		"unchanged":               {func(*corev1.Secret) {}, true},
 		"of a former one":         {func(s *corev1.Secret) { s.OwnerReferences[0].UID = nodetest.FormerUID }, true},
 		"of an older API version": {func(s *corev1.Secret) { s.OwnerReferences[0].APIVersion = "nodebootstrap.io/v1" }, true},
 		"edited labels":           {func(s *corev1.Secret) { s.Labels, s.Annotations = nil, nil }, true},

@@ -94,7 +94,7 @@ func TestBindingOurs(t *testing.T) {
 		edit func(*rbacv1.ClusterRoleBinding)
 		want bool
 	}{
-		"as it was made":      {func(*rbacv1.ClusterRoleBinding) {}, true},
+		"unchanged":           {func(*rbacv1.ClusterRoleBinding) {}, true},
 		"the label taken out": {func(b *rbacv1.ClusterRoleBinding) { b.Labels = nil }, true},
 		"the owner taken out": {func(b *rbacv1.ClusterRoleBinding) { b.OwnerReferences = nil }, true},
 		"neither":             {func(b *rbacv1.ClusterRoleBinding) { b.Labels, b.OwnerReferences = nil, nil }, false},
@@ -125,13 +125,13 @@ func TestRestoredBinding(t *testing.T) {
 		"no label":             {func(b *rbacv1.ClusterRoleBinding) { b.Labels = nil }, true},
 		"no subject":           {func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }, true},
 		"another subject":      {func(b *rbacv1.ClusterRoleBinding) { b.Subjects[0].Name = "system:bootstrappers" }, true},
-		"a subject besides": {func(b *rbacv1.ClusterRoleBinding) {
+		"a second subject": {func(b *rbacv1.ClusterRoleBinding) {
 			b.Subjects = append(b.Subjects, rbacv1.Subject{Kind: "User", Name: "eve"})
 		}, true},
 		"no owner":            {func(b *rbacv1.ClusterRoleBinding) { b.OwnerReferences = nil }, true},
 		"a former CRD's":      {func(b *rbacv1.ClusterRoleBinding) { b.OwnerReferences[0].UID = "former" }, true},
 		"the role, not fixed": {func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "cluster-admin" }, false},
-		"an owner besides ours": {func(b *rbacv1.ClusterRoleBinding) {
+		"a second owner next to ours": {func(b *rbacv1.ClusterRoleBinding) {
 			b.OwnerReferences = append(b.OwnerReferences, metav1.OwnerReference{UID: "x"})
 		}, true},
 	}

@@ -116,7 +116,7 @@ func TestEvents(t *testing.T) {
 		"it waits for another reason":    {served(metav1.ConditionFalse, "AddressNotDeclared"), served(metav1.ConditionFalse, "AddressReserved"), "Warning AddressReserved"},
 		"it waited, and is approved":     {served(metav1.ConditionFalse, "AddressNotDeclared"), served(metav1.ConditionTrue, "KubeletServingOfThisNode"), ""},
 		"it was approved, another waits": {served(metav1.ConditionTrue, "KubeletServingOfThisNode"), served(metav1.ConditionFalse, "AddressReserved"), "Warning AddressReserved"},
-		"none was asked for":             {nothing, served(metav1.ConditionUnknown, "AwaitingRequest"), ""},
+		"none was requested":             {nothing, served(metav1.ConditionUnknown, "AwaitingRequest"), ""},
 
 		"all at once": {nothing, func(s *stored) {
 			certificates(unissued)(s)

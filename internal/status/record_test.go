@@ -118,7 +118,7 @@ func TestReportDoesNotRotateALongHistory(t *testing.T) {
 	slices.Reverse(f.Requests)
 	again := status.Report(f, &p, &o, nodetest.Now)
 	if nodetest.AsJSON(first) != nodetest.AsJSON(again) {
-		t.Error("the status changes with the order in which requests are listed")
+		t.Error("the status depends on the order in which CSRs are listed")
 	}
 	if events := status.Events(first, again); len(events) > 0 {
 		t.Errorf("%d events are repeated, such as %+v", len(events), events[0])

@@ -81,17 +81,17 @@ func TestReportAlarm(t *testing.T) {
 		want    string
 		first   bool // the alarm is unchanged
 	}{
-		"none":                    {nodetest.As, published(1, nodetest.Young), "", false},
-		"evidence":                {theft, status.Outcome{}, "True WrongSubject", false},
-		"evidence, write failed":  {theft, status.Outcome{Err: nodetest.ErrWrite}, "True WrongSubject", false},
-		"it stands":               {nodetest.Raised("SecondKey"), status.Outcome{}, "True SecondKey", true},
-		"it stands, more of it":   {nodetest.Edits(nodetest.Raised("SecondKey"), theft), status.Outcome{}, "True SecondKey", true},
-		"it stands, write failed": {nodetest.Raised("SecondKey"), status.Outcome{Err: nodetest.ErrWrite}, "True SecondKey", true},
-		"reissued":                {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.AskReissue), published(2, 0), "", false},
-		"reissued, not made":      {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.AskReissue), status.Outcome{}, "True SecondKey", true},
-		"reissued, write failed":  {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.AskReissue), status.Outcome{Err: nodetest.ErrWrite}, "True SecondKey", true},
-		"reissued before":         {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.HandledReissue), status.Outcome{}, "True SecondKey", true},
-		"a denial, no evidence":   {nodetest.With(nodetest.Request("csr-a", 1, 0, nodetest.TooLong)), published(1, nodetest.Young), "", false},
+		"none":                       {nodetest.As, published(1, nodetest.Young), "", false},
+		"evidence":                   {theft, status.Outcome{}, "True WrongSubject", false},
+		"evidence, write failed":     {theft, status.Outcome{Err: nodetest.ErrWrite}, "True WrongSubject", false},
+		"it is raised":               {nodetest.Raised("SecondKey"), status.Outcome{}, "True SecondKey", true},
+		"it is raised, more of it":   {nodetest.Edits(nodetest.Raised("SecondKey"), theft), status.Outcome{}, "True SecondKey", true},
+		"it is raised, write failed": {nodetest.Raised("SecondKey"), status.Outcome{Err: nodetest.ErrWrite}, "True SecondKey", true},
+		"reissued":                   {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.AskReissue), published(2, 0), "", false},
+		"reissued, not created":      {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.AskReissue), status.Outcome{}, "True SecondKey", true},
+		"reissued, write failed":     {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.AskReissue), status.Outcome{Err: nodetest.ErrWrite}, "True SecondKey", true},
+		"reissued before":            {nodetest.Edits(nodetest.Raised("SecondKey"), nodetest.HandledReissue), status.Outcome{}, "True SecondKey", true},
+		"a denial, no evidence":      {nodetest.With(nodetest.Request("csr-a", 1, 0, nodetest.TooLong)), published(1, nodetest.Young), "", false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -127,21 +127,21 @@ func TestReportApprovalEnforced(t *testing.T) {
 		want    string
 		named   string
 	}{
-		"nobody else":             {nodetest.Awaited(1, nodetest.Young), closed, published(1, nodetest.Young), yes, ""},
-		"nobody, a new token":     {nodetest.Fresh(), closed, published(1, 0), yes, ""},
-		"nobody, not published":   {nodetest.Fresh(), closed, unpublished(published(1, 0)), yes, ""},
-		"others":                  {nodetest.Awaited(1, nodetest.Young), open, published(1, nodetest.Young), no, "binding one; binding two"},
-		"others, Manual":          {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(open, nodetest.Approval(v1alpha1.ApprovalManual)), published(1, nodetest.Young), no, "certificatesigningrequests/nodeclient"},
-		"not known":               {nodetest.Awaited(1, nodetest.Young), nodetest.As, published(1, nodetest.Young), unknown, "could not be asked"},
-		"ClusterWide":             {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(wide, closed), published(1, nodetest.Young), "False ApprovalClusterWide", "any node"},
-		"ClusterWide, others too": {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(wide, open), published(1, nodetest.Young), "False ApprovalClusterWide", "spec.clientCertificate.approval"},
-		"ClusterWide, not known":  {nodetest.Awaited(1, nodetest.Young), wide, published(1, nodetest.Young), "False ApprovalClusterWide", ""},
-		"no token":                {nodetest.Fresh(), open, status.Outcome{}, "", ""},
-		"no token could be made":  {nodetest.Fresh(), open, status.Outcome{Err: nodetest.ErrWrite}, "", ""},
-		"it expired":              {nodetest.Awaited(1, nodetest.Old), nodetest.Edits(open, nodetest.NoCluster), status.Outcome{}, "", ""},
-		"joined":                  {nodetest.JoinedBefore(), open, status.Outcome{}, "", ""},
-		"withdrawn":               {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(open, nodetest.Raised("SecondKey")), status.Outcome{}, "", ""},
-		"not withdrawn yet":       {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(open, nodetest.Raised("SecondKey")), status.Outcome{Err: nodetest.ErrWrite}, no, ""},
+		"nobody else":               {nodetest.Awaited(1, nodetest.Young), closed, published(1, nodetest.Young), yes, ""},
+		"nobody, a new token":       {nodetest.Fresh(), closed, published(1, 0), yes, ""},
+		"nobody, not published":     {nodetest.Fresh(), closed, unpublished(published(1, 0)), yes, ""},
+		"others":                    {nodetest.Awaited(1, nodetest.Young), open, published(1, nodetest.Young), no, "binding one; binding two"},
+		"others, Manual":            {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(open, nodetest.Approval(v1alpha1.ApprovalManual)), published(1, nodetest.Young), no, "certificatesigningrequests/nodeclient"},
+		"not known":                 {nodetest.Awaited(1, nodetest.Young), nodetest.As, published(1, nodetest.Young), unknown, "could not be asked"},
+		"ClusterWide":               {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(wide, closed), published(1, nodetest.Young), "False ApprovalClusterWide", "any node"},
+		"ClusterWide, others too":   {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(wide, open), published(1, nodetest.Young), "False ApprovalClusterWide", "spec.clientCertificate.approval"},
+		"ClusterWide, not known":    {nodetest.Awaited(1, nodetest.Young), wide, published(1, nodetest.Young), "False ApprovalClusterWide", ""},
+		"no token":                  {nodetest.Fresh(), open, status.Outcome{}, "", ""},
+		"no token could be created": {nodetest.Fresh(), open, status.Outcome{Err: nodetest.ErrWrite}, "", ""},
+		"it expired":                {nodetest.Awaited(1, nodetest.Old), nodetest.Edits(open, nodetest.NoCluster), status.Outcome{}, "", ""},
+		"joined":                    {nodetest.JoinedBefore(), open, status.Outcome{}, "", ""},
+		"withdrawn":                 {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(open, nodetest.Raised("SecondKey")), status.Outcome{}, "", ""},
+		"not withdrawn yet":         {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(open, nodetest.Raised("SecondKey")), status.Outcome{Err: nodetest.ErrWrite}, no, ""},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -193,7 +193,7 @@ func TestReportServingCertificateApproved(t *testing.T) {
 	}{
 		"nothing is declared":              {nodetest.Serves(a(ours(0))), "", ""},
 		"not declared any more":            {entries("as"), "", ""},
-		"none was asked for":               {nodetest.Declares(), unasked, "serverTLSBootstrap"},
+		"none was requested":               {nodetest.Declares(), unasked, "serverTLSBootstrap"},
 		"others are on record":             {nodetest.Edits(nodetest.Declares(), entries("adiom")), unasked, ""},
 		"it is approved in this reconcile": {asks(a()), unasked, ""},
 		"it was approved":                  {asks(a(ours(0))), yes, "serving-a"},

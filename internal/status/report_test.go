@@ -115,15 +115,15 @@ func TestReportConditions(t *testing.T) {
 		"not verified yet":            {nodetest.Awaited(1, nodetest.Young), unverified, acceptance(status.AcceptanceUnknown, published(1, nodetest.Young)), reconciling("Verifying")},
 		"verified the one before":     {nodetest.Awaited(1, nodetest.Due), nil, acceptance(status.AcceptanceUnknown, published(2, 0)), good},
 		"not accepted":                {nodetest.Awaited(1, nodetest.Young), nil, acceptance(status.Rejected, published(1, nodetest.Young)), stalledBy("TokensNotAccepted")},
-		"the token was not made":      {nodetest.Fresh(), nil, status.Outcome{Err: nodetest.ErrWrite}, reconciling("WriteFailed")},
-		"the Secret was not made":     {nodetest.Fresh(), nil, failing(unpublished(published(1, 0))), reconciling("WriteFailed")},
+		"the token was not created":   {nodetest.Fresh(), nil, status.Outcome{Err: nodetest.ErrWrite}, reconciling("WriteFailed")},
+		"the Secret was not created":  {nodetest.Fresh(), nil, failing(unpublished(published(1, 0))), reconciling("WriteFailed")},
 		"a Secret is in the way":      {nodetest.Fresh(), nil, problematic(unpublished(published(1, 0))), stalledBy("ObjectNotOurs")},
 		"in the way, and it failed":   {nodetest.Fresh(), nil, failing(problematic(unpublished(published(1, 0)))), stalledBy("ObjectNotOurs")},
 		"no cluster":                  {nodetest.Fresh(), nodetest.NoCluster, status.Outcome{}, stalledBy("ServerUnknown")},
 		"no cluster, a token is live": {nodetest.Awaited(1, nodetest.Young), nodetest.NoCluster, published(1, nodetest.Young), conditions{ready: "False ServerUnknown", credentials: available, joined: waits, stalled: "ServerUnknown"}},
-		"bindings are being made":     {nodetest.Fresh(), pendingBindings, published(1, 0), conditions{ready: "False BindingsPending", credentials: available, joined: waits, reconciling: "BindingsPending"}},
+		"bindings are being created":  {nodetest.Fresh(), pendingBindings, published(1, 0), conditions{ready: "False BindingsPending", credentials: available, joined: waits, reconciling: "BindingsPending"}},
 		"the operator approves":       {nodetest.Awaited(1, nodetest.Young), nodetest.With(nodetest.Request("csr-a", 1, 0)), published(1, nodetest.Young), good},
-		"a person has to approve":     {nodetest.Awaited(1, nodetest.Young), manual, published(1, nodetest.Young), conditions{ready: "True AwaitingApproval", credentials: available, joined: waits}},
+		"a person must approve":       {nodetest.Awaited(1, nodetest.Young), manual, published(1, nodetest.Young), conditions{ready: "True AwaitingApproval", credentials: available, joined: waits}},
 		"approved a minute ago":       {nodetest.Awaited(1, nodetest.Young), late(time.Minute), published(1, nodetest.Young), conditions{ready: "False CertificateNotIssued", credentials: available, joined: waits, stalled: "CertificateNotIssued"}},
 		"approved less ago":           {nodetest.Awaited(1, nodetest.Young), late(time.Minute - 2*time.Second), published(1, nodetest.Young), good},
 		"reissued":                    {nodetest.Reissued(), func(f *lifecycle.Facts) { f.LeaseRenewed = time.Time{} }, published(2, nodetest.Young), conditions{ready: "True AwaitingNode", credentials: available, joined: "False Reissued"}},
@@ -186,22 +186,22 @@ func TestReportFields(t *testing.T) {
 		outcome status.Outcome
 		want    fields
 	}{
-		"a new token":           {nodetest.Fresh(), nil, published(1, 0), fields{tokenStatus(1, 0), nodetest.NthID(1), secret, nodetest.Server, hourAgo, ""}},
-		"not published":         {nodetest.Fresh(), nil, unpublished(published(1, 0)), fields{tokenStatus(1, 0), nodetest.NthID(1), nil, "", hourAgo, ""}},
-		"renewed":               {nodetest.Awaited(1, nodetest.Due), nil, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, hourAgo, ""}},
-		"not made":              {nodetest.Fresh(), nil, status.Outcome{Err: nodetest.ErrWrite}, fields{nil, "", nil, "", hourAgo, ""}},
-		"the old one expired":   {nodetest.Awaited(1, nodetest.Old), nil, status.Outcome{Revoked: true, Err: nodetest.ErrWrite}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
-		"another server":        {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Cluster.Server = "https://new" }, published(1, nodetest.Young), fields{tokenStatus(1, nodetest.Young), nodetest.NthID(1), secret, "https://new", hourAgo, ""}},
-		"the server is unknown": {nodetest.Awaited(1, nodetest.Young), nodetest.NoCluster, published(1, nodetest.Young), fields{tokenStatus(1, nodetest.Young), nodetest.NthID(1), secret, nodetest.Server, hourAgo, ""}},
-		"reissued":              {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, justNow, nodetest.ReissueAt}},
-		"reissue failed":        {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, status.Outcome{Revoked: true, Err: nodetest.ErrWrite}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
-		"not revoked":           {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, status.Outcome{Err: nodetest.ErrWrite}, fields{tokenStatus(1, nodetest.Young), nodetest.NthID(1), secret, nodetest.Server, hourAgo, ""}},
-		"reissued, no cluster":  {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { nodetest.AskReissue(f); nodetest.NoCluster(f) }, status.Outcome{}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
-		"reissued, not visible": {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, failing(revoked(unpublished(published(2, 0)))), fields{tokenStatus(2, 0), nodetest.NthID(2), nil, "", justNow, nodetest.ReissueAt}},
-		"a joined one reissued": {nodetest.JoinedBefore(), nodetest.AskReissue, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, justNow, nodetest.ReissueAt}},
-		"joined":                {nodetest.Asked(), func(f *lifecycle.Facts) { nodetest.WorksSince(nodetest.Minutes(18))(f) }, status.Outcome{}, fields{nil, nodetest.NthID(1), nil, "", nil, ""}},
-		"gone after it joined":  {nodetest.JoinedBefore(), func(f *lifecycle.Facts) { f.Node = nil }, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, justNow, ""}},
-		"after the deadline":    {nodetest.Awaited(1, nodetest.Old), nodetest.DeadlineAfter(time.Minute), status.Outcome{}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
+		"a new token":             {nodetest.Fresh(), nil, published(1, 0), fields{tokenStatus(1, 0), nodetest.NthID(1), secret, nodetest.Server, hourAgo, ""}},
+		"not published":           {nodetest.Fresh(), nil, unpublished(published(1, 0)), fields{tokenStatus(1, 0), nodetest.NthID(1), nil, "", hourAgo, ""}},
+		"renewed":                 {nodetest.Awaited(1, nodetest.Due), nil, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, hourAgo, ""}},
+		"not created":             {nodetest.Fresh(), nil, status.Outcome{Err: nodetest.ErrWrite}, fields{nil, "", nil, "", hourAgo, ""}},
+		"the old one expired":     {nodetest.Awaited(1, nodetest.Old), nil, status.Outcome{Revoked: true, Err: nodetest.ErrWrite}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
+		"another server":          {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Cluster.Server = "https://new" }, published(1, nodetest.Young), fields{tokenStatus(1, nodetest.Young), nodetest.NthID(1), secret, "https://new", hourAgo, ""}},
+		"the server is unknown":   {nodetest.Awaited(1, nodetest.Young), nodetest.NoCluster, published(1, nodetest.Young), fields{tokenStatus(1, nodetest.Young), nodetest.NthID(1), secret, nodetest.Server, hourAgo, ""}},
+		"reissued":                {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, justNow, nodetest.ReissueAt}},
+		"reissue failed":          {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, status.Outcome{Revoked: true, Err: nodetest.ErrWrite}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
+		"not revoked":             {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, status.Outcome{Err: nodetest.ErrWrite}, fields{tokenStatus(1, nodetest.Young), nodetest.NthID(1), secret, nodetest.Server, hourAgo, ""}},
+		"reissued, no cluster":    {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { nodetest.AskReissue(f); nodetest.NoCluster(f) }, status.Outcome{}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
+		"reissued, not visible":   {nodetest.Awaited(1, nodetest.Young), nodetest.AskReissue, failing(revoked(unpublished(published(2, 0)))), fields{tokenStatus(2, 0), nodetest.NthID(2), nil, "", justNow, nodetest.ReissueAt}},
+		"a joined one reissued":   {nodetest.JoinedBefore(), nodetest.AskReissue, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, justNow, nodetest.ReissueAt}},
+		"joined":                  {nodetest.Asked(), func(f *lifecycle.Facts) { nodetest.WorksSince(nodetest.Minutes(18))(f) }, status.Outcome{}, fields{nil, nodetest.NthID(1), nil, "", nil, ""}},
+		"deleted after it joined": {nodetest.JoinedBefore(), func(f *lifecycle.Facts) { f.Node = nil }, published(2, 0), fields{tokenStatus(2, 0), nodetest.NthID(2), secret, nodetest.Server, justNow, ""}},
+		"after the deadline":      {nodetest.Awaited(1, nodetest.Old), nodetest.DeadlineAfter(time.Minute), status.Outcome{}, fields{nil, nodetest.NthID(1), nil, "", hourAgo, ""}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -312,12 +312,12 @@ func TestReportRecordsTheNode(t *testing.T) {
 		outcome status.Outcome
 		want    string
 	}{
-		"joined":                     {nodetest.Asked(), []func(*lifecycle.Facts){before, node, nodetest.WorksSince(nodetest.Minutes(18))}, status.Outcome{}, "made 18m0s ago"},
-		"reissued":                   {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, node, nodetest.AskReissue}, published(2, 0), "made 18m0s ago"},
-		"reissued, there is no Node": {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, nodetest.AskReissue}, published(2, 0), "before"},
-		"the reissue failed":         {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, node, nodetest.AskReissue}, status.Outcome{Err: nodetest.ErrWrite}, "before"},
-		"a Node made ahead":          {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, node}, published(1, nodetest.Young), "before"},
-		"gone after it joined":       {nodetest.JoinedBefore(), []func(*lifecycle.Facts){before, func(f *lifecycle.Facts) { f.Node = nil }}, published(2, 0), "before"},
+		"joined":                    {nodetest.Asked(), []func(*lifecycle.Facts){before, node, nodetest.WorksSince(nodetest.Minutes(18))}, status.Outcome{}, "made 18m0s ago"},
+		"reissued":                  {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, node, nodetest.AskReissue}, published(2, 0), "made 18m0s ago"},
+		"reissued, no Node":         {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, nodetest.AskReissue}, published(2, 0), "before"},
+		"the reissue failed":        {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, node, nodetest.AskReissue}, status.Outcome{Err: nodetest.ErrWrite}, "before"},
+		"a Node created in advance": {nodetest.Awaited(1, nodetest.Young), []func(*lifecycle.Facts){before, node}, published(1, nodetest.Young), "before"},
+		"deleted after it joined":   {nodetest.JoinedBefore(), []func(*lifecycle.Facts){before, func(f *lifecycle.Facts) { f.Node = nil }}, published(2, 0), "before"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -342,7 +342,7 @@ func TestDecideWithoutClusterWide(t *testing.T) {
 		"a live token":           {Facts: nodetest.Awaited(1, nodetest.Young), Edit: forbidden, Want: gone},
 		"no cluster either":      {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(forbidden, nodetest.NoCluster), Want: gone},
 		"a request that waits":   {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(forbidden, nodetest.Further(asked)), Want: gone.Deleting("csr-a")},
-		"a reissue is asked for": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(forbidden, nodetest.AskReissue), Want: func() nodetest.Outline { o := gone; o.Reissue = true; return o }()},
+		"a reissue is requested": {Facts: nodetest.Awaited(1, nodetest.Young), Edit: nodetest.Edits(forbidden, nodetest.AskReissue), Want: func() nodetest.Outline { o := gone; o.Reissue = true; return o }()},
 		"a member":               {Facts: nodetest.Fresh(), Edit: nodetest.Edits(forbidden, nodetest.WorksSince(nodetest.Old)), Want: nodetest.Outline{Phase: lifecycle.Joined}},
 		"approval Node":          {Facts: nodetest.Awaited(1, nodetest.Young), Edit: func(f *lifecycle.Facts) { f.ClusterWideForbidden = true }, Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#1"}},
 	})

@@ -162,7 +162,7 @@ func TestTokenWantExpires(t *testing.T) {
 	in := func(d time.Duration) time.Time { return nodetest.Now.Add(d) }
 	type times struct{ secret, status, want time.Time }
 	tests := map[string]times{
-		"as it was made":                       {in(time.Hour), in(time.Hour), in(time.Hour)},
+		"unchanged":                            {in(time.Hour), in(time.Hour), in(time.Hour)},
 		"put off":                              {in(2 * time.Hour), in(time.Hour), in(time.Hour)},
 		"put off after it expired":             {in(2 * time.Hour), in(-time.Hour), in(-time.Hour)},
 		"brought forward":                      {in(-time.Hour), in(time.Hour), in(time.Hour)},

@@ -21,7 +21,7 @@ func TestStray(t *testing.T) {
 		edit func(*corev1.Secret)
 		want bool
 	}{
-		"as it is made":           {func(*corev1.Secret) {}, false},
+		"unchanged":               {func(*corev1.Secret) {}, false},
 		"no label":                {func(s *corev1.Secret) { s.Labels = nil }, false},
 		"no annotation":           {func(s *corev1.Secret) { s.Annotations = nil }, false},
 		"no owner":                {func(s *corev1.Secret) { s.OwnerReferences = nil }, false},

@@ -20,7 +20,7 @@ func TestParseToken(t *testing.T) {
 		edit func(*corev1.Secret)
 		ok   bool
 	}{
-		"as it was made":          {func(*corev1.Secret) {}, true},
+		"unchanged":               {func(*corev1.Secret) {}, true},
 		"another type":            {func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque }, false},
 		"a name of another token": {func(s *corev1.Secret) { s.Name = "bootstrap-token-zzzzzz" }, false},
 		"another id":              {func(s *corev1.Secret) { s.Data["token-id"] = []byte("zzzzzz") }, false},
