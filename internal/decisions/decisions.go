@@ -113,7 +113,7 @@ func Record(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) {
 	changed = Log(s, d) || changed
 	if changed && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName {
 		recordKey(s, d.KeyFingerprint)
-		if BindsKey(c) && InPresentWait(s, d.TokenID, d.Time) && (s.FirstApprovalTime == nil || d.Time.Before(s.FirstApprovalTime)) {
+		if BindsKey(c) && InCurrentWait(s, d.TokenID, d.Time) && (s.FirstApprovalTime == nil || d.Time.Before(s.FirstApprovalTime)) {
 			s.FirstApprovalTime = &d.Time
 		}
 	}
@@ -126,9 +126,9 @@ func recordKey(s *v1alpha1.NodeBootstrapStatus, key string) {
 	}
 }
 
-// InPresentWait reports whether a certificate was issued in the current wait: to a live token, or to one that was renewed since then.
+// InCurrentWait reports whether a certificate was issued in the current wait: to a live token, or to one that was renewed since then.
 // Times are not enough, since they are whole seconds.
-func InPresentWait(s *v1alpha1.NodeBootstrapStatus, tokenID string, issued metav1.Time) bool {
+func InCurrentWait(s *v1alpha1.NodeBootstrapStatus, tokenID string, issued metav1.Time) bool {
 	return LiveToken(s, tokenID) != nil || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
 }
 

@@ -82,7 +82,7 @@ func (f *Facts) firstApproval() time.Time {
 	}
 	for _, r := range f.OwnRequests() {
 		at, approved := csr.ApprovedAt(r)
-		if approved && decisions.InPresentWait(s, token.IDOfUser(r.Spec.Username), at) && (first.IsZero() || at.Time.Before(first)) {
+		if approved && decisions.InCurrentWait(s, token.IDOfUser(r.Spec.Username), at) && (first.IsZero() || at.Time.Before(first)) {
 			first = at.Time
 		}
 	}

@@ -37,7 +37,7 @@ func (f *Facts) JoinProof(s *v1alpha1.NodeBootstrapStatus, requests []*certifica
 	}
 	for _, r := range requests {
 		at, approved := csr.ApprovedAt(r)
-		if approved && csr.Issued(r) && f.Concerns(r) && decisions.InPresentWait(s, token.IDOfUser(r.Spec.Username), at) {
+		if approved && csr.Issued(r) && f.Concerns(r) && decisions.InCurrentWait(s, token.IDOfUser(r.Spec.Username), at) {
 			add(at.Add(f.proofDelay(decisions.Decided(f.DecidedWith(token.IDOfUser(r.Spec.Username)), r.UID))))
 		}
 	}

@@ -63,7 +63,7 @@ func (f *Facts) upgradeTokens(s *v1alpha1.NodeBootstrapStatus) {
 	}
 	s.Certificates = log
 	for _, d := range log {
-		if decisions.OfThisNode(d) && d.IssuedTime != nil && decisions.InPresentWait(s, d.TokenID, *d.IssuedTime) {
+		if decisions.OfThisNode(d) && d.IssuedTime != nil && decisions.InCurrentWait(s, d.TokenID, *d.IssuedTime) {
 			proof := metav1.NewTime(d.IssuedTime.Add(f.proofDelay(&v1alpha1.DecidedCSR{Verdict: d.Verdict, Reason: d.Reason, Time: d.Time})))
 			if s.JoinProofTime == nil || proof.Before(s.JoinProofTime) {
 				s.JoinProofTime = &proof
