@@ -52,33 +52,33 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err != nil {
 		return err
 	}
-	approvers := bypass.NewApprovers(mgr.GetClient(), o.Clock)
+	detector := bypass.NewDetector(mgr.GetClient(), o.Clock)
 	name := &node.Reconciler{
 		Client:    mgr.GetClient(),
-		Live:      mgr.GetAPIReader(),
+		Uncached:  mgr.GetAPIReader(),
 		Namespace: o.Namespace,
 		Discovery: &node.Discovery{Reader: mgr.GetClient(), Namespace: o.Namespace, Server: o.ClusterServer, CAFile: o.ClusterCAFile, Certificates: o.Certificates},
 
 		AllowClusterWide: o.AllowClusterWide,
 
-		Approvers: approvers,
-		Writes:    &writes.Limits{},
-		Metrics:   m,
-		Recorder:  newRateLimitedRecorder(mgr.GetEventRecorder("nodebootstrap")),
-		Clock:     o.Clock,
+		Detector: detector,
+		Writes:   &writes.Limits{},
+		Metrics:  m,
+		Recorder: newRateLimitedRecorder(mgr.GetEventRecorder("nodebootstrap")),
+		Clock:    o.Clock,
 	}
 	if err := name.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the node controller: %w", err)
 	}
-	b := &bindings.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), AllowClusterWide: o.AllowClusterWide, Writes: name.Writes, Clock: o.Clock}
+	b := &bindings.Reconciler{Client: mgr.GetClient(), Uncached: mgr.GetAPIReader(), AllowClusterWide: o.AllowClusterWide, Writes: name.Writes, Clock: o.Clock}
 	if err := b.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the bindings controller: %w", err)
 	}
-	s := &stray.Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader()}
+	s := &stray.Reconciler{Client: mgr.GetClient(), Uncached: mgr.GetAPIReader()}
 	if err := s.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the controller of stray tokens: %w", err)
 	}
-	if err := approvers.SetupWithManager(mgr); err != nil {
+	if err := detector.SetupWithManager(mgr); err != nil {
 		return fmt.Errorf("setting up the approvers controller: %w", err)
 	}
 	return nil

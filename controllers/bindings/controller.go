@@ -33,8 +33,8 @@ import (
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// Live reads from the API server.
-	Live client.Reader
+	// Uncached reads from the API server.
+	Uncached client.Reader
 	// Writes bounds how often each binding is written. It is shared with the Reconciler, which reports what interferes.
 	Writes *writes.Limits
 	// Clock is the time that writes are bounded by.
@@ -159,7 +159,7 @@ func (r *Reconciler) repair(ctx context.Context, have *rbacv1.ClusterRoleBinding
 	}
 	if objects.IsPartial(want) { // what others have added stays
 		var list rbacv1.ClusterRoleBindingList
-		if err := objects.ReadByName(ctx, r.Live, &list, have.Name); err != nil {
+		if err := objects.ReadByName(ctx, r.Uncached, &list, have.Name); err != nil {
 			return err
 		}
 		if len(list.Items) != 1 || !objects.SameVersion(&list.Items[0], have) {
@@ -199,7 +199,7 @@ func (r *Reconciler) delete(ctx context.Context, b *rbacv1.ClusterRoleBinding) e
 func (r *Reconciler) owner(ctx context.Context) (metav1.OwnerReference, error) {
 	crd := &metav1.PartialObjectMetadata{}
 	crd.SetGroupVersionKind(crdKind)
-	if err := r.Live.Get(ctx, client.ObjectKey{Name: rbac.CRDName}, crd); err != nil {
+	if err := r.Uncached.Get(ctx, client.ObjectKey{Name: rbac.CRDName}, crd); err != nil {
 		return metav1.OwnerReference{}, fmt.Errorf("reading the CustomResourceDefinition %s: %w", rbac.CRDName, err)
 	}
 	return rbac.Owner(crd), nil

@@ -160,7 +160,7 @@ func (r *Reconciler) upToDate(ctx context.Context, f *lifecycle.Facts, p *lifecy
 	if *p.MintAfter == "" && !r.consistency.IsBehind(f.NodeBootstrap) {
 		return nil
 	}
-	now, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	now, err := r.nodeBootstrap(ctx, r.Uncached, f.Name)
 	if err != nil {
 		return err
 	}

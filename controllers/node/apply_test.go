@@ -54,7 +54,7 @@ func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := "abcdef"
-	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	t1, _ := token.Parse(secret)
 	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{
 		Phase: lifecycle.Awaited, Keep: []token.Token{t1}, MintAfter: &last,
@@ -89,7 +89,7 @@ func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
 		t.Fatal(err)
 	}
-	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	last := ""
 	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{Phase: lifecycle.Awaited, MintAfter: &last})
 	if want := token.NextIDs(nb.UID, last)[1]; o.Token == nil || o.Token.ID != want {
@@ -118,7 +118,7 @@ func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
 	if err := c.Status().Update(t.Context(), now); err != nil {
 		t.Fatal(err)
 	}
-	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{}}
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{}}
 	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{read}})
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), now); err != nil || !apierrors.IsConflict(o.Err) {
 		t.Errorf("the request: %v; the error: %v, want a conflict", err, o.Err)
@@ -152,7 +152,7 @@ func TestDenialComesBeforeTheTokenGoes(t *testing.T) {
 	denied := func(name string) lifecycle.Decision {
 		return lifecycle.Decision{Request: &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: name}}, Result: csr.Result{Verdict: csr.Deny}}
 	}
-	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{
 		Decisions: []lifecycle.Decision{denied("csr-a"), denied("csr-b")}, DeleteTokens: []*corev1.Secret{secret},
 	})

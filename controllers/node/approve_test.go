@@ -78,7 +78,7 @@ func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 					return c.Get(ctx, key, o, opts...)
 				},
 			})
-			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: live, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: live, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 			t1, _ := token.Parse(secret)
 			p := &lifecycle.Plan{Phase: lifecycle.Awaited, Keep: []token.Token{t1}, Decisions: append(tt.others, lifecycle.Decision{
 				Request: request, Result: csr.Result{Verdict: csr.Approve}, Record: record,

@@ -141,7 +141,7 @@ func newLagging(t *testing.T, objects ...client.Object) *lagging {
 		},
 	})
 	l.Reconciler = &Reconciler{
-		Client: c, Live: uncached, Namespace: "nodebootstrap-system", Discovery: &Discovery{Reader: c}, Approvers: bypass.NewApprovers(c, l.clock),
+		Client: c, Uncached: uncached, Namespace: "nodebootstrap-system", Discovery: &Discovery{Reader: c}, Detector: bypass.NewDetector(c, l.clock),
 		Writes: &writes.Limits{}, Clock: l.clock, Recorder: noEvents{},
 	}
 	return l

@@ -33,16 +33,16 @@ import (
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// Live reads from the API server, where an old answer could do harm.
-	Live client.Reader
+	// Uncached reads from the API server, where an old answer could do harm.
+	Uncached client.Reader
 	// Namespace is the operator's, where kubeconfig Secrets are.
 	Namespace string
 	// AllowClusterWide lets NodeBootstraps with approval ClusterWide have credentials.
 	AllowClusterWide bool
 	// Discovery finds the endpoint and CA of the cluster.
 	Discovery *Discovery
-	// Approvers knows what else approves requests of bootstrap tokens.
-	Approvers *bypass.Approvers
+	// Detector finds out what else approves requests of bootstrap tokens.
+	Detector *bypass.Detector
 	// Writes bounds how often each object is written. It is shared with the Reconciler.
 	Writes *writes.Limits
 	// Metrics count what happens; nil for none.

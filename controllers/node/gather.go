@@ -71,7 +71,7 @@ func (r *Reconciler) gatherCluster(ctx context.Context, f *lifecycle.Facts) erro
 	f.BindingsProblem = rbac.ProblemFor(f.NodeBootstrap, bindings)
 	r.bindingsInterfered(f)
 
-	if f.Bypass, err = r.Approvers.Bypass(ctx, f.NodeBootstrap); err != nil {
+	if f.Bypass, err = r.Detector.Bypass(ctx, f.NodeBootstrap); err != nil {
 		return err
 	}
 	if err := r.gatherServing(ctx, f); err != nil {
@@ -110,12 +110,12 @@ func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts) err
 		return err
 	}
 	defer reads.Release(1)
-	node, err := objects.Find(ctx, r.Live, "", f.Name, &corev1.Node{})
+	node, err := objects.Find(ctx, r.Uncached, "", f.Name, &corev1.Node{})
 	if err != nil {
 		return err
 	}
 	f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
-	lease, err := objects.Find(ctx, r.Live, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
+	lease, err := objects.Find(ctx, r.Uncached, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
 	if err == nil && lease != nil {
 		f.LeaseRenewed = lifecycle.LeaseRenewed(lease)
 	}
@@ -213,7 +213,7 @@ func (r *Reconciler) requests(ctx context.Context, f *lifecycle.Facts) ([]*certi
 // tokenGone reports whether there is no token of an id. One that is another node's is in the cache, usually; one that is
 // too new for it is not.
 func (r *Reconciler) tokenGone(ctx context.Context, id string) (bool, error) {
-	for _, reader := range []client.Reader{r.Client, r.Live} {
+	for _, reader := range []client.Reader{r.Client, r.Uncached} {
 		secret, err := objects.Find(ctx, reader, token.Namespace, token.SecretName(id), &corev1.Secret{})
 		if err != nil || secret != nil {
 			return false, err

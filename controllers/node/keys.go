@@ -51,7 +51,7 @@ func (r *Reconciler) nodeOfKey(ctx context.Context, node, key string) (string, e
 	if holder == "" || holder == node {
 		return "", nil
 	}
-	nb, err := r.nodeBootstrap(ctx, r.Live, holder)
+	nb, err := r.nodeBootstrap(ctx, r.Uncached, holder)
 	switch {
 	case err != nil:
 		return "", err

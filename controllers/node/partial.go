@@ -16,7 +16,7 @@ import (
 
 // liveSecret reads a Secret that is looked at for a node, and keeps of it what the cache would.
 func (r *Reconciler) liveSecret(ctx context.Context, node, namespace, name string) (*corev1.Secret, error) {
-	s, err := objects.Find(ctx, r.Live, namespace, name, &corev1.Secret{})
+	s, err := objects.Find(ctx, r.Uncached, namespace, name, &corev1.Secret{})
 	if s != nil {
 		objects.StripSecretOf(s, node)
 	}
@@ -31,7 +31,7 @@ func (r *Reconciler) updateSecret(ctx context.Context, restored *corev1.Secret) 
 	if !objects.IsPartial(restored) {
 		return r.storeSecret(ctx, restored)
 	}
-	whole, err := objects.Find(ctx, r.Live, restored.Namespace, restored.Name, &corev1.Secret{})
+	whole, err := objects.Find(ctx, r.Uncached, restored.Namespace, restored.Name, &corev1.Secret{})
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (r *Reconciler) wholeNodeBootstrap(ctx context.Context, f *lifecycle.Facts)
 	if !objects.IsLarge(f.NodeBootstrap) {
 		return nil
 	}
-	whole, err := r.nodeBootstrap(ctx, r.Live, f.Name)
+	whole, err := r.nodeBootstrap(ctx, r.Uncached, f.Name)
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func (r *Reconciler) stillHolds(ctx context.Context, f *lifecycle.Facts, claimed
 	nb := f.NodeBootstrap
 	if !claimed {
 		var err error
-		if nb, err = r.nodeBootstrap(ctx, r.Live, f.Name); err != nil || nb == nil {
+		if nb, err = r.nodeBootstrap(ctx, r.Uncached, f.Name); err != nil || nb == nil {
 			return false, err
 		}
 	}
@@ -124,7 +124,7 @@ func (r *Reconciler) wholeRequest(ctx context.Context, shown *certificatesv1.Cer
 		return shown.DeepCopy(), nil
 	}
 	var list certificatesv1.CertificateSigningRequestList
-	if err := objects.ReadByName(ctx, r.Live, &list, shown.Name); err != nil {
+	if err := objects.ReadByName(ctx, r.Uncached, &list, shown.Name); err != nil {
 		return nil, err
 	}
 	if len(list.Items) != 1 || !objects.SameVersion(&list.Items[0], shown) {

@@ -164,9 +164,9 @@ func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := builder.Build()
-			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{},
+			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{},
 				Discovery: &Discovery{Reader: c, Namespace: "ns", Server: "https://api.example", Certificates: certificates}}
-			r.Approvers = bypass.NewApprovers(c, r.Clock)
+			r.Detector = bypass.NewDetector(c, r.Clock)
 			f, err := r.gather(t.Context(), name)
 			if err == nil {
 				err = r.gatherCluster(t.Context(), f)

@@ -57,7 +57,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 			})
 			return nil
 		})).
-		WatchesRawSource(source.Channel(r.Approvers.Changed(), all)).
+		WatchesRawSource(source.Channel(r.Detector.Changed(), all)).
 		WithOptions(controller.Options{MaxConcurrentReconciles: nodeConcurrency})
 	if certificates := r.Discovery.Certificates; certificates != nil {
 		b.WatchesRawSource(source.Channel(certificates.Changed(), all))

@@ -41,7 +41,7 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Live: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
+			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 			for r.Writes.Wait(writes.StatusOf(nb.Name), now) == 0 {
 				r.Writes.WroteStatus(writes.StatusOf(nb.Name), drift.Difference{}, drift.Digest32{}, true, now) // which another client has undone
 			}

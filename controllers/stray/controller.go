@@ -30,8 +30,8 @@ import (
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// Live reads from the API server.
-	Live client.Reader
+	// Uncached reads from the API server.
+	Uncached client.Reader
 
 	mu       sync.Mutex
 	reported map[client.ObjectKey]types.UID
@@ -74,7 +74,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // deletes it with the requests that were sent with it.
 func (r *Reconciler) deleteStray(ctx context.Context, s *corev1.Secret) (reconcile.Result, error) {
 	if node := owned.NodeOf(s); node != "" {
-		nb, err := objects.FindNodeBootstrap(ctx, r.Live, node)
+		nb, err := objects.FindNodeBootstrap(ctx, r.Uncached, node)
 		if err != nil {
 			return reconcile.Result{}, err
 		}

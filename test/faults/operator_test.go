@@ -59,7 +59,7 @@ type operator struct {
 	w         *world
 	node      *node.Reconciler
 	bindings  *bindings.Reconciler
-	approvers *bypass.Approvers
+	approvers *bypass.Detector
 	stray     *stray.Reconciler
 	// transport is where the operator reads the API server's clock.
 	transport http.RoundTripper
@@ -75,16 +75,16 @@ type operator struct {
 func (w *world) startOperator() {
 	c, l := apiClient{w: w}, liveReader{w: w}
 	k, limits := apiserver.NewClock(w.clock), &writes.Limits{}
-	a := bypass.NewApprovers(c, k)
+	a := bypass.NewDetector(c, k)
 	w.op = &operator{
 		w: w,
 		node: &node.Reconciler{
-			Client: c, Live: l, Namespace: namespace, Clock: k, Approvers: a, Recorder: recorder{w}, Metrics: theMetrics(), AllowClusterWide: true, Writes: limits,
+			Client: c, Uncached: l, Namespace: namespace, Clock: k, Detector: a, Recorder: recorder{w}, Metrics: theMetrics(), AllowClusterWide: true, Writes: limits,
 			Discovery: &node.Discovery{Reader: c, Namespace: namespace, Server: w.flagServer},
 		},
-		bindings:  &bindings.Reconciler{Client: c, Live: l, AllowClusterWide: true, Writes: limits, Clock: k},
+		bindings:  &bindings.Reconciler{Client: c, Uncached: l, AllowClusterWide: true, Writes: limits, Clock: k},
 		approvers: a,
-		stray:     &stray.Reconciler{Client: c, Live: l},
+		stray:     &stray.Reconciler{Client: c, Uncached: l},
 		transport: k.Wrap(answers{w}),
 		timers:    map[item]time.Time{},
 		failures:  map[item]int{},

@@ -21,7 +21,7 @@ import (
 )
 
 // When the API server could not be asked, nodes were told that nothing is known; as soon as it answers they are told.
-func TestApproversTellWhatWasUnknown(t *testing.T) {
+func TestDetectorTellWhatWasUnknown(t *testing.T) {
 	down := true
 	c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
@@ -31,20 +31,20 @@ func TestApproversTellWhatWasUnknown(t *testing.T) {
 			return nil // a review of nothing allowed
 		},
 	}).Build()
-	a := NewApprovers(c, clocktesting.NewFakePassiveClock(time.Now()))
-	if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass != nil || err != nil {
+	d := NewDetector(c, clocktesting.NewFakePassiveClock(time.Now()))
+	if bypass, err := d.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass != nil || err != nil {
 		t.Fatalf("while it is down it is known: %v, %v", bypass, err)
 	}
-	if _, err := a.Reconcile(t.Context(), allApprovers{}); err == nil {
+	if _, err := d.Reconcile(t.Context(), singleton{}); err == nil {
 		t.Error("while it is down there is no error to try again for")
 	}
 	down = false
 	told := make(chan struct{})
 	go func() {
-		<-a.Changed()
+		<-d.Changed()
 		close(told)
 	}()
-	if _, err := a.Reconcile(t.Context(), allApprovers{}); err != nil {
+	if _, err := d.Reconcile(t.Context(), singleton{}); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -52,13 +52,13 @@ func TestApproversTellWhatWasUnknown(t *testing.T) {
 	case <-time.After(time.Minute):
 		t.Error("nobody was told")
 	}
-	if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || bypass.Open || err != nil {
+	if bypass, err := d.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || bypass.Open || err != nil {
 		t.Errorf("now it is %v, %v", bypass, err)
 	}
 }
 
 // When the process starts every node wants to know, and nobody has asked yet.
-func TestApproversAskOnceForAllNodes(t *testing.T) {
+func TestDetectorAskOnceForAllNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
@@ -68,11 +68,11 @@ func TestApproversAskOnceForAllNodes(t *testing.T) {
 				return nil
 			},
 		}).Build()
-		a := NewApprovers(c, clocktesting.NewFakePassiveClock(time.Now()))
+		d := NewDetector(c, clocktesting.NewFakePassiveClock(time.Now()))
 		var nodes sync.WaitGroup
 		for range 10 {
 			nodes.Go(func() {
-				if bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || err != nil {
+				if bypass, err := d.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || err != nil {
 					t.Errorf("got %v, %v", bypass, err)
 				}
 			})
@@ -107,13 +107,13 @@ func newReviews() *reviews {
 }
 
 // The API server's clock is set back by an hour a moment after a binding changed: it was asked every second until the hour was over.
-func TestApproversSurviveAClockSetBack(t *testing.T) {
+func TestDetectorSurviveAClockSetBack(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Now())
-	a := NewApprovers(newReviews(), clock)
-	a.bindings = clock.Now()
+	d := NewDetector(newReviews(), clock)
+	d.bindings = clock.Now()
 	reconcile := func() time.Duration {
 		t.Helper()
-		result, err := a.Reconcile(t.Context(), allApprovers{})
+		result, err := d.Reconcile(t.Context(), singleton{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -127,43 +127,43 @@ func TestApproversSurviveAClockSetBack(t *testing.T) {
 		t.Errorf("the authorizer may still not know of the change, and is asked again after %s", got)
 	}
 	clock.SetTime(clock.Now().Add(authorizerLag))
-	if got := reconcile(); got != approversRefresh {
-		t.Errorf("it is asked again after %s, want %s", got, approversRefresh)
+	if got := reconcile(); got != answerRefresh {
+		t.Errorf("it is asked again after %s, want %s", got, answerRefresh)
 	}
 }
 
 // Once the API server does not answer any more, for example since the operator may not ask, the last answer counts for less than two
 // refreshes, and then nodes are told that nothing is known. It counted for ever.
-func TestApproversForgetAStaleAnswer(t *testing.T) {
+func TestDetectorForgetAStaleAnswer(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Now())
 	r := newReviews()
-	a := NewApprovers(r, clock)
+	d := NewDetector(r, clock)
 	known := func() bool {
 		t.Helper()
-		bypass, err := a.Bypass(t.Context(), &v1alpha1.NodeBootstrap{})
+		bypass, err := d.Bypass(t.Context(), &v1alpha1.NodeBootstrap{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return bypass != nil
 	}
-	if _, err := a.Reconcile(t.Context(), allApprovers{}); err != nil || !known() {
+	if _, err := d.Reconcile(t.Context(), singleton{}); err != nil || !known() {
 		t.Fatalf("an answer is not known: %v", err)
 	}
 	r.down = true
 	told := make(chan struct{}, 1)
 	go func() {
-		<-a.Changed()
+		<-d.Changed()
 		told <- struct{}{}
 	}()
 	began := clock.Now()
-	for clock.Since(began) < 2*approversRefresh {
-		if _, err := a.Reconcile(t.Context(), allApprovers{}); err == nil {
+	for clock.Since(began) < 2*answerRefresh {
+		if _, err := d.Reconcile(t.Context(), singleton{}); err == nil {
 			t.Fatal("a failure is no error to try again for")
 		}
-		if apiserver.Within(clock.Since(began), approversRefresh) && !known() {
+		if apiserver.Within(clock.Since(began), answerRefresh) && !known() {
 			t.Fatalf("after %s the answer is forgotten", clock.Since(began))
 		}
-		clock.SetTime(clock.Now().Add(approversMaxRetry))
+		clock.SetTime(clock.Now().Add(answerMaxRetry))
 	}
 	select {
 	case <-told:
@@ -175,10 +175,10 @@ func TestApproversForgetAStaleAnswer(t *testing.T) {
 	}
 	r.down = false
 	go func() {
-		<-a.Changed()
+		<-d.Changed()
 		told <- struct{}{}
 	}()
-	if _, err := a.Reconcile(t.Context(), allApprovers{}); err != nil || !known() {
+	if _, err := d.Reconcile(t.Context(), singleton{}); err != nil || !known() {
 		t.Errorf("a new answer is not known: %v", err)
 	}
 	<-told

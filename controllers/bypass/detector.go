@@ -35,14 +35,14 @@ import (
 )
 
 const (
-	// approversRefresh is how often the API server is asked again. Bindings are watched, ClusterRoles and other authorizers
+	// answerRefresh is how often the API server is asked again. Bindings are watched, ClusterRoles and other authorizers
 	// are not.
-	approversRefresh = 5 * time.Minute
-	// approversStale is how long an answer is used when the API server cannot be asked again. It is asked every approversMaxRetry at
+	answerRefresh = 5 * time.Minute
+	// answerStale is how long an answer is used when the API server cannot be asked again. It is asked every answerMaxRetry at
 	// least, so that nodes learn within two refreshes that nothing is known any more.
-	approversStale = 2*approversRefresh - approversMaxRetry
-	// approversMinRetry and approversMaxRetry bound how soon the API server is asked again after a failure.
-	approversMinRetry, approversMaxRetry = time.Second, time.Minute
+	answerStale = 2*answerRefresh - answerMaxRetry
+	// answerMinRetry and answerMaxRetry bound how soon the API server is asked again after a failure.
+	answerMinRetry, answerMaxRetry = time.Second, time.Minute
 	// authorizerLag is for how long after a change of a binding the API server's authorizer, which reads bindings from an
 	// informer, may not know of it, and how often it is asked until then.
 	authorizerLag, authorizerRetry = 5 * time.Second, time.Second
@@ -50,10 +50,10 @@ const (
 	anyTokenUser = bootstrapapi.BootstrapUserPrefix + "000000"
 )
 
-// Approvers knows whether anything else in the cluster than this operator approves what bootstrap tokens ask for:
+// Detector knows whether anything else in the cluster than this operator approves what bootstrap tokens ask for:
 // kube-controller-manager does when their user or groups may create certificatesigningrequests/nodeclient
 // (pkg/controller/certificates/approver). It asks once for all tokens, and again when that may have changed.
-type Approvers struct {
+type Detector struct {
 	client  client.Client
 	clock   clock.PassiveClock
 	changed chan event.GenericEvent
@@ -66,83 +66,83 @@ type Approvers struct {
 	bindings time.Time // when a binding last changed
 }
 
-// NewApprovers makes one that has not asked yet.
-func NewApprovers(c client.Client, k clock.PassiveClock) *Approvers {
-	return &Approvers{client: c, clock: k, changed: make(chan event.GenericEvent)}
+// NewDetector makes one that has not asked yet.
+func NewDetector(c client.Client, k clock.PassiveClock) *Detector {
+	return &Detector{client: c, clock: k, changed: make(chan event.GenericEvent)}
 }
 
-// allApprovers is always equal to itself, so that the workqueue makes one of all events.
-type allApprovers struct{}
+// singleton is always equal to itself, so that the workqueue makes one of all events.
+type singleton struct{}
 
 // SetupWithManager has the answer refreshed whenever a binding changes.
-func (a *Approvers) SetupWithManager(mgr ctrl.Manager) error {
-	one := handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, client.Object) []allApprovers {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.bindings = a.clock.Now()
-		return []allApprovers{{}}
+func (d *Detector) SetupWithManager(mgr ctrl.Manager) error {
+	one := handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, client.Object) []singleton {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.bindings = d.clock.Now()
+		return []singleton{{}}
 	})
-	return builder.TypedControllerManagedBy[allApprovers](mgr).
+	return builder.TypedControllerManagedBy[singleton](mgr).
 		Named("approvers").
 		Watches(&rbacv1.ClusterRoleBinding{}, one).
-		WithOptions(controller.TypedOptions[allApprovers]{
-			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[allApprovers](approversMinRetry, approversMaxRetry),
+		WithOptions(controller.TypedOptions[singleton]{
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[singleton](answerMinRetry, answerMaxRetry),
 		}).
-		Complete(a)
+		Complete(d)
 }
 
 // Changed tells of every new answer.
-func (a *Approvers) Changed() <-chan event.GenericEvent { return a.changed }
+func (d *Detector) Changed() <-chan event.GenericEvent { return d.changed }
 
 // Reconcile asks, and has every node looked at when the answer is another one, or when the last one is too old to be used.
-func (a *Approvers) Reconcile(ctx context.Context, _ allApprovers) (reconcile.Result, error) {
-	answer, err := a.ask(ctx, anyTokenUser)
+func (d *Detector) Reconcile(ctx context.Context, _ singleton) (reconcile.Result, error) {
+	answer, err := d.ask(ctx, anyTokenUser)
 	if err != nil {
-		if a.forget() {
-			err = errors.Join(err, a.notify(ctx))
+		if d.forget() {
+			err = errors.Join(err, d.notify(ctx))
 		}
 		return reconcile.Result{}, err
 	}
-	changed, lagging := a.learn(answer)
+	changed, lagging := d.learn(answer)
 	if changed {
-		if err := a.notify(ctx); err != nil {
+		if err := d.notify(ctx); err != nil {
 			return reconcile.Result{}, err
 		}
 	}
 	if lagging {
 		return reconcile.Result{RequeueAfter: authorizerRetry}, nil
 	}
-	return reconcile.Result{RequeueAfter: approversRefresh}, nil
+	return reconcile.Result{RequeueAfter: answerRefresh}, nil
 }
 
 // learn keeps an answer. It reports whether nodes were told something else, and whether the authorizer may not know of the last
 // change of a binding.
-func (a *Approvers) learn(answer *lifecycle.Bypass) (changed, lagging bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := a.clock.Now()
-	if a.bindings.After(now) { // the clock was set back
-		a.bindings = now
+func (d *Detector) learn(answer *lifecycle.Bypass) (changed, lagging bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := d.clock.Now()
+	if d.bindings.After(now) { // the clock was set back
+		d.bindings = now
 	}
-	changed = a.failed || a.known != nil && !sameBypass(a.known, answer)
-	a.known, a.knownAt, a.failed = answer, now, false
-	return changed, apiserver.Within(now.Sub(a.bindings), authorizerLag)
+	changed = d.failed || d.known != nil && !sameBypass(d.known, answer)
+	d.known, d.knownAt, d.failed = answer, now, false
+	return changed, apiserver.Within(now.Sub(d.bindings), authorizerLag)
 }
 
 // forget drops an answer that is too old to be used, and reports whether there was one.
-func (a *Approvers) forget() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.known == nil || apiserver.Within(a.clock.Since(a.knownAt), approversStale) {
+func (d *Detector) forget() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.known == nil || apiserver.Within(d.clock.Since(d.knownAt), answerStale) {
 		return false
 	}
-	a.known, a.failed = nil, true
+	d.known, d.failed = nil, true
 	return true
 }
 
-func (a *Approvers) notify(ctx context.Context) error {
+func (d *Detector) notify(ctx context.Context) error {
 	select {
-	case a.changed <- event.GenericEvent{Object: &v1alpha1.NodeBootstrap{}}:
+	case d.changed <- event.GenericEvent{Object: &v1alpha1.NodeBootstrap{}}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
@@ -153,10 +153,10 @@ func sameBypass(a, b *lifecycle.Bypass) bool { return a.Open == b.Open && slices
 
 // Bypass is what holds for the token of a NodeBootstrap; nil when the API server could not be asked. It does so for a
 // token that a binding names, which takes the trouble of naming that very token.
-func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lifecycle.Bypass, error) {
+func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lifecycle.Bypass, error) {
 	user := anyTokenUser
 	if t := nb.Status.Token; t != nil {
-		named, err := a.named(ctx, t.ID)
+		named, err := d.named(ctx, t.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -165,32 +165,32 @@ func (a *Approvers) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*li
 		}
 	}
 	if user == anyTokenUser {
-		if known := a.usable(); known != nil {
+		if known := d.usable(); known != nil {
 			return known, nil
 		}
 	}
-	answer, err, _ := a.asking.Do(user, func() (any, error) { return a.ask(ctx, user) })
+	answer, err, _ := d.asking.Do(user, func() (any, error) { return d.ask(ctx, user) })
 	if err != nil { // the credential does not wait for it
 		log.FromContext(ctx).Error(err, "asking what else approves requests")
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.failed = true
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.failed = true
 		return nil, nil
 	}
 	bypass := answer.(*lifecycle.Bypass)
 	if user == anyTokenUser {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.known, a.knownAt = bypass, a.clock.Now()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.known, d.knownAt = bypass, d.clock.Now()
 	}
 	return bypass, nil
 }
 
 // named reports whether a binding names the user of a token, or so many that it may be among them.
-func (a *Approvers) named(ctx context.Context, tokenID string) (bool, error) {
+func (d *Detector) named(ctx context.Context, tokenID string) (bool, error) {
 	for _, user := range []string{bootstrapapi.BootstrapUserPrefix + tokenID, objects.EveryToken} {
 		var list rbacv1.ClusterRoleBindingList
-		if err := a.client.List(ctx, &list, client.MatchingFields{objects.IndexUser: user}); err != nil {
+		if err := d.client.List(ctx, &list, client.MatchingFields{objects.IndexUser: user}); err != nil {
 			return false, fmt.Errorf("listing the ClusterRoleBindings that name the token %s: %w", tokenID, err)
 		}
 		if len(list.Items) > 0 {
@@ -201,20 +201,20 @@ func (a *Approvers) named(ctx context.Context, tokenID string) (bool, error) {
 }
 
 // usable is the last answer, unless it is too old.
-func (a *Approvers) usable() *lifecycle.Bypass {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if !apiserver.Within(a.clock.Since(a.knownAt), approversStale) {
+func (d *Detector) usable() *lifecycle.Bypass {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !apiserver.Within(d.clock.Since(d.knownAt), answerStale) {
 		return nil
 	}
-	return a.known
+	return d.known
 }
 
 // ask asks for a user in the groups of all tokens of ours; when the answer is yes, also for each of them alone, since an
 // authorizer names only one of the bindings that allow it.
-func (a *Approvers) ask(ctx context.Context, user string) (*lifecycle.Bypass, error) {
+func (d *Detector) ask(ctx context.Context, user string) (*lifecycle.Bypass, error) {
 	groups := []string{bootstrapapi.BootstrapDefaultGroup, token.Group, "system:authenticated"}
-	open, why, err := a.review(ctx, user, groups...)
+	open, why, err := d.review(ctx, user, groups...)
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +223,7 @@ func (a *Approvers) ask(ctx context.Context, user string) (*lifecycle.Bypass, er
 	}
 	answer := &lifecycle.Bypass{Open: true, Why: []string{why}}
 	for _, group := range groups {
-		_, why, err := a.review(ctx, "", group)
+		_, why, err := d.review(ctx, "", group)
 		if err != nil {
 			return nil, err
 		}
@@ -236,14 +236,14 @@ func (a *Approvers) ask(ctx context.Context, user string) (*lifecycle.Bypass, er
 }
 
 // review is one SubjectAccessReview: whether it is allowed, and by what.
-func (a *Approvers) review(ctx context.Context, user string, groups ...string) (bool, string, error) {
+func (d *Detector) review(ctx context.Context, user string, groups ...string) (bool, string, error) {
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: user, Groups: groups,
 		ResourceAttributes: &authorizationv1.ResourceAttributes{
 			Group: certificatesv1.GroupName, Version: "v1", Resource: "certificatesigningrequests", Subresource: "nodeclient", Verb: "create",
 		},
 	}}
-	if err := a.client.Create(ctx, review); err != nil {
+	if err := d.client.Create(ctx, review); err != nil {
 		return false, "", fmt.Errorf("asking the API server what bootstrap tokens may approve: %w", err)
 	}
 	if !review.Status.Allowed {
