@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package node connects the decisions of internal/lifecycle and internal/status with a cluster: gather, decide, apply, report.
+// Package node reconciles one node: it connects the decisions of internal/lifecycle and internal/status with a cluster.
 package node
 
 import (
@@ -19,26 +19,26 @@ import (
 )
 
 const (
-	// acceptanceGrace is for how long a token may be unknown to the API server, whose authenticator reads tokens from an
-	// informer, before it counts as rejected.
+	// acceptanceGrace is how long a new token can be unknown to the API server, whose authenticator reads tokens from an
+	// informer. After that it counts as rejected.
 	acceptanceGrace = 5 * time.Second
-	// acceptanceLasts is for how long an API server that has accepted one token is taken to accept others: it either has
-	// --enable-bootstrap-token-auth or has not.
-	acceptanceLasts = 10 * time.Minute
-	// unknownRetry is how soon a token that is not known yet is shown to the API server again.
+	// acceptanceTTL is how long the operator assumes that an API server that accepted one token accepts others: it depends on
+	// the flag --enable-bootstrap-token-auth.
+	acceptanceTTL = 10 * time.Minute
+	// unknownRetry is the delay before a token that is not known yet is reviewed again.
 	unknownRetry = time.Second
-	// rejectedRetry is how often a token that was not accepted is shown to the API server again.
+	// rejectedRetry is the interval at which a rejected token is reviewed again.
 	rejectedRetry = 30 * time.Second
 )
 
-// tokenAcceptance knows whether the API server accepts bootstrap tokens, so that not every token has to be reviewed.
+// tokenAcceptance remembers whether the API server accepts bootstrap tokens, so that not every token needs a review.
 type tokenAcceptance struct {
 	mu            sync.Mutex
 	acceptedAt    time.Time
 	rejectedSince map[string]time.Time // by token id
 }
 
-// review reports whether the API server accepts a token. The token travels to the API server alone, in a TokenReview.
+// review reports whether the API server accepts a token. The token is sent only to the API server, in a TokenReview.
 func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *token.Token, now time.Time) (status.Acceptance, error) {
 	if a.known(now) {
 		return status.Accepted, nil
@@ -55,13 +55,13 @@ func (a *tokenAcceptance) review(ctx context.Context, c client.Client, t *token.
 func (a *tokenAcceptance) known(now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return apiserver.Within(now.Sub(a.acceptedAt), acceptanceLasts)
+	return apiserver.Within(now.Sub(a.acceptedAt), acceptanceTTL)
 }
 
 func (a *tokenAcceptance) note(id string, accepted bool, now time.Time) status.Acceptance {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if accepted { // then the others will be too
+	if accepted { // the API server accepts the other tokens, too
 		a.acceptedAt, a.rejectedSince = now, nil
 		return status.Accepted
 	}
@@ -69,7 +69,7 @@ func (a *tokenAcceptance) note(id string, accepted bool, now time.Time) status.A
 		a.rejectedSince = map[string]time.Time{}
 	}
 	since, known := a.rejectedSince[id]
-	if !known || since.After(now) { // the clock was set back: the grace begins again
+	if !known || since.After(now) { // the clock was set back: the grace period starts again
 		since = now
 		a.rejectedSince[id] = now
 	}

@@ -26,17 +26,17 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// apply carries out a plan. It is the only code that writes, and stops at the first error. What was decided, and why, is
-// claimed in the status before anything is done about it. What revokes comes before what makes, so that a crash in between
-// leaves less access, never more. Approvals come before new credentials: they rest on the present ones alone, and the node
-// that waits may be the one that fixes what makes the other writes fail.
+// apply carries out a plan. It is the only code that writes, and stops at the first error. Decisions are stored in the status
+// before they are carried out. Revocations come before creations, so that a crash in between leaves less access, never more.
+// Approvals come before new credentials: they depend only on the current ones, and the waiting node may be the one that fixes
+// the cause of other failed writes.
 func (r *Reconciler) apply(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 	o := &status.Outcome{Token: p.Token, Published: carries(f, p.Token)}
 	if i := r.Writes.Interference(writes.StatusOf(f.Name), r.Clock.Now()); i != nil && i.ByAdmission {
-		r.interferes(i, p, o)
+		r.reportInterference(i, p, o)
 	}
 	for _, step := range []func(context.Context, *lifecycle.Facts, *lifecycle.Plan, *status.Outcome) error{
-		r.claim, r.revoke, r.approve, r.mint, r.repair, r.publish, r.verify, r.forgetWrites, r.contested,
+		r.storeClaim, r.revoke, r.approve, r.createToken, r.repair, r.publish, r.verify, r.forgetWrites, r.reportContested,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = kubeconfig.RedactSecrets(token.RedactError(err, o.Token), append(slices.Clone(f.TokenSecrets), f.Kubeconfig)...)
@@ -51,18 +51,18 @@ func carries(f *lifecycle.Facts, t *token.Token) bool {
 	return t != nil && f.Kubeconfig != nil && owned.Ours(f.Kubeconfig, f.Name) && kubeconfig.Carries(f.Kubeconfig, *t)
 }
 
-// revoke denies requests, deletes tokens, then the requests that were sent with them, then the kubeconfig. A denial comes first,
-// so that it is there to be read: a pending request whose token is gone is deleted by whoever looks after the node that it
-// names. One that cannot be stored holds nothing up.
+// revoke denies CSRs, deletes tokens, then the CSRs that were sent with them, then the kubeconfig. Denials come first, so that
+// people can read them: a pending CSR whose token was deleted is deleted by the reconcile of the node that it names. A denial
+// that cannot be stored does not stop the deletions.
 func (r *Reconciler) revoke(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
-	denied := r.decide(ctx, f, p, o, csr.Deny)
-	withdrawn := r.withdraw(ctx, f, p)
+	denied := r.storeVerdicts(ctx, f, p, o, csr.Deny)
+	withdrawn := r.deleteRevoked(ctx, f, p)
 	o.Revoked = withdrawn == nil
 	return errors.Join(denied, withdrawn)
 }
 
-// withdraw deletes what must not live on. Whatever fails holds up nothing else.
-func (r *Reconciler) withdraw(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
+// deleteRevoked deletes tokens, CSRs and the kubeconfig that the plan revokes. A failure does not stop the other deletions.
+func (r *Reconciler) deleteRevoked(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
 	r.reportOutliving(ctx, f, p)
 	var errs []error
 	for _, s := range p.DeleteTokens {
@@ -77,7 +77,7 @@ func (r *Reconciler) withdraw(ctx context.Context, f *lifecycle.Facts, p *lifecy
 	return errors.Join(errs...)
 }
 
-// reportOutliving reports the certificates that outlive a NodeBootstrap that is gone, whose status would report them.
+// reportOutliving reports the certificates that outlive a deleted NodeBootstrap, whose status can no longer report them.
 func (r *Reconciler) reportOutliving(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) {
 	if f.NodeBootstrap != nil {
 		return
@@ -92,12 +92,12 @@ func (r *Reconciler) reportOutliving(ctx context.Context, f *lifecycle.Facts, p 
 	}
 }
 
-// mint creates a token, or adopts the one of the same id that an earlier reconcile created whose end it did not see.
-func (r *Reconciler) mint(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+// createToken creates a token, or adopts the one with the same id that an earlier, interrupted reconcile created.
+func (r *Reconciler) createToken(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	if p.MintAfter == nil || o.Problem != nil {
 		return nil
 	}
-	if err := r.upToDate(ctx, f, p); err != nil {
+	if err := r.ensureCurrent(ctx, f, p); err != nil {
 		return err
 	}
 	random, err := bootstraputil.GenerateBootstrapToken()
@@ -115,11 +115,11 @@ func (r *Reconciler) mint(ctx context.Context, f *lifecycle.Facts, p *lifecycle.
 		if err != nil {
 			return token.RedactError(fmt.Errorf("creating the token %s: %w", id, err), &token.Token{Secret: token.NewSecretPart(part)})
 		}
-		if s == nil { // something interferes
+		if s == nil { // another writer interferes
 			return nil
 		}
 		if t, ok := token.Parse(s); ok && owned.Ours(s, f.Name) && t.Live(r.Clock.Now()) {
-			if !f.Trusts(t) { // the cache does not show it yet, else it would be gone
+			if !f.Trusts(t) { // the cache does not show it yet, otherwise the plan would have deleted it
 				if err := r.deleteSecret(ctx, s, v1alpha1.ReasonReissued); err != nil {
 					return err
 				}
@@ -129,17 +129,17 @@ func (r *Reconciler) mint(ctx context.Context, f *lifecycle.Facts, p *lifecycle.
 			return nil
 		}
 	}
-	p.RequeueBy(r.Clock.Now().Add(time.Minute)) // foreign Secrets in kube-system do not cause work
+	p.RequeueBy(r.Clock.Now().Add(time.Minute)) // Secrets of others in kube-system cause no events
 	o.Problem = &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s and others that follow it exist and do not belong to this NodeBootstrap: delete them",
 		token.Namespace, token.SecretName(ids[0]))}
 	return nil
 }
 
-// adopt reads the token Secret that has a wanted name already. One that admission control has stripped of its owner or its type when
-// an earlier reconcile created it is deleted: it is ours by its id, which is derived from the UID of the NodeBootstrap.
+// adopt reads the existing token Secret of a wanted name. If admission control removed its owner or its type when it was
+// created, adopt deletes it: it is ours by its id, which is derived from the UID of the NodeBootstrap.
 func (r *Reconciler) adopt(ctx context.Context, f *lifecycle.Facts, want *corev1.Secret) (*corev1.Secret, error) {
-	s, err := r.liveSecret(ctx, f.Name, want.Namespace, want.Name)
+	s, err := r.uncachedSecret(ctx, f.Name, want.Namespace, want.Name)
 	switch {
 	case err != nil:
 		return nil, err
@@ -152,11 +152,11 @@ func (r *Reconciler) adopt(ctx context.Context, f *lifecycle.Facts, want *corev1
 	return s, nil
 }
 
-// upToDate is a conflict when the NodeBootstrap that a new token rests on is not the present one: a cache that is behind may show it as
-// it was before an alarm or without its deletion. The first token needs no uncached read. At worst its NodeBootstrap is already deleted,
-// and then the reconcile that sees the deletion removes it, as does the garbage collector. But the first token must not be created twice,
-// as its id would be given twice: the cache must show what this process has reported about the first one.
-func (r *Reconciler) upToDate(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
+// ensureCurrent returns a conflict if the NodeBootstrap that a new token is created for is not the current one: a stale cache
+// may show it as it was before an alarm or without its deletion. The first token needs no uncached read: if its NodeBootstrap
+// is already deleted, the reconcile that sees the deletion removes the token, and so does the garbage collector. But its id
+// must not be used twice: the cache must show the last status that this process wrote.
+func (r *Reconciler) ensureCurrent(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
 	if *p.MintAfter == "" && !r.consistency.IsBehind(f.NodeBootstrap) {
 		return nil
 	}
@@ -170,7 +170,7 @@ func (r *Reconciler) upToDate(ctx context.Context, f *lifecycle.Facts, p *lifecy
 	return nil
 }
 
-// repair restores Secrets of tokens that were edited.
+// repair restores token Secrets that someone edited.
 func (r *Reconciler) repair(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	for _, want := range p.RepairTokens {
 		if _, err := r.restoreSecret(ctx, f, p, o, f.TokenSecret(want.Name), want, r.updateSecret); err != nil {
@@ -180,7 +180,7 @@ func (r *Reconciler) repair(ctx context.Context, f *lifecycle.Facts, p *lifecycl
 	return nil
 }
 
-// publish makes the kubeconfig Secret carry the newest token. While there is a problem it stays as it is.
+// publish writes the newest token into the kubeconfig Secret. While a problem exists, the Secret stays as it is.
 func (r *Reconciler) publish(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	if o.Token == nil {
 		return nil
@@ -202,7 +202,7 @@ func (r *Reconciler) publish(ctx context.Context, f *lifecycle.Facts, p *lifecyc
 		if !apierrors.IsAlreadyExists(err) {
 			return fmt.Errorf("creating the Secret %s/%s: %w", want.Namespace, want.Name, err)
 		}
-		if have, err = r.liveSecret(ctx, f.Name, want.Namespace, want.Name); err != nil {
+		if have, err = r.uncachedSecret(ctx, f.Name, want.Namespace, want.Name); err != nil {
 			return err
 		}
 	}
@@ -243,7 +243,7 @@ func (r *Reconciler) updateKubeconfig(ctx context.Context, f *lifecycle.Facts, p
 	return nil
 }
 
-// verify asks the API server whether it accepts a token that it was not asked about yet.
+// verify asks the API server whether it accepts a token that was not verified yet.
 func (r *Reconciler) verify(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	if !o.Published || status.Verified(&f.NodeBootstrap.Status, o.Token) {
 		return nil

@@ -18,18 +18,19 @@ import (
 )
 
 const (
-	// consistencyTimeout is how long a reconcile is put off until the cache shows an own write. A watch that stands still must not
-	// hold up a revocation for longer.
+	// consistencyTimeout is how long a reconcile waits until the cache shows the operator's own write. A stopped watch must not
+	// delay a revocation for longer.
 	consistencyTimeout = 2 * time.Second
-	// maxOwnWrites bounds what is remembered. What is forgotten costs a conflict.
+	// maxOwnWrites bounds the remembered writes. A forgotten one costs a conflict.
 	maxOwnWrites = 10_000
 )
 
-// consistencyStore gives a reconcile its own writes to read: it holds the last write of each object until the cache shows it, in the
-// terms of Kubernetes' pkg/controller/util/consistency. Writes of other processes are not in it. The zero value is ready.
+// consistencyStore makes sure that a reconcile reads its own writes: it holds the last write of each object until the cache
+// shows it, like Kubernetes' pkg/controller/util/consistency. It does not have the writes of other processes. The zero value is
+// ready to use.
 //
-// An object that the cache does not show holds nothing up, since it may have been deleted. So creations need not be noted: the names
-// of created objects are derived, and a second creation finds the first.
+// An object that the cache does not show delays nothing, since it may have been deleted. So creations are not recorded: the
+// names of created objects are derived, and a second creation gets AlreadyExists.
 type consistencyStore struct {
 	mu     sync.Mutex
 	writes map[types.UID]ownWrite
@@ -41,12 +42,12 @@ type ownWrite struct {
 	at              time.Time
 }
 
-// WroteAt notes an update, by the object that the API server answered with.
+// WroteAt records an update, with the object that the API server returned.
 func (c *consistencyStore) WroteAt(stored client.Object, now time.Time) {
 	c.note(stored.GetUID(), ownWrite{stored.GetResourceVersion(), now}, now)
 }
 
-// Deleted notes a deletion.
+// Deleted records a deletion.
 func (c *consistencyStore) Deleted(o client.Object, now time.Time) {
 	c.note(o.GetUID(), ownWrite{at: now}, now)
 }
@@ -63,7 +64,7 @@ func (c *consistencyStore) note(uid types.UID, w ownWrite, now time.Time) {
 	c.writes[uid] = w
 }
 
-// EnsureReady is a conflict while the cache shows one of these objects as it was before the last own write.
+// EnsureReady returns a conflict while the cache shows one of these objects as it was before the operator's last write.
 func (c *consistencyStore) EnsureReady(now time.Time, shown ...client.Object) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,7 +81,7 @@ func (c *consistencyStore) EnsureReady(now time.Time, shown ...client.Object) er
 	return nil
 }
 
-// IsBehind reports whether an object lacks the last own write, however long ago that was.
+// IsBehind reports whether an object lacks the operator's last write, however long ago that was.
 func (c *consistencyStore) IsBehind(shown client.Object) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,8 +89,8 @@ func (c *consistencyStore) IsBehind(shown client.Object) bool {
 	return ok && !w.isIn(shown)
 }
 
-// isIn reports whether an object shows the write. Versions of one object can be compared from Kubernetes 1.35 on (KEP-5504); of those
-// that cannot, none is waited for.
+// isIn reports whether an object shows the write. Versions of one object can be compared from Kubernetes 1.35 on (KEP-5504); if
+// they cannot be compared, the write counts as shown.
 func (w ownWrite) isIn(o client.Object) bool {
 	if w.resourceVersion == "" {
 		return o.GetDeletionTimestamp() != nil
@@ -98,10 +99,10 @@ func (w ownWrite) isIn(o client.Object) bool {
 	return err != nil || order >= 0
 }
 
-// timedOut goes by the API server's clock, which may be set back.
+// timedOut uses the API server's clock, which may be set back.
 func (w ownWrite) timedOut(now time.Time) bool { return now.Sub(w.at).Abs() >= consistencyTimeout }
 
-// written are those of the facts that the operator writes.
+// written returns the objects among the facts that the operator writes.
 func written(f *lifecycle.Facts) []client.Object {
 	var out []client.Object
 	if f.NodeBootstrap != nil {

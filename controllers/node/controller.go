@@ -28,12 +28,12 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// Reconciler brings everything about one node, keyed by the node's name, to where the one rule holds: while the node
-// is wanted and has not joined there is one live credential for it, else none.
+// Reconciler reconciles everything about one node, keyed by the node's name, with one rule: while the node is wanted and has
+// not joined, exactly one live credential for it exists, otherwise none.
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
-	// Uncached reads from the API server, where an old answer could do harm.
+	// Uncached reads from the API server, where stale data could do harm.
 	Uncached client.Reader
 	// Namespace is the operator's, where kubeconfig Secrets are.
 	Namespace string
@@ -41,15 +41,15 @@ type Reconciler struct {
 	AllowClusterWide bool
 	// Discovery finds the endpoint and CA of the cluster.
 	Discovery *Discovery
-	// Detector finds out what else approves requests of bootstrap tokens.
+	// Detector detects whether anything else approves CSRs of bootstrap tokens.
 	Detector *bypass.Detector
-	// Writes bounds how often each object is written. It is shared with the Reconciler.
+	// Writes bounds how often each object is written. It is shared with the reconciler of the bindings.
 	Writes *writes.Limits
-	// Metrics count what happens; nil for none.
+	// Metrics count changes of the status; nil for none.
 	Metrics *metrics.Metrics
-	// Recorder tells people.
+	// Recorder emits events.
 	Recorder events.EventRecorder
-	// Clock is the time that decisions are made by.
+	// Clock is the clock for decisions.
 	Clock clock.PassiveClock
 
 	tokens      tokenAcceptance
@@ -59,8 +59,8 @@ type Reconciler struct {
 	semaphores  semaphores
 }
 
-// Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and when the
-// plan says that time alone will change something.
+// Reconcile gathers, decides, applies and reports. It is called again when anything about the node changes, and at the time
+// that the plan names.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("node", req.Name))
 	facts, err := r.gather(ctx, req.Name)
@@ -70,7 +70,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 			return ctrl.Result{RequeueAfter: wait.Jitter(heavyRetry, 1)}, nil
 		}
 		defer heavy.Release(1)
-		defer objects.NoteLarge(objects.LeastGarbage) // it reads, sends and gets one again and again
+		defer objects.NoteLarge(objects.LeastGarbage) // it repeatedly reads, sends and receives a large object
 	}
 	if err == nil {
 		err = r.gatherCluster(ctx, facts)
@@ -92,17 +92,17 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if wait, held := writes.OnlyHeld(err); held {
 		return ctrl.Result{RequeueAfter: wait}, nil
 	}
-	if apierrors.IsConflict(err) { // a conflict; the cache will show it in a moment, and then it is reported
+	if apierrors.IsConflict(err) { // the cache will soon show the change, and the next reconcile reports it
 		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", err.Error())
 		return ctrl.Result{RequeueAfter: writes.ConflictRetry}, nil
 	}
-	if err != nil { // the queue's backoff says when to try again
+	if err != nil { // the queue retries with backoff
 		return ctrl.Result{}, err
 	}
 	return r.requeue(&plan), nil
 }
 
-// requeue never asks for less than a second: what is due now was done in this reconcile.
+// requeue waits for at least a second: this reconcile has done everything that is due now.
 func (r *Reconciler) requeue(plan *lifecycle.Plan) ctrl.Result {
 	if plan.RequeueAt.IsZero() {
 		return ctrl.Result{}
@@ -110,41 +110,41 @@ func (r *Reconciler) requeue(plan *lifecycle.Plan) ctrl.Result {
 	return ctrl.Result{RequeueAfter: max(plan.RequeueAt.Sub(r.Clock.Now()), time.Second)}
 }
 
-// report stores the status, also after an error. A NodeBootstrap that is gone needs none; its deletion is the next event.
+// report stores the status, also after an error. A deleted NodeBootstrap needs none; its deletion is the next event.
 func (r *Reconciler) report(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	if f.NodeBootstrap == nil {
 		return nil
 	}
 	s := status.Report(f, p, o, r.Clock.Now())
-	if o.Err != nil { // it may say something else each time
-		return client.IgnoreNotFound(r.storeStatusSeldom(ctx, f.NodeBootstrap, s))
+	if o.Err != nil { // the message may differ each time
+		return client.IgnoreNotFound(r.storeStatusBounded(ctx, f.NodeBootstrap, s))
 	}
 	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, s))
 }
 
-// reportForbidden says in the status that a read was refused: it will not fix itself. Of other failures to read nothing is
-// stored, since they pass, and what works goes on working.
+// reportForbidden reports in the status that a read was forbidden, which does not fix itself. Other read errors are not stored,
+// since they are temporary.
 func (r *Reconciler) reportForbidden(ctx context.Context, f *lifecycle.Facts, err error) error {
 	if f.NodeBootstrap == nil || !apierrors.IsForbidden(err) {
 		return nil
 	}
-	return client.IgnoreNotFound(r.storeStatusSeldom(ctx, f.NodeBootstrap, status.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now())))
+	return client.IgnoreNotFound(r.storeStatusBounded(ctx, f.NodeBootstrap, status.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now())))
 }
 
-// storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and
-// tells people what changed by it. It is an update, for which the API server takes a fifth less time than for a patch.
+// storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and emits
+// events about the changes. It is an update, which takes the API server a fifth less time than a patch.
 func (r *Reconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
 	if equality.Semantic.DeepEqual(&nb.Status, status) {
 		return nil
 	}
 	if r.Writes.Undone(writes.StatusOf(nb.Name), drift.StatusDigest(&nb.Status)) {
-		return r.storeStatusSeldom(ctx, nb, status)
+		return r.storeStatusBounded(ctx, nb, status)
 	}
 	return r.storeStatusNow(ctx, nb, status, false)
 }
 
-// storeStatusSeldom is storeStatus for what may come again and again, and is bounded.
-func (r *Reconciler) storeStatusSeldom(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
+// storeStatusBounded is storeStatus with a bound, for changes that may repeat.
+func (r *Reconciler) storeStatusBounded(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
 	if equality.Semantic.DeepEqual(&nb.Status, status) {
 		return nil
 	}
@@ -155,21 +155,21 @@ func (r *Reconciler) storeStatusSeldom(ctx context.Context, nb *v1alpha1.NodeBoo
 	return r.storeStatusNow(ctx, nb, status, true)
 }
 
-// storeStatusNow is storeStatus for what must not wait. It may count towards the bound.
+// storeStatusNow is storeStatus for changes that must not wait. If counts is set, the write counts towards the bound.
 func (r *Reconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBootstrap, s *v1alpha1.NodeBootstrapStatus, counts bool) error {
 	before := nb.Status
-	stored := nb.DeepCopy() // the answer is decoded into it, and what was read shares its maps with the cache
+	stored := nb.DeepCopy() // the response is decoded into it, and nb shares its maps with the cache
 	stored.Status = *s.DeepCopy()
 	if err := r.Client.Status().Update(ctx, stored); err != nil {
 		return fmt.Errorf("storing the status: %w", err)
 	}
 	r.consistency.WroteAt(stored, r.Clock.Now())
-	if err := r.storedAs(ctx, stored, s, counts); err != nil {
+	if err := r.checkStored(ctx, stored, s, counts); err != nil {
 		return err
 	}
 	objects.StripNodeBootstrap(stored)
 	*nb = *stored
-	r.noteStatus(ctx, &before, s)
+	r.logStatus(ctx, &before, s)
 	r.Metrics.Observe(&before, s, r.Clock.Now())
 	for _, e := range status.Events(&before, s) {
 		r.Recorder.Eventf(nb, nil, e.Type, e.Reason, eventAction(e), "%s", e.Note)
@@ -177,8 +177,8 @@ func (r *Reconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBootst
 	return nil
 }
 
-// storedAs is an error when the API server has not stored a status as it was sent, since what is decided next rests on it.
-func (r *Reconciler) storedAs(ctx context.Context, stored *v1alpha1.NodeBootstrap, sent *v1alpha1.NodeBootstrapStatus, counts bool) error {
+// storedAs returns an error if the API server has not stored the status as it was sent, since the next decisions depend on it.
+func (r *Reconciler) checkStored(ctx context.Context, stored *v1alpha1.NodeBootstrap, sent *v1alpha1.NodeBootstrapStatus, counts bool) error {
 	now, object := r.Clock.Now(), writes.StatusOf(stored.Name)
 	d := drift.OfStatus(&stored.Status, sent)
 	known := r.Writes.Tolerates(object, d, now)
@@ -197,7 +197,7 @@ func (r *Reconciler) storedAs(ctx context.Context, stored *v1alpha1.NodeBootstra
 	return &writes.HeldError{Object: object, Wait: writes.ObjectInterval}
 }
 
-// eventAction is what events.k8s.io/v1 wants besides a reason: what the operator did.
+// eventAction is the action that events.k8s.io/v1 requires in addition to a reason: what the operator did.
 func eventAction(e status.Event) string {
 	if e.Type == corev1.EventTypeWarning {
 		return "Reported"

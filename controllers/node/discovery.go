@@ -25,36 +25,37 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
 
-// caFilePoll is how often --cluster-ca-file is looked at. A mounted ConfigMap changes by swapped links, a minute late
-// anyway, so that looking is simpler than watching and soon enough.
-const caFilePoll = 5 * time.Second
+// caFileInterval is how often --cluster-ca-file is read. A mounted ConfigMap changes by swapped symlinks, up to a minute late,
+// so polling is simpler than watching and fast enough.
+const caFileInterval = 5 * time.Second
 
-// Discovery finds the endpoint and CA of the cluster where a NodeBootstrap does not give them.
+// Discovery finds the endpoint and CA of the cluster for NodeBootstraps that do not specify them.
 type Discovery struct {
 	// Reader reads ConfigMaps.
 	Reader client.Reader
 	// Namespace is the operator's.
 	Namespace string
-	// Server is the flag --cluster-server; empty when it is not given.
+	// Server is the flag --cluster-server; empty if it is not set.
 	Server string
-	// CAFile is the flag --cluster-ca-file; empty when it is not given.
+	// CAFile is the flag --cluster-ca-file; empty if it is not set.
 	CAFile string
-	// Certificates are those that the API server presents; nil when that is not known.
+	// Certificates are those that the API server presents; nil if they are unknown.
 	Certificates *apiserver.Certificates
 
 	mu   sync.Mutex
 	last *resolved
 }
 
-// resolved is what was found for a spec, when there was no problem.
+// resolved is the last result without a problem.
 type resolved struct {
 	spec    v1alpha1.ClusterSpec
 	sources kubeconfig.Sources
 	cluster kubeconfig.Cluster
 }
 
-// Resolve finds endpoint and CA for a NodeBootstrap at a time. Usually all of them and all passes ask for the same, whose
-// certificates are then parsed once. (DeepEqual takes the same pointer for equal: it does not look into certificates.)
+// Resolve finds endpoint and CA for a NodeBootstrap at a time. Most NodeBootstraps have the same ones, so the last result is
+// kept and its certificates are parsed once. (DeepEqual treats equal pointers as equal and does not compare the certificates
+// behind them.)
 func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now time.Time) (kubeconfig.Cluster, *problem.Problem, error) {
 	sources, err := d.Sources(ctx)
 	if err != nil {
@@ -75,8 +76,8 @@ func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now 
 	return cluster, why, nil
 }
 
-// Sources reads all places where endpoint and CA may be. A place that is not there is empty; one that cannot be read is an
-// error, except for the file, which somebody has to fix.
+// Sources reads all places where endpoint and CA may be. An absent ConfigMap is an empty value. A failed read is an error,
+// except for the file, which an administrator must fix.
 func (d *Discovery) Sources(ctx context.Context) (kubeconfig.Sources, error) {
 	s := kubeconfig.Sources{FlagServer: d.Server, Presented: d.Certificates.Recent()}
 	if d.CAFile != "" {
@@ -91,7 +92,7 @@ func (d *Discovery) Sources(ctx context.Context) (kubeconfig.Sources, error) {
 	return s, err
 }
 
-// Reserved are the hosts of the API server that the sources name, be they used or not, and those in its certificates.
+// Reserved returns the API server's hosts that the sources name, whether used or not, and those in its certificates.
 func (d *Discovery) Reserved(ctx context.Context) ([]csr.Reservation, error) {
 	sources, err := d.Sources(ctx)
 	if err != nil {
@@ -104,7 +105,7 @@ func (d *Discovery) Reserved(ctx context.Context) ([]csr.Reservation, error) {
 	return out, nil
 }
 
-// usedData is all that is read of a ConfigMap that is watched.
+// usedData returns the value that the operator reads from a watched ConfigMap.
 func usedData(cm *corev1.ConfigMap) string {
 	if cm.Name == bootstrapapi.ConfigMapClusterInfo {
 		return cm.Data[bootstrapapi.KubeConfigKey]
@@ -120,7 +121,7 @@ func (d *Discovery) read(ctx context.Context, namespace, name, key string) (stri
 	return cm.Data[key], nil
 }
 
-// CAFileProblem is why the file of --cluster-ca-file cannot be used at a time; nil when it can, or when there is no such flag.
+// CAFileProblem returns why the file of --cluster-ca-file cannot be used at a time; nil if it can, or if the flag is not set.
 func (d *Discovery) CAFileProblem(now time.Time) error {
 	if d.CAFile == "" {
 		return nil
@@ -135,17 +136,17 @@ func (d *Discovery) CAFileProblem(now time.Time) error {
 	return nil
 }
 
-// WatchCAFile calls changed whenever the content of --cluster-ca-file is another one, until the context ends.
+// WatchCAFile calls changed whenever the content of --cluster-ca-file changes, until the context ends.
 func (d *Discovery) WatchCAFile(ctx context.Context, changed func()) {
 	if d.CAFile == "" {
 		return
 	}
 	last, failed := os.ReadFile(d.CAFile)
 	wait.UntilWithContext(ctx, func(context.Context) {
-		// Unreadable is a content too: nodes are told of it.
+		// A file that becomes unreadable is a change, too: the nodes' conditions report it.
 		if now, err := os.ReadFile(d.CAFile); !bytes.Equal(now, last) || (err == nil) != (failed == nil) {
 			last, failed = now, err
 			changed()
 		}
-	}, caFilePoll)
+	}, caFileInterval)
 }

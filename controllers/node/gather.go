@@ -25,8 +25,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// gather reads what there is of a node; gatherCluster reads the rest. Absent is a value; only a read that fails is an error, with the
-// facts up to it.
+// gather reads the objects of a node; gatherCluster reads the rest. An absent object is a value. After a failed read, gather
+// returns an error with the facts read so far.
 func (r *Reconciler) gather(ctx context.Context, name string) (*lifecycle.Facts, error) {
 	f := &lifecycle.Facts{Name: name, Namespace: r.Namespace, ClusterWideForbidden: !r.AllowClusterWide}
 	var err error
@@ -46,7 +46,7 @@ func (r *Reconciler) gather(ctx context.Context, name string) (*lifecycle.Facts,
 	return f, err
 }
 
-// gatherCluster adds what matters only for a node that is wanted.
+// gatherCluster adds the facts that matter only while a NodeBootstrap exists.
 func (r *Reconciler) gatherCluster(ctx context.Context, f *lifecycle.Facts) error {
 	if f.NodeBootstrap == nil {
 		return nil
@@ -69,7 +69,7 @@ func (r *Reconciler) gatherCluster(ctx context.Context, f *lifecycle.Facts) erro
 		}
 	}
 	f.BindingsProblem = rbac.ProblemFor(f.NodeBootstrap, bindings)
-	r.bindingsInterfered(f)
+	r.gatherBindingsProblem(f)
 
 	if f.Bypass, err = r.Detector.Bypass(ctx, f.NodeBootstrap); err != nil {
 		return err
@@ -86,8 +86,9 @@ func (r *Reconciler) gatherCluster(ctx context.Context, f *lifecycle.Facts) erro
 	return nil
 }
 
-// bindingsInterfered finds what keeps the shared bindings from being as they should be.
-func (r *Reconciler) bindingsInterfered(f *lifecycle.Facts) {
+// gatherBindingsProblem adds why the shared bindings are not as they should be, if another writer or a failed write is the
+// cause.
+func (r *Reconciler) gatherBindingsProblem(f *lifecycle.Facts) {
 	for _, name := range rbac.BindingNames {
 		if !rbac.Needs(f.NodeBootstrap, name) {
 			continue
@@ -103,7 +104,7 @@ func (r *Reconciler) bindingsInterfered(f *lifecycle.Facts) {
 	}
 }
 
-// gatherUncached reads what reports whether a kubelet works as the node. Neither is in the cache.
+// gatherUncached reads the Node's status and the Lease, which show whether a kubelet runs as the node. Neither is in the cache.
 func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts) error {
 	reads := r.semaphores.get().uncachedNodes
 	if err := reads.Acquire(ctx, 1); err != nil {
@@ -122,13 +123,13 @@ func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts) err
 	return err
 }
 
-// nodeBootstrap is nil when there is none or when it is being deleted.
+// nodeBootstrap returns nil if the NodeBootstrap does not exist or is being deleted.
 func (r *Reconciler) nodeBootstrap(ctx context.Context, reader client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
 	return objects.FindNodeBootstrap(ctx, reader, name)
 }
 
-// tokenSecrets are those in the cache, and the one that the status names: the cache may be behind, and a live token must not be
-// forgotten.
+// tokenSecrets returns the Secrets in the cache and the one that the status names: the cache may be stale, and a live token
+// must not be missed.
 func (r *Reconciler) tokenSecrets(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
 	cached, err := r.cachedTokens(ctx, node, nb)
 	if err != nil || nb == nil || nb.Status.Token == nil {
@@ -138,15 +139,15 @@ func (r *Reconciler) tokenSecrets(ctx context.Context, node string, nb *v1alpha1
 	if slices.ContainsFunc(cached, func(s *corev1.Secret) bool { return s.Name == named }) {
 		return cached, nil
 	}
-	s, err := r.liveSecret(ctx, node, token.Namespace, named)
+	s, err := r.uncachedSecret(ctx, node, token.Namespace, named)
 	if s != nil && (owned.Ours(s, node) || token.Stray(s) && token.Gave(nb, nb.Status.Token.ID)) {
 		cached = append(cached, s)
 	}
 	return cached, err
 }
 
-// cachedTokens are the Secrets that say that they are the node's, and those that say nothing and have the id of a token of its
-// NodeBootstrap: another client has removed their metadata. These are deleted.
+// cachedTokens returns the Secrets whose metadata names the node, and those without metadata whose id is of a token of its
+// NodeBootstrap: another client removed their metadata, and the plan deletes them.
 func (r *Reconciler) cachedTokens(ctx context.Context, node string, nb *v1alpha1.NodeBootstrap) ([]*corev1.Secret, error) {
 	list := func(value string, is func(*corev1.Secret) bool) ([]*corev1.Secret, error) {
 		var list corev1.SecretList
@@ -170,7 +171,8 @@ func (r *Reconciler) cachedTokens(ctx context.Context, node string, nb *v1alpha1
 	return append(own, stray...), err
 }
 
-// requests are those sent with tokens that the node has or had, and those of unknown tokens of ours that name the node.
+// requests returns the CSRs that were sent with tokens that the node has or had, and those that name the node and were sent
+// with deleted tokens in our group.
 func (r *Reconciler) requests(ctx context.Context, f *lifecycle.Facts) ([]*certificatesv1.CertificateSigningRequest, error) {
 	ids := knownTokenIDs(f)
 	var out []*certificatesv1.CertificateSigningRequest
@@ -194,12 +196,12 @@ func (r *Reconciler) requests(ctx context.Context, f *lifecycle.Facts) ([]*certi
 		if id != "" && !ids.Has(id) {
 			f.FormerTokenIDs = append(f.FormerTokenIDs, id)
 		}
-		if id == "" || ids.Has(id) || csr.Settled(request) { // who is in our group and no token is nobody we know
+		if id == "" || ids.Has(id) || csr.Settled(request) { // a user in our group that is not a bootstrap token is unknown
 			continue
 		}
 		if _, asked := gone[id]; !asked {
 			var err error
-			if gone[id], err = r.tokenGone(ctx, id); err != nil {
+			if gone[id], err = r.tokenAbsent(ctx, id); err != nil {
 				return nil, err
 			}
 		}
@@ -210,9 +212,8 @@ func (r *Reconciler) requests(ctx context.Context, f *lifecycle.Facts) ([]*certi
 	return out, nil
 }
 
-// tokenGone reports whether there is no token of an id. One that is another node's is in the cache, usually; one that is
-// too new for it is not.
-func (r *Reconciler) tokenGone(ctx context.Context, id string) (bool, error) {
+// tokenAbsent reports whether no token of an id exists. A token of another node usually is in the cache, unless it is too new.
+func (r *Reconciler) tokenAbsent(ctx context.Context, id string) (bool, error) {
 	for _, reader := range []client.Reader{r.Client, r.Uncached} {
 		secret, err := objects.Find(ctx, reader, token.Namespace, token.SecretName(id), &corev1.Secret{})
 		if err != nil || secret != nil {
@@ -234,10 +235,10 @@ func knownTokenIDs(f *lifecycle.Facts) sets.Set[string] {
 		for _, t := range f.NodeBootstrap.Status.Tokens {
 			ids.Insert(t.ID)
 		}
-		for _, d := range f.NodeBootstrap.Status.Certificates { // whose certificates may have been issued since
+		for _, d := range f.NodeBootstrap.Status.Certificates { // their certificates may have been issued since
 			ids.Insert(d.TokenID)
 		}
 	}
-	ids.Delete("") // of serving certificates, and of Secrets that can hold no token
+	ids.Delete("") // from serving certificates and Secrets that cannot hold a token
 	return ids
 }

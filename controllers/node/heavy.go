@@ -16,10 +16,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// heavyRetry is about how soon a reconcile with large objects comes back that another one holds up.
+// heavyRetry is the approximate delay of a reconcile with large objects while another one runs.
 const heavyRetry = 500 * time.Millisecond
 
-// isHeavy reports whether a reconcile may read or write a large object, by what there is of the node so far and by the cache.
+// isHeavy reports whether a reconcile can read or write a large object, by the facts read so far and by the cache.
 func (r *Reconciler) isHeavy(ctx context.Context, f *lifecycle.Facts) bool {
 	if f.NodeBootstrap != nil && objects.IsLarge(f.NodeBootstrap) || f.Kubeconfig != nil && objects.IsLarge(f.Kubeconfig) ||
 		slices.ContainsFunc(f.TokenSecrets, func(s *corev1.Secret) bool { return objects.IsLarge(s) }) || slices.ContainsFunc(f.Requests, isLargePending) {
@@ -33,7 +33,7 @@ func (r *Reconciler) isHeavy(ctx context.Context, f *lifecycle.Facts) bool {
 	}
 	var serving certificatesv1.CertificateSigningRequestList
 	if len(f.NodeBootstrap.Spec.ServingCertificate.Addresses) == 0 || r.Client.List(ctx, &serving, client.MatchingFields{objects.IndexServing: f.Name}) != nil {
-		return false // a read that fails is an error where it matters
+		return false // gatherServing returns the error
 	}
 	return slices.ContainsFunc(serving.Items, func(r certificatesv1.CertificateSigningRequest) bool { return isLargePending(&r) })
 }

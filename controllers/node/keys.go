@@ -17,8 +17,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// keysElsewhere are those of some keys that are claimed for other nodes than one, with the node. What the cache shows is enough, and
-// what this process has claimed and the cache may not show yet is read from the API server.
+// keysElsewhere returns which of the keys are claimed for another node, and for which one. It reads from the cache, and makes
+// an uncached read for keys that this process claimed, since the cache may not show them yet.
 func (r *Reconciler) keysElsewhere(ctx context.Context, node string, keys []string) (map[string]string, error) {
 	var out map[string]string
 	for _, key := range keys {
@@ -36,7 +36,7 @@ func (r *Reconciler) keysElsewhere(ctx context.Context, node string, keys []stri
 	return out, nil
 }
 
-// nodeOfKey is another node than one that a key is claimed for; empty for none.
+// nodeOfKey returns the other node that a key is claimed for; empty for none.
 func (r *Reconciler) nodeOfKey(ctx context.Context, node, key string) (string, error) {
 	var list v1alpha1.NodeBootstrapList
 	if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexKey: key}); err != nil {
@@ -57,15 +57,15 @@ func (r *Reconciler) nodeOfKey(ctx context.Context, node, key string) (string, e
 		return "", err
 	case nb != nil && lifecycle.Claims(nb, key):
 		return holder, nil
-	default: // its claim could not be stored, or it is gone
+	default: // its claim could not be stored, or no longer exists
 		r.keys.release(key, holder)
 		return "", nil
 	}
 }
 
-// claimKeys holds the keys that a plan approves while their claims are written, until stored is called: of two nodes with one key only
-// one can claim it. The other gets a conflict, and finds the claim when it tries again.
-func (r *Reconciler) claimKeys(f *lifecycle.Facts, p *lifecycle.Plan) (stored func(), err error) {
+// holdKeys holds the keys that a plan approves while their claims are written, until stored is called: of two nodes with the
+// same key only one can claim it. The other gets a conflict, and finds the claim when it reconciles again.
+func (r *Reconciler) holdKeys(f *lifecycle.Facts, p *lifecycle.Plan) (stored func(), err error) {
 	keys := p.KeysToClaim()
 	stored = func() {
 		for _, key := range keys {
@@ -82,11 +82,11 @@ func (r *Reconciler) claimKeys(f *lifecycle.Facts, p *lifecycle.Plan) (stored fu
 	return stored, nil
 }
 
-// maxHeldKeys bounds the claims that are remembered. By the time one is forgotten, the cache has shown it long since.
+// maxHeldKeys bounds the remembered claims. When one is forgotten, the cache already shows it.
 const maxHeldKeys = 10_000
 
-// heldKeys are the keys that this process claims or has claimed, by fingerprint: the cache may not show the claims yet. The zero value
-// is ready.
+// heldKeys are the keys that this process claims or has claimed, by fingerprint: the cache may not show the claims yet. The
+// zero value is ready to use.
 type heldKeys struct {
 	mu   sync.Mutex
 	held map[string]heldKey
@@ -98,7 +98,7 @@ type heldKey struct {
 	storing bool
 }
 
-// holder is the node that a key is held for; empty for none.
+// holder returns the node that a key is held for; empty for none.
 func (h *heldKeys) holder(key string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -122,7 +122,7 @@ func (h *heldKeys) hold(key, node string) string {
 	return node
 }
 
-// stored says that the claim on a key was written, be it in vain.
+// stored records that the write of a claim ended, successful or not.
 func (h *heldKeys) stored(key, node string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -131,7 +131,7 @@ func (h *heldKeys) stored(key, node string) {
 	}
 }
 
-// release lets go of a key of a node that was found not to claim it, unless the claim is being written.
+// release lets go of a key that the node does not claim, unless the claim is being written.
 func (h *heldKeys) release(key, node string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -14,8 +14,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
-// liveSecret reads a Secret that is looked at for a node, and keeps of it what the cache would.
-func (r *Reconciler) liveSecret(ctx context.Context, node, namespace, name string) (*corev1.Secret, error) {
+// uncachedSecret reads a Secret for a node from the API server, and keeps only what the cache would keep.
+func (r *Reconciler) uncachedSecret(ctx context.Context, node, namespace, name string) (*corev1.Secret, error) {
 	s, err := objects.Find(ctx, r.Uncached, namespace, name, &corev1.Secret{})
 	if s != nil {
 		objects.StripSecretOf(s, node)
@@ -23,10 +23,10 @@ func (r *Reconciler) liveSecret(ctx context.Context, node, namespace, name strin
 	return s, err
 }
 
-// updateSecret stores a Secret that was restored out of the cache. When the cache has left out labels, annotations, finalizers or
-// owners of others, the Secret is read before, so that they stay.
+// updateSecret updates a Secret that was restored from the cached one. If the cache left out labels, annotations, finalizers or
+// owners of others, the Secret is read first, so that they stay.
 //
-// It returns the Secret as it is stored; nil when nothing had to be restored.
+// It returns the stored Secret; nil if nothing needed to be restored.
 func (r *Reconciler) updateSecret(ctx context.Context, restored *corev1.Secret) (*corev1.Secret, error) {
 	if !objects.IsPartial(restored) {
 		return r.storeSecret(ctx, restored)
@@ -55,7 +55,8 @@ func (r *Reconciler) storeSecret(ctx context.Context, s *corev1.Secret) (*corev1
 	return s, nil
 }
 
-// wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle may have 64 KiB, and each another one.
+// wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle can have 64 KiB, and each
+// NodeBootstrap its own.
 func (r *Reconciler) wholeNodeBootstrap(ctx context.Context, f *lifecycle.Facts) error {
 	if !objects.IsLarge(f.NodeBootstrap) {
 		return nil

@@ -20,27 +20,26 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// prioritized enqueues what nobody waits for behind everything else. A changed CA concerns every node, and what the operator has
-// written itself comes back to it as events: neither a machine that is joining nor a node that has no credential yet shall
-// wait for that.
+// prioritized enqueues changes that nobody waits for with low priority. A changed CA affects every node, and the operator's own
+// writes come back as events: neither a joining machine nor a node without a credential should wait for those.
 type prioritized struct {
 	handler.EventHandler
-	// but reports what a machine or a person waits for; nil for nothing. The old object is nil when the new one was created, and the new
-	// one when the old one was deleted.
-	but func(old, new client.Object) bool
+	// urgent reports changes that a machine or a person waits for; nil for none. On a creation the old object is nil, on a
+	// deletion the new one.
+	urgent func(old, new client.Object) bool
 }
 
-// awaitsVerdict reports whether a request waits for a verdict. What comes after the verdict is bookkeeping.
+// awaitsVerdict reports whether a CSR waits for a verdict. Later changes are not urgent.
 func awaitsVerdict(_, new client.Object) bool {
 	r, ok := new.(*certificatesv1.CertificateSigningRequest)
 	return ok && !lifecycle.AllDecided([]*certificatesv1.CertificateSigningRequest{r})
 }
 
-// isGone reports deletions.
-func isGone(_, new client.Object) bool { return new == nil }
+// isDeletion reports deletions.
+func isDeletion(_, new client.Object) bool { return new == nil }
 
-// isWanted reports all changes of a NodeBootstrap but those of its status.
-func isWanted(old, new client.Object) bool {
+// isNotOnlyStatus reports all changes of a NodeBootstrap except those of its status.
+func isNotOnlyStatus(old, new client.Object) bool {
 	return old == nil || new == nil || old.GetUID() != new.GetUID() || old.GetGeneration() != new.GetGeneration() ||
 		new.GetDeletionTimestamp() != nil || !maps.Equal(old.GetAnnotations(), new.GetAnnotations())
 }
@@ -69,20 +68,20 @@ func (h prioritized) Generic(ctx context.Context, e event.GenericEvent, q queue)
 
 func (h prioritized) queueFor(old, new client.Object, q queue) queue {
 	switch {
-	case h.but == nil:
+	case h.urgent == nil:
 		return lowPriority(q)
-	case h.but(old, new):
+	case h.urgent(old, new):
 		return q
 	default:
 		return lowPriorityAfter(q, ownEventDelay)
 	}
 }
 
-// ownEventDelay is for how long the operator waits when what nobody waits for has happened to one node. Usually it has written that
-// itself, and one reconcile is enough when the cache shows all of it.
+// ownEventDelay is the delay after a change that is not urgent. Usually the operator made that change itself, and one reconcile
+// is enough after the cache shows all of its writes.
 const ownEventDelay = time.Second
 
-// lowPriority is a queue with everything added behind everything else.
+// lowPriority wraps a queue so that items are added with low priority.
 func lowPriority(q queue) queue { return lowPriorityAfter(q, 0) }
 
 func lowPriorityAfter(q queue, after time.Duration) queue {
@@ -106,19 +105,19 @@ func (q lowPriorityQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.
 	q.PriorityQueue.AddWithOpts(o, all...)
 }
 
-// Requests and reconciles that go on at a time in one process.
+// Limits of concurrent API requests and reconciles in one process.
 const (
-	// maxLowPriorityWrites bounds writes that nobody waits for. The API server works on all that it is sent at once, and a machine that is
-	// joining takes three requests one after the other.
+	// maxLowPriorityWrites bounds writes that nobody waits for. The API server processes all requests concurrently, and a
+	// joining machine needs three, one after the other.
 	maxLowPriorityWrites = 8
-	// maxUncachedNodes bounds uncached reads of Nodes and Leases, which may be large.
+	// maxUncachedNodes bounds uncached reads of Nodes and Leases, which can be large.
 	maxUncachedNodes = 8
-	// maxHeavyReconciles bounds reconciles with large objects. Each takes many times an object's size while the object is read, sent and
-	// decoded again from the answer. The others come back a moment later, so that no node with ordinary ones waits for them.
+	// maxHeavyReconciles bounds reconciles with large objects. Each needs many times the size of an object in memory, to read
+	// it, send it and decode the response. The others are requeued, so that they do not block nodes with ordinary objects.
 	maxHeavyReconciles = 1
 )
 
-// semaphores bound what goes on at a time. The zero value is ready.
+// semaphores bound concurrency. The zero value is ready to use.
 type semaphores struct {
 	once                                              sync.Once
 	lowPriorityWrites, uncachedNodes, heavyReconciles *semaphore.Weighted

@@ -70,7 +70,7 @@ func TestPrioritized(t *testing.T) {
 		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "now"}
 	})
 	worker := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return requestsFor("worker") })
-	requests, secrets, wishes, all := prioritized{worker, awaitsVerdict}, prioritized{worker, isGone}, prioritized{&handler.EnqueueRequestForObject{}, isWanted}, prioritized{worker, nil}
+	requests, secrets, wishes, all := prioritized{worker, awaitsVerdict}, prioritized{worker, isDeletion}, prioritized{&handler.EnqueueRequestForObject{}, isNotOnlyStatus}, prioritized{worker, nil}
 	for name, tt := range map[string]struct {
 		h    prioritized
 		e    changed

@@ -18,10 +18,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// maxCreatedTokens bounds the ids that are remembered. One that is forgotten is recorded as taken over.
+// maxCreatedTokens bounds the remembered ids. A forgotten one is logged as taken over.
 const maxCreatedTokens = 10_000
 
-// createdTokens are the ids of tokens that this process has recorded as created and that no status names yet.
+// createdTokens are the ids of tokens that this process has logged as created and that no status names yet.
 type createdTokens struct {
 	mu  sync.Mutex
 	ids map[string]struct{}
@@ -36,7 +36,7 @@ func (c *createdTokens) add(id string) {
 	c.ids[id] = struct{}{}
 }
 
-// take reports whether an id is among them, and forgets it.
+// take removes an id, and reports whether it was among them.
 func (c *createdTokens) take(id string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,16 +45,16 @@ func (c *createdTokens) take(id string) bool {
 	return ok
 }
 
-// noteCreated records a token whose Secret was created.
-func (r *Reconciler) noteCreated(ctx context.Context, p *lifecycle.Plan, s *corev1.Secret) {
+// logCreated logs a token whose Secret was created.
+func (r *Reconciler) logCreated(ctx context.Context, p *lifecycle.Plan, s *corev1.Secret) {
 	id, expires := token.IDOfSecret(s.Name), token.Expires(s)
 	r.created.add(id)
 	log.FromContext(ctx).Info(status.RecordCreated, "tokenID", id, "expires", expires.UTC().Format(time.RFC3339), "reason", status.WhyCreated(p))
 }
 
-// noteRevoked records a token whose Secret was deleted. One that was being deleted already, because a finalizer keeps it, did not
-// authenticate any more.
-func (r *Reconciler) noteRevoked(ctx context.Context, s *corev1.Secret, reason string) {
+// logRevoked logs a token whose Secret was deleted. It skips a Secret that only a finalizer kept: its token no longer
+// authenticated.
+func (r *Reconciler) logRevoked(ctx context.Context, s *corev1.Secret, reason string) {
 	id := token.IDOfSecret(s.Name)
 	r.created.take(id)
 	if s.DeletionTimestamp != nil {
@@ -63,8 +63,8 @@ func (r *Reconciler) noteRevoked(ctx context.Context, s *corev1.Secret, reason s
 	log.FromContext(ctx).Info(status.RecordRevoked, "tokenID", id, "reason", reason)
 }
 
-// noteVerdict records a verdict that was stored.
-func noteVerdict(ctx context.Context, d lifecycle.Decision) {
+// logVerdict logs a verdict that was stored.
+func logVerdict(ctx context.Context, d lifecycle.Decision) {
 	what := status.RecordDenied
 	if d.Result.Verdict == csr.Approve {
 		what = status.RecordApproved
@@ -72,18 +72,19 @@ func noteVerdict(ctx context.Context, d lifecycle.Decision) {
 	log.FromContext(ctx).Info(what, append(requestFields(d.Request), "reason", d.Result.Reason)...)
 }
 
-func noteDeleted(ctx context.Context, r *certificatesv1.CertificateSigningRequest, reason string) {
+func logDeleted(ctx context.Context, r *certificatesv1.CertificateSigningRequest, reason string) {
 	log.FromContext(ctx).Info(status.RecordDeleted, append(requestFields(r), "reason", reason)...)
 }
 
-// requestFields are those that every line about a request has. A serving certificate has no token, and what cannot be parsed no key.
+// requestFields returns the fields of each log line about a CSR. A CSR for a serving certificate has no token, and one that
+// cannot be parsed has no key.
 func requestFields(r *certificatesv1.CertificateSigningRequest) []any {
 	key, _ := csr.Fingerprint(r)
 	return []any{"csr", r.Name, "signer", r.Spec.SignerName, "tokenID", token.IDOfUser(r.Spec.Username), "keyFingerprint", key}
 }
 
-// noteStatus records what a status reports that was stored and the one before does not.
-func (r *Reconciler) noteStatus(ctx context.Context, old, new *v1alpha1.NodeBootstrapStatus) {
+// logStatus logs the alarms and the token that a stored status reports and the previous one does not.
+func (r *Reconciler) logStatus(ctx context.Context, old, new *v1alpha1.NodeBootstrapStatus) {
 	for _, a := range status.RaisedAlarms(old, new) {
 		log.FromContext(ctx).Info(status.RecordAlarm, "condition", a.Condition, "reason", a.Reason, "csr", a.Evidence.Name, "tokenID", a.Evidence.TokenID,
 			"keyFingerprint", a.Evidence.KeyFingerprint, "message", a.Message)

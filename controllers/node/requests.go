@@ -24,12 +24,12 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// claim writes down the verdicts and the evidence in the status.
-func (r *Reconciler) claim(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+// storeClaim stores the verdicts and the evidence in the status.
+func (r *Reconciler) storeClaim(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	if f.NodeBootstrap == nil {
 		return nil
 	}
-	stored, err := r.claimKeys(f, p)
+	stored, err := r.holdKeys(f, p)
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func (r *Reconciler) claim(ctx context.Context, f *lifecycle.Facts, p *lifecycle
 	if s == nil {
 		return nil
 	}
-	if p.Misuse != nil || p.Revokes() { // each request is evidence once, so that this is bounded
+	if p.Misuse != nil || p.Revokes() { // each CSR is evidence only once, so this is bounded
 		err = r.storeStatusNow(ctx, f.NodeBootstrap, s, false)
 	} else {
 		err = r.storeStatus(ctx, f.NodeBootstrap, s)
@@ -51,27 +51,27 @@ func (r *Reconciler) claim(ctx context.Context, f *lifecycle.Facts, p *lifecycle
 }
 
 func (r *Reconciler) approve(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
-	return r.decide(ctx, f, p, o, csr.Approve)
+	return r.storeVerdicts(ctx, f, p, o, csr.Approve)
 }
 
-// decide carries out the decisions of one verdict; the others were only to be written down. The first error is returned: the
-// other requests do not wait for that one.
-func (r *Reconciler) decide(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, verdict csr.Verdict) error {
+// storeVerdicts stores the decisions with one verdict on their CSRs. A failure does not stop the other CSRs; the first error is
+// returned.
+func (r *Reconciler) storeVerdicts(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, verdict csr.Verdict) error {
 	var first error
 	for _, d := range p.Decisions {
 		if d.Result.Verdict != verdict {
 			continue
 		}
-		if err := r.decideOne(ctx, f, p, o, d); err != nil && first == nil {
+		if err := r.storeVerdict(ctx, f, p, o, d); err != nil && first == nil {
 			first = err
 		}
 	}
 	return first
 }
 
-// decideOne carries out a decision. An approval is final, so that what it rests on is read from the API server before: the cache may not
-// know yet that some of it is gone.
-func (r *Reconciler) decideOne(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, d lifecycle.Decision) error {
+// storeVerdict stores a decision. An approval is final, so the objects that it depends on are read from the API server first:
+// the cache may not show yet that some were deleted.
+func (r *Reconciler) storeVerdict(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, d lifecycle.Decision) error {
 	if d.Result.Verdict == csr.Approve {
 		holds, err := r.stillHolds(ctx, f, o.Claimed, d)
 		o.Claimed = false
@@ -84,21 +84,22 @@ func (r *Reconciler) decideOne(ctx context.Context, f *lifecycle.Facts, p *lifec
 			return nil
 		}
 	}
-	decided, err := r.carryOut(ctx, d)
+	decided, err := r.updateApproval(ctx, d)
 	if err == nil && !lifecycle.HasVerdict(decided, d) {
-		r.interferes(&drift.Interference{
+		r.reportInterference(&drift.Interference{
 			Object: requestName(d.Request), Difference: drift.Difference{Needed: []string{"status.conditions"}}, ByAdmission: true,
 		}, p, o)
 	}
 	return err
 }
 
-// requestName is what Limits and messages call a request.
+// requestName is the name of a CSR in Limits and messages.
 func requestName(r *certificatesv1.CertificateSigningRequest) string {
 	return "CertificateSigningRequest " + r.Name
 }
 
-// stillHolds reads what an approval rests on from the API server. The answer to a claim that was just stored shows the NodeBootstrap.
+// stillHolds reads the objects that an approval depends on from the API server, and reports whether they still allow it. If a
+// claim was just stored, its response already shows the current NodeBootstrap.
 func (r *Reconciler) stillHolds(ctx context.Context, f *lifecycle.Facts, claimed bool, d lifecycle.Decision) (bool, error) {
 	nb := f.NodeBootstrap
 	if !claimed {
@@ -108,17 +109,17 @@ func (r *Reconciler) stillHolds(ctx context.Context, f *lifecycle.Facts, claimed
 		}
 	}
 	if d.Request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
-		return r.servingHolds(ctx, f.NodeBootstrap, nb, d.Request)
+		return r.servingStillHolds(ctx, f.NodeBootstrap, nb, d.Request)
 	}
-	secret, err := r.liveSecret(ctx, f.Name, token.Namespace, token.SecretName(d.Record.TokenID))
+	secret, err := r.uncachedSecret(ctx, f.Name, token.Namespace, token.SecretName(d.Record.TokenID))
 	if err != nil || secret == nil {
 		return false, err
 	}
 	return lifecycle.Supports(f.NodeBootstrap, nb, secret, d, r.Clock.Now()), nil
 }
 
-// wholeRequest is a request as it has to be sent with a verdict, in the version that was decided on. The API server takes metadata
-// and conditions as they are sent, so that what the cache leaves out is read before: admission policies may go by their labels.
+// wholeRequest returns a CSR as it must be sent with a verdict, in the version that was decided on. The API server stores
+// metadata and conditions as they are sent, so what the cache leaves out is read first: admission policies may use the labels.
 func (r *Reconciler) wholeRequest(ctx context.Context, shown *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
 	if !objects.IsPartial(shown) {
 		return shown.DeepCopy(), nil
@@ -133,9 +134,9 @@ func (r *Reconciler) wholeRequest(ctx context.Context, shown *certificatesv1.Cer
 	return &list.Items[0], nil
 }
 
-// carryOut sends a verdict under the resourceVersion that the request was read at, and returns the request as it is stored. The
-// times of the condition are left to the API server, whose clock everything else about the request is stamped by.
-func (r *Reconciler) carryOut(ctx context.Context, d lifecycle.Decision) (*certificatesv1.CertificateSigningRequest, error) {
+// updateApproval sends a verdict with the resourceVersion that the CSR was read at, and returns the stored CSR. The API server
+// sets the times of the condition, since its clock also sets the other times of the CSR.
+func (r *Reconciler) updateApproval(ctx context.Context, d lifecycle.Decision) (*certificatesv1.CertificateSigningRequest, error) {
 	condition := certificatesv1.CertificateDenied
 	if d.Result.Verdict == csr.Approve {
 		condition = certificatesv1.CertificateApproved
@@ -152,25 +153,25 @@ func (r *Reconciler) carryOut(ctx context.Context, d lifecycle.Decision) (*certi
 	}
 	r.consistency.WroteAt(request, r.Clock.Now())
 	if lifecycle.HasVerdict(request, d) {
-		noteVerdict(ctx, d)
+		logVerdict(ctx, d)
 	}
 	return request, nil
 }
 
-// deleteRequest deletes a request whose token is no more. One that waits for a verdict is denied before, and finalizers are removed:
-// a request that is being deleted can still be approved and signed until its last finalizer is gone. One that has got its
-// certificate since it was read is history, and stays.
+// deleteRequest deletes a CSR whose token no longer exists. A CSR that waits for a verdict is denied first, and finalizers are
+// removed: until its last finalizer is removed, a CSR that is being deleted can still be approved and signed. A CSR whose
+// certificate was issued since it was read stays.
 func (r *Reconciler) deleteRequest(ctx context.Context, p *lifecycle.Plan, request *certificatesv1.CertificateSigningRequest) error {
 	var denial error
 	why := status.WhyDeleted(p, request)
 	if d := p.DenyBeforeDeletion(request); d != nil {
-		denied, err := r.carryOut(ctx, *d)
+		denied, err := r.updateApproval(ctx, *d)
 		switch {
 		case apierrors.IsNotFound(err):
 			return nil
 		case apierrors.IsConflict(err):
 			return err
-		case err != nil: // the deletion does not wait for it
+		case err != nil: // the deletion goes on
 			denial = err
 		default:
 			request = denied
@@ -178,7 +179,7 @@ func (r *Reconciler) deleteRequest(ctx context.Context, p *lifecycle.Plan, reque
 	}
 	deleted := false
 	if len(request.Finalizers) > 0 {
-		if wait := r.Writes.Wait(requestName(request), r.Clock.Now()); wait > 0 { // another client adds them again and again
+		if wait := r.Writes.Wait(requestName(request), r.Clock.Now()); wait > 0 { // another client keeps adding them
 			return errors.Join(denial, &writes.HeldError{Object: requestName(request), Wait: wait})
 		}
 		stripped := request.DeepCopy()
@@ -194,11 +195,11 @@ func (r *Reconciler) deleteRequest(ctx context.Context, p *lifecycle.Plan, reque
 		request = stripped
 	}
 	found, err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion})
-	if len(request.Finalizers) > 0 { // admission control has added them again, so that it stays, denied
+	if len(request.Finalizers) > 0 { // admission control added them again, so the CSR stays, denied
 		return errors.Join(denial, err, &writes.HeldError{Object: requestName(request), Wait: writes.ObjectInterval})
 	}
 	if deleted || found {
-		noteDeleted(ctx, request, why)
+		logDeleted(ctx, request, why)
 	}
 	return errors.Join(denial, err)
 }

@@ -22,7 +22,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// writesOf is by what Limits knows a Secret. The tokens of a node are one: each that replaces another has a Secret of its own.
+// writesOf is the key of a Secret in Limits. All tokens of a node share one key, since each new token has a Secret of its own.
 func writesOf(node string, s *corev1.Secret) string {
 	if s.Namespace == token.Namespace {
 		return "tokens of " + node
@@ -30,10 +30,10 @@ func writesOf(node string, s *corev1.Secret) string {
 	return writes.SecretName(s)
 }
 
-// bindingsRetry is how soon a node looks again at what keeps the shared bindings from being as they should be.
+// bindingsRetry is how soon a node reconciles again while the shared bindings have a problem.
 const bindingsRetry = 10 * time.Second
 
-// heldBack reports whether something interferes with the writes of an object and the next one has to wait, and says so in the outcome.
+// heldBack reports whether the next write of an object must wait, and adds the cause to the outcome.
 func (r *Reconciler) heldBack(key string, p *lifecycle.Plan, o *status.Outcome) bool {
 	now := r.Clock.Now()
 	wait := r.Writes.Wait(key, now)
@@ -47,13 +47,13 @@ func (r *Reconciler) heldBack(key string, p *lifecycle.Plan, o *status.Outcome) 
 	return true
 }
 
-// interferes says in the outcome what keeps an object from being as it was written, and comes back when it may be written again.
-func (r *Reconciler) interferes(i *drift.Interference, p *lifecycle.Plan, o *status.Outcome) {
+// reportInterference adds to the outcome who changed a written object, and requeues for the next allowed write.
+func (r *Reconciler) reportInterference(i *drift.Interference, p *lifecycle.Plan, o *status.Outcome) {
 	o.Problem = i.Problem()
 	p.RequeueBy(r.Clock.Now().Add(writes.ObjectInterval))
 }
 
-// createSecret creates a Secret, and returns it as the API server has stored it; nil when something interferes.
+// createSecret creates a Secret, and returns it as stored; nil if another writer interferes.
 func (r *Reconciler) createSecret(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, want *corev1.Secret) (*corev1.Secret, error) {
 	key := writesOf(f.Name, want)
 	if r.heldBack(key, p, o) {
@@ -64,23 +64,23 @@ func (r *Reconciler) createSecret(ctx context.Context, f *lifecycle.Facts, p *li
 		return nil, err
 	}
 	if created != nil && want.Namespace == token.Namespace {
-		r.noteCreated(ctx, p, want)
+		r.logCreated(ctx, p, want)
 	}
 	if changed == nil {
 		return created, nil
 	}
-	r.interferes(changed, p, o)
+	r.reportInterference(changed, p, o)
 	if created == nil {
 		return nil, nil
 	}
 	return nil, r.deleteSecret(ctx, created, v1alpha1.ReasonAdmissionInterferes)
 }
 
-// restoreSecret updates a Secret, and reports whether what is needed of it is as it should be afterwards. One that is not the
-// operator's any more, because admission control has taken away its owner, is deleted.
+// restoreSecret updates a Secret, and reports whether its needed fields are correct afterwards. If admission control removed
+// its owner, it is deleted.
 func (r *Reconciler) restoreSecret(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, have, want *corev1.Secret,
 	update func(context.Context, *corev1.Secret) (*corev1.Secret, error)) (bool, error) {
-	now, key, sent := r.Clock.Now(), writesOf(f.Name, want), want.DeepCopy() // the answer is decoded into what is sent
+	now, key, sent := r.Clock.Now(), writesOf(f.Name, want), want.DeepCopy() // the response is decoded into the object that is sent
 	delete(want.Annotations, objects.PartialAnnotation)
 	before := drift.OfSecret(have, want)
 	if r.Writes.Tolerates(key, before, now) {
@@ -104,15 +104,15 @@ func (r *Reconciler) restoreSecret(ctx context.Context, f *lifecycle.Facts, p *l
 	if len(after.Needed) == 0 {
 		return true, nil
 	}
-	r.interferes(i, p, o)
+	r.reportInterference(i, p, o)
 	if !owned.Ours(stored, f.Name) {
 		return false, r.deleteSecret(ctx, stored, v1alpha1.ReasonAdmissionInterferes)
 	}
 	return false, nil
 }
 
-// updateLowPriority updates what is there already and only has to become another one: a changed CA concerns every kubeconfig. The
-// kubeconfig of a reissue may be among them, and waits its turn.
+// updateLowPriority updates an existing Secret, with a limit of concurrent updates: a changed CA affects every kubeconfig. The
+// kubeconfig of a reissue also waits for its turn.
 func (r *Reconciler) updateLowPriority(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
 	writes := r.semaphores.get().lowPriorityWrites
 	if err := writes.Acquire(ctx, 1); err != nil {
@@ -122,7 +122,7 @@ func (r *Reconciler) updateLowPriority(ctx context.Context, s *corev1.Secret) (*
 	return r.updateSecret(ctx, s)
 }
 
-// keysOf are by what Limits knows the tokens and the kubeconfig Secret of a node.
+// keysOf returns the keys in Limits of a node's tokens and kubeconfig Secret.
 func (r *Reconciler) keysOf(node string) []string {
 	secret := func(namespace, name string) string {
 		return writesOf(node, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
@@ -130,7 +130,7 @@ func (r *Reconciler) keysOf(node string) []string {
 	return []string{secret(token.Namespace, ""), secret(r.Namespace, owned.KubeconfigSecretName(node))}
 }
 
-// forgetWrites begins again with what a node does not need any more.
+// forgetWrites resets the bounds of objects that a node no longer needs.
 func (r *Reconciler) forgetWrites(_ context.Context, f *lifecycle.Facts, p *lifecycle.Plan, _ *status.Outcome) error {
 	if p.Phase == lifecycle.Gone || p.Phase == lifecycle.Joined {
 		r.Writes.Forget(r.keysOf(f.Name)...)
@@ -141,14 +141,14 @@ func (r *Reconciler) forgetWrites(_ context.Context, f *lifecycle.Facts, p *life
 	return nil
 }
 
-// contested reports an object that another client changes or deletes again and again also while it is as it should be, so that the
+// reportContested reports an object that another client keeps changing or deleting, also while it is correct, so that the
 // condition does not change with each write.
-func (r *Reconciler) contested(_ context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+func (r *Reconciler) reportContested(_ context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	if p.Phase != lifecycle.Awaited {
 		return nil
 	}
 	now := r.Clock.Now()
-	if f.BindingsProblem != nil { // no event tells when a write of a binding has failed
+	if f.BindingsProblem != nil { // a failed write of a binding causes no event
 		p.RequeueBy(now.Add(bindingsRetry))
 	}
 	for _, key := range r.keysOf(f.Name) {
@@ -177,12 +177,12 @@ func (r *Reconciler) deleteSecret(ctx context.Context, s *corev1.Secret, reason 
 		r.Writes.Wrote(key, writes.Write{Object: writes.SecretName(s)}, r.Clock.Now())
 	}
 	if deleted && token.IDOfSecret(s.Name) != "" {
-		r.noteRevoked(ctx, s, reason)
+		r.logRevoked(ctx, s, reason)
 	}
 	return err
 }
 
-// delete deletes the object that was read, and not another one that has taken its name since. It reports whether there was one.
+// delete deletes the object that was read, not a newer one of the same name. It reports whether the object existed.
 func (r *Reconciler) delete(ctx context.Context, o client.Object) (deleted bool, err error) {
 	uid := o.GetUID()
 	return r.deleteIf(ctx, o, client.Preconditions{UID: &uid})

@@ -21,7 +21,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// gatherServing adds the node's requests for serving certificates, and what is known of the addresses in them.
+// gatherServing adds the node's CSRs for serving certificates, and who reserves or declares their addresses.
 func (r *Reconciler) gatherServing(ctx context.Context, f *lifecycle.Facts) error {
 	if len(f.NodeBootstrap.Spec.ServingCertificate.Addresses) == 0 {
 		return nil
@@ -39,7 +39,7 @@ func (r *Reconciler) gatherServing(ctx context.Context, f *lifecycle.Facts) erro
 	return r.gatherAddresses(ctx, f)
 }
 
-// gatherAddresses adds who reserves or declares the addresses in the requests that may be decided on.
+// gatherAddresses adds who reserves or declares the addresses in the pending CSRs.
 func (r *Reconciler) gatherAddresses(ctx context.Context, f *lifecycle.Facts) error {
 	var err error
 	if f.ReservedAddresses, err = r.reservedAddresses(ctx, f); err != nil {
@@ -49,13 +49,13 @@ func (r *Reconciler) gatherAddresses(ctx context.Context, f *lifecycle.Facts) er
 	return err
 }
 
-// reservedAddresses are those at which anybody reaches the API server.
+// reservedAddresses returns all addresses of the API server.
 func (r *Reconciler) reservedAddresses(ctx context.Context, f *lifecycle.Facts) ([]csr.Reservation, error) {
 	out, err := r.Discovery.Reserved(ctx)
 	if err != nil {
 		return nil, err
 	}
-	// The node's own NodeBootstrap may have been read live, while the cache shows an older one.
+	// The node's own NodeBootstrap may come from an uncached read, while the cache shows an older one.
 	for _, host := range kubeconfig.ServerHosts(f.NodeBootstrap) {
 		out = append(out, kubeconfig.ReservedByNodeBootstrap(host, f.Name))
 	}
@@ -87,7 +87,7 @@ func (r *Reconciler) reservedAddresses(ctx context.Context, f *lifecycle.Facts) 
 	return out, nil
 }
 
-// reservedByService are the addresses of the API server's Service and of what is behind it; either may be nil.
+// reservedByService returns the addresses of the API server's Service and of its endpoints; either may be nil.
 func reservedByService(service *corev1.Service, slice *discoveryv1.EndpointSlice) []csr.Reservation {
 	var out []csr.Reservation
 	add := func(by string, hosts ...string) {
@@ -112,7 +112,7 @@ func reservedByService(service *corev1.Service, slice *discoveryv1.EndpointSlice
 	return out
 }
 
-// namesBy are the names of the NodeBootstraps that an index has for a value, in order: a cache has none.
+// namesBy returns the names of the NodeBootstraps that an index has for a value, sorted, since the cache has no order.
 func (r *Reconciler) namesBy(ctx context.Context, index, value string) ([]string, error) {
 	var list v1alpha1.NodeBootstrapList
 	if err := r.Client.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
@@ -126,8 +126,8 @@ func (r *Reconciler) namesBy(ctx context.Context, index, value string) ([]string
 	return out, nil
 }
 
-// declaredElsewhere are the addresses in a node's requests that other NodeBootstraps declare as their own. A node's name is its
-// own without being declared.
+// declaredElsewhere returns the addresses in a node's CSRs that other NodeBootstraps declare. A node's name needs no
+// declaration.
 func (r *Reconciler) declaredElsewhere(ctx context.Context, f *lifecycle.Facts) (map[string]string, error) {
 	out := map[string]string{}
 	for _, key := range lifecycle.AddressesToDecide(f.ServingRequests) {
@@ -154,10 +154,10 @@ func (r *Reconciler) declaredElsewhere(ctx context.Context, f *lifecycle.Facts) 
 	return out, nil
 }
 
-// servingHolds gathers again what an approval of a serving certificate rests on, and reports whether it would be decided again. The
-// node's own NodeBootstrap was read live: whoever may change it can have changed server and addresses since the decision. What
-// others reserve comes from the cache, as for the decision: an approval a moment before they did would stand as well.
-func (r *Reconciler) servingHolds(ctx context.Context, decided, live *v1alpha1.NodeBootstrap, request *certificatesv1.CertificateSigningRequest) (bool, error) {
+// servingStillHolds gathers the facts for a serving certificate again, and reports whether they still allow its approval. The
+// node's own NodeBootstrap comes from an uncached read, since its server and addresses may have changed since the decision.
+// Reservations of others come from the cache: an approval a moment earlier would be final as well.
+func (r *Reconciler) servingStillHolds(ctx context.Context, decided, live *v1alpha1.NodeBootstrap, request *certificatesv1.CertificateSigningRequest) (bool, error) {
 	f := &lifecycle.Facts{
 		Name: live.Name, Namespace: r.Namespace, NodeBootstrap: live,
 		ServingRequests: []*certificatesv1.CertificateSigningRequest{request},

@@ -29,19 +29,19 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// nodeConcurrency is how many nodes are worked on at a time. Most of the work is waiting for the API server.
+// nodeConcurrency is how many nodes are reconciled at a time. Most of that time is waiting for the API server.
 const nodeConcurrency = 48
 
-// SetupWithManager has the reconciler called whenever anything about a node changes.
+// SetupWithManager sets up watches for everything that a node depends on.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	all := prioritized{EventHandler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, _ client.Object) []reconcile.Request { return r.everyNode(ctx) })}
-	none := handler.Funcs{} // read from the cache when a request asks for it
+	none := handler.Funcs{} // no reconcile is needed: it is read from the cache when a CSR needs it
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("node").
-		Watches(&v1alpha1.NodeBootstrap{}, prioritized{&handler.EnqueueRequestForObject{}, isWanted}).
-		Watches(&corev1.Secret{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isGone}).
+		Watches(&v1alpha1.NodeBootstrap{}, prioritized{&handler.EnqueueRequestForObject{}, isNotOnlyStatus}).
+		Watches(&corev1.Secret{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isDeletion}).
 		Watches(&certificatesv1.CertificateSigningRequest{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR), awaitsVerdict}).
-		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(comesOrGoes)).
+		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(createdOrDeleted)).
 		Watches(&corev1.ConfigMap{}, all, builder.WithPredicates(usedConfigMap)).
 		Watches(&corev1.Service{}, none).
 		Watches(&discoveryv1.EndpointSlice{}, none).
@@ -65,13 +65,13 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return b.Complete(r)
 }
 
-// comesOrGoes leaves out the updates of an object: each heartbeat of a node is one.
-var comesOrGoes = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+// createdOrDeleted filters out updates, since each heartbeat of a node is one.
+var createdOrDeleted = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetUID() != e.ObjectNew.GetUID()
 }}
 
-// usedConfigMap leaves out updates of a ConfigMap in which nothing changes that Discovery reads. The bootstrap signer, for one,
-// writes a signature into cluster-info for each token that may sign, and takes it out again.
+// usedConfigMap filters out updates of a ConfigMap that do not change what Discovery reads. For example, the bootstrap signer
+// adds a signature to cluster-info for each token with usage signing, and removes it again.
 var usedConfigMap = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	before, ok := e.ObjectOld.(*corev1.ConfigMap)
 	if !ok {
@@ -81,8 +81,8 @@ var usedConfigMap = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return !ok || usedData(before) != usedData(after)
 }}
 
-// requestsOfSecret also goes by the name: a Secret of someone else may be in the way of one node and be annotated with another.
-// When a token goes, so must the requests that were sent with it and that name other nodes.
+// requestsOfSecret also uses the name: a Secret of someone else may have a name that one node needs and an annotation with
+// another. When a token is deleted, the CSRs that were sent with it and name other nodes must be deleted, too.
 func (r *Reconciler) requestsOfSecret(ctx context.Context, o client.Object) []reconcile.Request {
 	out := append(requestsFor(owned.NodeOf(o)), requestsFor(owned.NodeOfKubeconfigSecret(o.GetName()))...)
 	id, ok := strings.CutPrefix(o.GetName(), bootstrapapi.BootstrapTokenSecretPrefix)
@@ -99,8 +99,8 @@ func (r *Reconciler) requestsOfSecret(ctx context.Context, o client.Object) []re
 	return out
 }
 
-// requestsOfCSR goes by the token that sent the request, since the name in it may be another node's. A token that is known
-// no more leaves the name.
+// requestsOfCSR finds the node by the token that sent the CSR, since the CSR may name another node. If the token no longer
+// exists, it uses the name in the CSR.
 func (r *Reconciler) requestsOfCSR(ctx context.Context, o client.Object) []reconcile.Request {
 	request, ok := o.(*certificatesv1.CertificateSigningRequest)
 	if !ok {
@@ -123,7 +123,7 @@ func (r *Reconciler) requestsOfCSR(ctx context.Context, o client.Object) []recon
 	return requestsFor(objects.RequestedNode(request))
 }
 
-// requestsOfServing leaves out nodes that nobody declares addresses for.
+// requestsOfServing ignores nodes without declared addresses.
 func (r *Reconciler) requestsOfServing(ctx context.Context, node string) []reconcile.Request {
 	nb, err := objects.Find(ctx, r.Client, "", node, &v1alpha1.NodeBootstrap{})
 	if err != nil {

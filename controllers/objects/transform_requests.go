@@ -25,7 +25,7 @@ const (
 // and whoever may ask could fill the memory. Labels and annotations are none of the requester's business, since admission
 // policies set them; of finalizers and owners it is kept that there are any.
 //
-// On an approval the API server takes the stored spec, and the metadata that it is sent: see carryOut.
+// On an approval the API server takes the stored spec, and the metadata that it is sent: see updateApproval.
 func cutRequest(o any) (any, error) {
 	r, ok := o.(*certificatesv1.CertificateSigningRequest)
 	if !ok {
