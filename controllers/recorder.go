@@ -9,14 +9,14 @@ import (
 	"k8s.io/client-go/util/flowcontrol"
 )
 
-// Normal events in a second, and at once. Each is a write, and a node's credential takes three.
+// The rate of Normal events, and their burst. Each event is a write, and the credential of a node causes three.
 const (
 	normalEventsPerSecond = 1
 	normalEventsAtOnce    = 50
 )
 
-// rateLimitedRecorder leaves Normal events out when there are very many. They are for whoever watches a few nodes join: conditions and
-// status.certificates say the same, and stay. Warnings are always emitted.
+// rateLimitedRecorder drops Normal events above a rate. They help people who watch a few nodes join; conditions and
+// status.certificates report the same, and stay. Warnings are always emitted.
 type rateLimitedRecorder struct {
 	events.EventRecorder
 	normal flowcontrol.PassiveRateLimiter

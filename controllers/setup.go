@@ -2,7 +2,7 @@
 
 // Package controllers sets up the operator: the cache, the metrics and the reconcilers.
 //
-// Its permissions are the markers in rbac.go.
+// Its permissions are in the markers of rbac.go.
 package controllers
 
 import (
@@ -32,15 +32,15 @@ type Options struct {
 	ClusterCAFile string
 	// AllowClusterWide lets NodeBootstraps with approval ClusterWide have credentials.
 	AllowClusterWide bool
-	// Clock is the time that decisions are made by.
+	// Clock is the clock for decisions.
 	Clock clock.PassiveClock
-	// Certificates are those that the API server presents; nil when that is not known.
+	// Certificates are those that the API server presents; nil if they are unknown.
 	Certificates *apiserver.Certificates
-	// Registry takes the metrics.
+	// Registry is where the metrics are registered.
 	Registry prometheus.Registerer
 }
 
-// Setup adds all reconcilers to a manager whose cache was made with CacheOptions.
+// Setup adds all reconcilers to a manager whose cache was created with CacheOptions.
 func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := objects.AddIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err

@@ -10,11 +10,11 @@ import (
 	"path/filepath"
 )
 
-// writeFile writes a file that only its owner may read or write. At any time there is the whole of it or none, and a file
-// that is there already is replaced only when told to.
+// writeFile atomically writes a file that only its owner can read or write. It replaces an existing file only if overwrite is
+// set.
 func writeFile(path string, content []byte, overwrite bool) error {
 	temporary, err := writeTemporary(filepath.Dir(path), content)
-	if errors.Is(err, fs.ErrNotExist) { // it names the temporary file, which nobody asked for
+	if errors.Is(err, fs.ErrNotExist) { // err names the temporary file, which would confuse users
 		return fmt.Errorf("writing %s: the directory %s does not exist", path, filepath.Dir(path))
 	}
 	if err != nil {
@@ -24,7 +24,7 @@ func writeFile(path string, content []byte, overwrite bool) error {
 	if overwrite {
 		return os.Rename(temporary, path)
 	}
-	err = os.Link(temporary, path) // unlike a rename, it fails when there is one
+	err = os.Link(temporary, path) // unlike a rename, it fails if the file exists
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return existsError(path)
@@ -34,7 +34,7 @@ func writeFile(path string, content []byte, overwrite bool) error {
 	return nil
 }
 
-// writeTemporary writes a file of mode 0600 with a name of its own, and tells the name.
+// writeTemporary writes a file of mode 0600 with a unique name, and returns the name.
 func writeTemporary(dir string, content []byte) (name string, err error) {
 	f, err := os.CreateTemp(dir, ".bootstrap-kubeconfig-*")
 	if err != nil {
@@ -51,7 +51,7 @@ func writeTemporary(dir string, content []byte) (name string, err error) {
 	return f.Name(), nil
 }
 
-// checkAbsent is an error when there is something at a path, be it a dangling link.
+// checkAbsent returns an error if a path exists, even as a dangling symlink.
 func checkAbsent(path string) error {
 	_, err := os.Lstat(path)
 	switch {

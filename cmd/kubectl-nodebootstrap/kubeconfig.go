@@ -88,7 +88,7 @@ func (o *kubeconfigOptions) run(ctx context.Context, c client.WithWatch, name st
 	return o.write(kubeconfig, name)
 }
 
-// find is the NodeBootstrap once its kubeconfig is published.
+// find returns the NodeBootstrap when its kubeconfig is published.
 func (o *kubeconfigOptions) find(ctx context.Context, c client.WithWatch, name string) (*v1alpha1.NodeBootstrap, error) {
 	nb, err := get(ctx, c, name)
 	if err != nil {
@@ -123,7 +123,7 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 	return secret.Data[kubeconfig.Key], nil
 }
 
-// checkTarget finds a file that is in the way before the cluster is asked and maybe waited for.
+// checkTarget returns an error if the output file exists, before the command asks the cluster or waits.
 func (o *kubeconfigOptions) checkTarget() error {
 	if o.file() == "" || o.overwrite {
 		return nil
@@ -131,7 +131,7 @@ func (o *kubeconfigOptions) checkTarget() error {
 	return checkAbsent(o.outputFile)
 }
 
-// file is the path to write to; empty for standard output, as which kubectl takes a dash too.
+// file returns the path to write to; empty for standard output, which a dash means, too, as in kubectl.
 func (o *kubeconfigOptions) file() string {
 	if o.outputFile == "-" {
 		return ""
@@ -139,7 +139,7 @@ func (o *kubeconfigOptions) file() string {
 	return o.outputFile
 }
 
-// warnExpired does no more than warn, since it may be the clock here that is wrong.
+// warnExpired only warns, since the local clock may be wrong.
 func (o *kubeconfigOptions) warnExpired(token *v1alpha1.TokenStatus, now time.Time) {
 	if token != nil && token.ExpirationTime.Time.Before(now) {
 		fmt.Fprintf(o.ErrOut, "Warning: by the clock here the token %s expired %s: is the operator running?\n",

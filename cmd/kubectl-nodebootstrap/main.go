@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command kubectl-nodebootstrap is the kubectl plugin "kubectl nodebootstrap": it hands a machine its bootstrap kubeconfig,
-// asks for a fresh one, and tells what a node is waiting for.
+// Command kubectl-nodebootstrap is the kubectl plugin "kubectl nodebootstrap": it prints a machine's bootstrap kubeconfig,
+// requests a reissue, and shows the status of a node.
 package main
 
 import (
@@ -36,7 +36,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, streams genericiooptions.IOStreams) error {
-	log.SetLogger(logr.Discard()) // or controller-runtime complains on stderr that nobody did
+	log.SetLogger(logr.Discard()) // otherwise controller-runtime warns on stderr that no logger is set
 	flags := connectionFlags()
 	cmd := newCommand(streams, func() (client.WithWatch, error) { return connect(flags, streams) })
 	addConnectionFlags(cmd, flags)
@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string, streams genericiooptions.IOStreams)
 	return cmd.ExecuteContext(ctx)
 }
 
-// A connector connects to the cluster that the flags name. It is called once they are parsed.
+// connector connects to the cluster that the flags name. It is called after they are parsed.
 type connector func() (client.WithWatch, error)
 
 func newCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
@@ -76,7 +76,7 @@ For names to be completed in the shell, put an executable file kubectl_complete-
   kubectl nodebootstrap status worker-1`,
 		SilenceErrors:     true, // main prints them
 		SilenceUsage:      true,
-		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}, // kubectl completes for its plugins
+		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}, // kubectl handles completion for its plugins
 	}
 	cmd.SetIn(streams.In)
 	cmd.SetOut(streams.Out)
@@ -91,7 +91,7 @@ For names to be completed in the shell, put an executable file kubectl_complete-
 	return cmd
 }
 
-// usageError is an error in the command line, with where to read how it is done.
+// usageError returns an error in the command line with a hint to --help.
 func usageError(cmd *cobra.Command, err error) error {
 	return fmt.Errorf("%w\nSee %s --help", err, cmd.CommandPath())
 }
@@ -103,7 +103,7 @@ func connectionFlags() *genericclioptions.ConfigFlags {
 	return flags
 }
 
-// addConnectionFlags shows two flags of twenty, so that help fits a screen as kubectl's does.
+// addConnectionFlags shows only two of twenty flags, so that --help fits a screen, like kubectl's.
 func addConnectionFlags(cmd *cobra.Command, flags *genericclioptions.ConfigFlags) {
 	flags.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().VisitAll(func(f *pflag.Flag) {

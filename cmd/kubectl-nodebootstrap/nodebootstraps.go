@@ -19,10 +19,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// completionLimit is how long a shell is kept waiting for names.
+// completionLimit is how long a shell waits for names.
 const completionLimit = 5 * time.Second
 
-// manifest is the least NodeBootstrap that lets a node join.
+// manifest returns the minimal NodeBootstrap that lets a node join.
 func manifest(name, indent string) string {
 	return indent + strings.Join([]string{
 		"apiVersion: " + v1alpha1.GroupVersion.String(),
@@ -40,7 +40,7 @@ func get(ctx context.Context, c client.Client, name string) (*v1alpha1.NodeBoots
 	return &nb, nil
 }
 
-// explain says of an error what to do about it. The verb is that of the request that failed.
+// explain adds to an error what the user can do. The verb is that of the failed API request.
 func explain(err error, verb, name string) error {
 	switch {
 	case meta.IsNoMatchError(err):
@@ -54,7 +54,7 @@ func explain(err error, verb, name string) error {
 	}
 }
 
-// notFound offers no manifest: from a mistyped name it would create a credential.
+// notFound does not print a manifest: with a mistyped name it would create a credential.
 func notFound(name string) error {
 	return fmt.Errorf("NodeBootstrap %s does not exist: kubectl get nodebootstraps lists those that do", name)
 }
@@ -67,7 +67,7 @@ func readyCondition(nb *v1alpha1.NodeBootstrap) (status, reason, message string)
 	return string(ready.Status), ready.Reason, ready.Message
 }
 
-// reissuePending is the reissue that was asked for and that the operator has not handled yet; empty when there is none.
+// reissuePending returns the requested reissue that the operator has not handled yet; empty if there is none.
 func reissuePending(nb *v1alpha1.NodeBootstrap) string {
 	want := token.Reissue(nb)
 	if want == token.NormalReissue(nb.Status.LastHandledReissueAt) {
@@ -76,7 +76,7 @@ func reissuePending(nb *v1alpha1.NodeBootstrap) string {
 	return want
 }
 
-// oneName and someNames check the arguments of a command that takes NAME and NAME... .
+// oneName and someNames check the arguments of commands that take NAME or NAME... .
 func oneName(cmd *cobra.Command, args []string) error {
 	if len(args) != 1 {
 		return usageError(cmd, fmt.Errorf("%s takes the name of one NodeBootstrap, and %d were given", cmd.CommandPath(), len(args)))
@@ -100,8 +100,7 @@ func validNames(cmd *cobra.Command, names []string) error {
 	return nil
 }
 
-// completeNames offers the names of NodeBootstraps, each with what its node is waiting for, up to a number of arguments;
-// 0 is any number.
+// completeNames offers the names of NodeBootstraps, each with its state, up to a number of arguments; 0 means any number.
 func completeNames(connect connector, most int) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, prefix string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if most > 0 && len(args) >= most {

@@ -16,10 +16,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// rewatchInterval is the least time between two watches, should the API server end them early.
+// rewatchInterval is the minimum time between two watches if the API server ends them early.
 const rewatchInterval = time.Second
 
-// notReadyError says why there is no kubeconfig yet. It is worth waiting.
+// notReadyError says why the kubeconfig is not published yet. Waiting can help.
 type notReadyError struct {
 	name string
 	why  string
@@ -29,8 +29,8 @@ func (e *notReadyError) Error() string {
 	return fmt.Sprintf("NodeBootstrap %s is not ready: %s", e.name, e.why)
 }
 
-// checkPublished says why there is no kubeconfig to hand out; with a notReadyError while there may be one later. A status that
-// is older than the spec, or than the last request for a reissue, counts for nothing.
+// checkPublished returns why a kubeconfig cannot be used; a notReadyError if it may be published later. A status that is older
+// than the spec or than the last reissue request is ignored.
 func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 	pending := reissuePending(nb)
 	status, reason, message := readyCondition(nb)
@@ -56,8 +56,8 @@ func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 	return nil
 }
 
-// misusedError refuses a kubeconfig whose token someone else may have: it is good for one key at most, and not for a machine that has
-// yet to join.
+// misusedError rejects a kubeconfig whose token someone else may have: it is bound to at most one key, and a machine that has
+// not joined cannot use it.
 func misusedError(nb *v1alpha1.NodeBootstrap) error {
 	alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused)
 	return fmt.Errorf("the token of NodeBootstrap %s was misused, so its kubeconfig is not handed out: %s: %s\n"+
@@ -65,7 +65,7 @@ func misusedError(nb *v1alpha1.NodeBootstrap) error {
 		nb.Name, alarm.Reason, alarm.Message, reissueCommands(nb.Name))
 }
 
-// stalledError says what to do while the operator cannot go on by itself.
+// stalledError says what the user must do while the operator cannot continue by itself.
 func stalledError(nb *v1alpha1.NodeBootstrap, reason, message string) error {
 	err := fmt.Errorf("NodeBootstrap %s is stalled, and waiting does not help: %s: %s", nb.Name, reason, message)
 	if reason == v1alpha1.ReasonJoinDeadlineExceeded {
@@ -74,7 +74,7 @@ func stalledError(nb *v1alpha1.NodeBootstrap, reason, message string) error {
 	return fmt.Errorf("%w\nWhat to do is in docs/troubleshooting.md under %s", err, reason)
 }
 
-// reissueCommands are the commands that get a new kubeconfig.
+// reissueCommands returns the commands that get a new kubeconfig.
 func reissueCommands(name string) string {
 	return fmt.Sprintf("\n\nkubectl nodebootstrap reissue %[1]s\nkubectl nodebootstrap kubeconfig %[1]s --wait 1m", name)
 }
@@ -83,9 +83,9 @@ func notReady(nb *v1alpha1.NodeBootstrap, format string, args ...any) error {
 	return &notReadyError{name: nb.Name, why: fmt.Sprintf(format, args...)}
 }
 
-// awaitPublished waits until the kubeconfig is published or can never be, for so long at most, and tells what is in the
-// way each time that it changes.
-func awaitPublished(ctx context.Context, c client.WithWatch, name string, limit time.Duration, tell func(why string)) (*v1alpha1.NodeBootstrap, error) {
+// awaitPublished waits until the kubeconfig is published or waiting cannot help, up to a limit. It reports the reason for
+// waiting each time it changes.
+func awaitPublished(ctx context.Context, c client.WithWatch, name string, limit time.Duration, report func(why string)) (*v1alpha1.NodeBootstrap, error) {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var found *v1alpha1.NodeBootstrap
@@ -97,7 +97,7 @@ func awaitPublished(ctx context.Context, c client.WithWatch, name string, limit 
 			return true, err
 		}
 		if last == nil || *last != *now {
-			tell(now.why)
+			report(now.why)
 		}
 		last = now
 		return false, nil
@@ -118,14 +118,14 @@ func awaitPublished(ctx context.Context, c client.WithWatch, name string, limit 
 	return nil, err
 }
 
-// follow looks at a NodeBootstrap as it is and at each of its changes, until done or until the API server ends the watch.
+// follow calls look with the current NodeBootstrap and after each change, until look is done or the API server ends the watch.
 func follow(ctx context.Context, c client.WithWatch, name string, look func(*v1alpha1.NodeBootstrap) (bool, error)) (bool, error) {
 	w, err := c.Watch(ctx, &v1alpha1.NodeBootstrapList{}, client.MatchingFields{"metadata.name": name})
 	if err != nil {
 		return false, explain(err, "watch", name)
 	}
 	defer w.Stop()
-	nb, err := get(ctx, c, name) // after the watch began, so that no change is missed in between
+	nb, err := get(ctx, c, name) // after the start of the watch, so that no change is missed
 	for err == nil {
 		if done, err := look(nb); done || err != nil {
 			return done, err
@@ -137,7 +137,7 @@ func follow(ctx context.Context, c client.WithWatch, name string, look func(*v1a
 	return false, err
 }
 
-// next is the NodeBootstrap after its next change; nil when the watch has ended.
+// next returns the NodeBootstrap after its next change; nil if the watch has ended.
 func next(ctx context.Context, w watch.Interface, name string) (*v1alpha1.NodeBootstrap, error) {
 	for {
 		select {

@@ -53,7 +53,7 @@ Needs the permission to patch the NodeBootstrap.`,
 	}
 }
 
-// reissue asks for each name, also when one before it failed.
+// reissue requests a reissue for each name, also after one failed.
 func reissue(ctx context.Context, c client.Client, names []string, now time.Time, streams genericiooptions.IOStreams) error {
 	value := now.UTC().Format(time.RFC3339Nano)
 	var errs []error

@@ -53,7 +53,7 @@ Needs the permission to get the NodeBootstrap.`,
 	}
 }
 
-// describe is a NodeBootstrap for a person to read, at a time.
+// describe returns a description of a NodeBootstrap at a time, for people.
 func describe(nb *v1alpha1.NodeBootstrap, now time.Time) string {
 	var out strings.Builder
 	describeState(&out, nb, now)
@@ -62,7 +62,7 @@ func describe(nb *v1alpha1.NodeBootstrap, now time.Time) string {
 	return out.String()
 }
 
-// warnings are the conditions, next to the alarm, that somebody should see who looks at Ready only.
+// warnings are the conditions, except the alarm, that a user should see in addition to Ready.
 var warnings = []struct {
 	condition string
 	status    metav1.ConditionStatus
@@ -159,7 +159,7 @@ func reissueText(nb *v1alpha1.NodeBootstrap) string {
 	return ""
 }
 
-// stamp is a time and how far it is away.
+// stamp returns a time and its distance from now.
 func stamp(t metav1.Time, now time.Time) string {
 	text := t.UTC().Format(time.RFC3339)
 	if d := t.Sub(now); d > 0 {

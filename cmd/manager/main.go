@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command manager is the operator: it lets each machine that has a NodeBootstrap join as the node of that name, and as no
-// other.
+// Command manager is the operator: it lets each machine with a NodeBootstrap join as the node of that name, and as no other.
 package main
 
 import (
@@ -35,11 +34,11 @@ import (
 
 const (
 	defaultNamespace = "nodebootstrap-system"
-	// namespaceFile is where a Pod finds its namespace.
+	// namespaceFile has the namespace of the Pod.
 	namespaceFile    = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 	leaderElectionID = "nodebootstrap.nodebootstrap.io"
-	// gcPercent is how much garbage there may be before it is collected, in percent of what is in use, unless the environment
-	// variable GOGC says otherwise: half of Go's default takes a fifth less memory and a twentieth of the speed.
+	// gcPercent is the GOGC value if the environment variable is not set: half of Go's default takes a fifth less memory and
+	// costs a twentieth of the speed.
 	gcPercent = 50
 )
 
@@ -95,8 +94,9 @@ func parse(args []string) (options, error) {
 	return o, o.validate()
 }
 
-// validate refuses what can only be fixed by another start, before anything starts. The file of --cluster-ca-file may come, change
-// and expire at any time, and NodeBootstraps that do not need it go on meanwhile: a condition reports on it, and the log at the start.
+// validate rejects flags that only a restart can fix. It does not check --cluster-ca-file: the file can appear, change and
+// expire at any time, and some NodeBootstraps do not need it. A condition reports its problems, and so does the log at the
+// start.
 func (o *options) validate() error {
 	if o.ClusterServer != "" {
 		if err := kubeconfig.ValidateServer(o.ClusterServer); err != nil {
@@ -139,11 +139,11 @@ func run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// bodyVerbosity is the --zap-log-level at and above which client-go logs the bodies that it sends and gets (rest/request.go,
+// bodyVerbosity is the --zap-log-level from which client-go logs the bodies of requests and responses (rest/request.go,
 // logBody), which hold Secrets.
 const bodyVerbosity = 8
 
-// withoutBodies keeps the log below that verbosity, whatever is asked for.
+// withoutBodies keeps the log below that verbosity, whatever the flag says.
 func withoutBodies(o *zap.Options) {
 	if o.Level != nil {
 		o.Level = belowBodies{o.Level}
@@ -164,7 +164,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 	serverClock := apiserver.NewClock(clock.RealClock{})
 	cfg.Wrap(apiserver.LimitMemory)
 	cfg.Wrap(serverClock.Wrap)
-	cfg.DisableCompression = true // the API server is near; to compress what it lists takes longer than to send it
+	cfg.DisableCompression = true // the API server is near: compressing lists takes longer than sending them
 	o.Clock = serverClock
 	o.Certificates = apiserver.NewCertificates(serverClock)
 	cfg.Wrap(o.Certificates.Wrap)
@@ -182,7 +182,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 		LeaderElection:                o.leaderElect,
 		LeaderElectionID:              leaderElectionID,
 		LeaderElectionNamespace:       o.Namespace,
-		LeaderElectionReleaseOnCancel: true, // the process ends right after the manager
+		LeaderElectionReleaseOnCancel: true, // safe, since the process ends right after the manager
 		GracefulShutdownTimeout:       ptr.To(10 * time.Second),
 	})
 	if err != nil {

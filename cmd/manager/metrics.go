@@ -13,13 +13,13 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
 
-// The names that cert-manager and Secrets of type kubernetes.io/tls give to certificate and key.
+// The file names of certificate and key in Secrets of type kubernetes.io/tls, which cert-manager uses, too.
 const (
 	metricsCertFile = "tls.crt"
 	metricsKeyFile  = "tls.key"
 )
 
-// metricsOptions say how metrics are served.
+// metricsOptions configure how metrics are served.
 type metricsOptions struct {
 	address string
 	secure  bool
@@ -36,7 +36,7 @@ func (o *metricsOptions) bindFlags(fs *flag.FlagSet) {
 			"Defaults to a self-signed certificate, made at each start.")
 }
 
-// validate refuses a directory that no certificate can be read from: instead of it a self-signed one would be served.
+// validate rejects a directory without a valid certificate: the server would use a self-signed one instead.
 func (o *metricsOptions) validate() error {
 	if o.certDir == "" {
 		return nil
@@ -57,7 +57,7 @@ func (o *metricsOptions) server() metricsserver.Options {
 	}
 	certDir := o.certDir
 	if certDir == "" {
-		certDir = "/nonexistent" // the default is below the temporary directory, where anybody may put files
+		certDir = "/nonexistent" // the default is below the temporary directory, where anyone can put files
 	}
 	return metricsserver.Options{
 		BindAddress:    o.address,
@@ -66,7 +66,7 @@ func (o *metricsOptions) server() metricsserver.Options {
 		CertDir:        certDir,
 		CertName:       metricsCertFile,
 		KeyName:        metricsKeyFile,
-		// A scrape needs no HTTP/2, whose streams a client can reset faster than a server ends them (CVE-2023-44487).
+		// A scrape does not need HTTP/2, whose streams a client can reset faster than a server ends them (CVE-2023-44487).
 		TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }},
 	}
 }

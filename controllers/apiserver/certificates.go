@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package apiserver knows what the connection to the API server tells: its time and its certificates. It also bounds the memory for answers.
+// Package apiserver learns the API server's time and certificates from the connection to it. It also bounds the memory for
+// responses.
 package apiserver
 
 import (
@@ -18,15 +19,15 @@ import (
 )
 
 const (
-	// maxServerCertificates bounds the certificates that are kept: one of each API server, and those before them.
+	// maxServerCertificates bounds the certificates that are kept: one of each API server, and previous ones.
 	maxServerCertificates = 16
-	// recentlyPresented is for how long an API server is taken to present a certificate after it did. Watches end after ten
-	// minutes at the latest, and are asked for again.
+	// recentlyPresented is how long a certificate counts as current after an API server presented it. Watches end after ten
+	// minutes at the latest, and start again.
 	recentlyPresented = time.Hour
 )
 
-// Certificates knows the certificates that API servers present to the operator: their names are reserved, and a CA that was
-// discovered has to verify one of them. A nil one knows none.
+// Certificates remembers the certificates that API servers present to the operator: their names are reserved, and a discovered
+// CA must verify one of them. A nil one has none.
 type Certificates struct {
 	clock   clock.PassiveClock
 	changed chan event.GenericEvent
@@ -35,7 +36,7 @@ type Certificates struct {
 	seen   atomic.Pointer[[]*presented] // never changed in place
 }
 
-// presented is a chain with the leaf first.
+// presented is a chain, with the leaf first.
 type presented struct {
 	chain []*x509.Certificate
 	last  atomic.Int64 // when it was last presented, in nanoseconds since 1970
@@ -43,18 +44,18 @@ type presented struct {
 
 func (p *presented) lastSeen() time.Time { return time.Unix(0, p.last.Load()) }
 
-// NewCertificates knows none until the API server has answered through Wrap.
+// NewCertificates returns Certificates that are empty until the API server has answered through Wrap.
 func NewCertificates(k clock.PassiveClock) *Certificates {
 	c := &Certificates{clock: k, changed: make(chan event.GenericEvent, 1)}
 	c.seen.Store(&[]*presented{})
 	return c
 }
 
-// Wrap notes the certificates of all answers that come through a transport. It is for rest.Config.Wrap.
+// Wrap observes the certificates of all responses of a transport. It is for rest.Config.Wrap.
 func (c *Certificates) Wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		response, err := next.RoundTrip(r)
-		// One that was not verified may be anybody's.
+		// A certificate that was not verified can be anyone's.
 		if err == nil && response.TLS != nil && len(response.TLS.VerifiedChains) > 0 {
 			c.Observe(response.TLS.PeerCertificates)
 		}
@@ -62,8 +63,8 @@ func (c *Certificates) Wrap(next http.RoundTripper) http.RoundTripper {
 	})
 }
 
-// Observe is called for each answer. Usually the certificate is the very one of the answer before: crypto/tls parses equal ones
-// once.
+// Observe is called for each response. Usually the certificate is the same pointer as before, since crypto/tls parses equal
+// certificates once.
 func (c *Certificates) Observe(chain []*x509.Certificate) {
 	now := c.clock.Now()
 	for _, p := range *c.seen.Load() {
@@ -94,19 +95,19 @@ func (c *Certificates) add(chain []*x509.Certificate, now time.Time) {
 	p.last.Store(now.UnixNano())
 	kept = append(kept, p)
 	c.seen.Store(&kept)
-	if len(seen) == 0 { // nothing was decided without it
+	if len(seen) == 0 { // no decision was made without it
 		return
 	}
 	select {
 	case c.changed <- event.GenericEvent{Object: &v1alpha1.NodeBootstrap{}}:
-	default: // one is waiting
+	default: // an event is already pending
 	}
 }
 
 // Changed receives an event for each certificate that was not presented before, except for the first one.
 func (c *Certificates) Changed() <-chan event.GenericEvent { return c.changed }
 
-// Leaves are all certificates that are kept, without their chains.
+// Leaves returns all certificates that are kept, without their chains.
 func (c *Certificates) Leaves() []*x509.Certificate {
 	if c == nil {
 		return nil
@@ -118,8 +119,8 @@ func (c *Certificates) Leaves() []*x509.Certificate {
 	return out
 }
 
-// Recent are the chains that were presented lately, and the last one in any case. A certificate that was replaced says nothing
-// about the present CA.
+// Recent returns the chains that were presented recently, and always the last one. A replaced certificate does not matter for
+// the current CA.
 func (c *Certificates) Recent() [][]*x509.Certificate {
 	if c == nil {
 		return nil

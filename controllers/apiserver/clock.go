@@ -11,28 +11,28 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// Clock tells the API server's time, by the Date of its answers (RFC 9110, section 6.6.1). The API server stamps what
-// decisions are about, and accepts a token until that has expired by its clock: an operator that goes by another one, which
-// is an hour behind, makes tokens that have expired when they are made, again and again.
+// Clock is the API server's clock, from the Date header of its responses (RFC 9110, section 6.6.1). The API server sets the
+// times of objects, and accepts a token until it expires by its clock: an operator whose own clock is an hour behind would keep
+// creating tokens that are already expired.
 type Clock struct {
 	own   clock.PassiveClock
-	ahead atomic.Int64 // the API server's clock of our own, in nanoseconds
+	ahead atomic.Int64 // how far the API server's clock is ahead of ours, in nanoseconds
 }
 
-// NewClock goes by our own clock until the API server has answered through Wrap.
+// NewClock returns a Clock that equals our own clock until the API server has answered through Wrap.
 func NewClock(own clock.PassiveClock) *Clock { return &Clock{own: own} }
 
-// Now is the API server's time, less than two seconds off.
+// Now returns the API server's time, with an error of less than two seconds.
 func (c *Clock) Now() time.Time { return c.own.Now().Add(time.Duration(c.ahead.Load())) }
 
-// Since is how long ago a time was by the API server's clock.
+// Since returns how long ago a time was by the API server's clock.
 func (c *Clock) Since(t time.Time) time.Duration { return c.Now().Sub(t) }
 
-// Within reports whether an age is less than a limit. The age of what is from the future is unknown, since the clock was set back:
-// it counts as too old, so that what rests on it is asked again.
+// Within reports whether an age is less than a limit. A negative age is unknown, since the clock was set back: it counts as too
+// old, so that the caller asks again.
 func Within(age, limit time.Duration) bool { return age >= 0 && age < limit }
 
-// Wrap reads the clock in all answers that come through a transport. It is for rest.Config.Wrap.
+// Wrap reads the Date header of all responses of a transport. It is for rest.Config.Wrap.
 func (c *Clock) Wrap(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(r *http.Request) (*http.Response, error) {
 		sent := c.own.Now()
@@ -51,15 +51,15 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// observe learns from an answer whose Date was written between two moments of our own clock. Date is a whole second, so this
-// gives bounds; nothing is corrected as long as they allow for what is known, least of all for clocks that agree.
+// observe learns from a response whose Date was set between two times of our own clock. Date has whole seconds, so this gives
+// bounds for the offset. The known offset changes only when it is out of these bounds.
 func (c *Clock) observe(sent, received, date time.Time) {
 	least, most := date.Sub(received), date.Add(time.Second).Sub(sent)
 	was := time.Duration(c.ahead.Load())
 	ahead := min(max(was, least), most)
 	c.ahead.Store(int64(ahead))
-	const worthTelling = 10 * time.Second
-	if (ahead - was).Abs() > worthTelling {
+	const worthLogging = 10 * time.Second
+	if (ahead - was).Abs() > worthLogging {
 		ctrl.Log.WithName("clock").Info("the API server's clock is not ours: what it says counts", "ahead", ahead.Round(time.Second))
 	}
 }

@@ -17,29 +17,29 @@ import (
 )
 
 const (
-	// receiveBuffer is how many bytes of each answer and each watch may have come in and not been read. Go's default is 4 MiB, for each
-	// of a dozen watches at the start.
+	// receiveBuffer is how many unread bytes are buffered of each response and each watch. Go's default is 4 MiB, for each of a
+	// dozen watches at the start.
 	receiveBuffer = 256 << 10
-	// largeFramePatience is for how long a watch with a large event waits for another one, which may have stalled.
+	// largeFramePatience is how long a watch with a large event waits for another one, which may have stalled.
 	largeFramePatience = 30 * time.Second
-	// largeFrameAge is how long a watch with a large event lasts at least: it bounds how often watches begin again.
+	// largeFrameAge is the minimum duration of a watch with a large event: it bounds how often watches restart.
 	largeFrameAge = time.Second
-	// frameHeader is how many bytes there are ahead of each event.
+	// frameHeader is the length of the header of each event, in bytes.
 	frameHeader = 4
-	// maxBookmark is longer than the event that ends a list: an object with one annotation.
+	// maxBookmark is more than the size of the event that ends a list: an object with one annotation.
 	maxBookmark = 1 << 10
 )
 
-// LimitMemory wraps a transport so that little is in memory of what comes in: answers are read as they are decoded, and of large
-// objects that are watched one is decoded at a time.
+// LimitMemory wraps a transport to limit the memory for responses: they are read while they are decoded, and only one large
+// watch event is decoded at a time.
 //
-// client-go decodes what it watches with nobody having a say in it, and a dozen watches begin together.
+// client-go has no option for that in its watch decoder, and a dozen watches start together.
 func LimitMemory(rt http.RoundTripper) http.RoundTripper {
 	limitBuffers(rt)
 	return &limitedTransport{rt}
 }
 
-// limitBuffers has to be called before the first request. Transports are shared between clients.
+// limitBuffers must be called before the first request. Transports are shared between clients.
 func limitBuffers(rt http.RoundTripper) {
 	for {
 		switch t := rt.(type) {
@@ -56,7 +56,7 @@ func limitBuffers(rt http.RoundTripper) {
 	}
 }
 
-// largeFrames lets the large events of one watch be read and decoded at a time, over all watches of the process.
+// largeFrames lets only one watch of the process read and decode a large event at a time.
 var largeFrames = make(chan struct{}, 1)
 
 type limitedTransport struct{ http.RoundTripper }
@@ -73,28 +73,28 @@ func (t *limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, err
 }
 
-// isFramed reports whether a body is a watch in protobuf: each event has its length in four bytes ahead of it
+// isFramed reports whether a body is a watch in protobuf: the length of each event is in the four bytes before it
 // (apimachinery/pkg/util/framer).
 func isFramed(contentType string) bool {
 	return strings.HasPrefix(contentType, "application/vnd.kubernetes.protobuf") && strings.Contains(contentType, "stream=watch")
 }
 
-// framedBody is the body of a watch. Whoever reads it decodes an event before the next one is read, into a buffer that stays as large
-// as the largest event was. So a watch that had a large event ends soon after, as any watch does now and then, and client-go
-// begins another one where it ended. It lists everything again after a watch that ends within a second without an event.
+// framedBody is the body of a watch. Its reader decodes each event before it reads the next one, into a buffer that stays as
+// large as the largest event. So framedBody ends a watch soon after a large event, and client-go resumes with a new watch. But
+// client-go lists everything again after a watch that ends within a second without an event.
 type framedBody struct {
 	io.ReadCloser
-	age     time.Duration // how long the watch lasts at least
-	listing bool          // what is there already is sent first
-	began   time.Time     // when the list ended, or the watch began
-	events  int           // since then
-	header  []byte        // of the next event, as far as it has come in
+	age     time.Duration // the minimum duration of the watch
+	listing bool          // the existing objects are sent first
+	began   time.Time     // when the list ended, or the watch started
+	events  int           // the number since then
+	header  []byte        // of the next event, as far as it was received
 	left    int           // of the present event
-	small   []byte        // the present event, if it may tell that the list has ended
-	large   bool          // there was a large event
-	ending  bool          // it ends when it is idle
+	small   []byte        // the current event, if it can be the bookmark that ends the list
+	large   bool          // a large event was received
+	ending  bool          // the watch ends when it is idle
 
-	mu                   sync.Mutex // for what follows: Close may come while something is read
+	mu                   sync.Mutex // guards the fields below: Close can be called during a Read
 	holding, idle, ended bool
 	closed               chan struct{}
 	close                sync.Once
@@ -106,7 +106,7 @@ func newFramedBody(body io.ReadCloser, listing bool) *framedBody {
 
 // Read implements io.Reader.
 func (b *framedBody) Read(p []byte) (int, error) {
-	between := b.left == 0 && len(b.header) == 0 && !b.listing // the last event is decoded
+	between := b.left == 0 && len(b.header) == 0 && !b.listing // the reader has decoded the last event
 	if between {
 		b.release()
 		if b.large && b.events > 0 && time.Since(b.began) > b.age {
@@ -130,7 +130,7 @@ func (b *framedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// endWhenIdle ends the watch after a while if nothing comes in by then. If something does, it ends after that.
+// endWhenIdle ends the watch after a while if it is idle then. Otherwise the watch ends after the event that is being received.
 func (b *framedBody) endWhenIdle() {
 	if !b.large || b.ending {
 		return
@@ -142,12 +142,12 @@ func (b *framedBody) endWhenIdle() {
 		ended := b.ended
 		b.mu.Unlock()
 		if ended {
-			_ = b.ReadCloser.Close() // whoever reads closes it again
+			_ = b.ReadCloser.Close() // the reader closes it again
 		}
 	})
 }
 
-// setIdle reports whether the watch was ended.
+// setIdle stores whether the watch is idle, and reports whether it was ended.
 func (b *framedBody) setIdle(idle bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -155,7 +155,7 @@ func (b *framedBody) setIdle(idle bool) bool {
 	return b.ended
 }
 
-// wanted is how many bytes are missing of the present event, or of the next one's header.
+// wanted is how many bytes are missing unread bytes of the current event, or of the next one's header.
 func (b *framedBody) wanted() int {
 	if b.left > 0 {
 		return b.left
@@ -186,8 +186,8 @@ func (b *framedBody) see(p []byte) {
 	}
 }
 
-// endsList reports whether an event says that what follows is new: a bookmark with an annotation. Its type is the first of its
-// fields (apimachinery/pkg/apis/meta/v1, WatchEvent).
+// endsList reports whether an event is the bookmark with the annotation that ends the initial list. The type is the first field
+// of an event (apimachinery/pkg/apis/meta/v1, WatchEvent).
 func endsList(event []byte) bool {
 	const bookmark = "\x0a\x08" + string(watch.Bookmark)
 	return bytes.HasPrefix(event, []byte(bookmark)) && bytes.Contains(event, []byte(metav1.InitialEventsAnnotationKey))
@@ -200,7 +200,7 @@ func (b *framedBody) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// hold waits for its turn.
+// hold waits until no other watch reads a large event.
 func (b *framedBody) hold() {
 	if b.holds() {
 		return
@@ -239,5 +239,5 @@ func (b *framedBody) release() {
 	}
 }
 
-// LargeBytes is from how many bytes on an object is large: many times the size of any that nobody has blown up.
+// LargeBytes is the size above which an object counts as large: many times the usual size of any object.
 const LargeBytes = 64 << 10

@@ -29,25 +29,24 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
 )
 
-// Reconciler keeps the shared ClusterRoleBindings: there while a NodeBootstrap needs them, gone with the last one.
+// Reconciler keeps the shared ClusterRoleBindings while a NodeBootstrap needs them, and deletes them after the last one.
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
 	// Uncached reads from the API server.
 	Uncached client.Reader
-	// Writes bounds how often each binding is written. It is shared with the Reconciler, which reports what interferes.
+	// Writes bounds how often each binding is written. It is shared with the reconciler of nodes, which reports who interferes.
 	Writes *writes.Limits
-	// Clock is the time that writes are bounded by.
+	// Clock is the clock for the bounds on writes.
 	Clock clock.PassiveClock
-	// AllowClusterWide lets there be the binding that has kube-controller-manager approve what tokens ask for.
+	// AllowClusterWide allows the binding with which kube-controller-manager approves the CSRs of tokens.
 	AllowClusterWide bool
 }
 
-// allBindings is always equal to itself, so that the workqueue makes one of all events.
+// allBindings is a request type with one value, so that the workqueue merges all events.
 type allBindings struct{}
 
-// SetupWithManager has the reconciler called when NodeBootstraps come, go or change their spec, and when one of its
-// bindings changes.
+// SetupWithManager sets up watches for the bindings, and for NodeBootstraps that are created or deleted or whose spec changes.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	one := handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, client.Object) []allBindings { return []allBindings{{}} })
 	specChanges := predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
@@ -60,8 +59,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// Reconcile brings each shared binding to where it should be, and goes on to the next when one fails. A binding of the name
-// that is not ours stays: the conditions of the NodeBootstraps that need it say so.
+// Reconcile reconciles each shared binding, and goes on to the next if one fails. A binding with the same name that is not ours
+// stays: the conditions of the NodeBootstraps that need it report it.
 func (r *Reconciler) Reconcile(ctx context.Context, _ allBindings) (reconcile.Result, error) {
 	var all v1alpha1.NodeBootstrapList
 	if err := r.Client.List(ctx, &all); err != nil {
@@ -81,7 +80,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ allBindings) (reconcile.Re
 			first = err
 		}
 	}
-	if apierrors.IsConflict(first) || apierrors.IsAlreadyExists(first) { // the cache will show it in a moment
+	if apierrors.IsConflict(first) || apierrors.IsAlreadyExists(first) { // the cache will soon show the change
 		log.FromContext(ctx).V(1).Info("conflict, trying again", "error", first.Error())
 		return reconcile.Result{RequeueAfter: writes.ConflictRetry}, nil
 	}
@@ -100,7 +99,7 @@ func (r *Reconciler) reconcile(ctx context.Context, name string, needed bool) er
 	case !needed:
 		defer r.Writes.Forget(writes.BindingName(name))
 		return r.delete(ctx, have)
-	case rbac.RoleDiffers(have): // a roleRef cannot be changed
+	case rbac.RoleDiffers(have): // a roleRef is immutable
 		if i := r.Writes.Interference(writes.BindingName(name), r.Clock.Now()); i != nil && !i.ByAdmission {
 			return &writes.HeldError{Object: i.Object, Wait: writes.ObjectInterval}
 		}
@@ -113,7 +112,7 @@ func (r *Reconciler) reconcile(ctx context.Context, name string, needed bool) er
 	}
 }
 
-// create creates a binding. One that admission control has changed so that it is of no use is deleted at once.
+// create creates a binding. If admission control changed a needed field, it is deleted at once.
 func (r *Reconciler) create(ctx context.Context, name string) error {
 	owner, err := r.owner(ctx)
 	if err != nil {
@@ -157,7 +156,7 @@ func (r *Reconciler) repair(ctx context.Context, have *rbacv1.ClusterRoleBinding
 	if wait := r.Writes.Wait(object, now); wait > 0 {
 		return &writes.HeldError{Object: object, Wait: wait}
 	}
-	if objects.IsPartial(want) { // what others have added stays
+	if objects.IsPartial(want) { // keep what others have added
 		var list rbacv1.ClusterRoleBindingList
 		if err := objects.ReadByName(ctx, r.Uncached, &list, have.Name); err != nil {
 			return err
@@ -169,13 +168,13 @@ func (r *Reconciler) repair(ctx context.Context, have *rbacv1.ClusterRoleBinding
 			return nil
 		}
 	}
-	stored := want.DeepCopy() // the answer is decoded into it
+	stored := want.DeepCopy() // the response is decoded into it
 	if err := r.Client.Update(ctx, stored); err != nil {
 		return fmt.Errorf("restoring the %s: %w", object, err)
 	}
 	after := drift.OfBinding(stored, want)
 	r.Writes.Wrote(object, writes.Write{Object: object, Restored: before, Answer: after}, now)
-	if !rbac.Ours(stored) { // admission control has taken away what says so
+	if !rbac.Ours(stored) { // admission control removed the owner or label
 		return errors.Join(r.delete(ctx, stored), &writes.HeldError{Object: object, Wait: writes.ObjectInterval})
 	}
 	if len(after.Needed) > 0 {
@@ -205,5 +204,5 @@ func (r *Reconciler) owner(ctx context.Context) (metav1.OwnerReference, error) {
 	return rbac.Owner(crd), nil
 }
 
-// crdKind is read as metadata alone, so that its types need not be known.
+// crdKind is read only as metadata, so that the scheme does not need its types.
 var crdKind = schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package bypass finds out what else than the operator approves CSRs of bootstrap tokens.
+// Package bypass detects whether anything except the operator approves CSRs of bootstrap tokens.
 package bypass
 
 import (
@@ -35,46 +35,46 @@ import (
 )
 
 const (
-	// answerRefresh is how often the API server is asked again. Bindings are watched, ClusterRoles and other authorizers
-	// are not.
+	// answerRefresh is how often the API server is asked again. ClusterRoleBindings are watched; ClusterRoles and other
+	// authorizers are not.
 	answerRefresh = 5 * time.Minute
-	// answerStale is how long an answer is used when the API server cannot be asked again. It is asked every answerMaxRetry at
-	// least, so that nodes learn within two refreshes that nothing is known any more.
+	// answerStale is how long an answer is used while the API server cannot be asked again. It is asked at least every
+	// answerMaxRetry, so the status of nodes shows within two refreshes that the answer is unknown.
 	answerStale = 2*answerRefresh - answerMaxRetry
-	// answerMinRetry and answerMaxRetry bound how soon the API server is asked again after a failure.
+	// answerMinRetry and answerMaxRetry bound the delay before the API server is asked again after a failure.
 	answerMinRetry, answerMaxRetry = time.Second, time.Minute
-	// authorizerLag is for how long after a change of a binding the API server's authorizer, which reads bindings from an
-	// informer, may not know of it, and how often it is asked until then.
+	// authorizerLag is how long after a change of a binding the API server's authorizer, which reads bindings from an informer,
+	// may not have seen it. authorizerRetry is how often it is asked until then.
 	authorizerLag, authorizerRetry = 5 * time.Second, time.Second
-	// anyTokenUser is the user of a token that nobody has: what holds for it holds for every token.
+	// anyTokenUser is the user of a token that does not exist: an answer for it is valid for every token.
 	anyTokenUser = bootstrapapi.BootstrapUserPrefix + "000000"
 )
 
-// Detector knows whether anything else in the cluster than this operator approves what bootstrap tokens ask for:
-// kube-controller-manager does when their user or groups may create certificatesigningrequests/nodeclient
-// (pkg/controller/certificates/approver). It asks once for all tokens, and again when that may have changed.
+// Detector detects whether anything except this operator approves the CSRs of bootstrap tokens: kube-controller-manager does if
+// their user or groups may create certificatesigningrequests/nodeclient (pkg/controller/certificates/approver). It asks the API
+// server once for all tokens, and again when the answer may have changed.
 type Detector struct {
 	client  client.Client
 	clock   clock.PassiveClock
 	changed chan event.GenericEvent
-	asking  singleflight.Group // many nodes want to know at once when the process starts
+	asking  singleflight.Group // at the start many nodes ask at once
 
 	mu       sync.Mutex
 	known    *lifecycle.Bypass
-	knownAt  time.Time // when the API server gave that answer
-	failed   bool      // somebody was told nothing
+	knownAt  time.Time // the time of that answer
+	failed   bool      // a node got no answer
 	bindings time.Time // when a binding last changed
 }
 
-// NewDetector makes one that has not asked yet.
+// NewDetector returns a Detector that has not asked yet.
 func NewDetector(c client.Client, k clock.PassiveClock) *Detector {
 	return &Detector{client: c, clock: k, changed: make(chan event.GenericEvent)}
 }
 
-// singleton is always equal to itself, so that the workqueue makes one of all events.
+// singleton is a request type with one value, so that the workqueue merges all events.
 type singleton struct{}
 
-// SetupWithManager has the answer refreshed whenever a binding changes.
+// SetupWithManager refreshes the answer whenever a binding changes.
 func (d *Detector) SetupWithManager(mgr ctrl.Manager) error {
 	one := handler.TypedEnqueueRequestsFromMapFunc(func(context.Context, client.Object) []singleton {
 		d.mu.Lock()
@@ -91,10 +91,10 @@ func (d *Detector) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(d)
 }
 
-// Changed tells of every new answer.
+// Changed receives an event for each new answer.
 func (d *Detector) Changed() <-chan event.GenericEvent { return d.changed }
 
-// Reconcile asks, and has every node looked at when the answer is another one, or when the last one is too old to be used.
+// Reconcile asks the API server, and triggers a reconcile of all nodes when the answer changes or becomes too old to be used.
 func (d *Detector) Reconcile(ctx context.Context, _ singleton) (reconcile.Result, error) {
 	answer, err := d.ask(ctx, anyTokenUser)
 	if err != nil {
@@ -115,8 +115,8 @@ func (d *Detector) Reconcile(ctx context.Context, _ singleton) (reconcile.Result
 	return reconcile.Result{RequeueAfter: answerRefresh}, nil
 }
 
-// learn keeps an answer. It reports whether nodes were told something else, and whether the authorizer may not know of the last
-// change of a binding.
+// learn stores an answer. It reports whether nodes have used another answer or none, and whether the authorizer may not have
+// seen the last change of a binding.
 func (d *Detector) learn(answer *lifecycle.Bypass) (changed, lagging bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -129,7 +129,7 @@ func (d *Detector) learn(answer *lifecycle.Bypass) (changed, lagging bool) {
 	return changed, apiserver.Within(now.Sub(d.bindings), authorizerLag)
 }
 
-// forget drops an answer that is too old to be used, and reports whether there was one.
+// forget drops an answer that is too old to be used, and reports whether it did.
 func (d *Detector) forget() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -151,8 +151,8 @@ func (d *Detector) notify(ctx context.Context) error {
 
 func sameBypass(a, b *lifecycle.Bypass) bool { return a.Open == b.Open && slices.Equal(a.Why, b.Why) }
 
-// Bypass is what holds for the token of a NodeBootstrap; nil when the API server could not be asked. It does so for a
-// token that a binding names, which takes the trouble of naming that very token.
+// Bypass returns the answer for the token of a NodeBootstrap; nil if the API server could not be asked. It asks separately for
+// a token that a binding names.
 func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lifecycle.Bypass, error) {
 	user := anyTokenUser
 	if t := nb.Status.Token; t != nil {
@@ -170,7 +170,7 @@ func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lif
 		}
 	}
 	answer, err, _ := d.asking.Do(user, func() (any, error) { return d.ask(ctx, user) })
-	if err != nil { // the credential does not wait for it
+	if err != nil { // the credential does not depend on it
 		log.FromContext(ctx).Error(err, "asking what else approves requests")
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -186,7 +186,7 @@ func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lif
 	return bypass, nil
 }
 
-// named reports whether a binding names the user of a token, or so many that it may be among them.
+// named reports whether a binding names the user of a token, or names too many tokens to know.
 func (d *Detector) named(ctx context.Context, tokenID string) (bool, error) {
 	for _, user := range []string{bootstrapapi.BootstrapUserPrefix + tokenID, objects.EveryToken} {
 		var list rbacv1.ClusterRoleBindingList
@@ -200,7 +200,7 @@ func (d *Detector) named(ctx context.Context, tokenID string) (bool, error) {
 	return false, nil
 }
 
-// usable is the last answer, unless it is too old.
+// usable returns the last answer, unless it is too old.
 func (d *Detector) usable() *lifecycle.Bypass {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -210,7 +210,7 @@ func (d *Detector) usable() *lifecycle.Bypass {
 	return d.known
 }
 
-// ask asks for a user in the groups of all tokens of ours; when the answer is yes, also for each of them alone, since an
+// ask asks for a user in the groups of all our tokens. If that is allowed, it also asks for each group separately, since an
 // authorizer names only one of the bindings that allow it.
 func (d *Detector) ask(ctx context.Context, user string) (*lifecycle.Bypass, error) {
 	groups := []string{bootstrapapi.BootstrapDefaultGroup, token.Group, "system:authenticated"}
@@ -235,7 +235,7 @@ func (d *Detector) ask(ctx context.Context, user string) (*lifecycle.Bypass, err
 	return answer, nil
 }
 
-// review is one SubjectAccessReview: whether it is allowed, and by what.
+// review sends one SubjectAccessReview, and returns whether it is allowed, and by which binding.
 func (d *Detector) review(ctx context.Context, user string, groups ...string) (bool, string, error) {
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: user, Groups: groups,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package metrics counts what happens.
+// Package metrics has the operator's metrics.
 package metrics
 
 import (
@@ -24,7 +24,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/version"
 )
 
-// Metrics count what changes in the status of NodeBootstraps. None has a label by object; docs/metrics.md has them all.
+// Metrics count changes in the status of NodeBootstraps. None has a label per object. docs/metrics.md lists them all.
 type Metrics struct {
 	decisions    *prometheus.CounterVec
 	alarms       *prometheus.CounterVec
@@ -36,13 +36,13 @@ type Metrics struct {
 	toJoined     prometheus.Histogram
 }
 
-// What may change in a published kubeconfig.
+// The fields that can change in a published kubeconfig.
 const (
 	changedServer = "server"
 	changedCA     = "ca"
 )
 
-// New registers all metrics of the operator. The gauges are read from a cache whenever they are asked for.
+// New registers all metrics of the operator. The gauges are computed from the cache at each scrape.
 func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) {
 	m := &Metrics{
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -80,7 +80,7 @@ func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) 
 			Buckets: []float64{5, 15, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}),
 	}
-	for _, reason := range decisions.MisuseReasons { // a counter that is not there cannot be seen to rise
+	for _, reason := range decisions.MisuseReasons { // an alert on an increase needs a counter that starts at zero
 		m.alarms.WithLabelValues(reason)
 	}
 	for _, what := range []string{changedServer, changedCA} {
@@ -100,7 +100,7 @@ func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) 
 	return m, nil
 }
 
-// Observe counts what a new status tells of and the old one does not. Without metrics it does nothing.
+// Observe counts the changes from an old status to a new one. It does nothing if m is nil.
 func (m *Metrics) Observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time) {
 	if m == nil {
 		return
@@ -114,7 +114,7 @@ func (m *Metrics) Observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 		}
 	}
 	if alarm := meta.FindStatusCondition(new.Conditions, v1alpha1.ConditionTokenMisused); !evidence && becameTrue(old, new, v1alpha1.ConditionTokenMisused) {
-		m.alarms.WithLabelValues(alarm.Reason).Inc() // an earlier decision became evidence
+		m.alarms.WithLabelValues(alarm.Reason).Inc() // an earlier decision became evidence of misuse
 	}
 	if status.Renewed(old, new) {
 		m.renewals.Inc()
@@ -139,7 +139,7 @@ func (m *Metrics) Observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 	}
 }
 
-// Outlives counts a certificate that outlives a NodeBootstrap that is gone. Without metrics it does nothing.
+// Outlives counts a certificate that outlives its deleted NodeBootstrap. It does nothing if m is nil.
 func (m *Metrics) Outlives() {
 	if m != nil {
 		m.outliving.Inc()
@@ -150,7 +150,7 @@ func becameTrue(old, new *v1alpha1.NodeBootstrapStatus, condition string) bool {
 	return meta.IsStatusConditionTrue(new.Conditions, condition) && !meta.IsStatusConditionTrue(old.Conditions, condition)
 }
 
-// knownSigner keeps what a stranger may choose freely out of the labels.
+// knownSigner keeps signer names that a requester can choose freely out of the labels.
 func knownSigner(name string) string {
 	switch name {
 	case certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.KubeletServingSignerName:
@@ -180,17 +180,17 @@ var (
 		"When the first of the tokens expires whose node is still waited for, in seconds since 1970. Absent when there is none.", nil, nil)
 )
 
-// Describe is of prometheus.Collector.
+// Describe implements prometheus.Collector.
 func (*states) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{stateDesc, misusedDesc, conflictDesc, outlivingDesc, bypassedDesc, foreignDesc, expiryDesc} {
 		out <- d
 	}
 }
 
-// scrapeLimit is how long a scrape waits for a cache that is not filled yet.
+// scrapeLimit is how long a scrape waits until the cache has synced.
 const scrapeLimit = 5 * time.Second
 
-// Collect is of prometheus.Collector.
+// Collect implements prometheus.Collector.
 func (s *states) Collect(out chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
 	defer cancel()
@@ -243,7 +243,7 @@ func (s *states) Collect(out chan<- prometheus.Metric) {
 	}
 }
 
-// foreignTokens counts the tokens in the operator's groups that are someone else's.
+// foreignTokens counts the tokens in the operator's groups that someone else created.
 func (s *states) foreignTokens(ctx context.Context) (int, error) {
 	var list corev1.SecretList
 	if err := s.cache.List(ctx, &list, client.InNamespace(token.Namespace)); err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package objects has what the operator holds in memory of the cluster: which objects, what of each, and by what they are found.
+// Package objects configures the cache: which objects it holds, which of their fields, and its indexes.
 package objects
 
 import (
@@ -33,31 +33,31 @@ import (
 )
 
 const (
-	// IndexNode finds what is for a node: Secrets but its kubeconfig's, and requests of our tokens that name it.
+	// IndexNode finds Secrets by their node, except kubeconfigs, and CSRs of our tokens by the node that they name.
 	IndexNode = "node"
-	// StrayTokens is the value of IndexNode of tokens in the operator's groups that say of no NodeBootstrap that they are its own.
-	// It is the name of no node.
+	// StrayTokens is the value of IndexNode for tokens in the operator's groups that no NodeBootstrap owns. It is not a valid
+	// node name.
 	StrayTokens = "/"
-	// IndexToken finds requests by the id of the token that sent them.
+	// IndexToken finds CSRs by the id of the token that they were sent with.
 	IndexToken = "token"
-	// IndexServing finds requests for serving certificates by the node that sent them.
+	// IndexServing finds CSRs for serving certificates by the node that sent them.
 	IndexServing = "serving"
-	// IndexKey finds NodeBootstraps by the keys that client certificates were approved for in their node's name.
+	// IndexKey finds NodeBootstraps by the keys of the client certificates that were approved for their node.
 	IndexKey = "key"
-	// IndexAddress finds NodeBootstraps by the addresses that they declare as their node's own, besides its name.
+	// IndexAddress finds NodeBootstraps by the addresses that they declare for their node, except its name.
 	IndexAddress = "address"
 	// IndexServer finds NodeBootstraps by the hosts at which their nodes reach the API server.
 	IndexServer = "server"
-	// IndexUser finds ClusterRoleBindings by the bootstrap tokens' users that they name.
+	// IndexUser finds ClusterRoleBindings by the users of bootstrap tokens that they name.
 	IndexUser = "user"
 )
 
-// CacheOptions restricts what the operator holds in memory to what it decides on, which is also all that it may read.
+// CacheOptions restricts the cache to the objects that the operator needs, which are also all that it may read.
 func CacheOptions(namespace string) cache.Options {
-	// By the type, which cannot be changed: another client may remove the label of a token.
+	// Select by type, which is immutable: another client can remove the label of a token.
 	tokens := fields.OneTermEqualSelector("type", string(bootstrapapi.SecretTypeBootstrapToken))
 	secrets := map[string]cache.Config{token.Namespace: {FieldSelector: tokens, Transform: transformSecret}}
-	// Here also those of others, without their data: one may have a name that is needed.
+	// Also those of others, without their data: one may have a name that the operator needs.
 	secrets[namespace] = cache.Config{Transform: transformSecret}
 	configMaps := map[string]cache.Config{
 		metav1.NamespacePublic: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, bootstrapapi.ConfigMapClusterInfo)},
@@ -68,7 +68,7 @@ func CacheOptions(namespace string) cache.Options {
 	}
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
-		// Each reconcile reads a dozen objects and changes none.
+		// Each reconcile reads a dozen objects and modifies none.
 		DefaultUnsafeDisableDeepCopy: ptr.To(true),
 		DefaultTransform:             cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
@@ -77,7 +77,7 @@ func CacheOptions(namespace string) cache.Options {
 			&corev1.Secret{}:             {Namespaces: secrets},
 			&corev1.ConfigMap{}:          {Namespaces: configMaps, Transform: stripConfigMap},
 			&rbacv1.ClusterRoleBinding{}: {Transform: stripBinding},
-			// Of all signers: a token that is used for another one is in wrong hands.
+			// Of all signers: a token that is used for another signer was misused.
 			&certificatesv1.CertificateSigningRequest{}: {Transform: cutRequest},
 			&corev1.Service{}:            {Namespaces: ofAPIServer, Transform: stripService},
 			&discoveryv1.EndpointSlice{}: {Namespaces: ofAPIServer, Transform: stripEndpointSlice},
@@ -85,7 +85,7 @@ func CacheOptions(namespace string) cache.Options {
 	}
 }
 
-// AddIndexes teaches a cache the indexes that the reconcilers read by.
+// AddIndexes adds the indexes that the reconcilers use.
 func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	for _, i := range []struct {
 		object client.Object
@@ -97,7 +97,7 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 				return []string{StrayTokens}
 			}
 			node := owned.NodeOf(o)
-			if o.GetName() == owned.KubeconfigSecretName(node) { // it is found by its name
+			if o.GetName() == owned.KubeconfigSecretName(node) { // found by name
 				return nil
 			}
 			return nonEmpty(node)
@@ -135,7 +135,7 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	return nil
 }
 
-// RequestedNode is the node that a request names, if a token of ours sent it: the API server writes the groups.
+// RequestedNode returns the node that a CSR names, if it was sent with a token of ours: the API server sets the groups.
 func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
 	if !slices.Contains(r.Spec.Groups, token.Group) {
 		return ""
@@ -143,7 +143,7 @@ func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
 	return csr.RequestedNode(r)
 }
 
-// ServingNode is the node that has sent a request for a serving certificate; empty when it is another kind of request.
+// ServingNode returns the node that sent a CSR for a serving certificate; empty for other CSRs.
 func ServingNode(r *certificatesv1.CertificateSigningRequest) string {
 	node, ok := strings.CutPrefix(r.Spec.Username, "system:node:")
 	if !ok || r.Spec.SignerName != certificatesv1.KubeletServingSignerName {
@@ -152,7 +152,7 @@ func ServingNode(r *certificatesv1.CertificateSigningRequest) string {
 	return node
 }
 
-// tokenUser is the user of a subject if it is a bootstrap token's, or EveryToken.
+// tokenUser returns the user of a subject if it is a bootstrap token's, or EveryToken.
 func tokenUser(s rbacv1.Subject) string {
 	if s.Kind == everyTokenKind {
 		return EveryToken
@@ -180,7 +180,7 @@ const (
 // APIServerService is the Service of the API server, and its EndpointSlice, in the namespace default.
 const APIServerService = "kubernetes"
 
-// NewScheme knows all types that the operator reads and writes.
+// NewScheme returns a scheme with all types that the operator reads and writes.
 func NewScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
@@ -191,7 +191,7 @@ func NewScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// SharedBinding lets through the bindings of the operator's names, whoever made them.
+// SharedBinding matches the bindings with the operator's names, whoever created them.
 var SharedBinding = predicate.NewPredicateFuncs(func(o client.Object) bool {
 	return slices.Contains(rbac.BindingNames, o.GetName())
 })

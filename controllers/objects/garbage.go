@@ -10,46 +10,47 @@ import (
 	"time"
 )
 
-// Garbage is collected when so many bytes of large objects have come in: this share of the memory in use, and not less than LeastGarbage.
-// Each leaves several times its size behind, and Go waits until half of what is in use is garbage.
+// Garbage is collected after this many bytes of large objects were received: 1/garbageShare of the memory in use, but at least
+// LeastGarbage. Each large object leaves garbage of several times its size, and Go by itself would wait until the garbage is
+// half of the memory in use.
 const (
 	garbageShare = 32
-	// LeastGarbage is in bytes.
+	// LeastGarbage is the minimum, in bytes.
 	LeastGarbage = 1 << 20
 )
 
-// largeTraffic is how many bytes of large objects have come in since garbage was last collected for them.
+// largeTraffic is the number of bytes of large objects received since garbage was last collected for them.
 var largeTraffic atomic.Int64
 
-// NoteLarge says that a large object of a size has come in, and now and then collects garbage and gives the
-// memory back.
+// NoteLarge records that a large object of a size was received, and collects garbage if necessary and returns the memory to the
+// system.
 func NoteLarge(size int) {
 	collector.beFrugal()
 	if sum := largeTraffic.Add(int64(size)); sum < LeastGarbage || sum < heapInUse()/garbageShare {
 		return
 	}
-	if largeTraffic.Swap(0) > 0 { // someone else may be at it
+	if largeTraffic.Swap(0) > 0 { // another goroutine may be collecting
 		debug.FreeOSMemory()
 	}
 }
 
 const (
-	// frugalPercent is how much garbage there may be, in percent of what is in use, while large objects come in.
+	// frugalPercent is the GOGC value while large objects are received.
 	frugalPercent = 15
-	// frugalFor is for how long after the last one.
+	// frugalFor is how long it applies after the last large object.
 	frugalFor = time.Minute
 )
 
-// gcPercent is the process's setting for garbage, which is lower for a while when large objects have come in.
+// gcPercent is the GOGC value of the process, which is lower for a while after large objects were received.
 type gcPercent struct {
 	mu     sync.Mutex
-	end    *time.Timer // nil while it is as usual
+	end    *time.Timer // nil while the usual value applies
 	before int
 }
 
 var collector gcPercent
 
-// heapInUse is how many bytes the last collection has found in use.
+// heapInUse returns how many bytes the last garbage collection found in use.
 func heapInUse() int64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(sample)

@@ -12,21 +12,21 @@ import (
 )
 
 const (
-	// PartialAnnotation is on an object in the cache of which something was left out that an update would erase, such as labels of
-	// others: it has to be read again before. Its value is IsLarge for one that takes much memory while it is read or written. It is
-	// never stored.
+	// PartialAnnotation marks an object in the cache that lacks data that an update would erase, such as labels of others: it
+	// must be read again before an update. Its value is "large" for an object that needs much memory while it is read or
+	// written. It is never stored in the cluster.
 	PartialAnnotation = "nodebootstrap.io/partial"
 	large             = "large"
 
-	// maxNameBytes is how long a name may be in Kubernetes (a DNS subdomain).
+	// maxNameBytes is the maximum length of a name in Kubernetes (a DNS subdomain).
 	maxNameBytes = 253
 	// maxWordBytes is longer than any kind, group, label value, condition or UID that is compared.
 	maxWordBytes = 256
-	// otherEntry stands for all finalizers, or for all owners but the controller: that there are any is all that matters.
+	// otherEntry stands for all finalizers, or for all owners except the controller: it only matters whether any exist.
 	otherEntry = "(other)"
 )
 
-// A remainder is what the cache leaves out of an object that an update would erase.
+// remainder is how much of an object the cache leaves out that an update would erase.
 type remainder int
 
 const (
@@ -35,14 +35,14 @@ const (
 	much
 )
 
-// partialAnnotations and largeAnnotations are those of an object that has no others that are kept. The maps are shared, and never
-// changed.
+// partialAnnotations and largeAnnotations are the annotations of an object without others that are kept. The maps are shared,
+// and never modified.
 var (
 	partialAnnotations = map[string]string{PartialAnnotation: ""}
 	largeAnnotations   = map[string]string{PartialAnnotation: large}
 )
 
-// IsLarge reports whether an object takes much memory while it is read or written.
+// IsLarge reports whether an object needs much memory while it is read or written.
 func IsLarge(o metav1.Object) bool { return o.GetAnnotations()[PartialAnnotation] == large }
 
 // IsPartial reports whether an update of an object would erase what the cache leaves out.
@@ -51,7 +51,7 @@ func IsPartial(o metav1.Object) bool {
 	return is
 }
 
-// cut leaves the beginning of a long text, in memory of its own.
+// cut truncates a long text, and copies it so that the rest can be freed.
 func cut(s string, most int) string {
 	if len(s) <= most {
 		return s
@@ -59,7 +59,7 @@ func cut(s string, most int) string {
 	return strings.Clone(s[:most])
 }
 
-// only is a map with some of its keys, or nil. Values are cut to a length that none that is compared has.
+// only returns a map with some of the keys, or nil. Values are cut to a length that no value that is compared has.
 func only(m map[string]string, most int, keys ...string) map[string]string {
 	var out map[string]string
 	for _, key := range keys {
@@ -73,8 +73,8 @@ func only(m map[string]string, most int, keys ...string) map[string]string {
 	return out
 }
 
-// bareMetadata leaves of metadata which object it is, in which version, since when, and some labels and annotations. It returns what
-// it left out, now or before, of an object of a size in bytes.
+// bareMetadata keeps of metadata the identity, version and times of the object, and some labels and annotations. It returns how
+// much it left out, now or before, of an object with a size in bytes.
 func bareMetadata(m *metav1.ObjectMeta, size int, labels, annotations map[string]string) (left remainder) {
 	if size > apiserver.LargeBytes {
 		NoteLarge(size)
@@ -93,7 +93,7 @@ func bareMetadata(m *metav1.ObjectMeta, size int, labels, annotations map[string
 	return left
 }
 
-// mark says of an object that it has to be read again before an update, when something was left out.
+// mark marks an object that must be read again before an update, if something was left out.
 func (left remainder) mark(m *metav1.ObjectMeta) {
 	switch all := left == nothing; {
 	case all:
@@ -108,7 +108,7 @@ func (left remainder) mark(m *metav1.ObjectMeta) {
 	}
 }
 
-// metadataSize is about how many bytes metadata takes.
+// metadataSize returns the approximate size of metadata in bytes.
 func metadataSize(m *metav1.ObjectMeta) (n int) {
 	for _, texts := range []map[string]string{m.Labels, m.Annotations} {
 		for key, value := range texts {

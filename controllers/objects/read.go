@@ -20,7 +20,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// FindNodeBootstrap returns a NodeBootstrap; nil when there is none or when it is being deleted.
+// FindNodeBootstrap returns a NodeBootstrap; nil if it does not exist or is being deleted.
 func FindNodeBootstrap(ctx context.Context, reader client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
 	nb, err := Find(ctx, reader, "", name, &v1alpha1.NodeBootstrap{})
 	if err != nil || nb == nil || nb.DeletionTimestamp != nil {
@@ -29,7 +29,7 @@ func FindNodeBootstrap(ctx context.Context, reader client.Reader, name string) (
 	return nb, nil
 }
 
-// Find reads an object into into; nil when it is absent.
+// Find reads an object into into, and returns it; nil if it does not exist.
 func Find[T any, P interface {
 	*T
 	client.Object
@@ -44,14 +44,14 @@ func Find[T any, P interface {
 	return into, nil
 }
 
-// NodeMetadata returns an empty Node of which only the metadata is read.
+// NodeMetadata returns an empty Node for reading only the metadata.
 func NodeMetadata() *metav1.PartialObjectMetadata {
 	m := &metav1.PartialObjectMetadata{}
 	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Node"))
 	return m
 }
 
-// ErrBehind is a conflict: what the cache shows of an object is not what is there now.
+// ErrBehind returns a conflict: the cache shows an older version of an object.
 func ErrBehind(resource schema.GroupResource, name string) error {
 	return apierrors.NewConflict(resource, name, errors.New("the cache is behind"))
 }
@@ -69,8 +69,8 @@ func ReadByName(ctx context.Context, reader client.Reader, list client.ObjectLis
 	return nil
 }
 
-// StartTogether has everything that is watched be listed side by side at the start. Otherwise controllers ask for one after the
-// other, and controller-runtime looks every 0.1 s whether one is there.
+// StartTogether starts all informers at once. Otherwise controllers start one after the other, and controller-runtime checks
+// only every 0.1 s whether one has synced.
 func StartTogether(ctx context.Context, c cache.Cache) error {
 	for _, o := range []client.Object{
 		&v1alpha1.NodeBootstrap{}, &corev1.Secret{}, &corev1.ConfigMap{}, &certificatesv1.CertificateSigningRequest{}, NodeMetadata(),

@@ -13,15 +13,17 @@ import (
 )
 
 const (
-	// maxTokenUsers is how many bootstrap tokens' users of a binding are kept. One that names more counts as naming every token.
+	// maxTokenUsers is how many users of bootstrap tokens are kept of a binding. A binding that names more counts as naming
+	// every token.
 	maxTokenUsers = 100
-	// EveryToken is the user in place of very many tokens' users, and the kind of a subject that the API server would not take.
+	// EveryToken is the user that stands for more than maxTokenUsers users. everyTokenKind is its kind, which the API server
+	// would reject.
 	EveryToken, everyTokenKind = "(every token)", "(every token)"
-	// maxSubjects bounds the subjects of the shared bindings, each of which has one.
+	// maxSubjects bounds the subjects that are kept of the shared bindings, each of which should have one.
 	maxSubjects = 4
 )
 
-// stripBinding keeps of other people's bindings the name, and the users of bootstrap tokens that they name.
+// stripBinding keeps of the bindings of others only the name and the users of bootstrap tokens.
 func stripBinding(o any) (any, error) {
 	b, ok := o.(*rbacv1.ClusterRoleBinding)
 	if !ok {
@@ -36,7 +38,7 @@ func stripBinding(o any) (any, error) {
 	return o, nil
 }
 
-// tokenSubjects are the bootstrap tokens' users among subjects, in memory of their own.
+// tokenSubjects returns copies of the subjects that are users of bootstrap tokens.
 func tokenSubjects(all []rbacv1.Subject) []rbacv1.Subject {
 	var out []rbacv1.Subject
 	for _, s := range all {
@@ -51,8 +53,7 @@ func tokenSubjects(all []rbacv1.Subject) []rbacv1.Subject {
 	return out
 }
 
-// stripSharedBinding keeps of a binding of the operator's name what it is compared by. An edited one differs from what it should be
-// nevertheless.
+// stripSharedBinding keeps the fields of a shared binding that are compared. An edited binding still differs after it.
 func stripSharedBinding(b *rbacv1.ClusterRoleBinding) {
 	labels := only(b.Labels, maxWordBytes, owned.ManagedByLabel)
 	owners, all := bareCRDOwners(b.OwnerReferences)
@@ -73,7 +74,8 @@ func stripSharedBinding(b *rbacv1.ClusterRoleBinding) {
 	b.Subjects = subjects
 }
 
-// bareCRDOwners are the CustomResourceDefinition among owners, and an entry for all others. It reports whether that is all.
+// bareCRDOwners returns the CustomResourceDefinition among owners, and one entry for all others. It reports whether no others
+// exist.
 func bareCRDOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference, all bool) {
 	for _, o := range owners {
 		if rbac.OwnsBindings(o) && len(bare) == 0 && len(o.APIVersion) <= maxWordBytes && len(o.UID) <= maxWordBytes {

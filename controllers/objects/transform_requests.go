@@ -15,17 +15,18 @@ import (
 const (
 	// maxCertificateBytes is several times the size of a kubelet's certificate, with its chain.
 	maxCertificateBytes = 16 << 10
-	// maxConditions is more conditions than there are types that mean something.
+	// maxConditions is more than the number of condition types that matter.
 	maxConditions = 8
-	// maxMessageBytes is as long as the message of a verdict of ours may be.
+	// maxMessageBytes is the maximum length of the message of our verdicts.
 	maxMessageBytes = 1024
 )
 
-// cutRequest keeps of other people's requests which ones there are, and of ours what is decided on: Kubernetes sets no limits,
-// and whoever may ask could fill the memory. Labels and annotations are none of the requester's business, since admission
-// policies set them; of finalizers and owners it is kept that there are any.
+// cutRequest keeps of the CSRs of others only the identity, and of ours the fields that decisions depend on: Kubernetes sets no
+// size limits, and any requester could fill the memory. Labels and annotations are dropped, since admission policies set them.
+// Of finalizers and owners it keeps only whether any exist.
 //
-// On an approval the API server takes the stored spec, and the metadata that it is sent: see updateApproval.
+// On an approval the API server keeps the stored spec, but takes the metadata from the request: see updateApproval in
+// controllers/node.
 func cutRequest(o any) (any, error) {
 	r, ok := o.(*certificatesv1.CertificateSigningRequest)
 	if !ok {
@@ -44,7 +45,7 @@ func cutRequest(o any) (any, error) {
 		r.OwnerReferences = []metav1.OwnerReference{{Kind: otherEntry}}
 	}
 	csr.KeepNeeded(&r.Spec, token.Group, token.ClusterWideGroup)
-	if len(r.Status.Certificate) > maxCertificateBytes { // that it was issued is all that it tells
+	if len(r.Status.Certificate) > maxCertificateBytes { // only whether it was issued matters
 		r.Status.Certificate = cutBytes(r.Status.Certificate, 1)
 	}
 	conditions, all := cutConditions(r.Status.Conditions)
@@ -56,8 +57,8 @@ func cutRequest(o any) (any, error) {
 	return o, nil
 }
 
-// cutConditions are a few conditions, among them the first of each type that decides, with short texts. It reports whether they
-// are all, as they were.
+// cutConditions returns a bounded number of conditions with short texts, among them the first Approved, Denied and Failed. It
+// reports whether it left nothing out.
 func cutConditions(conditions []certificatesv1.CertificateSigningRequestCondition) ([]certificatesv1.CertificateSigningRequestCondition, bool) {
 	all := len(conditions) <= maxConditions
 	var out []certificatesv1.CertificateSigningRequestCondition

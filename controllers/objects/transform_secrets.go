@@ -21,7 +21,7 @@ import (
 const (
 	// maxTokenValueBytes is longer than any value in a token of ours: the description with the longest node name.
 	maxTokenValueBytes = 512
-	// otherKey stands for all keys in a token's data that are none of a token's. It is no key that the API server would take.
+	// otherKey stands for all keys that do not belong in a token's data. The API server would reject it as a key.
 	otherKey = "(other)"
 )
 
@@ -32,11 +32,11 @@ var tokenKeys = []string{
 	bootstrapapi.BootstrapTokenUsageAuthentication, bootstrapapi.BootstrapTokenUsageSigningKey,
 }
 
-// StripSecret keeps the content of other people's Secrets out of memory, and that of kubeconfigs except for digests. What is kept of
-// an edited Secret of ours differs from what it should be, so that it is repaired.
+// StripSecret drops the content of the Secrets of others, and replaces that of kubeconfigs with digests. A Secret of ours that
+// someone edited still differs after it, so that it is restored.
 func StripSecret(s *corev1.Secret) { StripSecretOf(s, owned.NodeOf(s)) }
 
-// StripSecretOf is StripSecret for a Secret that is looked at for a node, whatever its annotation says.
+// StripSecretOf is StripSecret for a Secret that is read for a node, whatever its annotation says.
 func StripSecretOf(s *corev1.Secret, node string) {
 	size := s.Size()
 	s.Type = corev1.SecretType(cut(string(s.Type), maxWordBytes))
@@ -53,8 +53,9 @@ func StripSecretOf(s *corev1.Secret, node string) {
 	left.mark(&s.ObjectMeta)
 }
 
-// bareOwned is bareMetadata of a child of a NodeBootstrap, with its controller and the label and annotations that the operator sets. A
-// name that no node can have is cut to different lengths in the annotation and in the owner, so that it never makes a Secret ours.
+// bareOwned is bareMetadata for a child of a NodeBootstrap. It keeps the controller and the label and annotations that the
+// operator sets. A name that is too long for a node is cut to different lengths in the annotation and in the owner, so that the
+// Secret never counts as ours.
 func bareOwned(m *metav1.ObjectMeta, size int) remainder {
 	labels := only(m.Labels, maxWordBytes, owned.ManagedByLabel)
 	annotations := only(m.Annotations, maxNameBytes+1, owned.NodeNameAnnotation)
@@ -74,7 +75,7 @@ func bareOwned(m *metav1.ObjectMeta, size int) remainder {
 	return left
 }
 
-// bareOwners are the controller among owners, and an entry for all others. It reports whether that is all.
+// bareOwners returns the controller among owners, and one entry for all others. It reports whether nothing was left out.
 func bareOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference, all bool) {
 	all = true
 	other := false
@@ -88,7 +89,7 @@ func bareOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference, a
 			UID: types.UID(cut(string(o.UID), maxWordBytes)), Controller: o.Controller, BlockOwnerDeletion: o.BlockOwnerDeletion,
 		}
 		all = all && kept == o
-		if len(bare) == 0 { // the API server lets there be one
+		if len(bare) == 0 { // the API server allows only one
 			bare = append(bare, kept)
 		}
 	}
@@ -98,7 +99,7 @@ func bareOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference, a
 	return bare, all
 }
 
-// tokenData are the values of a token of ours, each cut to a length that none should have.
+// tokenData returns the values of a token of ours, each cut to a length that no correct value has.
 func tokenData(data map[string][]byte) map[string][]byte {
 	out := make(map[string][]byte, len(tokenKeys))
 	for _, key := range tokenKeys {
@@ -112,7 +113,7 @@ func tokenData(data map[string][]byte) map[string][]byte {
 	return out
 }
 
-// foreignData are the groups of a token that someone else has made: it may be in ours.
+// foreignData returns the groups of a token that someone else created: it may be in our groups.
 func foreignData(s *corev1.Secret) map[string][]byte {
 	groups, ok := s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]
 	if !ok || s.Type != bootstrapapi.SecretTypeBootstrapToken || s.Namespace != token.Namespace {
@@ -130,7 +131,7 @@ func foreignData(s *corev1.Secret) map[string][]byte {
 	return map[string][]byte{bootstrapapi.BootstrapTokenExtraGroupsKey: groups}
 }
 
-// cutBytes leaves the beginning of a long value, in memory of its own.
+// cutBytes truncates a long value, and copies it so that the rest can be freed.
 func cutBytes(b []byte, most int) []byte {
 	if len(b) <= most {
 		return b

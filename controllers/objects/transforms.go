@@ -20,21 +20,21 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// The transforms of the cache keep out of memory what nothing is decided on: whatever others put into an object, a bounded number of bytes
-// is kept of it. What thousands of objects have in common is held once: nothing in a cache is ever changed. What was transformed may be
-// transformed again, which changes nothing.
+// The transforms of the cache drop everything that no decision depends on: whatever others put into an object, a bounded number
+// of bytes is kept. Values that thousands of objects share are held once, since cached objects are never modified. Transforming
+// an object again changes nothing.
 
-// intern makes equal strings the same in memory.
+// intern makes equal strings share their memory.
 func intern[S ~string](all ...*S) {
 	for _, s := range all {
 		*s = unique.Make(*s).Value()
 	}
 }
 
-// ownLabels are those of the operator's Secrets. The map is shared, and never changed.
+// ownLabels are the labels of the operator's Secrets. The map is shared, and never modified.
 var ownLabels = map[string]string{owned.ManagedByLabel: owned.ManagedBy}
 
-// transformSecret is StripSecret, and holds once what Secrets of ours have in common.
+// transformSecret is StripSecret, and shares the memory of common values.
 func transformSecret(o any) (any, error) {
 	s, ok := o.(*corev1.Secret)
 	if !ok {
@@ -52,7 +52,7 @@ func transformSecret(o any) (any, error) {
 	return o, nil
 }
 
-// transformNodeBootstrap is StripNodeBootstrap, and holds once what NodeBootstraps have in common.
+// transformNodeBootstrap is StripNodeBootstrap, and shares the memory of common values.
 func transformNodeBootstrap(o any) (any, error) {
 	nb, ok := o.(*v1alpha1.NodeBootstrap)
 	if !ok {
@@ -74,15 +74,15 @@ func transformNodeBootstrap(o any) (any, error) {
 	return o, nil
 }
 
-// StripNodeBootstrap leaves out what GitOps tools and people write for themselves. The schema bounds the spec, and the operator what it
-// writes into the status; what someone else may have written there is cut to that.
+// StripNodeBootstrap drops the metadata that GitOps tools and people add. The schema bounds the spec, and the operator bounds
+// the status that it writes; longer values that someone else wrote into the status are cut.
 func StripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 	var annotations map[string]string
 	if reissue := token.Reissue(nb); reissue != "" {
 		annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: reissue}
 	}
 	size := metadataSize(&nb.ObjectMeta) + len(nb.Spec.Cluster.CABundle)
-	if bareMetadata(&nb.ObjectMeta, size, nil, annotations) == much { // only then does it matter
+	if bareMetadata(&nb.ObjectMeta, size, nil, annotations) == much { // a status update erases no metadata, so only the size matters
 		much.mark(&nb.ObjectMeta)
 		nb.Spec.Cluster.CABundle = "" // wholeNodeBootstrap reads it
 	}
@@ -140,13 +140,13 @@ func stripTokens(s *v1alpha1.NodeBootstrapStatus) {
 }
 
 const (
-	// maxServerBytes is as long as the schema lets a URL be.
+	// maxServerBytes is the maximum length of a URL in the schema.
 	maxServerBytes = 2048
-	// maxStatusConditions is more than there are types of conditions.
+	// maxStatusConditions is more than the number of condition types.
 	maxStatusConditions = 16
 )
 
-// stripNode leaves a Node's name and which one it is.
+// stripNode keeps a Node's name and identity.
 func stripNode(o any) (any, error) {
 	if n, ok := o.(*metav1.PartialObjectMetadata); ok {
 		if bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil) == much {
@@ -156,7 +156,8 @@ func stripNode(o any) (any, error) {
 	return o, nil
 }
 
-// stripConfigMap keeps the one key that is read, and of a longer value than anybody reads just enough to see that.
+// stripConfigMap keeps the one key that is read, and cuts its value just above the maximum size, so that a too long value is
+// still rejected.
 func stripConfigMap(o any) (any, error) {
 	if c, ok := o.(*corev1.ConfigMap); ok {
 		bareMetadata(&c.ObjectMeta, c.Size(), nil, nil)
@@ -169,7 +170,8 @@ func stripConfigMap(o any) (any, error) {
 	return o, nil
 }
 
-// stripService and stripEndpointSlice keep the addresses, all of them, since no node may serve as any. There is one object of each.
+// stripService and stripEndpointSlice keep all addresses, since no node may get a serving certificate for them. Only one object
+// of each kind is cached.
 func stripService(o any) (any, error) {
 	if s, ok := o.(*corev1.Service); ok {
 		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)

@@ -24,9 +24,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Reconciler looks after tokens in the operator's groups that no NodeBootstrap owns, such as a compromised operator or
-// somebody who may write Secrets in kube-system makes: in our group they may send requests, and in that of approval ClusterWide
-// become any node. It deletes those that have the operator's label. What has not is someone else's: it reports that once.
+// Reconciler handles tokens in the operator's groups that no NodeBootstrap owns. A compromised operator or anyone who may write
+// Secrets in kube-system can create them: with our group they can send CSRs, and with the group of approval ClusterWide they
+// can become any node. It deletes those with the operator's label, and logs the others once.
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client
@@ -37,8 +37,7 @@ type Reconciler struct {
 	reported map[client.ObjectKey]types.UID
 }
 
-// SetupWithManager has the reconciler called when a token comes or changes that says of no NodeBootstrap that it is its own,
-// and when it goes.
+// SetupWithManager sets up a watch for tokens that no NodeBootstrap owns.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	stray := func(o client.Object) bool {
 		s, ok := o.(*corev1.Secret)
@@ -70,8 +69,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	return r.deleteStray(ctx, s)
 }
 
-// deleteStray leaves a token to the reconciler of its node if that has a NodeBootstrap that has had a token of this id: it
-// deletes it with the requests that were sent with it.
+// deleteStray deletes a token, except if the node's NodeBootstrap had a token with this id: then the reconciler of nodes
+// deletes it, with the CSRs that were sent with it.
 func (r *Reconciler) deleteStray(ctx context.Context, s *corev1.Secret) (reconcile.Result, error) {
 	if node := owned.NodeOf(s); node != "" {
 		nb, err := objects.FindNodeBootstrap(ctx, r.Uncached, node)
@@ -83,7 +82,7 @@ func (r *Reconciler) deleteStray(ctx context.Context, s *corev1.Secret) (reconci
 		}
 	}
 	err := r.Client.Delete(ctx, s, client.Preconditions{UID: &s.UID, ResourceVersion: &s.ResourceVersion})
-	if apierrors.IsConflict(err) { // somebody has changed it, which the cache shows in a moment
+	if apierrors.IsConflict(err) { // another client changed it; the cache will soon show the change
 		return reconcile.Result{RequeueAfter: writes.ConflictRetry}, nil
 	}
 	if err == nil && s.DeletionTimestamp == nil {

@@ -4,14 +4,14 @@ package writes
 
 import corev1 "k8s.io/api/core/v1"
 
-// BindingName is what Limits and messages call a ClusterRoleBinding.
+// BindingName is the name of a ClusterRoleBinding in Limits and messages.
 func BindingName(name string) string { return "ClusterRoleBinding " + name }
 
-// SecretName is what messages call a Secret.
+// SecretName is the name of a Secret in messages.
 func SecretName(s *corev1.Secret) string { return "Secret " + s.Namespace + "/" + s.Name }
 
-// DeletionOf is by what Limits knows the deletions of an object.
+// DeletionOf is the key in Limits of the deletions of an object.
 func DeletionOf(object string) string { return "deletion of the " + object }
 
-// StatusOf is what Limits and messages call the status of a NodeBootstrap.
+// StatusOf is the name of a NodeBootstrap's status in Limits and messages.
 func StatusOf(name string) string { return "status of the NodeBootstrap " + name }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package writes bounds how often each object is written, and notices who changes it.
+// Package writes bounds how often each object is written, and detects who changes it.
 package writes
 
 import (
@@ -17,38 +17,38 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/drift"
 )
 
-// How often one object is written, whatever others do to it: so many times in a row, then once in an interval.
+// The bounds on the writes of one object: a burst, then one write in an interval.
 const (
 	objectBurst = 10
 	// ObjectInterval is the time between two writes of an object, after the first ten.
 	ObjectInterval = time.Minute
 	// A status changes with each step of a node, and several times in a join.
 	statusBurst, statusInterval = 20, 20 * time.Second
-	// toleranceInterval is how long fields are left alone that admission control reverts and that do no harm.
+	// toleranceInterval is how long the operator leaves harmless fields alone that admission control reverts.
 	toleranceInterval = time.Hour
 )
 
-// Limits bounds the writes of each object, and remembers what interferes with them. Without a bound, a client or an admission
-// policy that undoes each write would be answered by the next write at once. The zero value is ready.
+// Limits bounds the writes of each object, and remembers what interferes with them. Without a bound, the operator and a client
+// or admission policy that undoes each write would loop. The zero value is ready to use.
 type Limits struct {
 	mu      sync.Mutex
 	objects map[string]*writes
-	// sweepAt is how many objects there are when those are forgotten that have not been written for a while.
+	// sweepAt is the number of objects at which those without recent writes are forgotten.
 	sweepAt int
 }
 
-// writes are those of one object.
+// writes is the state of one object.
 type writes struct {
 	limiter *rate.Limiter
 	last    Write
-	// interference is what the answer to the last write differed in; nil if in nothing.
+	// interference is how the response to the last write differed from what was sent; nil if it did not.
 	interference *drift.Interference
 	since        time.Time
 	// failure is why the last write failed; nil if it was stored.
 	failure error
 }
 
-// Wait is how long to wait before an object is written; zero for not at all.
+// Wait returns how long the next write of an object must wait; zero if it can be sent now.
 func (l *Limits) Wait(key string, now time.Time) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,7 +59,7 @@ func (l *Limits) Wait(key string, now time.Time) time.Duration {
 	return time.Duration((1 - w.limiter.TokensAt(now)) / float64(w.limiter.Limit()) * float64(time.Second))
 }
 
-// of are the writes of an object, which may be the first.
+// of returns the state of an object, and creates it if necessary.
 func (l *Limits) of(key string, burst int, interval time.Duration, now time.Time) *writes {
 	w := l.objects[key]
 	if w == nil {
@@ -70,7 +70,7 @@ func (l *Limits) of(key string, burst int, interval time.Duration, now time.Time
 	return w
 }
 
-// sweep forgets the objects that may be written as often as those that never were.
+// sweep forgets the objects with a full burst left and no problem.
 func (l *Limits) sweep(now time.Time) {
 	if l.objects == nil {
 		l.objects = map[string]*writes{}
@@ -85,32 +85,32 @@ func (l *Limits) sweep(now time.Time) {
 	l.sweepAt = max(least, 2*len(l.objects))
 }
 
-// A Write is one that the API server has stored.
+// Write is a write that the API server has stored.
 type Write struct {
-	// Object is what messages call the object.
+	// Object is the object's name in messages.
 	Object string
-	// Restored is what it restored, and answer what the answer to it differed in.
+	// Restored is the difference that the write restored, and Answer the one between the response and what was sent.
 	Restored, Answer drift.Difference
-	// spare is how many writes are left when this one is the first that does not take effect: a status has to report that.
+	// spare is how many writes are left after the first one without effect: a status needs one more to report that.
 	spare int
-	// free says that the write does not count.
+	// free is set if the write does not count towards the bound.
 	free bool
-	// digest is that of the status as it was stored.
+	// digest is the digest of the stored status.
 	digest drift.Digest32
 }
 
-// Wrote counts a write and notes what it was. One that did not take effect uses up all the writes that are left, so that the next one
-// waits. A write that failed does not count: it is tried again by the backoff of the queue.
+// Wrote counts and remembers a write. A write without effect uses up the rest of the burst, so that the next one waits. Failed
+// writes do not count: the queue's backoff bounds them.
 func (l *Limits) Wrote(key string, last Write, now time.Time) *drift.Interference {
 	return l.wroteWithin(key, objectBurst, ObjectInterval, last, now)
 }
 
-// WroteStatus is wrote for the status of a NodeBootstrap, of which it remembers the digest. What new facts cause need not count.
+// WroteStatus is Wrote for the status of a NodeBootstrap, and remembers its digest. Writes that new facts cause need not count.
 func (l *Limits) WroteStatus(key string, answer drift.Difference, digest drift.Digest32, counts bool, now time.Time) *drift.Interference {
 	return l.wroteWithin(key, statusBurst, statusInterval, Write{Object: key, Answer: answer, spare: 1, free: !counts, digest: digest}, now)
 }
 
-// Undone reports whether a status, by its digest, is not the one that was last stored: another client changed it, or admission control did.
+// Undone reports whether another client or admission control changed a status since it was last stored, by its digest.
 func (l *Limits) Undone(key string, digest drift.Digest32) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -122,7 +122,7 @@ func (l *Limits) wroteWithin(key string, burst int, interval time.Duration, last
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := l.of(key, burst, interval, now)
-	if w.interference != nil && len(last.Answer.Needed) == 0 { // admission control lets it be again: nothing has to wait any more
+	if w.interference != nil && len(last.Answer.Needed) == 0 { // admission control no longer changes it: the next write need not wait
 		w.limiter = rate.NewLimiter(rate.Every(interval), burst)
 	}
 	if w.interference != nil {
@@ -142,8 +142,8 @@ func (l *Limits) wroteWithin(key string, burst int, interval time.Duration, last
 	return w.interference
 }
 
-// Interference is what keeps an object from being as it is written: admission control, or another client when no write is left. It
-// is nil when nothing that is needed is concerned.
+// Interference returns who changes an object after it is written: admission control, or another client if no write is left. It
+// is nil if no needed field is affected.
 func (l *Limits) Interference(key string, now time.Time) *drift.Interference {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,7 +160,7 @@ func (l *Limits) Interference(key string, now time.Time) *drift.Interference {
 	}
 }
 
-// IsRight notes that an object is as it should be, whoever wrote it: admission control does not interfere any more.
+// IsRight records that an object is correct, whoever wrote it: admission control no longer interferes.
 func (l *Limits) IsRight(key string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -169,8 +169,8 @@ func (l *Limits) IsRight(key string) {
 	}
 }
 
-// Forget begins again with an object that is no longer needed, or is again: nobody interferes when the operator itself deletes it and
-// creates it again.
+// Forget resets the state of objects that are no longer needed: when the operator itself deletes and recreates an object,
+// nobody interferes.
 func (l *Limits) Forget(keys ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -179,14 +179,14 @@ func (l *Limits) Forget(keys ...string) {
 	}
 }
 
-// Failed notes that a write failed, so that others can report it. It does not count.
+// Failed records that a write failed, so that others can report it. It does not count towards the bound.
 func (l *Limits) Failed(key string, err error, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.of(key, objectBurst, ObjectInterval, now).failure = err
 }
 
-// Failure is why the last write of an object failed; nil if it was stored.
+// Failure returns why the last write of an object failed; nil if it was stored.
 func (l *Limits) Failure(key string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -196,7 +196,8 @@ func (l *Limits) Failure(key string) error {
 	return nil
 }
 
-// Tolerates reports whether a difference is left as it is: admission control has reverted the same fields lately, and they do no harm.
+// Tolerates reports whether a difference is left as it is: it is harmless, and admission control reverted the same fields
+// recently.
 func (l *Limits) Tolerates(key string, d drift.Difference, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -205,9 +206,9 @@ func (l *Limits) Tolerates(key string, d drift.Difference, now time.Time) bool {
 		!slices.ContainsFunc(d.Other, func(field string) bool { return !slices.Contains(w.interference.Difference.Other, field) })
 }
 
-// Create creates an object that Limits knows by a key, and returns it as the API server has stored it, with what admission control has
-// changed so that the object is of no use; nil when nothing. From then on a dry run comes first, so that nothing is created in vain: when
-// that one is changed, nothing is stored, and no object is returned.
+// Create creates an object with a key in Limits, and returns it as stored. If admission control changed needed fields, changed
+// says which. In that case the next Create starts with a dry run: if the dry run is changed too, nothing is stored, and no
+// object is returned.
 func Create[T client.Object](ctx context.Context, c client.Client, l *Limits, key, object string, want T,
 	difference func(stored, want T) drift.Difference, now time.Time) (created T, changed *drift.Interference, err error) {
 	if i := l.Interference(key, now); i != nil && i.ByAdmission {
@@ -219,7 +220,7 @@ func Create[T client.Object](ctx context.Context, c client.Client, l *Limits, ke
 			return created, l.Wrote(key, Write{Object: object, Answer: d}, now), nil
 		}
 	}
-	stored := want.DeepCopyObject().(T) // the answer is decoded into it
+	stored := want.DeepCopyObject().(T) // the response is decoded into it
 	if err := c.Create(ctx, stored); err != nil {
 		return created, nil, err
 	}
@@ -231,7 +232,7 @@ func Create[T client.Object](ctx context.Context, c client.Client, l *Limits, ke
 	return stored, changed, nil
 }
 
-// HeldError is why a write was not sent: too many were before. It wants another reconcile after a while.
+// HeldError means that a write was not sent because of its bound. Reconcile again after Wait.
 type HeldError struct {
 	Object string
 	Wait   time.Duration
@@ -241,7 +242,7 @@ func (e *HeldError) Error() string {
 	return fmt.Sprintf("another client changes or creates the %s again and again: the operator waits for a while before the next write", e.Object)
 }
 
-// OnlyHeld reports whether all that went wrong is that writes were held, and after how long to come back.
+// OnlyHeld reports whether an error consists only of HeldErrors, and the shortest time to wait.
 func OnlyHeld(err error) (time.Duration, bool) {
 	switch e := err.(type) { //nolint:errorlint // each of several joined errors counts
 	case nil:
@@ -267,5 +268,5 @@ func OnlyHeld(err error) (time.Duration, bool) {
 	}
 }
 
-// ConflictRetry is how soon a reconcile is tried again after a conflict.
+// ConflictRetry is the delay of a reconcile after a conflict.
 const ConflictRetry = 200 * time.Millisecond
