@@ -14,12 +14,12 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// leaf is a certificate that is told from others by its name.
+// leaf returns a certificate that is identified by its name.
 func leaf(name string, notAfter time.Time) *x509.Certificate {
 	return &x509.Certificate{Raw: []byte(name), DNSNames: []string{name}, NotAfter: notAfter}
 }
 
-// answerWith is a transport whose answers come over TLS with a certificate.
+// answerWith is a transport whose responses come over TLS with a certificate.
 func answerWith(c *x509.Certificate, verified bool) http.RoundTripper {
 	return roundTripper(func(*http.Request) (*http.Response, error) {
 		state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}}

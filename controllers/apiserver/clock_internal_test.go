@@ -11,7 +11,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// answers is a transport with an API server behind it whose clock is another one, and that takes its time both ways.
+// answers is a transport to an API server with another clock and with latency in both directions.
 type answers struct {
 	own      *clocktesting.FakePassiveClock
 	ahead    time.Duration
@@ -33,7 +33,7 @@ func (a answers) RoundTrip(*http.Request) (*http.Response, error) {
 	return &http.Response{Header: header, Body: http.NoBody}, nil
 }
 
-// ask asks for anything.
+// ask sends a request.
 func ask(transport http.RoundTripper) error {
 	response, err := transport.RoundTrip(&http.Request{})
 	if err != nil {
@@ -79,7 +79,7 @@ func TestServerClock(t *testing.T) {
 	}
 }
 
-// Somebody sets the clock of this machine right: what was learnt before must not count.
+// The clock of this machine is corrected: the known offset must not be used any longer.
 func TestServerClockFollowsItsOwn(t *testing.T) {
 	own := clocktesting.NewFakePassiveClock(time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC))
 	c := NewClock(own)

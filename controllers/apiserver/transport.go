@@ -155,7 +155,7 @@ func (b *framedBody) setIdle(idle bool) bool {
 	return b.ended
 }
 
-// wanted is how many bytes are missing unread bytes of the current event, or of the next one's header.
+// wanted returns how many bytes of the current event or of the next header are missing.
 func (b *framedBody) wanted() int {
 	if b.left > 0 {
 		return b.left

@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// watched is the body of a watch with events of some sizes.
+// watched returns the body of a watch with events of some sizes.
 func watched(sizes ...int) []byte {
 	var out []byte
 	for i, size := range sizes {
@@ -25,7 +25,7 @@ func watched(sizes ...int) []byte {
 	return out
 }
 
-// However a watch is read, nothing in it is changed, and nobody has a turn left afterwards.
+// However a watch is read, its content does not change, and the turn is given back.
 func TestFramedBodyPassesEverything(t *testing.T) {
 	body := watched(0, 1, 3, 4, 5, LargeBytes, LargeBytes+1, 10, 1<<20, 0, 1<<20)
 	for what, wrap := range map[string]func(io.Reader) io.Reader{
@@ -43,7 +43,7 @@ func TestFramedBodyPassesEverything(t *testing.T) {
 	}
 }
 
-// While one large event is read and decoded another one waits, and a small one does not. Whoever stops gives the turn back.
+// While one large event is read and decoded, another one waits, but a small one does not. A closed watch gives the turn back.
 func TestLargeEventsTakeTurns(t *testing.T) {
 	read := func(b *framedBody, n int) { // as the framer does: the length, then the event
 		for _, n := range []int{4, n} {
@@ -56,7 +56,7 @@ func TestLargeEventsTakeTurns(t *testing.T) {
 	second := newFramedBody(io.NopCloser(bytes.NewReader(watched(1, 1<<20))), false)
 	read(first, 1<<20)
 	if !first.holds() {
-		t.Fatal("a large event has no turn")
+		t.Fatal("a large event does not hold the turn")
 	}
 	read(second, 1)
 	done := make(chan struct{})
@@ -77,13 +77,13 @@ func TestLargeEventsTakeTurns(t *testing.T) {
 	if err := second.Close(); err != nil || len(largeFrames) != 0 {
 		t.Errorf("after closing %d turns are held, %v", len(largeFrames), err)
 	}
-	second.hold() // by a read that was under way
+	second.hold() // by a concurrent read
 	if len(largeFrames) != 0 {
-		t.Error("what is closed keeps the turn")
+		t.Error("a closed watch keeps the turn")
 	}
 }
 
-// A watch that had a large event ends after the list that it begins with and after a while, between two events.
+// A watch with a large event ends after its initial list and its minimum duration, between two events.
 func TestWatchEndsAfterLargeEvents(t *testing.T) {
 	end := "\x0a\x08BOOKMARK" + metav1.InitialEventsAnnotationKey
 	bookmark := append(binary.BigEndian.AppendUint32(nil, uint32(len(end))), end...)
@@ -95,13 +95,13 @@ func TestWatchEndsAfterLargeEvents(t *testing.T) {
 		age     time.Duration
 		want    int
 	}{
-		"a list":                      {slices.Concat(watched(10, 1<<20), bookmark, watched(10, 10)), true, 0, 14 + large + len(bookmark) + 14},
-		"a list that has just ended":  {slices.Concat(watched(10, 1<<20), bookmark, watched(10, 10)), true, time.Hour, 14 + large + len(bookmark) + 28},
-		"a list of small ones":        {slices.Concat(watched(10), bookmark, watched(10, 10)), true, 0, 14 + len(bookmark) + 28},
-		"a list with somebody's text": {slices.Concat(watched(1<<20), forged, watched(10, 10)), true, 0, large + len(forged) + 28},
-		"a watch":                     {watched(10, 1<<20, 10), false, 0, 14 + large},
-		"a watch that has just begun": {watched(10, 1<<20, 10), false, time.Hour, 14 + large + 14},
-		"a watch of small ones":       {watched(10, 10), false, 0, 28},
+		"a list":                        {slices.Concat(watched(10, 1<<20), bookmark, watched(10, 10)), true, 0, 14 + large + len(bookmark) + 14},
+		"a list that has just ended":    {slices.Concat(watched(10, 1<<20), bookmark, watched(10, 10)), true, time.Hour, 14 + large + len(bookmark) + 28},
+		"a list of small ones":          {slices.Concat(watched(10), bookmark, watched(10, 10)), true, 0, 14 + len(bookmark) + 28},
+		"a list with a forged bookmark": {slices.Concat(watched(1<<20), forged, watched(10, 10)), true, 0, large + len(forged) + 28},
+		"a watch":                       {watched(10, 1<<20, 10), false, 0, 14 + large},
+		"a watch that has just begun":   {watched(10, 1<<20, 10), false, time.Hour, 14 + large + 14},
+		"a watch of small ones":         {watched(10, 10), false, 0, 28},
 	} {
 		b := newFramedBody(io.NopCloser(bytes.NewReader(tt.body)), tt.listing)
 		b.age = tt.age
@@ -115,7 +115,7 @@ func TestWatchEndsAfterLargeEvents(t *testing.T) {
 	}
 }
 
-// One that has nothing more to tell ends too, since its buffer is large.
+// An idle watch with a large buffer ends, too.
 func TestWatchEndsWhenIdle(t *testing.T) {
 	reader, writer := io.Pipe()
 	b := newFramedBody(reader, false)
@@ -128,7 +128,7 @@ func TestWatchEndsWhenIdle(t *testing.T) {
 	}
 }
 
-// The limit reaches the transport below others, before its first request.
+// The limit is set on the innermost transport, before its first request.
 func TestBuffersAreLimited(t *testing.T) {
 	base := &http.Transport{}
 	LimitMemory(&limitedTransport{base})

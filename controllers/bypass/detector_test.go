@@ -20,8 +20,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
 )
 
-// When the API server could not be asked, nodes were told that nothing is known; as soon as it answers they are told.
-func TestDetectorTellWhatWasUnknown(t *testing.T) {
+// While the API server cannot be asked, nodes get no answer. As soon as it answers, they are reconciled.
+func TestDetectorNotifiesAfterAnOutage(t *testing.T) {
 	down := true
 	c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
 		Create: func(context.Context, client.WithWatch, client.Object, ...client.CreateOption) error {
@@ -33,32 +33,32 @@ func TestDetectorTellWhatWasUnknown(t *testing.T) {
 	}).Build()
 	d := NewDetector(c, clocktesting.NewFakePassiveClock(time.Now()))
 	if bypass, err := d.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass != nil || err != nil {
-		t.Fatalf("while it is down it is known: %v, %v", bypass, err)
+		t.Fatalf("while the API server is down: got %v, %v", bypass, err)
 	}
 	if _, err := d.Reconcile(t.Context(), singleton{}); err == nil {
-		t.Error("while it is down there is no error to try again for")
+		t.Error("while the API server is down: got no error")
 	}
 	down = false
-	told := make(chan struct{})
+	notified := make(chan struct{})
 	go func() {
 		<-d.Changed()
-		close(told)
+		close(notified)
 	}()
 	if _, err := d.Reconcile(t.Context(), singleton{}); err != nil {
 		t.Fatal(err)
 	}
 	select {
-	case <-told:
+	case <-notified:
 	case <-time.After(time.Minute):
-		t.Error("nobody was told")
+		t.Error("no event was sent")
 	}
 	if bypass, err := d.Bypass(t.Context(), &v1alpha1.NodeBootstrap{}); bypass == nil || bypass.Open || err != nil {
-		t.Errorf("now it is %v, %v", bypass, err)
+		t.Errorf("after the outage: got %v, %v", bypass, err)
 	}
 }
 
-// When the process starts every node wants to know, and nobody has asked yet.
-func TestDetectorAskOnceForAllNodes(t *testing.T) {
+// At the start every node asks, and no answer exists yet.
+func TestDetectorAsksOnceForAllNodes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked := 0
 		c := fake.NewClientBuilder().WithInterceptorFuncs(interceptor.Funcs{
@@ -84,7 +84,7 @@ func TestDetectorAskOnceForAllNodes(t *testing.T) {
 	})
 }
 
-// reviews is a client whose API server answers reviews as it is told.
+// reviews is a client with configurable responses to reviews.
 type reviews struct {
 	client.Client
 	asked         int
@@ -106,8 +106,8 @@ func newReviews() *reviews {
 	return r
 }
 
-// The API server's clock is set back by an hour a moment after a binding changed: it was asked every second until the hour was over.
-func TestDetectorSurviveAClockSetBack(t *testing.T) {
+// The API server's clock is set back by an hour right after a change of a binding: it was asked every second for an hour.
+func TestDetectorSurvivesAClockSetBack(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Now())
 	d := NewDetector(newReviews(), clock)
 	d.bindings = clock.Now()
@@ -132,9 +132,9 @@ func TestDetectorSurviveAClockSetBack(t *testing.T) {
 	}
 }
 
-// Once the API server does not answer any more, for example since the operator may not ask, the last answer counts for less than two
-// refreshes, and then nodes are told that nothing is known. It counted for ever.
-func TestDetectorForgetAStaleAnswer(t *testing.T) {
+// When the API server no longer answers, for example because the operator lost the permission, the last answer is valid for
+// less than two refreshes, and then the nodes are reconciled without one. It was valid forever.
+func TestDetectorForgetsAStaleAnswer(t *testing.T) {
 	clock := clocktesting.NewFakePassiveClock(time.Now())
 	r := newReviews()
 	d := NewDetector(r, clock)
@@ -147,18 +147,18 @@ func TestDetectorForgetAStaleAnswer(t *testing.T) {
 		return bypass != nil
 	}
 	if _, err := d.Reconcile(t.Context(), singleton{}); err != nil || !known() {
-		t.Fatalf("an answer is not known: %v", err)
+		t.Fatalf("no answer is known: %v", err)
 	}
 	r.down = true
-	told := make(chan struct{}, 1)
+	notified := make(chan struct{}, 1)
 	go func() {
 		<-d.Changed()
-		told <- struct{}{}
+		notified <- struct{}{}
 	}()
 	began := clock.Now()
 	for clock.Since(began) < 2*answerRefresh {
 		if _, err := d.Reconcile(t.Context(), singleton{}); err == nil {
-			t.Fatal("a failure is no error to try again for")
+			t.Fatal("a failure returns no error")
 		}
 		if apiserver.Within(clock.Since(began), answerRefresh) && !known() {
 			t.Fatalf("after %s the answer is forgotten", clock.Since(began))
@@ -166,20 +166,20 @@ func TestDetectorForgetAStaleAnswer(t *testing.T) {
 		clock.SetTime(clock.Now().Add(answerMaxRetry))
 	}
 	select {
-	case <-told:
+	case <-notified:
 	case <-time.After(time.Minute):
-		t.Fatal("no node is told that the answer is too old")
+		t.Fatal("no event was sent for the answer that is too old")
 	}
 	if known() {
-		t.Error("an answer of ten minutes ago still counts")
+		t.Error("an answer of ten minutes ago is still used")
 	}
 	r.down = false
 	go func() {
 		<-d.Changed()
-		told <- struct{}{}
+		notified <- struct{}{}
 	}()
 	if _, err := d.Reconcile(t.Context(), singleton{}); err != nil || !known() {
-		t.Errorf("a new answer is not known: %v", err)
+		t.Errorf("the new answer is not known: %v", err)
 	}
-	<-told
+	<-notified
 }

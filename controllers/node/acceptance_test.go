@@ -9,7 +9,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// Each token has a grace of its own: one that was not known for a moment long ago says nothing about the next.
+// Each token has its own grace period: an earlier token that was unknown for a moment does not shorten the next one's.
 func TestEachTokenHasItsGrace(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	var a tokenAcceptance
@@ -31,30 +31,30 @@ func TestEachTokenHasItsGrace(t *testing.T) {
 		}
 	}
 	if !a.known(now.Add(17*time.Hour+time.Minute)) || a.known(now.Add(18*time.Hour)) {
-		t.Error("an acceptance holds for ten minutes for all tokens")
+		t.Error("an acceptance is not valid for ten minutes for all tokens")
 	}
 }
 
-// The API server's clock is set back by an hour. Until it was where it had been, each token passed unreviewed, and one that was not
-// known yet was reviewed every second, since its grace did not end.
+// The API server's clock is set back by an hour. Until it caught up, tokens were accepted without a review, and a token that
+// was not known yet was reviewed every second, since its grace period did not end.
 func TestAcceptanceSurvivesAClockSetBack(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	back := now.Add(-time.Hour)
 	var accepted tokenAcceptance
 	accepted.note("aaaaaa", true, now)
 	if accepted.known(back) {
-		t.Error("a token passes unreviewed because of what was accepted an hour from now")
+		t.Error("a token is accepted without a review because of an acceptance in the future")
 	}
 	accepted.note("aaaaaa", true, back)
 	if !accepted.known(back.Add(time.Minute)) {
-		t.Error("what is accepted by the clock as it is now counts for nothing")
+		t.Error("an acceptance after the clock was set back is ignored")
 	}
 	var unknown tokenAcceptance
 	unknown.note("bbbbbb", false, now)
 	if got := unknown.note("bbbbbb", false, back); got != status.AcceptanceUnknown {
-		t.Errorf("right after the clock was set back it is %d, want a new grace", got)
+		t.Errorf("right after the clock was set back: got %d, want a new grace period", got)
 	}
 	if got := unknown.note("bbbbbb", false, back.Add(acceptanceGrace)); got != status.Rejected {
-		t.Errorf("after the grace it is %d: it is reviewed every second", got)
+		t.Errorf("after the grace period: got %d; the token is reviewed every second", got)
 	}
 }

@@ -28,8 +28,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// The node that waits for its approval may be the one that fixes what makes other writes fail. What the API server
-// answers to those repeats what it was sent, and no secret part of it is passed on.
+// The node that waits for its approval may be the one that fixes the cause of other failed writes. The API server's errors
+// repeat the request, and their secret parts must be redacted.
 func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
@@ -64,10 +64,10 @@ func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 		}},
 	})
 	if !approved || len(nb.Status.Certificates) != 1 {
-		t.Errorf("approved is %t with %d claims, want one of each", approved, len(nb.Status.Certificates))
+		t.Errorf("approved: %t, with %d claims; want one of each", approved, len(nb.Status.Certificates))
 	}
 	if o.Err == nil || sent == "" || strings.Contains(o.Err.Error(), sent) {
-		t.Errorf("the failed write is told as %v", o.Err)
+		t.Errorf("the failed write is reported as %v", o.Err)
 	}
 }
 
@@ -75,7 +75,7 @@ type noEvents struct{}
 
 func (noEvents) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {}
 
-// A cache that does not show the token of before a reissue let it be adopted as the one that was made for the reissue.
+// With a stale cache, a token from before a reissue was adopted as the one that was created for the reissue.
 func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
@@ -96,12 +96,11 @@ func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
 		t.Errorf("the token is %v (%v), want %s", o.Token, o.Err, want)
 	}
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(before), &corev1.Secret{}); !apierrors.IsNotFound(err) {
-		t.Errorf("the token from before is still there: %v", err)
+		t.Errorf("the previous token still exists: %v", err)
 	}
 }
 
-// A cache that was behind showed a request without the certificate that it had got, and the request was deleted: who got the
-// certificate, and when, was not recorded.
+// A stale cache showed a CSR without its issued certificate, and the CSR was deleted: the certificate was not in the status.
 func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}
 	read := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a"}}
@@ -125,8 +124,8 @@ func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
 	}
 }
 
-// A pending request without its token is deleted by the pass of the node that it names: the denial has to be there before the
-// token goes. A denial that cannot be stored holds the revocation up no more than another one.
+// A pending CSR without its token is deleted by the reconcile of the node that it names, so the denial must be stored before
+// the token is deleted. A denial that cannot be stored stops neither the revocation nor other denials.
 func TestDenialComesBeforeTheTokenGoes(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}

@@ -22,8 +22,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// An approval rests on the NodeBootstrap as the API server has it: as it answered to the claim, or read live if the claim is an
-// earlier pass's, or if something was revoked in between.
+// An approval depends on the NodeBootstrap in the API server: the response to the claim, or an uncached read if an earlier
+// reconcile stored the claim, or if something was revoked in between.
 func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	record := v1alpha1.CertificateDecision{Name: "csr-a", UID: "csr-a", TokenID: "abcdef", Verdict: v1alpha1.VerdictApproved, Time: metav1.NewTime(now)}
@@ -35,11 +35,11 @@ func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 		reads         int
 		approved      bool
 	}{
-		"claimed in this pass":                {false, nil, false, 0, true},
-		"claimed before":                      {true, nil, false, 1, true},
-		"claimed before, and gone since":      {true, nil, true, 1, false},
-		"another request is denied meanwhile": {false, []lifecycle.Decision{denial}, false, 1, true},
-		"and then it is gone":                 {false, []lifecycle.Decision{denial}, true, 1, false},
+		"claimed in this reconcile":       {false, nil, false, 0, true},
+		"claimed before":                  {true, nil, false, 1, true},
+		"claimed before, then deleted":    {true, nil, true, 1, false},
+		"another CSR is denied meanwhile": {false, []lifecycle.Decision{denial}, false, 1, true},
+		"and then it is deleted":          {false, []lifecycle.Decision{denial}, true, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			scheme, err := objects.NewScheme()
@@ -87,7 +87,7 @@ func TestApprovalRestsOnWhatIsThere(t *testing.T) {
 				t.Fatal(o.Err)
 			}
 			if approved != tt.approved || reads != tt.reads {
-				t.Errorf("approved: %t after %d live reads of the NodeBootstrap, want %t after %d", approved, reads, tt.approved, tt.reads)
+				t.Errorf("approved: %t after %d uncached reads of the NodeBootstrap, want %t after %d", approved, reads, tt.approved, tt.reads)
 			}
 		})
 	}

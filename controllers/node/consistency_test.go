@@ -84,7 +84,7 @@ func TestConsistencyStoreForgets(t *testing.T) {
 	}
 }
 
-// lagging is a reconciler with an API server in memory and a cache that shows what it showed when it last caught up.
+// lagging is a reconciler with an API server in memory and a cache that is as old as the last catchUp.
 type lagging struct {
 	*Reconciler
 	server, cache client.WithWatch
@@ -160,7 +160,7 @@ func inMemory(t *testing.T, all ...client.Object) client.WithWatch {
 	return build.Build()
 }
 
-// catchUp has the cache show what the API server has, except for kinds of which it goes on showing what it does.
+// catchUp updates the cache from the API server, except for some kinds.
 func (l *lagging) catchUp(t *testing.T, except ...client.ObjectList) {
 	t.Helper()
 	var all []client.Object
@@ -191,7 +191,7 @@ func (l *lagging) catchUp(t *testing.T, except ...client.ObjectList) {
 	l.cache = inMemory(t, all...)
 }
 
-// reconcile reconciles worker-1 and returns after how long it is reconciled again.
+// reconcile reconciles worker-1 and returns RequeueAfter.
 func (l *lagging) reconcile(t *testing.T) time.Duration {
 	t.Helper()
 	l.writes, l.reads = nil, 0
@@ -202,7 +202,7 @@ func (l *lagging) reconcile(t *testing.T) time.Duration {
 	return result.RequeueAfter
 }
 
-// secrets are how many there are of tokens and of kubeconfigs.
+// secrets returns the number of Secrets of tokens and kubeconfigs.
 func (l *lagging) secrets(t *testing.T) int {
 	t.Helper()
 	var list corev1.SecretList
@@ -226,8 +226,8 @@ func firstToken(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 	return s
 }
 
-// After each write of the operator, a reconcile out of a cache that does not show it yet writes nothing and comes back. Each kind of
-// write is the only one that the cache does not show.
+// While the cache does not show a write of the operator, a reconcile writes nothing and is requeued. In each case the cache
+// lacks only one kind of write.
 func TestOwnWritesAreAwaited(t *testing.T) {
 	for name, tt := range map[string]struct {
 		objects func(nb *v1alpha1.NodeBootstrap) []client.Object
@@ -273,15 +273,15 @@ func TestOwnWritesAreAwaited(t *testing.T) {
 			}
 			l.catchUp(t, tt.hidden)
 			if again := l.reconcile(t); len(l.writes) > 0 || again != writes.ConflictRetry {
-				t.Errorf("out of the old cache it writes %v and comes back after %s", l.writes, again)
+				t.Errorf("with the stale cache it writes %v and is requeued after %s", l.writes, again)
 			}
 			l.clock.SetTime(l.clock.Now().Add(consistencyTimeout))
 			if l.reconcile(t); !slices.Contains(l.writes, tt.write) {
-				t.Errorf("a cache that stands still holds it up: it writes %v", l.writes)
+				t.Errorf("a stopped watch blocks it: it writes %v", l.writes)
 			}
 			l.catchUp(t)
 			if again := l.reconcile(t); slices.Contains(l.writes, tt.write) || again == writes.ConflictRetry {
-				t.Errorf("when the cache shows the write, it writes %v and comes back after %s", l.writes, again)
+				t.Errorf("when the cache shows the write, it writes %v and is requeued after %s", l.writes, again)
 			}
 		})
 	}
@@ -339,7 +339,7 @@ func TestNoTokenOutOfACacheThatIsBehind(t *testing.T) {
 			if n := l.secrets(t); n > 0 != tt.created || l.reads != tt.reads {
 				t.Errorf("%d Secrets are created after %d uncached reads of the NodeBootstrap", n, l.reads)
 			}
-			// The reconcile that sees the deletion leaves nothing.
+			// The reconcile that sees the deletion deletes everything.
 			if err := client.IgnoreNotFound(l.server.Delete(t.Context(), awaited(t))); err != nil {
 				t.Fatal(err)
 			}
@@ -352,8 +352,8 @@ func TestNoTokenOutOfACacheThatIsBehind(t *testing.T) {
 	}
 }
 
-// Its id follows from the UID: when the first token was deleted, another one of that id must not be created, however long the cache
-// does not show the status that names it.
+// The id of the first token is derived from the UID: after its deletion, no other token with that id must be created, however
+// long the cache lacks the status that names it.
 func TestFirstTokenIsCreatedOnce(t *testing.T) {
 	l := newLagging(t, awaited(t))
 	l.reconcile(t)

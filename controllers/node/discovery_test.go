@@ -41,7 +41,7 @@ func newCA(t *testing.T) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: cert.CertificateBlockType, Bytes: ca.Raw})
 }
 
-// What was found once is found again only while it holds.
+// A result is used again only while the inputs are the same and the CA is valid.
 func TestResolveForgetsWhatHasChanged(t *testing.T) {
 	scheme, err := objects.NewScheme()
 	if err != nil {
@@ -90,7 +90,7 @@ func TestResolveForgetsWhatHasChanged(t *testing.T) {
 	}
 }
 
-// A CA that was good is found again only while the API server presents what it verifies. Certificates are compared as pointers.
+// A CA is used again only while it verifies the API server's certificate. Certificates are compared as pointers.
 func TestResolveLooksAtTheCertificate(t *testing.T) {
 	scheme, err := objects.NewScheme()
 	if err != nil {
@@ -166,7 +166,7 @@ func BenchmarkResolve(b *testing.B) {
 	}
 }
 
-// oneConfigMap is a reader to which every ConfigMap has the same CA.
+// oneConfigMap is a reader that returns the same CA in every ConfigMap.
 type oneConfigMap struct{ ca string }
 
 func (o oneConfigMap) Get(_ context.Context, _ client.ObjectKey, into client.Object, _ ...client.GetOption) error {

@@ -17,14 +17,14 @@ func TestHeldKeys(t *testing.T) {
 	}
 	hold("a", "a")
 	hold("b", "a")
-	h.release("key", "a") // in vain: the claim is being written
+	h.release("key", "a") // no effect: the claim is being written
 	hold("b", "a")
-	h.stored("key", "b") // nothing of b's
+	h.stored("key", "b") // no effect: b does not hold the key
 	h.stored("key", "a")
 	hold("b", "a")
 	hold("a", "a")
 	h.stored("key", "a")
-	h.release("key", "b") // nothing of b's
+	h.release("key", "b") // no effect: b does not hold the key
 	hold("b", "a")
 	h.release("key", "a")
 	hold("b", "b")
@@ -37,7 +37,7 @@ func TestHeldKeys(t *testing.T) {
 	}
 }
 
-// What is being written is never forgotten.
+// A key whose claim is being written is never forgotten.
 func TestHeldKeysAreBounded(t *testing.T) {
 	var h heldKeys
 	h.hold("mine", "a")

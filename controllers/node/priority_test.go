@@ -44,7 +44,7 @@ func (c changed) tell(ctx context.Context, h handler.EventHandler, q queue) {
 	}
 }
 
-// place is where in the queue a node is put.
+// place is how a node is added to the queue.
 type place struct {
 	priority int
 	after    time.Duration
@@ -80,14 +80,14 @@ func TestPrioritized(t *testing.T) {
 		"a verdict is stored":              {requests, changed{old: waits, new: denied}, later},
 		"one is annotated":                 {requests, changed{old: waits, new: annotatedRequest}, now},
 		"a request is deleted":             {requests, changed{old: waits}, later},
-		"it was there at start":            {requests, changed{new: denied, atStart: true}, later},
-		"a token is made":                  {secrets, changed{new: &corev1.Secret{}}, later},
+		"it existed at the start":          {requests, changed{new: denied, atStart: true}, later},
+		"a token is created":               {secrets, changed{new: &corev1.Secret{}}, later},
 		"it is deleted":                    {secrets, changed{old: &corev1.Secret{}}, now},
 		"a node is wanted":                 {wishes, changed{new: wanted(nil)}, now},
 		"it was wanted before the start":   {wishes, changed{new: wanted(nil), atStart: true}, behind},
 		"its status is stored":             {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.Status.LastTokenID = "abcdef" })}, later},
 		"its spec is edited":               {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.Generation = 2 })}, now},
-		"a reissue is asked for":           {wishes, changed{old: wanted(nil), new: annotated}, now},
+		"a reissue is requested":           {wishes, changed{old: wanted(nil), new: annotated}, now},
 		"it is being deleted":              {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.DeletionTimestamp = new(metav1.Now()) })}, now},
 		"it is replaced":                   {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.UID = "b" })}, now},
 		"nobody wants it":                  {wishes, changed{old: wanted(nil)}, now},
@@ -109,7 +109,7 @@ func TestPrioritized(t *testing.T) {
 	}
 }
 
-// What nobody waits for does not crowd the API server.
+// Low-priority writes do not overload the API server.
 func TestFewLowPriorityUpdatesAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const updates = 3 * maxLowPriorityWrites
@@ -149,7 +149,7 @@ func TestFewLowPriorityUpdatesAtATime(t *testing.T) {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := r.updateLowPriority(ended, &corev1.Secret{}); !errors.Is(err, context.Canceled) {
-			t.Errorf("with all of them under way, when the process ends: %v", err)
+			t.Errorf("while all writes are in progress and the process ends: %v", err)
 		}
 	})
 }

@@ -36,7 +36,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 )
 
-// indexed teaches a fake client the indexes that ship.
+// indexed adds the operator's indexes to a fake client.
 type indexed struct{ *fake.ClientBuilder }
 
 func (i indexed) IndexField(_ context.Context, o client.Object, field string, values client.IndexerFunc) error {
@@ -44,8 +44,8 @@ func (i indexed) IndexField(_ context.Context, o client.Object, field string, va
 	return nil
 }
 
-// An approval is decided on what is there when it is sent, not when the request was looked at: whoever may write NodeBootstraps, or
-// moves the API server, may be faster. Only the node's own spec was looked at again.
+// An approval depends on the objects at the time it is sent, not when the decision was made: a NodeBootstrap or the API
+// server's address may have changed in between. Only the node's own spec was checked again.
 func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 	const name, host, ip = "worker-1", "lb.example", "192.0.2.7"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -112,7 +112,7 @@ func TestServingApprovalRestsOnWhatIsThere(t *testing.T) {
 		"it declares more": {own(func(nb *v1alpha1.NodeBootstrap) {
 			nb.Spec.ServingCertificate.Addresses = append(nb.Spec.ServingCertificate.Addresses, "x")
 		}), true},
-		"it is gone":           {replaced(""), false},
+		"it is deleted":        {replaced(""), false},
 		"it is created again":  {replaced("another-uid"), false},
 		"and that is the same": {replaced("the-uid"), true},
 		"an alarm": {own(func(nb *v1alpha1.NodeBootstrap) {

@@ -24,7 +24,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// A request that names another node than the one whose token it was sent with is known to nobody else once the token is gone.
+// After a token is deleted, only the reconcile of the named node sees a CSR that was sent with it and names another node.
 func TestTokenWakesTheNodesThatItsRequestsName(t *testing.T) {
 	scheme, err := objects.NewScheme()
 	if err != nil {
@@ -47,11 +47,11 @@ func TestTokenWakesTheNodesThatItsRequestsName(t *testing.T) {
 		woken = append(woken, request.Name)
 	}
 	if !slices.Equal(woken, []string{"worker-1", "worker-2"}) {
-		t.Errorf("woken are %q", woken)
+		t.Errorf("got requests for %q", woken)
 	}
 }
 
-// indexing gives the indexes of the cache to a client.
+// indexing adds the operator's indexes to a fake client.
 type indexing struct{ *fake.ClientBuilder }
 
 func (i indexing) IndexField(_ context.Context, o client.Object, field string, values client.IndexerFunc) error {
@@ -59,7 +59,7 @@ func (i indexing) IndexField(_ context.Context, o client.Object, field string, v
 	return nil
 }
 
-// requestFor is what a kubelet would ask for.
+// requestFor returns the request of a kubelet, in PEM.
 func requestFor(t *testing.T, node string) []byte {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
@@ -75,7 +75,8 @@ func requestFor(t *testing.T, node string) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 }
 
-// The bootstrap signer signs cluster-info again for each token that may sign. That woke every NodeBootstrap each time.
+// The bootstrap signer signs cluster-info again for each token with usage signing. That caused a reconcile of every
+// NodeBootstrap.
 func TestOnlyWhatIsUsedOfAConfigMapWakesNodes(t *testing.T) {
 	configMap := func(name string, data map[string]string) *corev1.ConfigMap {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: name}, Data: data}
@@ -102,10 +103,10 @@ func TestOnlyWhatIsUsedOfAConfigMapWakesNodes(t *testing.T) {
 		"an annotation":        {root("a", "1"), root("a", "2"), false},
 	} {
 		if got := usedConfigMap.Update(event.UpdateEvent{ObjectOld: c.before, ObjectNew: c.after}); got != c.wakes {
-			t.Errorf("%s: nodes are woken: %t", what, got)
+			t.Errorf("%s: nodes are reconciled: %t", what, got)
 		}
 	}
 	if !usedConfigMap.Create(event.CreateEvent{Object: info("a", "1")}) || !usedConfigMap.Delete(event.DeleteEvent{Object: info("a", "1")}) {
-		t.Error("one that comes or goes wakes nobody")
+		t.Error("a creation or deletion reconciles no node")
 	}
 }

@@ -23,7 +23,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// A status that was stored often holds an approval, which rests on the status, for a while. It does not hold a revocation.
+// If a status has used up its bound, an approval must wait, since it depends on the status. A revocation does not wait.
 func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	scheme, err := objects.NewScheme()
@@ -43,7 +43,7 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 			}
 			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 			for r.Writes.Wait(writes.StatusOf(nb.Name), now) == 0 {
-				r.Writes.WroteStatus(writes.StatusOf(nb.Name), drift.Difference{}, drift.Digest32{}, true, now) // which another client has undone
+				r.Writes.WroteStatus(writes.StatusOf(nb.Name), drift.Difference{}, drift.Digest32{}, true, now) // another client has undone them
 			}
 			p := &lifecycle.Plan{Phase: lifecycle.Awaited, Misuse: misuse, Decisions: []lifecycle.Decision{{
 				Request: request, Result: csr.Result{Verdict: csr.Approve},
@@ -56,7 +56,7 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 			_, held := writes.OnlyHeld(o.Err)
 			left := c.Get(t.Context(), client.ObjectKeyFromObject(secret), &corev1.Secret{}) == nil
 			if want := misuse == nil; held != want || left != want {
-				t.Errorf("held: %v, the token is left: %v, error %v", held, left, o.Err)
+				t.Errorf("held: %v, the token still exists: %v, error %v", held, left, o.Err)
 			}
 		})
 	}

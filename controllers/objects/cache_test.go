@@ -23,7 +23,7 @@ func cutOf(t *testing.T, r *certificatesv1.CertificateSigningRequest) *certifica
 	return out.(*certificatesv1.CertificateSigningRequest)
 }
 
-// Whoever may send requests cannot fill the memory: of other people's the name is kept, of ours what can be decided on.
+// Requesters cannot fill the memory: of the CSRs of others only the name is kept, of ours the fields that decisions depend on.
 func TestRequestsAreCut(t *testing.T) {
 	foreign := &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{Name: "csr-1", UID: "u", ResourceVersion: "1", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"a": "b"},
@@ -33,11 +33,11 @@ func TestRequestsAreCut(t *testing.T) {
 	}
 	want := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-1", UID: "u", ResourceVersion: "1"}}
 	if got := cutOf(t, foreign); !reflect.DeepEqual(got, want) {
-		t.Errorf("of a foreign request this is kept: %+v", got)
+		t.Errorf("kept of a foreign CSR: %+v", got)
 	}
 	ours := &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{
 		Request: bytes.Repeat([]byte("x"), 1<<20), SignerName: "example.com/x", Groups: []string{token.Group}}}
 	if got := cutOf(t, ours); len(got.Spec.Request) != csr.MaxRequestBytes+1 || got.Spec.SignerName == "" {
-		t.Errorf("of one of ours %d bytes are kept", len(got.Spec.Request))
+		t.Errorf("kept of one of our CSRs: %d bytes", len(got.Spec.Request))
 	}
 }

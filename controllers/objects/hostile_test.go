@@ -31,7 +31,7 @@ import (
 // long is a text of a MiB.
 var long = strings.Repeat("x", 1<<20)
 
-// bloat makes the metadata of an object as large as somebody may: each field a MiB or more.
+// bloat fills each field of an object's metadata with a MiB or more.
 func bloat(o client.Object) {
 	labels, annotations := o.GetLabels(), o.GetAnnotations()
 	if labels == nil {
@@ -109,7 +109,7 @@ func hostileData(keys ...string) map[string][]byte {
 	return out
 }
 
-// hostileObjects are a MiB and more of each kind that is watched, with the transform that keeps it small and how many bytes may be kept.
+// hostileObjects returns an object of a MiB or more of each watched kind, with its transform and the maximum of bytes to keep.
 func hostileObjects(t *testing.T) map[string]hostileObject {
 	nb := wanted("worker-1")
 	secret := token.NewSecret(nb, "abcdef", "0123456789abcdef", time.Unix(1, 0))
@@ -163,8 +163,8 @@ type hostileObject struct {
 	most      int
 }
 
-// Whatever somebody puts into an object of any kind that is watched, a bounded number of bytes is kept, and nothing more by a second
-// transform, which client-go does to what it lists.
+// Whatever a client puts into an object of any watched kind, a bounded number of bytes is kept. A second transform, which
+// client-go applies to listed objects, changes nothing.
 func TestHostileObjectsAreKeptSmall(t *testing.T) {
 	for what, h := range hostileObjects(t) {
 		if n := encodedSize(t, h.object); n < 1<<20 {
@@ -183,7 +183,7 @@ func TestHostileObjectsAreKeptSmall(t *testing.T) {
 	}
 }
 
-// Every kind in the cache has a transform, and the test above knows it.
+// Every kind in the cache has a transform that the test above covers.
 func TestEveryKindInTheCacheIsKeptSmall(t *testing.T) {
 	known := map[reflect.Type]bool{}
 	for _, h := range hostileObjects(t) {
@@ -212,7 +212,7 @@ func encodedSize(t *testing.T, o any) int {
 	return len(encoded)
 }
 
-// retained is about how many bytes a value holds on to, by the capacities of its slices.
+// retained returns approximately how many bytes a value keeps in memory, by the capacities of its slices.
 func retained(v reflect.Value) int {
 	n := 0
 	switch v.Kind() {
@@ -243,7 +243,7 @@ func retained(v reflect.Value) int {
 	return n
 }
 
-// What is left out of an edited Secret of ours still shows that it was edited, and that the rest has to be read before it is fixed.
+// A stripped Secret of ours still shows that it was edited, and that the rest must be read before it is restored.
 func TestEditedSecretsDifferWhenStripped(t *testing.T) {
 	nb := wanted("worker-1")
 	want := token.NewSecret(nb, "abcdef", "0123456789abcdef", time.Unix(1, 0))
@@ -276,7 +276,7 @@ func TestEditedSecretsDifferWhenStripped(t *testing.T) {
 	}
 }
 
-// A name that no node can have makes no Secret ours, however it is cut.
+// A name that is too long for a node never makes a Secret ours, however it is cut.
 func TestLongNamesMakeNoSecretOurs(t *testing.T) {
 	name := strings.Repeat("n", 300)
 	orphan := &corev1.Secret{
@@ -288,12 +288,12 @@ func TestLongNamesMakeNoSecretOurs(t *testing.T) {
 	for what, s := range map[string]*corev1.Secret{"an orphan": orphan, "somebody's": ours} {
 		once := transformed(t, transformSecret, s)
 		if twice := transformed(t, transformSecret, once); once.Data != nil || !reflect.DeepEqual(once, twice) {
-			t.Errorf("%s is taken for ours: %+v, then %+v", what, once, twice)
+			t.Errorf("%s counts as ours: %+v, then %+v", what, once, twice)
 		}
 	}
 }
 
-// Of a token that someone else has made it is kept whether it is in a group of ours.
+// Of a token that someone else created, our groups are kept.
 func TestForeignTokensShowTheirGroups(t *testing.T) {
 	for groups, want := range map[string]string{
 		token.Group: token.Group,
@@ -307,12 +307,12 @@ func TestForeignTokensShowTheirGroups(t *testing.T) {
 		}
 		got := transformed(t, transformSecret, s)
 		if string(got.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]) != want || len(got.Data) != 1 {
-			t.Errorf("of %.100q this is kept: %q", groups, got.Data)
+			t.Errorf("kept of %.100q: %q", groups, got.Data)
 		}
 	}
 }
 
-// A binding that names very many tokens counts as naming each: what is not kept of it must not be taken for absent.
+// A binding that names too many tokens counts as naming each: a user that is not kept must not count as absent.
 func TestBindingOfVeryManyTokensNamesAll(t *testing.T) {
 	for n, want := range map[int]int{1: 1, maxTokenUsers: maxTokenUsers, maxTokenUsers + 1: 1} {
 		b := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
@@ -326,7 +326,7 @@ func TestBindingOfVeryManyTokensNamesAll(t *testing.T) {
 	}
 }
 
-// What a verdict goes by is kept of a request, and what others have added is read again before it is stored.
+// A CSR keeps the fields that a verdict depends on, and the data of others is read again before a verdict is stored.
 func TestRequestsShowWhatMatters(t *testing.T) {
 	r := hostileRequest("system:bootstrap:abcdef", token.Group)
 	bloat(r)

@@ -54,7 +54,7 @@ func kubeconfigSecret(t *testing.T, nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 	return s
 }
 
-// client-go transforms twice what it lists: at a restart, all kubeconfigs were written again.
+// client-go transforms listed objects twice: at a restart, all kubeconfigs were written again.
 func TestTransformingTwiceChangesNothing(t *testing.T) {
 	nb := wanted("worker-1")
 	foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"a": "b"}}, Data: map[string][]byte{"a": []byte("b")}}
@@ -77,7 +77,7 @@ func TestTransformingTwiceChangesNothing(t *testing.T) {
 	}
 }
 
-// What the cache leaves out of a Secret of ours must not look like an edit of someone else.
+// Data that the cache leaves out of a Secret of ours must not look like someone's edit.
 func TestTransformedSecretsAreAsTheyShouldBe(t *testing.T) {
 	nb := wanted("worker-1")
 	text := kubeconfigSecret(t, nb)
@@ -90,7 +90,7 @@ func TestTransformedSecretsAreAsTheyShouldBe(t *testing.T) {
 	}
 }
 
-// Other people's content stays out of memory, also where kubectl has put it into an annotation.
+// The content of others' Secrets is not kept, not even in kubectl's last-applied annotation.
 func TestForeignSecretsAreStripped(t *testing.T) {
 	s := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{
@@ -103,7 +103,7 @@ func TestForeignSecretsAreStripped(t *testing.T) {
 	}
 }
 
-// Of a NodeBootstrap that is kept which something is decided by.
+// Only the fields of a NodeBootstrap that decisions depend on are kept.
 func TestNodeBootstrapsAreStripped(t *testing.T) {
 	got := transformed(t, transformNodeBootstrap, wanted("worker-1"))
 	want := wanted("worker-1")
@@ -114,9 +114,9 @@ func TestNodeBootstrapsAreStripped(t *testing.T) {
 	}
 }
 
-// What thousands of objects have in common is in memory once.
+// Values that thousands of objects share are in memory once.
 func TestTransformsShare(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // what came before a collection is not shared with what comes after it
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // values from before a garbage collection are not shared with later ones
 	same := func(a, b string) bool { return a == b && unsafe.StringData(a) == unsafe.StringData(b) }
 	a, b := transformed(t, transformNodeBootstrap, wanted("a")), transformed(t, transformNodeBootstrap, wanted("b"))
 	if x, y := a.Status.Conditions[0], b.Status.Conditions[0]; !same(x.Type, y.Type) || !same(x.Reason, y.Reason) {

@@ -13,7 +13,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Another client undoes each write: after some in a row there is one in each interval, and that is reported until it stops.
+// Another client undoes each write: after a burst only one write in each interval is allowed, and that is reported until it
+// stops.
 func TestWriteLimitsBound(t *testing.T) {
 	var l Limits
 	now := time.Now()
@@ -39,7 +40,7 @@ func TestWriteLimitsBound(t *testing.T) {
 			t.Error("it is reported although the object was left alone for an interval")
 		}
 		if wait := l.Wait("a", now); wait > 0 {
-			t.Errorf("after an interval it is to wait for %s more", wait)
+			t.Errorf("after an interval the next write must wait for %s", wait)
 		}
 		if l.Wrote("a", Write{Object: "Secret a", Restored: harm}, now); l.Wait("a", now) == 0 {
 			t.Error("two writes in an interval")
@@ -47,7 +48,8 @@ func TestWriteLimitsBound(t *testing.T) {
 	}
 }
 
-// A write that admission control changes is not tried again for an interval. Once it lets one be, nothing has to wait.
+// A write that admission control changes is retried only after an interval. After a write that it does not change, nothing
+// waits.
 func TestWriteLimitsAdmission(t *testing.T) {
 	var l Limits
 	now := time.Now()
@@ -62,7 +64,7 @@ func TestWriteLimitsAdmission(t *testing.T) {
 		t.Errorf("after a day it is reported as %+v", i)
 	}
 	if i := l.Wrote("a", Write{Object: "Secret a"}, now.Add(ObjectInterval)); i != nil || l.Interference("a", now) != nil || l.Wait("a", now.Add(ObjectInterval)) > 0 {
-		t.Error("it is reported although the last answer was right, or the next write waits")
+		t.Error("it is reported although the last response was correct, or the next write waits")
 	}
 	var digest drift.Digest32
 	if l.WroteStatus("s", spoiled, digest, true, now); l.Wait("s", now) > 0 {
@@ -73,13 +75,13 @@ func TestWriteLimitsAdmission(t *testing.T) {
 	}
 }
 
-// What does no harm is left alone for a while, but not what else is different.
+// A harmless difference is left alone for a while, but not others.
 func TestWriteLimitsTolerate(t *testing.T) {
 	var l Limits
 	now := time.Now()
 	label, both := drift.Difference{Other: []string{"label"}}, drift.Difference{Other: []string{"label", "annotation"}}
 	if l.Tolerates("a", label, now) {
-		t.Error("it is tolerated before it was tried")
+		t.Error("it is tolerated before the first attempt")
 	}
 	l.Wrote("a", Write{Object: "Secret a", Restored: label, Answer: label}, now)
 	harm := drift.Difference{Needed: []string{"data"}, Other: label.Other}
@@ -93,7 +95,7 @@ func TestWriteLimitsTolerate(t *testing.T) {
 	}
 }
 
-// What has not been written for a while is forgotten.
+// Objects that were not written for a while are forgotten.
 func TestWriteLimitsForget(t *testing.T) {
 	var l Limits
 	now := time.Now()
@@ -122,7 +124,7 @@ func TestOnlyHeld(t *testing.T) {
 	}
 }
 
-// What is forgotten while another object is written was read after that, which ended the process.
+// An object was read after a concurrent write of another one had forgotten it, which crashed the process.
 func TestWriteLimitsOfManyObjectsAtATime(*testing.T) {
 	var l Limits
 	now := time.Now()
