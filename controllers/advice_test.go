@@ -26,9 +26,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// What messages and docs/troubleshooting.md advise is tried here, and in test/e2e/advice_test.go with kubelets.
+// These tests follow the advice of messages and docs/troubleshooting.md. test/e2e/advice_test.go does so with kubelets.
 
-// JoinDeadlineExceeded: to raise the deadline is enough.
+// JoinDeadlineExceeded: a later deadline is enough.
 func TestRaisedDeadlineGivesAnotherToken(t *testing.T) {
 	const name = "too-late"
 	nb := cluster.NodeBootstrap(name)
@@ -49,7 +49,7 @@ func TestRaisedDeadlineGivesAnotherToken(t *testing.T) {
 	cluster.WaitAwaited(t, name)
 }
 
-// AddressDeclaredElsewhere: an address that only the other NodeBootstrap declares cannot be taken out of this one. It is moved.
+// AddressDeclaredElsewhere: an address that only the other NodeBootstrap declares must be moved to this one.
 func TestAddressIsMovedFromAnotherNodeBootstrap(t *testing.T) {
 	const name, other, address = "serves-moved", "serves-before", "moved.example.com"
 	nb, before := declare(t, name, name), declare(t, other, other, address)
@@ -66,7 +66,7 @@ func TestAddressIsMovedFromAnotherNodeBootstrap(t *testing.T) {
 	waitCondition(t, request, certificatesv1.CertificateApproved)
 }
 
-// CertificateNotIssued with a failed request: the kubelet's next request has another key, so that only a reissue helps.
+// CertificateNotIssued with a failed request: the kubelet's next request has another key, so only a reissue helps.
 func TestSignerThatFailed(t *testing.T) {
 	const name = "signer-failed"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -92,7 +92,7 @@ func TestSignerThatFailed(t *testing.T) {
 	waitCondition(t, ask(t, again, name, newKey(t)), certificatesv1.CertificateApproved)
 }
 
-// columns are a NodeBootstrap's columns in kubectl get -o wide.
+// columns returns a NodeBootstrap's columns in kubectl get -o wide.
 func columns(t *testing.T, name string) map[string]any {
 	t.Helper()
 	clients, err := kubernetes.NewForConfig(cluster.AdminConfig())
@@ -115,7 +115,7 @@ func columns(t *testing.T, name string) map[string]any {
 	return out
 }
 
-// A binding that approves any name was invisible in kubectl get -o wide, beside READY True and an empty ALARM.
+// A binding that approves any name was invisible in kubectl get -o wide, next to READY True and an empty ALARM.
 func TestBypassIsInTheColumns(t *testing.T) {
 	const name = "bypass-in-columns"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -131,7 +131,7 @@ func TestBypassIsInTheColumns(t *testing.T) {
 	}
 }
 
-// What a refusal says to write instead is taken.
+// The API server accepts the examples in its error messages.
 func TestExamplesInRefusalsAreTaken(t *testing.T) {
 	var found unstructured.Unstructured
 	found.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
@@ -177,7 +177,7 @@ func TestExamplesInRefusalsAreTaken(t *testing.T) {
 
 var exampleText = regexp.MustCompile(`write for example ([^']*)`)
 
-// examplesIn are the examples at the end of a message, up to a full stop.
+// examplesIn returns the examples at the end of a message, up to a full stop.
 func examplesIn(message string) []string {
 	m := exampleText.FindStringSubmatch(message)
 	if m == nil {
@@ -187,7 +187,7 @@ func examplesIn(message string) []string {
 	return strings.Split(strings.ReplaceAll(text, " or ", ", "), ", ")
 }
 
-// README.md says which wrong input the API server refuses, what becomes a condition, and what nobody checks.
+// README.md says which wrong input the API server rejects, which becomes a condition, and which is not checked.
 func TestWhatIsNotRefused(t *testing.T) {
 	noCertificate := "-----BEGIN CERTIFICATE-----\nbm8gY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n"
 	for name, tc := range map[string]struct {

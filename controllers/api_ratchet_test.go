@@ -19,9 +19,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// NodeBootstraps that are there when the rules become stricter can still be changed, and their status written, as long as what the
-// rules would refuse stays as it is. The rules are taken off a copy of the CustomResourceDefinition and put back.
-func TestStricterRulesSpareWhatIsThere(t *testing.T) {
+// After the rules become stricter, existing NodeBootstraps can still be changed, and their status written, as long as their
+// invalid fields do not change. The test removes the rules from a copy of the CustomResourceDefinition and restores them.
+func TestStricterRulesKeepExistingObjectsUsable(t *testing.T) {
 	strict := crdCopy(t)
 	name := strict.GetName()
 	lax := strict.DeepCopy()
@@ -76,7 +76,7 @@ func TestStricterRulesSpareWhatIsThere(t *testing.T) {
 	}
 }
 
-// crdCopy is the CustomResourceDefinition under another group.
+// crdCopy returns the CustomResourceDefinition under another group.
 func crdCopy(t *testing.T) *unstructured.Unstructured {
 	t.Helper()
 	root, err := localcluster.ProjectRoot()

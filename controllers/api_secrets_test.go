@@ -18,13 +18,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
-// refusedSecret is a value that the API server refuses, and the secret in it that nobody may read in the answer.
+// refusedSecret is a value that the API server rejects, and the secret in it that the response must not contain.
 type refusedSecret struct {
 	path   []string
 	value  any
 	secret string
-	// undecodable is what does not fit the schema's types. The API server says so before any rule of the CustomResourceDefinition
-	// counts, and for patches it repeats what was sent (structured-merge-diff, typed/validate.go): no rule can prevent that.
+	// undecodable is set for a value of a wrong type. The API server rejects it before it evaluates the rules of the
+	// CustomResourceDefinition, and for patches it repeats the value (structured-merge-diff, typed/validate.go): no rule can
+	// prevent that.
 	undecodable bool
 }
 
@@ -63,9 +64,8 @@ func refusedSecrets(t *testing.T) map[string]refusedSecret {
 	}
 }
 
-// What the API server answers goes into terminals, logs of pipelines and the status of GitOps tools. Whatever it refuses may be a
-// secret that somebody has pasted, and is not repeated. (kubectl apply without --server-side prints the patch that was refused, by
-// itself.)
+// The API server's errors go into terminals, logs of pipelines and the status of GitOps tools. A rejected value may be a secret
+// that a user pasted, so the error must not repeat it. (kubectl apply without --server-side itself prints the rejected patch.)
 func TestRefusalsRepeatNoSecret(t *testing.T) {
 	t.Parallel()
 	const name = "no-secrets"
@@ -83,7 +83,7 @@ func TestRefusalsRepeatNoSecret(t *testing.T) {
 	}
 }
 
-// refusalsOf sends a value in all ways, to a NodeBootstrap that is there and to one that is not.
+// refusalsOf sends a value in all ways, to an existing NodeBootstrap and to a new one.
 func refusalsOf(t *testing.T, name string, c refusedSecret) map[string]error {
 	t.Helper()
 	strict := client.FieldValidation("Strict")

@@ -14,7 +14,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/servers"
 )
 
-// A flag and cluster-info are held to what the API server holds spec.cluster.server to, so that no source is a way around the others.
+// The flag and cluster-info are validated like spec.cluster.server, so that no source accepts what another one rejects.
 func TestServersAreJudgedAlike(t *testing.T) {
 	for _, server := range servers.Good() {
 		if err := cluster.Client.Create(t.Context(), nodeBootstrap(t, "", []string{"cluster", "server"}, server), client.DryRunAll); err != nil {
@@ -39,7 +39,7 @@ func TestServersAreJudgedAlike(t *testing.T) {
 	}
 }
 
-// Of a list the answer names each entry that is wrong, and of one that looks like an address the entry itself.
+// The error for a list names the index of each wrong entry, and the entry itself if it looks like an address.
 func TestRefusedAddressesAreNamed(t *testing.T) {
 	addresses := []any{"worker-1.example.com", "192.0.2.7", "2001:db8::7", "192.0.2.0/24", "2001:db8::/64", "xn--bcher-kva.example", "1password.example.com", "10-0-0-7.example"}
 	bad := []any{
@@ -67,7 +67,7 @@ func TestRefusedAddressesAreNamed(t *testing.T) {
 	}
 }
 
-// A full NodeBootstrap of the largest size is within what the API server spends on the rules.
+// The rules for a NodeBootstrap of the maximum size are within the API server's cost budget.
 func TestLargestNodeBootstrapIsAffordable(t *testing.T) {
 	pem := string(ca(t, time.Now().Add(time.Hour)))
 	nb := nodeBootstrap(t, strings.Repeat("n", 63), []string{"cluster", "server"}, "https://"+strings.Repeat("a.", 126)+"b/"+strings.Repeat("x", 1700))

@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// What the API server itself refuses, and that it says what to write instead.
+// The API server rejects invalid values, and says what to write instead.
 func TestAPIRefuses(t *testing.T) {
 	pem := string(ca(t, time.Now().Add(time.Hour)))
 	for name, c := range map[string]struct {
@@ -93,7 +93,7 @@ func TestAPIAccepts(t *testing.T) {
 	}
 }
 
-// nodeBootstrap is one as a person writes it, with one field of its spec set.
+// nodeBootstrap returns a NodeBootstrap as a user writes it, with one field of its spec set.
 func nodeBootstrap(t *testing.T, name string, path []string, value any) *unstructured.Unstructured {
 	t.Helper()
 	if name == "" {
@@ -115,8 +115,8 @@ func setSpec(t *testing.T, u *unstructured.Unstructured, path []string, value an
 	}
 }
 
-// As Flux and Argo CD do it: what was applied stays as it was applied, in the pipeline's possession, and applying it again changes
-// nothing. Labels and annotations are not even in the operator's cache, out of which it updates the status.
+// Like Flux and Argo CD: the applied fields stay as they are and keep their field manager, and a second apply changes nothing.
+// The operator updates the status from its cache, which does not even have labels and annotations.
 func TestServerSideApplyShowsNoDrift(t *testing.T) {
 	const name = "committed"
 	apply := func() *unstructured.Unstructured {

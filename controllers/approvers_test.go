@@ -15,7 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// nodeclient gives a subject the right by which kube-controller-manager approves any name for it.
+// nodeclient returns a binding that lets kube-controller-manager approve any name for a subject.
 func nodeclient(name string, subject rbacv1.Subject) *rbacv1.ClusterRoleBinding {
 	subject.APIGroup = rbacv1.GroupName
 	return &rbacv1.ClusterRoleBinding{
@@ -25,7 +25,7 @@ func nodeclient(name string, subject rbacv1.Subject) *rbacv1.ClusterRoleBinding 
 	}
 }
 
-// The bindings of the textbooks void what this operator is for. It says so, names them, and notices when they are gone.
+// The usual bindings for bootstrap tokens defeat the operator's purpose. It reports them by name, until they are deleted.
 func TestBypassIsDetected(t *testing.T) {
 	const name = "bypassed"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -43,7 +43,7 @@ func TestBypassIsDetected(t *testing.T) {
 			binding := nodeclient("textbook-"+what, subject)
 			cluster.Create(t, binding)
 			if what == "this-token" {
-				poke(t, name) // bindings that name one token are looked at with its node
+				poke(t, name) // a binding that names one token is checked when its node is reconciled
 			}
 			c := waitCond(t, name, v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse)
 			if c.Reason != v1alpha1.ReasonApprovedByOthers || !strings.Contains(c.Message, binding.Name) {
@@ -64,7 +64,7 @@ func TestBypassIsDetected(t *testing.T) {
 	}
 }
 
-// Of several such bindings each is named that another group is in.
+// If several such bindings exist for different groups, each is named.
 func TestBypassNamesEachGroupsBinding(t *testing.T) {
 	const name = "bypassed-twice"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -80,7 +80,7 @@ func TestBypassNamesEachGroupsBinding(t *testing.T) {
 	})
 }
 
-// With approval ClusterWide it is so by choice.
+// With approval ClusterWide the user has chosen that.
 func TestApprovalClusterWideIsNotEnforced(t *testing.T) {
 	const name = "wide-by-choice"
 	nb := cluster.NodeBootstrap(name)

@@ -18,7 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// waitBindings waits until just these of the shared bindings are there.
+// waitBindings waits until exactly these shared bindings exist.
 func waitBindings(t *testing.T, names ...string) {
 	t.Helper()
 	env.Eventually(t, "the bindings", func() error {
@@ -48,7 +48,7 @@ func binding(t *testing.T, name string) *rbacv1.ClusterRoleBinding {
 	return &b
 }
 
-// Bindings come with the first NodeBootstrap that needs them and go with the last.
+// Bindings are created with the first NodeBootstrap that needs them and deleted with the last.
 func TestBindingsComeAndGo(t *testing.T) {
 	waitBindings(t)
 	plain, wide := cluster.NodeBootstrap("binds"), cluster.NodeBootstrap("binds-wide")

@@ -13,7 +13,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// The file of --cluster-ca-file is read each time, and its changes are noticed, also when it goes away.
+// The file of --cluster-ca-file is read each time, and its changes cause an event, also its deletion.
 func TestCAFileIsFollowed(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "ca.crt")
@@ -29,7 +29,7 @@ func TestCAFileIsFollowed(t *testing.T) {
 	changed := make(chan struct{}, 100)
 	go d.WatchCAFile(ctx, func() { changed <- struct{}{} })
 
-	next := byte('a') // the watch may have begun before or after a write: write until it tells
+	next := byte('a') // the watch may start before or after a write: write until an event comes
 	env.Eventually(t, "a change", func() error {
 		write([]byte{next})
 		next++

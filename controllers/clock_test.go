@@ -21,7 +21,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// An operator whose machine's clock is an hour behind made tokens of half an hour that had expired when they were made.
+// An operator whose machine's clock is an hour behind created tokens with a ttl of half an hour, which were already expired.
 func TestClockAnHourBehind(t *testing.T) {
 	t.Parallel()
 	behind := apiserver.NewClock(clocktesting.NewFakePassiveClock(time.Now().Add(-time.Hour)))
@@ -49,7 +49,7 @@ func TestClockAnHourBehind(t *testing.T) {
 	}
 }
 
-// When a Lease was renewed is told by the API server's clock: a node whose own is an hour fast has not renewed it later.
+// The time of a Lease renewal is that of the API server's clock: a node's clock that is an hour fast does not make it later.
 func TestLeaseRenewedGoesByTheServersClock(t *testing.T) {
 	const name = "fast-clock"
 	inAnHour := metav1.NewMicroTime(time.Now().Add(time.Hour))
@@ -78,8 +78,8 @@ func TestLeaseRenewedGoesByTheServersClock(t *testing.T) {
 	})
 }
 
-// A node that was a member before, whose clock is an hour fast, is reinstalled: its old Lease must not pass for the new
-// kubelet's, whose credential would be revoked before it has its certificate.
+// A former member whose clock is an hour fast is reinstalled: its old Lease must not count as the new kubelet's, or the
+// credential would be revoked before the new certificate is issued.
 func TestReissueOfANodeWithAFastClock(t *testing.T) {
 	const name = "fast-clock-again"
 	inAnHour := metav1.NewMicroTime(time.Now().Add(time.Hour))
@@ -95,9 +95,9 @@ func TestReissueOfANodeWithAFastClock(t *testing.T) {
 	request := ask(t, kubeconfig, name, newKey(t))
 	waitCondition(t, request, certificatesv1.CertificateApproved)
 	cluster.Get(t, "", request.Name, request)
-	now.SetTime(time.Now().Add(time.Minute)) // the record waits no more for the join
+	now.SetTime(time.Now().Add(time.Minute)) // the stored decision no longer waits for the join
 	t.Cleanup(func() { now.SetTime(time.Now()) })
-	request.Status.Certificate = cluster.ServerCA() // what is signed does not matter here
+	request.Status.Certificate = cluster.ServerCA() // any certificate will do here
 	if err := cluster.Client.Status().Update(t.Context(), request); err != nil {
 		t.Fatal(err)
 	}

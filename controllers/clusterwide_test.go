@@ -25,7 +25,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// runUntil runs a manager in a cluster, by a clock, until it is stopped.
+// runUntil runs a manager in a cluster with a clock until it is stopped.
 func runUntil(t *testing.T, e *env.Env, k clock.PassiveClock, o controllers.Options) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -50,8 +50,8 @@ func runUntil(t *testing.T, e *env.Env, k clock.PassiveClock, o controllers.Opti
 	}
 }
 
-// Whoever may write NodeBootstraps could have a token with which any node can be impersonated. That takes a flag of the manager,
-// and without it also what was made with it goes.
+// Anyone who may write NodeBootstraps could get a token that can impersonate any node. Such tokens require a flag of the
+// manager; without the flag, existing ones are deleted.
 func TestApprovalClusterWideTakesAFlag(t *testing.T) {
 	t.Parallel()
 	e, err := env.Start(t.Context(), localcluster.Config{NoControllerManager: true})

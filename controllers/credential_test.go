@@ -97,7 +97,7 @@ func TestCredentialIsPublished(t *testing.T) {
 	}
 }
 
-// What somebody does to a child, and that it is undone. The token's Secret is the exception: deleting it revokes the token.
+// Changes of child objects by others are undone, except the deletion of a token Secret, which revokes the token.
 func TestChildrenAreRestored(t *testing.T) {
 	t.Parallel()
 	const name = "restored"
@@ -159,7 +159,7 @@ func TestDeletedKubeconfigIsRestoredExactly(t *testing.T) {
 	env.Eventually(t, "restoring", func() error { return sameAgain(t.Context(), want) })
 }
 
-// sameAgain compares with what is there now, if it is there: between a deletion and a creation it is not.
+// sameAgain compares a Secret with the current one, if it exists: between a deletion and a creation it does not.
 func sameAgain(ctx context.Context, want *corev1.Secret) error {
 	var have corev1.Secret
 	if err := cluster.Client.Get(ctx, client.ObjectKeyFromObject(want), &have); err != nil {
@@ -168,8 +168,8 @@ func sameAgain(ctx context.Context, want *corev1.Secret) error {
 	return sameSecret(&have, want)
 }
 
-// An immutable Secret of ours cannot be updated: it is created again.
-func TestImmutableKubeconfigIsMadeAnew(t *testing.T) {
+// An immutable Secret of ours cannot be updated: it is recreated.
+func TestImmutableKubeconfigIsRecreated(t *testing.T) {
 	const name = "immutable"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	cluster.WaitAwaited(t, name)
@@ -257,7 +257,7 @@ func TestForeignTokenSecretIsSkipped(t *testing.T) {
 	}
 }
 
-// poke makes the operator look again: time alone does not move here.
+// poke triggers a reconcile, since the test's clock does not move.
 func poke(t *testing.T, name string) {
 	t.Helper()
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -266,7 +266,7 @@ func poke(t *testing.T, name string) {
 	})
 }
 
-// at moves the operator's clock for the time of a test.
+// at moves the operator's clock for the duration of a test.
 func at(t *testing.T, later time.Duration) {
 	t.Helper()
 	now.SetTime(time.Now().Add(later))
@@ -325,7 +325,7 @@ func TestReissueReplacesTheToken(t *testing.T) {
 	})
 }
 
-// An API server without --enable-bootstrap-token-auth is noticed and named.
+// An API server without --enable-bootstrap-token-auth is detected and reported.
 func TestTokensNotAccepted(t *testing.T) {
 	t.Parallel()
 	k := clocktesting.NewFakePassiveClock(time.Now())

@@ -26,7 +26,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// ca is a self-signed certificate that expires at a time.
+// ca returns a self-signed certificate that expires at a time.
 func ca(t *testing.T, notAfter time.Time) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -57,7 +57,7 @@ func clusterInfo(t *testing.T, server string, ca []byte) *corev1.ConfigMap {
 	}
 }
 
-// A NodeBootstrap of four lines follows cluster-info: nothing is minted before it is there, and its changes are rendered.
+// A NodeBootstrap of four lines uses cluster-info: no token is created before it exists, and its changes reach the kubeconfig.
 func TestClusterInfoIsFollowed(t *testing.T) {
 	const name = "four-lines"
 	cluster.Create(t, &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}})
@@ -91,7 +91,7 @@ func TestClusterInfoIsFollowed(t *testing.T) {
 	}
 }
 
-// What is found and cannot be used is said, with the place to fix it, and nothing is minted.
+// An unusable endpoint or CA is reported, with the place to fix it, and no token is created.
 func TestUnusableClusterInfo(t *testing.T) {
 	expired := ca(t, time.Now().Add(-time.Hour))
 	for name, c := range map[string]struct {
@@ -121,7 +121,7 @@ func TestUnusableClusterInfo(t *testing.T) {
 	}
 }
 
-// With a credential out, a source that goes bad changes nothing but the condition.
+// After the credential is published, a source that becomes invalid changes only the condition.
 func TestCredentialOutlivesItsSource(t *testing.T) {
 	const name = "outlives"
 	info := clusterInfo(t, cluster.Server(), cluster.ServerCA())

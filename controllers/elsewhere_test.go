@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// deny denies a request as "kubectl certificate deny" does.
+// deny denies a CSR as "kubectl certificate deny" does.
 func deny(t *testing.T, request *certificatesv1.CertificateSigningRequest) {
 	t.Helper()
 	cluster.Get(t, "", request.Name, request)
@@ -29,7 +29,7 @@ func deny(t *testing.T, request *certificatesv1.CertificateSigningRequest) {
 	}
 }
 
-// waitRecord waits until the record has a decision on a request, and returns it.
+// waitRecord waits until status.certificates has a decision on a CSR, and returns it.
 func waitRecord(t *testing.T, node, request string, holds func(v1alpha1.CertificateDecision) bool) v1alpha1.CertificateDecision {
 	t.Helper()
 	var got v1alpha1.CertificateDecision
@@ -74,7 +74,8 @@ func waitNote(t *testing.T, node, reason, text string) {
 	})
 }
 
-// A request that a person has denied left no trace: no record, no event, and "give the node the kubeconfig".
+// A CSR that a person denied left no trace: no decision in the status, no event, and the message "give the node the
+// kubeconfig".
 func TestDenialOfAPersonIsReported(t *testing.T) {
 	const name = "denied-elsewhere"
 	nb := cluster.NodeBootstrap(name)
@@ -92,7 +93,7 @@ func TestDenialOfAPersonIsReported(t *testing.T) {
 	waitNote(t, name, v1alpha1.ReasonCertificateDenied, "CSR "+request.Name+" was denied by someone else")
 }
 
-// The event said that the operator approves what a person had approved.
+// The event said that the operator approved a CSR that a person had approved.
 func TestApprovalOfAPersonIsNotTheOperators(t *testing.T) {
 	const name = "approved-elsewhere"
 	nb := cluster.NodeBootstrap(name)
@@ -113,14 +114,14 @@ func TestApprovalOfAPersonIsNotTheOperators(t *testing.T) {
 	}
 }
 
-// The operator's own approval was recorded as someone else's after the NodeBootstrap was deleted and created again.
+// The operator's own approval was reported as someone else's after the NodeBootstrap was recreated.
 func TestOwnApprovalOutlivesTheNodeBootstrap(t *testing.T) {
 	const name = "approved-before"
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	token := theToken(t, name)
-	env.Change(t, cluster, token, func(s *corev1.Secret) { s.Finalizers = []string{aFinalizer} }) // so that the token is known to the next one
+	env.Change(t, cluster, token, func(s *corev1.Secret) { s.Finalizers = []string{aFinalizer} }) // so that the next NodeBootstrap still finds the token
 	t.Cleanup(func() { cluster.DeleteAfter(t, token) })
 	request := ask(t, kubeconfig, name, newKey(t))
 	waitCondition(t, request, certificatesv1.CertificateApproved)
@@ -133,7 +134,7 @@ func TestOwnApprovalOutlivesTheNodeBootstrap(t *testing.T) {
 	}
 }
 
-// A denial's message was in the request alone, which Kubernetes deletes.
+// A denial's message was only in the CSR, which Kubernetes deletes.
 func TestDenialsKeepTheirMessage(t *testing.T) {
 	const name = "denied-here"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -166,9 +167,9 @@ func TestIssuedAndNoNode(t *testing.T) {
 	if got := env.ReadyMessage(nb); !strings.HasPrefix(got, want) {
 		t.Errorf("Ready says %q, want %q", got, want)
 	}
-	for _, later := range []time.Duration{time.Minute, time.Hour} { // time alone writes nothing more
+	for _, later := range []time.Duration{time.Minute, time.Hour} { // time does not cause more writes
 		at(t, later)
-		again := looksAgain(t, name)
+		again := reconciled(t, name)
 		if got := env.ReadyMessage(again); got != env.ReadyMessage(nb) {
 			t.Errorf("%s later it says %q", later, got)
 		}

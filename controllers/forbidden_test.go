@@ -15,7 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// withoutRole takes a Role of the operator away and returns what gives it back.
+// withoutRole deletes a RoleBinding of the operator and returns a function that restores it.
 func withoutRole(t *testing.T, namespace string) (restore func()) {
 	t.Helper()
 	var role rbacv1.Role
@@ -29,7 +29,7 @@ func withoutRole(t *testing.T, namespace string) (restore func()) {
 	}
 }
 
-// What the operator may not read is told in the status, and is no longer when it may.
+// A forbidden read is reported in the status until it is allowed again.
 func TestForbiddenReadIsReported(t *testing.T) {
 	const name = "forbidden"
 	restore := withoutRole(t, corev1.NamespaceNodeLease)
@@ -43,7 +43,7 @@ func TestForbiddenReadIsReported(t *testing.T) {
 	cluster.WaitAwaited(t, name)
 }
 
-// A working credential stays Ready when a later read is refused, and the message tells.
+// A working credential stays Ready when a later read is forbidden, and the message reports it.
 func TestForbiddenReadLeavesReadyAlone(t *testing.T) {
 	const name = "forbidden-later"
 	cluster.Create(t, cluster.NodeBootstrap(name))

@@ -21,7 +21,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// registers creates a Node as a kubelet does, with its status. Whoever may create nodes can do the same.
+// registers creates a Node as a kubelet does, with its status. Anyone who may create nodes can do the same.
 func registers(t *testing.T, name string) {
 	t.Helper()
 	cluster.Create(t, &corev1.Node{
@@ -30,7 +30,7 @@ func registers(t *testing.T, name string) {
 	})
 }
 
-// renews renews the Lease of a node, and returns when that was in a later second than a time.
+// renews renews the Lease of a node in a later second than a time.
 func renews(t *testing.T, name string, after time.Time) {
 	t.Helper()
 	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: name}}
@@ -53,8 +53,8 @@ func renews(t *testing.T, name string, after time.Time) {
 	})
 }
 
-// looksAgain has the operator reconcile a node, and waits until it has done so: a changed deadline changes nothing else.
-func looksAgain(t *testing.T, name string) *v1alpha1.NodeBootstrap {
+// reconciled triggers a reconcile of a node and waits for it: a changed deadline changes nothing else.
+func reconciled(t *testing.T, name string) *v1alpha1.NodeBootstrap {
 	t.Helper()
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
@@ -75,15 +75,15 @@ func looksAgain(t *testing.T, name string) *v1alpha1.NodeBootstrap {
 	return nb
 }
 
-// Whoever may create nodes, as many provisioners may, created one whose status looked as if a kubelet had reported. The machine
-// that was waited for was locked out.
+// A client that may create nodes, as many provisioners may, created one whose status looked as if a kubelet had reported. The
+// awaited machine was locked out.
 func TestForgedNodeIsNotJoined(t *testing.T) {
 	const name = "forged"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	before, kubeconfig := cluster.WaitAwaited(t, name)
 	registers(t, name)
 	for range 3 {
-		nb := looksAgain(t, name)
+		nb := reconciled(t, name)
 		if meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined) {
 			t.Fatal("a Node that somebody made counts as joined")
 		}
@@ -96,14 +96,14 @@ func TestForgedNodeIsNotJoined(t *testing.T) {
 	}
 	// A kubelet renews a Lease as well.
 	renews(t, name, time.Time{})
-	looksAgain(t, name)
+	reconciled(t, name)
 	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonJoined)
 	if err := cluster.NothingLeft(t.Context(), name); err != nil {
 		t.Error(err)
 	}
 }
 
-// signs has a request approved by the operator and gives it a certificate; what is signed does not matter here.
+// signs sends a CSR, waits for the operator's approval and stores a certificate; any certificate will do here.
 func signs(t *testing.T, kubeconfig []byte, name string, key crypto.Signer) time.Time {
 	t.Helper()
 	request := ask(t, kubeconfig, name, key)
@@ -116,8 +116,8 @@ func signs(t *testing.T, kubeconfig []byte, name string, key crypto.Signer) time
 	return at
 }
 
-// The old kubelet runs on after a reissue. Its Lease ended the wait although nobody had used the new certificate, and the
-// new machine's token was deleted before it had collected its certificate.
+// The old kubelet still runs after a reissue. Its Lease counted as the join although the new certificate was not used, and the
+// new machine's token was deleted before the machine had collected its certificate.
 func TestOldLeaseDoesNotEndAReissue(t *testing.T) {
 	const name = "old-lease"
 	registers(t, name)
@@ -139,7 +139,7 @@ func TestOldLeaseDoesNotEndAReissue(t *testing.T) {
 	renews(t, name, approved)
 	now.SetTime(time.Now())
 	for range 3 {
-		nb = looksAgain(t, name)
+		nb = reconciled(t, name)
 		if meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined) {
 			t.Fatal("the old kubelet's Lease ended the wait")
 		}

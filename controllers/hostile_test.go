@@ -61,7 +61,8 @@ func checkForeign(o client.Object) error {
 	return nil
 }
 
-// Labels of others stop no join, and a verdict does not erase them: the API server takes the metadata that comes with it.
+// Labels of others do not prevent a join, and a verdict does not erase them, although the API server stores the metadata that
+// is sent with it.
 func TestVerdictsKeepWhatOthersAdded(t *testing.T) {
 	for name, tt := range map[string]struct {
 		asked   string
@@ -87,7 +88,7 @@ func TestVerdictsKeepWhatOthersAdded(t *testing.T) {
 	}
 }
 
-// So it is with what the operator repairs.
+// Repairs keep them, too.
 func TestRepairsKeepWhatOthersAdded(t *testing.T) {
 	const name = "labelled"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -126,8 +127,8 @@ func TestRepairsKeepWhatOthersAdded(t *testing.T) {
 	})
 }
 
-// An annotation may have 256 KiB with its key. A copy of it does not fit beside the other annotations of the token's Secret, so that
-// the node got no credential any more (WriteFailed).
+// An annotation can have 256 KiB with its key. A copy did not fit next to the other annotations of the token's Secret, so the
+// node no longer got a credential (WriteFailed).
 func TestVeryLongReissueRequest(t *testing.T) {
 	const name = "long-reissue"
 	nb := cluster.NodeBootstrap(name)
@@ -154,8 +155,8 @@ func TestVeryLongReissueRequest(t *testing.T) {
 	}
 }
 
-// A NodeBootstrap may have very many labels and annotations: they stay, and what is in the cache is not changed by the answers of the
-// API server, which hold all of them.
+// A NodeBootstrap can have very many labels and annotations: they stay, and the API server's responses, which have all of them,
+// do not modify the cached object.
 func TestNodeBootstrapKeepsWhatOthersAdded(t *testing.T) {
 	const name = "labelled-nodebootstrap"
 	nb := cluster.NodeBootstrap(name)
@@ -172,7 +173,7 @@ func TestNodeBootstrapKeepsWhatOthersAdded(t *testing.T) {
 	})
 }
 
-// The CA of a NodeBootstrap that somebody has blown up is not in the cache, and is published all the same, instead of a discovered one.
+// The CA of a large NodeBootstrap is not in the cache, but is still published, instead of a discovered one.
 func TestCAOfALargeNodeBootstrapIsPublished(t *testing.T) {
 	const name = "large-with-a-ca"
 	nb := cluster.NodeBootstrap(name)

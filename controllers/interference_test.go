@@ -39,7 +39,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A mutation is how admission control changes an object that is written.
+// mutation is a change by admission control to a written object.
 type mutation func(o *unstructured.Unstructured)
 
 func set(value any, fields ...string) mutation {
@@ -60,22 +60,23 @@ func bare(o *unstructured.Unstructured) {
 	o.SetOwnerReferences(nil)
 }
 
-// meddler is a mutating webhook. It changes what the operator writes of the nodes that it knows.
+// meddler is a mutating webhook. It changes the operator's writes for some nodes.
 type meddler struct {
 	*env.Env
 	clock *clocktesting.FakePassiveClock
 	audit *env.Audit
 
 	mu sync.Mutex
-	// tokens and kubeconfigs are what it does to the Secrets of a node when they are created or updated, statuses to its status.
+	// tokens and kubeconfigs are the changes of a node's Secrets when they are created or updated, statuses those of its
+	// status.
 	tokens, kubeconfigs, statuses map[string]mutation
-	// bindings is what it does to the shared ClusterRoleBindings, by their names.
+	// bindings are the changes of the shared ClusterRoleBindings, by name.
 	bindings map[string]mutation
-	// created are how many token Secrets were created for a node, without dry runs.
+	// created is the number of token Secrets created for a node, without dry runs.
 	created map[string]int
 }
 
-// startMeddler starts a cluster with the operator, whose time is the test's, and with the webhook.
+// startMeddler starts a cluster with the webhook and with the operator, which uses the test's clock.
 func startMeddler(t *testing.T) *meddler {
 	t.Helper()
 	audit, err := env.NewAudit(t.TempDir())
@@ -177,7 +178,7 @@ func (m *meddler) handle(_ context.Context, r admission.Request) admission.Respo
 	return admission.PatchResponseFromRaw(r.Object.Raw, changed)
 }
 
-// writes are the operator's writes so far, by node or shared binding.
+// writes returns the number of the operator's writes so far, by node or shared binding.
 func (m *meddler) writes(t *testing.T) map[string]int {
 	t.Helper()
 	entries, err := m.audit.Writes()
@@ -212,10 +213,10 @@ func (m *meddler) writes(t *testing.T) map[string]int {
 // quiet waits until the operator has written nothing for a while, and returns its writes so far, by node.
 func (m *meddler) quiet(t *testing.T) map[string]int {
 	t.Helper()
-	const quietFor, every = 1500 * time.Millisecond, 200 * time.Millisecond // its own events reach it after a second
+	const quietFor, every = 1500 * time.Millisecond, 200 * time.Millisecond // the operator handles its own events after a second
 	last, changed, looked := m.writes(t), time.Now(), time.Now()
 	env.Within(t, 3*env.Limit, "the operator is quiet", func() error {
-		if time.Since(looked) >= every { // the record is long
+		if time.Since(looked) >= every { // the audit log is long
 			now := m.writes(t)
 			if looked = time.Now(); !maps.Equal(now, last) {
 				last, changed = now, looked
@@ -229,8 +230,8 @@ func (m *meddler) quiet(t *testing.T) map[string]int {
 	return last
 }
 
-// minutes lets some minutes go by, one after the other, and has the operator look at every node in each. It returns the most writes that one
-// of them causes, by node, and the writes so far. before are those when it was last quiet.
+// minutes moves the clock by some minutes, one after the other, and triggers a reconcile of every node in each. It returns the
+// maximum of writes in one minute, by node, and the writes so far. before are the writes when the operator was last quiet.
 func (m *meddler) minutes(t *testing.T, n int, before map[string]int) (most, now map[string]int) {
 	t.Helper()
 	most = map[string]int{}
@@ -261,7 +262,7 @@ func (m *meddler) poke(t *testing.T) {
 	}
 }
 
-// pokeBindings has the operator look at the shared bindings, as it does when there is another NodeBootstrap.
+// pokeBindings triggers a reconcile of the shared bindings, with another NodeBootstrap.
 func (m *meddler) pokeBindings(t *testing.T) {
 	t.Helper()
 	nb := m.NodeBootstrap("another")
@@ -271,7 +272,7 @@ func (m *meddler) pokeBindings(t *testing.T) {
 	m.DeleteAfter(t, nb)
 }
 
-// What belongs to one node. All nodes have the same first moment, and the same minutes.
+// Interference with the objects of one node. All nodes start at the same time, and share the minutes.
 func TestInterference(t *testing.T) {
 	t.Parallel()
 	m := startMeddler(t)
@@ -285,20 +286,20 @@ func TestInterference(t *testing.T) {
 	for name, i := range all {
 		t.Run(name, func(t *testing.T) { i.check(t, first, perMinute) })
 	}
-	m.minutes(t, 2, last) // a status is stored first that says nothing of it any more
+	m.minutes(t, 2, last) // first a status without the problem is stored
 	for name, i := range all {
 		t.Run(name+" no more", i.checkEnd)
 	}
 }
 
-// interference has begun with some nodes. check sees what came of it by the writes for each node until the operator was quiet, and the
-// most in one minute after that, and ends it. checkEnd sees that everything is well again.
+// interference has started with some nodes. check gets the writes for each node until the operator was quiet and the maximum in
+// one minute after that, checks them, and ends the interference. checkEnd checks that everything is correct again.
 type interference struct {
 	check    func(t *testing.T, first, perMinute map[string]int)
 	checkEnd func(t *testing.T)
 }
 
-// What all nodes share.
+// Interference with the objects that all nodes share.
 func TestInterferenceWithBindings(t *testing.T) {
 	t.Parallel()
 	m := startMeddler(t)
@@ -314,15 +315,15 @@ const (
 	mostPerMinute = 5
 )
 
-// Whatever admission control changes of what the operator writes, it is left alone if it does no harm; else it is reported with the
-// object and the field, no further token is created, and few writes are made. Once it is no longer changed, the credential is published.
+// A harmless change by admission control is left alone. A harmful one is reported with the object and the field, no further
+// token is created, and the operator writes little. When the changes stop, the credential is published.
 func (m *meddler) admissionChangesSecrets(t *testing.T) interference {
 	t.Helper()
 	const group, usage = "auth-extra-groups", "usage-bootstrap-authentication"
 	cases := map[string]struct {
 		of    map[string]mutation
 		how   mutation
-		field string // empty if it does no harm
+		field string // empty if the change is harmless
 	}{
 		"t-immutable":   {m.tokens, set(true, "immutable"), ""},
 		"t-label":       {m.tokens, without("metadata", "labels"), ""},
@@ -389,7 +390,7 @@ func (m *meddler) admissionChangesSecrets(t *testing.T) interference {
 	}
 }
 
-// fight undoes what the operator writes, every few milliseconds, until stop is called.
+// fight undoes the operator's writes, every few milliseconds, until stop is called.
 func (m *meddler) fight(t *testing.T, undo func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -427,7 +428,7 @@ func spoil[T client.Object](m *meddler, o T, how func(T)) func(context.Context) 
 	}
 }
 
-// ofToken does something to the newest token that a node has.
+// ofToken calls a function with the newest token of a node.
 func (m *meddler) ofToken(node string, do func(context.Context, *corev1.Secret) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		var nb v1alpha1.NodeBootstrap
@@ -462,8 +463,8 @@ func (m *meddler) onKubeconfig(node string, how func(*corev1.Secret)) func(conte
 	return spoil(m, m.kubeconfigOf(node), how)
 }
 
-// Another client undoes what the operator writes of an object, whenever it does. Few writes are made, the condition names the object and
-// does not change with each of them, and once the other client stops the credential is published again.
+// Another client undoes each write of an object. The operator writes little, the condition names the object and does not change
+// with each write, and when the other client stops, the credential is published again.
 func (m *meddler) othersUndoSecrets(t *testing.T) interference {
 	t.Helper()
 	const group = "auth-extra-groups"
@@ -540,7 +541,7 @@ func (m *meddler) othersUndoSecrets(t *testing.T) interference {
 	}
 }
 
-// Another client undoes each write of a NodeBootstrap's status, which then cannot report it: few writes are made all the same.
+// Another client undoes each write of a NodeBootstrap's status, which then cannot report it: the operator still writes little.
 func (m *meddler) othersUndoStatus(t *testing.T) interference {
 	t.Helper()
 	const node = "status"
@@ -566,7 +567,8 @@ func (m *meddler) othersUndoStatus(t *testing.T) interference {
 	}
 }
 
-// The shared ClusterRoleBindings are as bounded as what belongs to one node, and each node that needs them reports it.
+// Writes of the shared ClusterRoleBindings are bounded like those for one node, and each node that needs them reports the
+// problem.
 func (m *meddler) othersUndoBindings(t *testing.T) {
 	const node, name = "bindings", rbac.BindingCreateCSRs
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -609,7 +611,7 @@ func (m *meddler) othersUndoBindings(t *testing.T) {
 			}
 		}
 		stop()
-		for range 11 { // as many writes are free again
+		for range 11 { // until the full burst is available again
 			m.clock.SetTime(m.clock.Now().Add(time.Minute))
 		}
 		_, before = m.minutes(t, 1, last)
@@ -655,10 +657,10 @@ func (m *meddler) admissionChangesBindings(t *testing.T) {
 	}
 }
 
-// A shared binding that the API server refuses is reported with what it says, and the credential is published once it no longer refuses.
+// If the API server rejects a shared binding, its error is reported. The credential is published when it no longer rejects it.
 func (m *meddler) bindingsAreRefused(t *testing.T) {
 	const node, name = "bindings", rbac.BindingCreateCSRs
-	m.meddle(m.bindings, name, set("cluster-admin", "roleRef", "name")) // which the operator may not give to anyone
+	m.meddle(m.bindings, name, set("cluster-admin", "roleRef", "name")) // which the operator may not bind
 	m.Create(t, m.NodeBootstrap(node))
 	env.Eventually(t, "the condition", func() error {
 		var nb v1alpha1.NodeBootstrap

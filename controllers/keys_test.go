@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// Machines that were cloned send one key under two names. The second one is denied, and told whose the key is.
+// Cloned machines send one key under two names. The second CSR is denied, and the message names the node that has the key.
 func TestOneKeyForOneNode(t *testing.T) {
 	const first, second = "cloned-1", "cloned-2"
 	key := newKey(t)
@@ -85,7 +85,7 @@ func TestOneKeyAtTheSameInstant(t *testing.T) {
 	}
 }
 
-// Two keys under one token are reported, whoever approves, and whoever wins.
+// Two keys with one token are reported, whoever approves, and whichever is approved.
 func TestTwoKeysOfOneTokenAreReported(t *testing.T) {
 	for name, mode := range map[string]v1alpha1.Approval{
 		"two-keys-node": v1alpha1.ApprovalNode, "two-keys-manual": v1alpha1.ApprovalManual, "two-keys-wide": v1alpha1.ApprovalClusterWide,
@@ -129,7 +129,7 @@ func TestTwoKeysOfOneTokenAreReported(t *testing.T) {
 	}
 }
 
-// With a delay, a request is approved after it, if no other key was sent with the token.
+// With a delay, a CSR is approved after it if no other key was sent with the token.
 func TestApprovalDelay(t *testing.T) {
 	const name, contested = "delayed", "delayed-contested"
 	for _, n := range []string{name, contested} {

@@ -14,7 +14,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// waitHealth waits until a NodeBootstrap has a status as Flux and Argo CD see it, by the library that they go by.
+// waitHealth waits until a NodeBootstrap has a status as Flux and Argo CD compute it, with the library that they use.
 func waitHealth(t *testing.T, name string, want status.Status) {
 	t.Helper()
 	env.Eventually(t, fmt.Sprintf("%s being %s", name, want), func() error {
@@ -31,7 +31,7 @@ func waitHealth(t *testing.T, name string, want status.Status) {
 	})
 }
 
-// What a pipeline waits for is reported as kstatus has it: Current when the rule holds, Failed when action is required.
+// Pipelines see the kstatus values: Current when the one rule holds, Failed when action is required.
 func TestKstatus(t *testing.T) {
 	nb := cluster.NodeBootstrap("healthy")
 	cluster.Create(t, nb)

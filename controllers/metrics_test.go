@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// metric is the value of a metric with these labels, given as "name=value"; of a histogram, how many were observed.
+// metric returns the value of a metric with these labels, given as "name=value"; for a histogram, the number of observations.
 func metric(t *testing.T, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := metrics.Gather()
@@ -49,7 +49,7 @@ func hasLabels(m *dto.Metric, want []string) bool {
 	return true
 }
 
-// alarms is the counter of alarms for a reason.
+// alarms returns the counter of alarms for a reason.
 func alarms(t *testing.T, reason string) float64 {
 	t.Helper()
 	return metric(t, "nodebootstrap_alarms_total", "reason="+reason)

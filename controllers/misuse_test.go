@@ -36,7 +36,7 @@ func waitCond(t *testing.T, name, conditionType string, want metav1.ConditionSta
 	return got
 }
 
-// eventsOf are the reasons of the events about a NodeBootstrap, each as often as it was told.
+// eventsOf returns the reasons of the events about a NodeBootstrap, each as often as it was emitted.
 func eventsOf(t *testing.T, name string) []string {
 	t.Helper()
 	var list eventsv1.EventList
@@ -52,7 +52,7 @@ func eventsOf(t *testing.T, name string) []string {
 	return out
 }
 
-// reissue asks for a fresh credential and waits for it.
+// reissue requests a reissue and waits for the new credential.
 func reissue(t *testing.T, name, value string) (*v1alpha1.NodeBootstrap, []byte) {
 	t.Helper()
 	env.Change(t, cluster, &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}}, func(nb *v1alpha1.NodeBootstrap) {
@@ -69,7 +69,7 @@ func reissue(t *testing.T, name, value string) (*v1alpha1.NodeBootstrap, []byte)
 	return cluster.WaitAwaited(t, name)
 }
 
-// Whoever uses a token for something else than its node is told of, and the token is worth nothing from then on.
+// Using a token for anything except its node raises an alarm and revokes the token.
 func TestMisusedTokenIsRevoked(t *testing.T) {
 	for name, spoil := range map[string]struct {
 		reason string
@@ -124,7 +124,7 @@ func TestMisusedTokenIsRevoked(t *testing.T) {
 	}
 }
 
-// A denied request stays for people to see; one for a signer that the operator may not decide for goes.
+// A denied CSR stays for people to see; one for a signer that the operator may not approve for is deleted.
 func TestMisusedTokensRequest(t *testing.T) {
 	const name = "misused-request"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -135,8 +135,8 @@ func TestMisusedTokensRequest(t *testing.T) {
 	}
 }
 
-// A second key is evidence of theft too once a machine has registered with the first one, which may be about to collect its certificate:
-// the token stays, and is good for that key alone.
+// A second key is evidence of theft after a machine has registered with the first one. That machine may be about to collect its
+// certificate, so the token stays, bound to the first key.
 func TestSecondKeyRaisesTheAlarm(t *testing.T) {
 	const name = "second-key"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -159,7 +159,7 @@ func TestSecondKeyRaisesTheAlarm(t *testing.T) {
 	}
 }
 
-// One token cannot make the operator write without end: what exceeds the bound is left alone, and told of once.
+// One token cannot cause unlimited writes: CSRs above the bound are left alone, and reported once.
 func TestFloodOfOneToken(t *testing.T) {
 	const name, sent = "flooding", 30
 	before := alarms(t, decisions.ReasonTooManyRequests)

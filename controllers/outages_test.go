@@ -21,8 +21,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// The operator starts with a CA file that is missing: who needs it is told, the others go on, and it counts as soon as it is there.
-// Then the operator loses the permission to ask who else approves: what it was told before counts for less than two refreshes.
+// The operator starts while the CA file is missing: NodeBootstraps that need it report that, the others go on, and the file is
+// used as soon as it exists. Then the operator loses the permission to ask who else approves: the last answer is valid for less
+// than two refreshes.
 func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
 	t.Parallel()
 	e, err := env.Start(t.Context(), localcluster.Config{NoControllerManager: true})
@@ -98,7 +99,7 @@ func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
 		r.Rules = slices.DeleteFunc(r.Rules, func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "subjectaccessreviews") })
 	})
 	k.SetTime(time.Now().Add(10 * time.Minute))
-	if err := e.Client.Create(t.Context(), &rbacv1.ClusterRoleBinding{ // it has the operator ask
+	if err := e.Client.Create(t.Context(), &rbacv1.ClusterRoleBinding{ // it makes the operator ask
 		ObjectMeta: metav1.ObjectMeta{Name: "any"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},
 	}); err != nil {

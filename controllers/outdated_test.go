@@ -11,7 +11,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// Whoever deletes a member's NodeBootstrap and applies it again with last year's annotation got a new live credential.
+// Deleting a member's NodeBootstrap and applying it again with last year's annotation created a new live credential.
 func TestOldReissueReopensNoMember(t *testing.T) {
 	const name = "old-annotation"
 	registers(t, name)
@@ -29,7 +29,7 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 	if created() > before {
 		t.Error("a token was made")
 	}
-	// A new value is a request as ever.
+	// A new value requests a reissue as usual.
 	reissue(t, name, time.Now().UTC().Format(time.RFC3339))
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// Whoever may write cluster-info had every machine that joins trust a CA of theirs, and send its token to them.
+// Anyone who may write cluster-info could make every joining machine trust their CA, and send its token to them.
 func TestForeignCAIsNotPublished(t *testing.T) {
 	const name = "foreign-ca"
 	theirs := ca(t, time.Now().Add(time.Hour))
@@ -48,7 +48,7 @@ func TestForeignCAIsNotPublished(t *testing.T) {
 		t.Errorf("there are %d tokens (%v)", len(tokens), err)
 	}
 
-	// Set explicitly, as for a load balancer that terminates TLS, it is nobody's business.
+	// Set explicitly, as for a load balancer that terminates TLS, it is not checked.
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.CABundle = string(theirs) })
 	cluster.WaitAwaited(t, name)
 	if s := kubeconfigSecret(t, name); !bytes.Equal(s.Data[kubeconfig.CAKey], theirs) {
@@ -56,7 +56,7 @@ func TestForeignCAIsNotPublished(t *testing.T) {
 	}
 }
 
-// The same later: what is published stays, and the node goes on when the ConfigMap is as it was.
+// The same later: the published kubeconfig stays, and the node goes on when the ConfigMap is restored.
 func TestForeignCAReplacesNothing(t *testing.T) {
 	const name = "foreign-ca-later"
 	info := clusterInfo(t, cluster.Server(), cluster.ServerCA())
@@ -80,7 +80,7 @@ func TestForeignCAReplacesNothing(t *testing.T) {
 	}
 }
 
-// A changed endpoint or CA sends a live token elsewhere. It was published without a word.
+// A changed endpoint or CA sends a live token elsewhere. That was not reported.
 func TestChangesOfAPublishedKubeconfigAreReported(t *testing.T) {
 	const name = "changed-server"
 	nb := awaitedAt(t, name, "https://one.example:6443")
@@ -120,7 +120,7 @@ func TestChangesOfAPublishedKubeconfigAreReported(t *testing.T) {
 	}
 }
 
-// published is the kubeconfig Secret of a node; nil when there is none.
+// published returns the kubeconfig Secret of a node; nil if it does not exist.
 func published(t *testing.T, node string) (*corev1.Secret, error) {
 	t.Helper()
 	var s corev1.Secret
@@ -131,7 +131,7 @@ func published(t *testing.T, node string) (*corev1.Secret, error) {
 	return &s, err
 }
 
-// notesOf are the notes of the events about a NodeBootstrap with a reason.
+// notesOf returns the notes of the events about a NodeBootstrap with a reason.
 func notesOf(t *testing.T, name, reason string) []string {
 	t.Helper()
 	var list eventsv1.EventList

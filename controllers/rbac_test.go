@@ -14,7 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
-// What ships is enough: every test here and in test/e2e runs under it. That it is no more is looked at here.
+// The shipped RBAC is sufficient, since every test here and in test/e2e runs under it. This test checks that it grants nothing
+// more.
 func TestRBACIsNoMoreThanNeeded(t *testing.T) {
 	content, err := os.ReadFile("../config/rbac/role.yaml")
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// logged is what the managers of the suite log at the default level.
+// logged are the lines that the managers of the suite log at the default level.
 var logged logLines
 
 type logLines struct {
@@ -42,7 +42,7 @@ func (l *logLines) logger() logr.Logger {
 	}, funcr.Options{})
 }
 
-// with are the lines that have all of the texts in them.
+// with returns the lines that contain all of the texts.
 func (l *logLines) with(texts ...string) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,7 +51,7 @@ func (l *logLines) with(texts ...string) []string {
 	})
 }
 
-// field is how a line has a field.
+// field returns a field as in a log line.
 func field(name, value string) string { return fmt.Sprintf("%q=%q", name, value) }
 
 // isLoggedOnce waits for a line with a message and fields.
@@ -69,7 +69,7 @@ func isLoggedOnce(t *testing.T, msg string, fields ...string) {
 	})
 }
 
-// The log has what was done to grant an identity and to take one away, once each, and no secret part.
+// The log has each step that grants or revokes an identity, once, and no secret part.
 func TestRecordInTheLog(t *testing.T) {
 	const name = "recorded"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -111,7 +111,8 @@ func TestRecordInTheLog(t *testing.T) {
 	}
 }
 
-// What fails is not logged as done, however often it is tried: a quota refuses the token, which is created when it goes.
+// A failed write is not logged as done, however often it is retried: a quota prevents the token, which is created after the
+// quota is deleted.
 func TestFailedWritesAreNotInTheRecord(t *testing.T) {
 	const name = "recorded-late"
 	created := func() int { return len(logged.with(field("msg", "created a token"), field("node", name))) }
@@ -141,8 +142,8 @@ func TestFailedWritesAreNotInTheRecord(t *testing.T) {
 	isLoggedOnce(t, "created a token", "node", name, "tokenID", nb.Status.Token.ID)
 }
 
-// A stray token is recorded too, and so is the request of a token that no longer exists.
-func TestRecordOfWhatWasStray(t *testing.T) {
+// The deletion of a stray token is logged, too, and that of the CSR of a token that no longer exists.
+func TestLogOfStrayTokens(t *testing.T) {
 	id := fmt.Sprintf("%06d", time.Now().UnixMicro()%1_000_000)
 	s := strayToken(id, labelled)
 	cluster.Create(t, s)

@@ -18,8 +18,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A kubelet that exits after it has asked asks with another key when it is started again. That is no theft: the condition Ready says
-// what to do, and a reissue lets the machine join.
+// A kubelet that exits after it sent a CSR uses another key when it is started again. That is not theft: the condition Ready
+// says what to do, and a reissue lets the machine join.
 func TestRestartedKubeletIsNoTheft(t *testing.T) {
 	const name = "restarted"
 	before := alarms(t, csr.ReasonSecondKey)
@@ -40,7 +40,7 @@ func TestRestartedKubeletIsNoTheft(t *testing.T) {
 		}
 		return nil
 	})
-	for range 10 { // a crash loop: more than is decided on
+	for range 10 { // a crash loop: more CSRs than the operator decides on
 		ask(t, kubeconfig, name, newKey(t))
 	}
 	env.Eventually(t, "the bound being reached", func() error {
@@ -59,8 +59,8 @@ func TestRestartedKubeletIsNoTheft(t *testing.T) {
 	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 }
 
-// A thief asks first and gets the certificate, the machine is denied. The alarm is raised when the thief joins: a kubelet that was only
-// restarted does not have its first key any more.
+// A thief sends the first CSR and gets the certificate, and the machine is denied. The alarm is raised when the thief joins: a
+// restarted kubelet no longer has its first key.
 func TestJoinWithTheFirstKeyRaisesTheAlarm(t *testing.T) {
 	const name = "thief-first"
 	before := alarms(t, csr.ReasonSecondKey)
@@ -104,7 +104,7 @@ func TestJoinWithTheFirstKeyRaisesTheAlarm(t *testing.T) {
 	})
 }
 
-// With replacementKeys as many further keys are approved, and no more. The certificates of those that were replaced are reported.
+// With replacementKeys exactly that number of further keys is approved. The certificates of the replaced keys are reported.
 func TestReplacementKeys(t *testing.T) {
 	const name = "replacing"
 	nb := cluster.NodeBootstrap(name)

@@ -43,7 +43,7 @@ func ask(t *testing.T, kubeconfig []byte, node string, key crypto.Signer) *certi
 	return send(t, kubeconfig, kubeletSpec(t, node, key))
 }
 
-// kubeletSpec is what a kubelet of a name asks for.
+// kubeletSpec returns the spec of a CSR of a kubelet of a name.
 func kubeletSpec(t *testing.T, node string, key crypto.Signer) certificatesv1.CertificateSigningRequestSpec {
 	t.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
@@ -86,7 +86,7 @@ func sendRequest(t *testing.T, kubeconfig []byte, request *certificatesv1.Certif
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The right to send requests comes with a binding that the API server's authorizer may hear of a moment later.
+	// The permission to send CSRs comes from a binding that the API server's authorizer may see a moment later.
 	env.Eventually(t, "sending a request", func() error {
 		sent, err := cs.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
 		if err == nil {
@@ -135,7 +135,7 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// An approved request without a certificate for a minute points at kube-controller-manager, which this cluster has not.
+// An approved request without a certificate for a minute points at kube-controller-manager, which this cluster does not have.
 func TestCertificateNotIssued(t *testing.T) {
 	const name = "not-issued"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -149,7 +149,7 @@ func TestCertificateNotIssued(t *testing.T) {
 	}
 }
 
-// When its token goes, a request goes too, even an approved one: the signer would still sign it.
+// A CSR is deleted with its token, even an approved one: the signer would still sign it.
 func TestRequestsGoWithTheirToken(t *testing.T) {
 	for name, approval := range map[string]v1alpha1.Approval{"goes-pending": v1alpha1.ApprovalManual, "goes-approved": v1alpha1.ApprovalNode} {
 		t.Run(name, func(t *testing.T) {
@@ -172,7 +172,7 @@ func TestRequestsGoWithTheirToken(t *testing.T) {
 	}
 }
 
-// A Node that an administrator created ahead is no member: the machine still needs its credential.
+// A Node that an administrator created in advance is not a member: the machine still needs its credential.
 func TestNodeCreatedAhead(t *testing.T) {
 	const name = "ahead"
 	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})

@@ -43,7 +43,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// awaitedAt makes a NodeBootstrap whose node reaches the API server at a URL, and waits until its kubeconfig is published.
+// awaitedAt creates a NodeBootstrap whose node reaches the API server at a URL, and waits until its kubeconfig is published.
 func awaitedAt(t *testing.T, name, server string, addresses ...string) *v1alpha1.NodeBootstrap {
 	t.Helper()
 	nb := cluster.NodeBootstrap(name)
@@ -54,8 +54,8 @@ func awaitedAt(t *testing.T, name, server string, addresses ...string) *v1alpha1
 	return nb
 }
 
-// refused sends a request for a serving certificate and waits until the operator has said why it approves it not; the reason is
-// AddressReserved, and the message says who reserves the address.
+// refused sends a request for a serving certificate and waits until the condition has the reason AddressReserved and its
+// message says who reserves the address.
 func refused(t *testing.T, node, by string, addresses ...string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	request := askServing(t, node, addresses...)
@@ -72,7 +72,7 @@ func refused(t *testing.T, node, by string, addresses ...string) *certificatesv1
 	return request
 }
 
-// servingCondition is the condition ServingCertificateApproved as it is.
+// servingCondition returns the current condition ServingCertificateApproved.
 func servingCondition(t *testing.T, node string) metav1.Condition {
 	t.Helper()
 	var nb v1alpha1.NodeBootstrap
@@ -83,7 +83,7 @@ func servingCondition(t *testing.T, node string) metav1.Condition {
 	return metav1.Condition{}
 }
 
-// Racks have load balancers of their own. The node of one got a certificate for another one's.
+// Each rack has its own load balancer. A node in one rack got a certificate for the load balancer of another rack.
 func TestNoNodeServesAsAnotherRacksLoadBalancer(t *testing.T) {
 	awaitedAt(t, "rack-a", "https://LB.rack-a.example:6443")
 	awaitedAt(t, "rack-a-ip", "https://[2001:DB8:a::1]:6443")
@@ -102,8 +102,8 @@ func TestNoNodeServesAsAnotherRacksLoadBalancer(t *testing.T) {
 	waitCondition(t, askServing(t, name, name, "xn--lb-rack.example"), certificatesv1.CertificateApproved)
 }
 
-// A node may reach the API server at the host of a kubeconfig that it was given, whatever its NodeBootstrap says by now. A change
-// of the server while the request waits got it approved.
+// A node may still use the server of a kubeconfig that it got earlier, whatever its NodeBootstrap says now. A change of the
+// server while the CSR was pending got it approved.
 func TestServersOfBeforeStayReserved(t *testing.T) {
 	const name = "moves"
 	nb := awaitedAt(t, name, "https://lb.before.example:6443", name, "lb.before.example")
@@ -116,7 +116,7 @@ func TestServersOfBeforeStayReserved(t *testing.T) {
 		}
 		return nil
 	})
-	for range 2 { // once the second one is approved, the operator has looked at the first one after the change
+	for range 2 { // once the second one is approved, the operator has reconciled the first one after the change
 		waitCondition(t, askServing(t, name, name), certificatesv1.CertificateApproved)
 	}
 	cluster.Get(t, "", request.Name, request)
@@ -128,7 +128,7 @@ func TestServersOfBeforeStayReserved(t *testing.T) {
 	refused(t, other, "the NodeBootstrap moves", "lb.before.example")
 }
 
-// The Service of the API server may have more addresses than its cluster IP.
+// The Service of the API server can have more addresses than its cluster IP.
 func TestNoNodeServesAsTheServiceOfTheAPIServer(t *testing.T) {
 	const name = "serves-as-service"
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "kubernetes"}}
@@ -143,8 +143,8 @@ func TestNoNodeServesAsTheServiceOfTheAPIServer(t *testing.T) {
 	refused(t, name, "the Service kubernetes", name, "198.51.100.77")
 }
 
-// The example of the review: the host of the flag was only reserved for NodeBootstraps that follow it. And a load balancer that
-// ends TLS has names in its certificate that nothing else mentions.
+// The host of the flag was only reserved for NodeBootstraps that use it. And a load balancer that terminates TLS has names in
+// its certificate that appear nowhere else.
 func TestNoNodeServesAsTheHostOfTheFlagOrOfTheCertificate(t *testing.T) {
 	lb := behindLoadBalancer(t, controllers.Options{ClusterServer: "https://api.prod.example:6443"})
 	const name = "res-b"
@@ -166,7 +166,8 @@ func TestNoNodeServesAsTheHostOfTheFlagOrOfTheCertificate(t *testing.T) {
 	t.Run("another CA", func(t *testing.T) { lb.movesToAnotherCA(t, name) })
 }
 
-// movesToAnotherCA has the ConfigMap be ahead of the certificate: nodes are looked at as soon as the API server presents the new one.
+// movesToAnotherCA updates the ConfigMap before the certificate: nodes are reconciled as soon as the API server presents the
+// new one.
 func (lb *balancer) movesToAnotherCA(t *testing.T, node string) {
 	info := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: "kube-root-ca.crt"}}
 	env.Change(t, cluster, info, func(cm *corev1.ConfigMap) { cm.Data["ca.crt"] = string(lb.nextCA) })
@@ -182,8 +183,8 @@ func (lb *balancer) movesToAnotherCA(t *testing.T, node string) {
 	})
 }
 
-// behindLoadBalancer has the test use another cluster, whose API server the operator reaches through a load balancer that ends TLS
-// with a certificate of its own, of a CA that kube-root-ca.crt has.
+// behindLoadBalancer switches the test to another cluster, whose API server the operator reaches through a load balancer that
+// terminates TLS with its own certificate. Its CA is in kube-root-ca.crt.
 func behindLoadBalancer(t *testing.T, o controllers.Options) *balancer {
 	t.Helper()
 	e, err := env.Start(t.Context(), localcluster.Config{NoControllerManager: true})
@@ -228,7 +229,8 @@ func behindLoadBalancer(t *testing.T, o controllers.Options) *balancer {
 	return lb
 }
 
-// balancer is a load balancer that ends TLS, with two certificates of two CAs, of which it presents the first until told otherwise.
+// balancer is a load balancer that terminates TLS, with two certificates of two CAs. It presents the first until the test
+// switches to the second.
 type balancer struct {
 	*httptest.Server
 	presented  atomic.Pointer[tls.Certificate]
@@ -236,7 +238,7 @@ type balancer struct {
 	ca, nextCA []byte
 }
 
-// loadBalancer passes on to the API server what reaches it on loopback.
+// loadBalancer starts a balancer on loopback that forwards to the API server.
 func loadBalancer(t *testing.T, to *rest.Config, names ...string) *balancer {
 	t.Helper()
 	backend, err := url.Parse(to.Host)
@@ -275,7 +277,7 @@ func loadBalancer(t *testing.T, to *rest.Config, names ...string) *balancer {
 	return lb
 }
 
-// servingCertificate is one of a CA of its own, which it returns in PEM.
+// servingCertificate returns a certificate of a new CA, and the CA in PEM.
 func servingCertificate(t *testing.T, ips []net.IP, names ...string) (tls.Certificate, []byte) {
 	t.Helper()
 	caKey, key := newKey(t), newKey(t)

@@ -29,7 +29,7 @@ import (
 
 const aFinalizer = "example.com/stay"
 
-// withFinalizer is a request that survives its deletion.
+// withFinalizer lets a CSR survive its deletion.
 func withFinalizer(r *certificatesv1.CertificateSigningRequest) { r.Finalizers = []string{aFinalizer} }
 
 // approve approves a request as a person does.
@@ -63,8 +63,8 @@ func issue(t *testing.T, request *certificatesv1.CertificateSigningRequest, expi
 	})
 }
 
-// A request that could not be revoked is denied, without an alarm: an admission policy may have added what it has. A request of a
-// kubelet is approved all the same.
+// A CSR that could not be revoked is denied, without an alarm: an admission policy may have added the finalizer or owner. A
+// kubelet's CSR is still approved.
 func TestRequestThatCannotBeRevokedIsDenied(t *testing.T) {
 	const name = "irrevocable"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -89,8 +89,8 @@ func TestRequestThatCannotBeRevokedIsDenied(t *testing.T) {
 	}
 }
 
-// A request with a finalizer survives its deletion, and the signer signs it nevertheless. What is revoked must not be there to be
-// approved or signed any more, whatever state it was in.
+// A request with a finalizer survives its deletion, and the signer signs it nevertheless. After the revocation it must not
+// exist, whatever state it was in.
 func TestRevokedRequestIsGoneInSpiteOfFinalizers(t *testing.T) {
 	for name, c := range map[string]struct {
 		signer   string
@@ -103,7 +103,7 @@ func TestRevokedRequestIsGoneInSpiteOfFinalizers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			nb := cluster.NodeBootstrap(name)
-			nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide // so that nothing is denied before
+			nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide // so that no CSR is denied before
 			cluster.Create(t, nb)
 			_, kubeconfig := cluster.WaitAwaited(t, name)
 			spec := kubeletSpec(t, name, newKey(t))
@@ -121,7 +121,7 @@ func TestRevokedRequestIsGoneInSpiteOfFinalizers(t *testing.T) {
 	}
 }
 
-// A certificate cannot be revoked. One that was issued to a token before that was revoked is reported until it expires.
+// A certificate cannot be revoked. If it was issued before its token was revoked, it is reported until it expires.
 func TestCertificateThatOutlivesItsTokenIsReported(t *testing.T) {
 	const name = "outlived"
 	before := metric(t, "nodebootstrap_certificates_not_revoked_total")
@@ -168,7 +168,7 @@ func TestCertificateThatOutlivesItsTokenIsReported(t *testing.T) {
 	})
 }
 
-// When the NodeBootstrap is deleted there is no condition: an event about the request says it.
+// After the NodeBootstrap is deleted, no condition can report it: an event about the CSR does.
 func TestCertificateThatOutlivesItsNodeBootstrapIsReported(t *testing.T) {
 	const name = "outlived-nb"
 	nb := cluster.NodeBootstrap(name)

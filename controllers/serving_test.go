@@ -23,7 +23,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// askServing sends what a kubelet of a node sends for a serving certificate that names some addresses, as that node.
+// askServing sends a kubelet's CSR for a serving certificate with some addresses, as that node.
 func askServing(t *testing.T, node string, addresses ...string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	kubeconfig, err := cluster.KubeconfigFor("system:node:"+node, "system:nodes")
@@ -49,7 +49,7 @@ func askServing(t *testing.T, node string, addresses ...string) *certificatesv1.
 	})
 }
 
-// declare makes a NodeBootstrap that declares addresses.
+// declare creates a NodeBootstrap that declares addresses.
 func declare(t *testing.T, name string, addresses ...string) *v1alpha1.NodeBootstrap {
 	t.Helper()
 	nb := cluster.NodeBootstrap(name)
@@ -70,7 +70,7 @@ func waitServing(t *testing.T, name string, status metav1.ConditionStatus, reaso
 	})
 }
 
-// apiServerIP is the IP of the Service kubernetes.
+// apiServerIP returns the IP of the Service kubernetes.
 func apiServerIP(t *testing.T) string {
 	t.Helper()
 	var service corev1.Service
@@ -98,7 +98,7 @@ func TestServingCertificateIsApproved(t *testing.T) {
 	}
 }
 
-// What may not be approved now waits, and is approved when that changes.
+// A CSR that cannot be approved now waits, and is approved when that changes.
 func TestServingCertificateWaits(t *testing.T) {
 	const name = "serves-later"
 	nb := declare(t, name, name)
@@ -117,7 +117,7 @@ func TestServingCertificateWaits(t *testing.T) {
 	waitServing(t, name, metav1.ConditionTrue, csr.ReasonKubeletServing)
 }
 
-// Whatever is declared, no node may serve as the control plane or as another node.
+// Whatever is declared, no node gets a serving certificate for the control plane or for another node.
 func TestServingCertificateOfSomebodyElse(t *testing.T) {
 	const name, other = "serves-wrongly", "serves-elsewhere"
 	declare(t, other, "shared.example.com", "203.0.113.8/32", "198.18.0.0/15")
@@ -141,18 +141,18 @@ func TestServingCertificateOfSomebodyElse(t *testing.T) {
 			cluster.Delete(t, request)
 		})
 	}
-	// An address that the other's CIDR holds is not its own: every node of a subnet may declare the same.
+	// An address in the other's CIDR does not belong to it: every node of a subnet can declare the same CIDR.
 	waitCondition(t, askServing(t, name, name, "198.18.0.1", "203.0.113.9"), certificatesv1.CertificateApproved)
 }
 
-// Without addresses, and for nodes that nobody declares, requests are left to people.
+// Without declared addresses, and for nodes without a NodeBootstrap, CSRs are left to people.
 func TestServingCertificateIsLeftAlone(t *testing.T) {
 	const name = "serves-by-hand"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	cluster.WaitAwaited(t, name)
 	declare(t, "serves-besides", "serves-besides")
 	requests := []*certificatesv1.CertificateSigningRequest{askServing(t, name, name), askServing(t, "nobody", "serves-besides")}
-	waitCondition(t, askServing(t, "serves-besides", "serves-besides"), certificatesv1.CertificateApproved) // after the others were seen
+	waitCondition(t, askServing(t, "serves-besides", "serves-besides"), certificatesv1.CertificateApproved) // after the others were reconciled
 	for _, r := range requests {
 		cluster.Get(t, "", r.Name, r)
 		if len(r.Status.Conditions) > 0 {
@@ -161,7 +161,7 @@ func TestServingCertificateIsLeftAlone(t *testing.T) {
 	}
 }
 
-// What no edit can fix is denied.
+// A CSR that no edit can fix is denied.
 func TestServingCertificateIsDenied(t *testing.T) {
 	const name = "serves-nothing"
 	declare(t, name, name)
@@ -171,7 +171,7 @@ func TestServingCertificateIsDenied(t *testing.T) {
 	waitServing(t, name, metav1.ConditionFalse, csr.ReasonNoAddress)
 }
 
-// The advice of a name that is another node's: it said to take a name out of addresses in which it was not.
+// The advice for a name of another node was wrong: it said to remove a name from addresses that did not contain it.
 func TestAdviceForTheNameOfAnotherNode(t *testing.T) {
 	const name, other = "serves-a-name", "serves-as-itself"
 	named := declare(t, other, "unrelated.example.com")
@@ -187,12 +187,12 @@ func TestAdviceForTheNameOfAnotherNode(t *testing.T) {
 	if strings.Contains(message, "take it out of spec") {
 		t.Errorf("the message advises what cannot be done: %s", message)
 	}
-	cluster.Delete(t, named) // as it says
+	cluster.Delete(t, named) // as the message advises
 	poke(t, name)
 	waitCondition(t, request, certificatesv1.CertificateApproved)
 }
 
-// And that of an address that another one declares.
+// The advice for an address that another NodeBootstrap declares.
 func TestAdviceForADeclaredAddress(t *testing.T) {
 	const name, other = "serves-an-address", "serves-the-same"
 	declared := declare(t, other, "the-same.example.com")

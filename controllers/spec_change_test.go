@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// setApproval changes who approves, and waits until the operator has seen it.
+// setApproval changes who approves, and waits until the operator has observed it.
 func setApproval(t *testing.T, name string, approval v1alpha1.Approval) {
 	t.Helper()
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -34,7 +34,7 @@ func setApproval(t *testing.T, name string, approval v1alpha1.Approval) {
 	})
 }
 
-// Who approves may change while a request waits: it is decided on by what holds now.
+// Who approves can change while a CSR waits: the current spec decides.
 func TestApprovalChangesWhileARequestWaits(t *testing.T) {
 	const name = "approval-changes"
 	nb := cluster.NodeBootstrap(name)
@@ -66,7 +66,7 @@ func TestApprovalChangesWhileARequestWaits(t *testing.T) {
 	})
 }
 
-// A shorter ttl shortens the present token; the kubeconfig and the secret part stay.
+// A shorter ttl shortens the current token; the kubeconfig and the secret part stay.
 func TestTTLChanges(t *testing.T) {
 	const name = "ttl-changes"
 	nb := cluster.NodeBootstrap(name)
@@ -89,7 +89,7 @@ func TestTTLChanges(t *testing.T) {
 	}
 }
 
-// An endpoint that moves reaches the kubeconfig with the same token.
+// A changed endpoint is written into the kubeconfig with the same token.
 func TestServerChanges(t *testing.T) {
 	const name, moved = "server-changes", "https://moved.example.com:6443"
 	nb := cluster.NodeBootstrap(name)

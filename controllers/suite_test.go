@@ -27,11 +27,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// The suite has etcd and kube-apiserver alone: nothing signs, nothing collects garbage, and time is ours.
+// The suite runs only etcd and kube-apiserver, without a signer and garbage collection, and with a fake clock.
 var (
 	cluster *env.Env
 	now     *clocktesting.FakePassiveClock
-	// metrics are those of the suite's manager.
+	// metrics is the registry of the suite's manager.
 	metrics = prometheus.NewRegistry()
 )
 
@@ -62,7 +62,7 @@ func startOperator(ctx context.Context, cfg localcluster.Config, k clock.Passive
 		return nil, nil, errors.Join(err, stop())
 	}
 	go func() { ended <- mgr.Start(ctx) }()
-	// What kube-controller-manager would publish.
+	// kube-controller-manager would publish this.
 	err = e.Client.Create(ctx, &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: "kube-root-ca.crt"},
 		Data:       map[string]string{"ca.crt": string(e.ServerCA())},
@@ -81,7 +81,7 @@ func newManager(ctx context.Context, e *env.Env, k clock.PassiveClock, registry 
 	return newManagerWith(ctx, cfg, controllers.Options{Clock: k, Registry: registry, AllowClusterWide: true})
 }
 
-// newManagerWith is a manager with an access of its own, and with options that flags would set.
+// newManagerWith returns a manager with its own rest.Config, and with options that flags would set.
 func newManagerWith(ctx context.Context, cfg *rest.Config, o controllers.Options) (ctrl.Manager, error) {
 	o.Namespace = operator.Namespace
 	if server, ok := o.Clock.(*apiserver.Clock); ok {

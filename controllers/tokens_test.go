@@ -20,8 +20,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A token that renewal left to expire was forgotten when somebody took the label off its Secret: a reissue, which is asked for
-// when older tokens are not trusted any more, left it alive for up to a year.
+// A renewed token was forgotten when a client removed the label of its Secret: a reissue, which users request when they no
+// longer trust older tokens, left it live for up to a year.
 func TestPredecessorIsRevokedWhateverItSays(t *testing.T) {
 	for what, change := range map[string]func(*corev1.Secret){
 		"label":                func(s *corev1.Secret) { s.Labels = nil },
@@ -61,7 +61,7 @@ func TestPredecessorIsRevokedWhateverItSays(t *testing.T) {
 	}
 }
 
-// strayToken is a token in the operator's group that no NodeBootstrap owns.
+// strayToken returns a token in the operator's group that no NodeBootstrap owns.
 func strayToken(id string, edit func(*corev1.Secret)) *corev1.Secret {
 	s := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: token.SecretName(id)},
@@ -84,8 +84,8 @@ func labelled(s *corev1.Secret) {
 	s.Labels = map[string]string{owned.ManagedByLabel: owned.ManagedBy}
 }
 
-// A token with the operator's label and in its group, such as a compromised operator makes, stayed for as long as it liked
-// when it named no node.
+// A token with the operator's label and in its group, such as a compromised operator can create, was never deleted when it
+// named no node.
 func TestStrayTokensOfOursAreDeleted(t *testing.T) {
 	for id, edit := range map[string]func(*corev1.Secret){
 		"stray1": labelled,
@@ -109,7 +109,8 @@ func TestStrayTokensOfOursAreDeleted(t *testing.T) {
 	}
 }
 
-// One without the label is someone else's: it is counted, and left alone. What is asked for with it is not approved.
+// A token without the label belongs to someone else: it is counted, and left alone. CSRs that are sent with it are not
+// approved.
 func TestForeignTokensAreReported(t *testing.T) {
 	foreign := strayToken("strang", nil)
 	cluster.Create(t, foreign)
@@ -126,7 +127,7 @@ func TestForeignTokensAreReported(t *testing.T) {
 	token := string(theToken(t, name).Data[bootstrapapi.BootstrapTokenIDKey]) + "." + string(theToken(t, name).Data[bootstrapapi.BootstrapTokenSecretKey])
 	stolen := strings.ReplaceAll(string(kubeconfig), token, "strang.0123456789abcdef")
 	request := send(t, []byte(stolen), kubeletSpec(t, name, newKey(t)))
-	looksAgain(t, name)
+	reconciled(t, name)
 	waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateApproved)
 	cluster.Get(t, "", request.Name, request)
 	if len(request.Status.Conditions) > 0 {
@@ -143,7 +144,7 @@ func TestForeignTokensAreReported(t *testing.T) {
 	env.Eventually(t, "the metric", func() error { return hasGauge("nodebootstrap_foreign_tokens", 0) })
 }
 
-// hasGauge is nil when a gauge without labels has a value.
+// hasGauge returns an error unless a gauge without labels has a value.
 func hasGauge(name string, want float64) error {
 	families, err := metrics.Gather()
 	if err != nil {

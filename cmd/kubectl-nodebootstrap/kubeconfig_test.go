@@ -31,7 +31,7 @@ func TestKubeconfigToStandardOutput(t *testing.T) {
 	}
 }
 
-// A dash is standard output, as in kubectl, and no file of that name.
+// A dash means standard output, as in kubectl, not a file of that name.
 func TestKubeconfigToDash(t *testing.T) {
 	t.Chdir(t.TempDir())
 	r := cluster{objects: []client.Object{awaiting(), publishedSecret()}}.succeeds(t, "kubeconfig", node, "--output-file", "-")
@@ -52,7 +52,7 @@ func TestKubeconfigWithTokenThatExpired(t *testing.T) {
 	mention(t, "the error output", r.errOut, "Warning", "token abcdef expired", "60m ago")
 }
 
-func TestKubeconfigThatIsNotThere(t *testing.T) {
+func TestKubeconfigThatDoesNotExist(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bootstrap-kubeconfig")
 	for name, tc := range map[string]struct {
 		cluster cluster
@@ -140,7 +140,7 @@ func TestKubeconfigThatIsNotThere(t *testing.T) {
 	}
 }
 
-// isTooLate has the deadline passed.
+// isTooLate sets a deadline that has passed.
 func isTooLate(nb *v1alpha1.NodeBootstrap) {
 	isStalled(nb)
 	for i := range nb.Status.Conditions {
@@ -148,7 +148,7 @@ func isTooLate(nb *v1alpha1.NodeBootstrap) {
 	}
 }
 
-// wantFiles checks what is in a directory, and thereby that no temporary file is left.
+// wantFiles checks the files of a directory, and thereby that no temporary file is left.
 func wantFiles(t *testing.T, dir string, want ...string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
@@ -214,7 +214,7 @@ func TestKubeconfigReplacesNothing(t *testing.T) {
 	}
 	for name, path := range map[string]string{"a file": file, "a dangling link": link, "a directory": dir} {
 		t.Run(name, func(t *testing.T) {
-			// No cluster is needed to find it: the person learns it before any waiting.
+			// This needs no cluster: the command fails before it waits.
 			r := cluster{funcs: failing(errors.New("asked the cluster first"))}.execute(t, "kubeconfig", node, "--output-file", path)
 			if r.err == nil {
 				t.Fatal("no error")
@@ -254,10 +254,10 @@ func TestKubeconfigToFileThatCannotBe(t *testing.T) {
 	}
 }
 
-// A waiting is a command line that waits, and a cluster that changes once it is watched.
+// waiting is a command line that waits, and a cluster that changes after the watch starts.
 type waiting struct {
 	cluster cluster
-	// onWatch happens after the nth watch began, from 1.
+	// onWatch is called after the start of the nth watch, counted from 1.
 	onWatch func(ctx context.Context, c client.WithWatch, n int) error
 	limit   string
 }
@@ -275,7 +275,7 @@ func (w waiting) execute(t *testing.T) result {
 	return w.cluster.execute(t, "kubeconfig", node, "--wait", w.limit)
 }
 
-// put makes the NodeBootstrap and its Secret what they shall be.
+// put creates or updates the NodeBootstrap and its Secret.
 func put(ctx context.Context, c client.Client, want *v1alpha1.NodeBootstrap) error {
 	var nb v1alpha1.NodeBootstrap
 	if err := c.Get(ctx, client.ObjectKeyFromObject(want), &nb); err != nil {
@@ -312,7 +312,7 @@ func TestKubeconfigWait(t *testing.T) {
 	}
 }
 
-func TestKubeconfigWaitTellsWhatIsInTheWay(t *testing.T) {
+func TestKubeconfigWaitReportsTheReason(t *testing.T) {
 	r := waiting{cluster: cluster{objects: []client.Object{awaiting(isReconciling)}}, limit: "20ms"}.execute(t)
 	if r.err == nil {
 		t.Fatal("no error")
@@ -323,7 +323,7 @@ func TestKubeconfigWaitTellsWhatIsInTheWay(t *testing.T) {
 	}
 }
 
-func TestKubeconfigWaitEndsWhenItIsInVain(t *testing.T) {
+func TestKubeconfigWaitEndsWhenItCannotHelp(t *testing.T) {
 	for name, tc := range map[string]struct {
 		onWatch func(ctx context.Context, c client.WithWatch, n int) error
 		want    []string
@@ -413,7 +413,7 @@ func tokenID(nb *v1alpha1.NodeBootstrap) string {
 	return nb.Status.Token.ID
 }
 
-// The kubeconfig that the operator renders is what comes out, also through a Secret as the operator makes it.
+// The command prints the kubeconfig that the operator renders, from a Secret as the operator creates it.
 func TestKubeconfigOfTheOperator(t *testing.T) {
 	nb := awaiting()
 	made, err := kubeconfig.NewSecret(nb, namespace, kubeconfig.Cluster{Server: nb.Status.Server, CA: []byte("ca")},

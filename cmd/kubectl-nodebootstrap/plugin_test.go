@@ -28,7 +28,7 @@ import (
 const (
 	node      = "worker-1"
 	namespace = "nodebootstrap-system"
-	// canary is the secret part of the token: only the command kubeconfig may let it out.
+	// canary is the secret part of the token: only the command kubeconfig may print it.
 	canary         = "c4n4ryc4n4ryc4n4"
 	kubeconfigText = "apiVersion: v1\nkind: Config\nusers: [{name: kubelet-bootstrap, user: {token: abcdef." + canary + "}}]\n"
 )
@@ -36,7 +36,7 @@ const (
 // start is in the future, so that a token of a day after it is live.
 var start = time.Date(2126, 11, 1, 12, 0, 0, 0, time.UTC)
 
-// A cluster is what the commands find in a test.
+// cluster is the state of the cluster in a test.
 type cluster struct {
 	objects []client.Object
 	funcs   interceptor.Funcs
@@ -53,13 +53,13 @@ func (cl cluster) client(t *testing.T) client.WithWatch {
 		WithStatusSubresource(&v1alpha1.NodeBootstrap{}).WithInterceptorFuncs(cl.funcs).Build()
 }
 
-// A result is what a command line did.
+// result is the result of a command line.
 type result struct {
 	out, errOut string
 	err         error
 }
 
-// execute runs a command line against a client and looks for the canary where it must not be.
+// execute runs a command line against a client and fails if the canary is where it must not be.
 func execute(t *testing.T, connect connector, args ...string) result {
 	t.Helper()
 	streams, _, out, errOut := genericiooptions.NewTestIOStreams()
@@ -90,7 +90,7 @@ func (cl cluster) execute(t *testing.T, args ...string) result {
 	return execute(t, func() (client.WithWatch, error) { return c, cl.err }, args...)
 }
 
-// succeeds and fails run a command line that must.
+// succeeds and fails run a command line that must succeed or fail.
 func (cl cluster) succeeds(t *testing.T, args ...string) result {
 	t.Helper()
 	r := cl.execute(t, args...)
@@ -113,7 +113,7 @@ func condition(kind string, status metav1.ConditionStatus, reason, message strin
 	return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, LastTransitionTime: metav1.NewTime(start)}
 }
 
-// awaiting is a NodeBootstrap with a published kubeconfig, changed in one respect.
+// awaiting returns a NodeBootstrap with a published kubeconfig, with some changes.
 func awaiting(changes ...func(*v1alpha1.NodeBootstrap)) *v1alpha1.NodeBootstrap {
 	nb := &v1alpha1.NodeBootstrap{
 		ObjectMeta: metav1.ObjectMeta{Name: node},
@@ -155,7 +155,8 @@ func isReconciling(nb *v1alpha1.NodeBootstrap) {
 	}}
 }
 
-// isMisused has the token misused after a key was approved with it, so that Ready stays True and the kubeconfig is still published.
+// isMisused sets the alarm after a key was approved with the token, so that Ready stays True and the kubeconfig is still
+// published.
 func isMisused(nb *v1alpha1.NodeBootstrap) {
 	nb.Status.Conditions = append(nb.Status.Conditions, condition(v1alpha1.ConditionTokenMisused, metav1.ConditionTrue, "SecondKey", "the request csr-b"))
 }
@@ -232,7 +233,7 @@ func TestUsageErrorsAreShort(t *testing.T) {
 	}
 }
 
-// Every command tells what it found in the way, and what to do about it.
+// Every command reports the cause of its failure, and what to do about it.
 func TestClusterErrors(t *testing.T) {
 	for name, tc := range map[string]struct {
 		cluster cluster

@@ -19,7 +19,7 @@ func TestReissue(t *testing.T) {
 	connect := func() (client.WithWatch, error) { return c, nil }
 	before := time.Now()
 
-	// One that is missing keeps none of the others from theirs.
+	// A missing NodeBootstrap does not prevent the reissue of the others.
 	r := execute(t, connect, "reissue", node, "worker-9", "worker-2")
 	if r.err == nil {
 		t.Fatal("no error for worker-9")

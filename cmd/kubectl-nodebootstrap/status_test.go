@@ -71,8 +71,8 @@ Certificate requests:  none
 	}
 }
 
-// An alarm comes before all that is said of the credential.
-func TestDescribeTellsOfAnAlarm(t *testing.T) {
+// An alarm comes before everything about the credential.
+func TestDescribeReportsAnAlarm(t *testing.T) {
 	got := describe(awaiting(func(nb *v1alpha1.NodeBootstrap) {
 		nb.Status.Conditions = append(nb.Status.Conditions, condition(v1alpha1.ConditionTokenMisused, metav1.ConditionTrue, "SecondKey", "the request csr-b"))
 	}), start)
@@ -81,7 +81,7 @@ func TestDescribeTellsOfAnAlarm(t *testing.T) {
 	}
 }
 
-// A binding that approves any name showed nowhere but in the list of conditions, beside Ready True.
+// A binding that approves any name was visible only in the list of conditions, next to Ready True.
 func TestDescribeWarns(t *testing.T) {
 	got := describe(awaiting(func(nb *v1alpha1.NodeBootstrap) {
 		nb.Status.Conditions = append(nb.Status.Conditions,

@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 )
 
-// Settings that no NodeBootstrap could work with are refused before anything starts, and the message names the flag.
+// Invalid settings are rejected before anything starts, and the message names the flag.
 func TestFlagsAreRefused(t *testing.T) {
 	junk := filepath.Join(t.TempDir(), "ca.crt")
 	if err := os.WriteFile(junk, []byte("no PEM"), 0o600); err != nil {
@@ -38,7 +38,7 @@ func TestFlagsAreRefused(t *testing.T) {
 	}
 }
 
-// A CA file that is missing or no PEM is reported in conditions: the operator still has to revoke and to deny.
+// A CA file that is missing or not PEM is reported in conditions: the operator must still revoke and deny.
 func TestCAFileDoesNotEndTheProcess(t *testing.T) {
 	junk := filepath.Join(t.TempDir(), "ca.crt")
 	if err := os.WriteFile(junk, []byte("no PEM"), 0o600); err != nil {
@@ -61,7 +61,7 @@ func TestFlagDefaults(t *testing.T) {
 	}
 }
 
-// client-go logs whole Secrets at verbosity 8 and above: however loud the log shall be, it stays below that.
+// client-go logs whole Secrets at verbosity 8 and above: whatever the flag says, the log stays below that.
 func TestBodiesAreNotLogged(t *testing.T) {
 	for level, want := range map[string]int{"10": bodyVerbosity - 1, "8": bodyVerbosity - 1, "5": 5, "debug": 1, "info": 0} {
 		o, err := parse([]string{"--zap-log-level=" + level})
@@ -75,7 +75,7 @@ func TestBodiesAreNotLogged(t *testing.T) {
 	}
 }
 
-// A certificate that would not be served is refused rather than forgotten.
+// A certificate that would not be served is rejected, not ignored.
 func TestMetricsCertificateWithoutTLS(t *testing.T) {
 	if _, err := parse([]string{"--metrics-secure=false", "--metrics-cert-dir=" + t.TempDir()}); err == nil || !strings.Contains(err.Error(), "--metrics-secure=false") {
 		t.Errorf("got %v", err)

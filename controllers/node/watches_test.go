@@ -25,7 +25,7 @@ import (
 )
 
 // After a token is deleted, only the reconcile of the named node sees a CSR that was sent with it and names another node.
-func TestTokenWakesTheNodesThatItsRequestsName(t *testing.T) {
+func TestTokenEnqueuesTheNodesThatItsCSRsName(t *testing.T) {
 	scheme, err := objects.NewScheme()
 	if err != nil {
 		t.Fatal(err)
