@@ -66,7 +66,7 @@ func TestAddressIsMovedFromAnotherNodeBootstrap(t *testing.T) {
 	waitCondition(t, request, certificatesv1.CertificateApproved)
 }
 
-// CertificateNotIssued with a failed request: the kubelet's next request has another key, so only a reissue helps.
+// CertificateNotIssued with a failed CSR: the kubelet's next CSR has another key, so only a reissue helps.
 func TestSignerThatFailed(t *testing.T) {
 	const name = "signer-failed"
 	cluster.Create(t, cluster.NodeBootstrap(name))

@@ -48,7 +48,7 @@ func refusedSecrets(t *testing.T) map[string]refusedSecret {
 		"a key as server":                     {server, key, secret, false},
 		"a private key in the CA":             {bundle, pem + key, secret, false},
 		"a private key before the CA":         {bundle, key + pem, secret, false},
-		"a private key alone":                 {bundle, key, secret, false},
+		"only a private key":                  {bundle, key, secret, false},
 		"a private key in base64":             {bundle, base64.StdEncoding.EncodeToString([]byte(key)), base64.StdEncoding.EncodeToString([]byte(key))[40:60], false},
 		"a kubeconfig as CA":                  {bundle, "users:\n- user: {token: " + password + "}\n", password, false},
 		"a CA that is too long":               {bundle, strings.Repeat(pem, 65536/len(pem)) + key + strings.Repeat("\n", 65536), secret, false},

@@ -31,10 +31,10 @@ func TestServersAreJudgedAlike(t *testing.T) {
 			continue
 		}
 		if !strings.Contains(err.Error(), "write for example https://api.example.com:6443") && !strings.Contains(err.Error(), "Too long") {
-			t.Errorf("%q: the answer does not say what to write: %v", server, err)
+			t.Errorf("%q: the error does not say what to write: %v", server, err)
 		}
 		if kubeconfig.ValidateServer(server) == nil {
-			t.Errorf("%q: the flag and cluster-info pass it", server)
+			t.Errorf("%q: the flag and cluster-info accept it", server)
 		}
 	}
 }

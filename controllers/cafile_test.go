@@ -46,10 +46,10 @@ func TestCAFileIsFollowed(t *testing.T) {
 	select {
 	case <-changed:
 	case <-time.After(env.Limit):
-		t.Fatal("that the file is gone was not noticed")
+		t.Fatal("the deletion of the file caused no event")
 	}
 	sources, err := d.Sources(t.Context())
 	if err != nil || sources.FlagCAError == nil {
-		t.Errorf("a file that is gone gives %v and %v, want a reason to tell people", sources.FlagCAError, err)
+		t.Errorf("a deleted file gives %v and %v, want a problem to report", sources.FlagCAError, err)
 	}
 }

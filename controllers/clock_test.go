@@ -110,6 +110,6 @@ func TestReissueOfANodeWithAFastClock(t *testing.T) {
 		return env.HasReady(&nb, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 	})
 	if _, err := whoIs(t.Context(), kubeconfig); err != nil {
-		t.Errorf("the credential is gone before the kubelet has collected its certificate: %v", err)
+		t.Errorf("the credential was deleted before the kubelet collected its certificate: %v", err)
 	}
 }

@@ -87,7 +87,7 @@ func TestApprovalClusterWideTakesAFlag(t *testing.T) {
 		return errors.Join(e.NothingLeft(t.Context(), name), e.Absent(t.Context(), "", rbac.BindingApproveClusterWide, binding))
 	})
 	if nb.Status.Token != nil || nb.Status.KubeconfigSecretRef != nil || meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionApprovalEnforced) != nil {
-		t.Errorf("the status tells of a token: %+v", nb.Status)
+		t.Errorf("the status names a token: %+v", nb.Status)
 	}
 	env.Eventually(t, "the end of the token", func() error {
 		if _, err := whoIs(t.Context(), kubeconfig); err == nil {

@@ -217,7 +217,7 @@ func TestForeignKubeconfigSecretIsUntouched(t *testing.T) {
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	nb := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonObjectNotOurs)
 	if got := env.ReadyMessage(nb); !strings.Contains(got, foreign.Name) || !strings.Contains(got, "delete it") || strings.Contains(got, "rename") {
-		t.Errorf("the message does not name the Secret, or advises what Kubernetes cannot do: %s", got)
+		t.Errorf("the message does not name the Secret, or advises an impossible change: %s", got)
 	}
 	if !meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) {
 		t.Errorf("it is not Stalled: %+v", nb.Status.Conditions)

@@ -15,7 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// withoutRole deletes a RoleBinding of the operator and returns a function that restores it.
+// withoutRole deletes a Role of the operator and returns a function that restores it.
 func withoutRole(t *testing.T, namespace string) (restore func()) {
 	t.Helper()
 	var role rbacv1.Role

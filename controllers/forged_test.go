@@ -53,7 +53,7 @@ func renews(t *testing.T, name string, after time.Time) {
 	})
 }
 
-// reconciled triggers a reconcile of a node and waits for it: a changed deadline changes nothing else.
+// reconciled triggers a reconcile of a node and waits for it. It changes the join deadline, which has no other effect.
 func reconciled(t *testing.T, name string) *v1alpha1.NodeBootstrap {
 	t.Helper()
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -85,14 +85,14 @@ func TestForgedNodeIsNotJoined(t *testing.T) {
 	for range 3 {
 		nb := reconciled(t, name)
 		if meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined) {
-			t.Fatal("a Node that somebody made counts as joined")
+			t.Fatal("a forged Node counts as joined")
 		}
 		if nb.Status.Token == nil || nb.Status.Token.ID != before.Status.Token.ID {
 			t.Fatalf("the token is %+v", nb.Status.Token)
 		}
 	}
 	if _, err := whoIs(t.Context(), kubeconfig); err != nil {
-		t.Errorf("the credential is gone: %v", err)
+		t.Errorf("the credential was deleted: %v", err)
 	}
 	// A kubelet renews a Lease as well.
 	renews(t, name, time.Time{})
@@ -149,6 +149,6 @@ func TestOldLeaseDoesNotEndAReissue(t *testing.T) {
 	}
 	joined := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionJoined)
 	if joined.Reason != v1alpha1.ReasonNodeAlive || nb.Status.NodeAliveTime == nil {
-		t.Errorf("nobody is told that the node is alive: %+v, since %s", joined, nb.Status.NodeAliveTime)
+		t.Errorf("the status does not report that the node is alive: %+v, since %s", joined, nb.Status.NodeAliveTime)
 	}
 }

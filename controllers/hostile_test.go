@@ -56,7 +56,7 @@ func checkForeign(o client.Object) error {
 		}
 	}
 	if _, marked := o.GetAnnotations()["nodebootstrap.io/partial"]; marked {
-		return fmt.Errorf("%T %s has the mark of what is in the cache", o, o.GetName())
+		return fmt.Errorf("%T %s has the annotation of partial objects in the cache", o, o.GetName())
 	}
 	return nil
 }
@@ -103,7 +103,7 @@ func TestRepairsKeepWhatOthersAdded(t *testing.T) {
 		env.Eventually(t, "the repair of the "+what, func() error {
 			cluster.Get(t, secret.Namespace, secret.Name, secret)
 			if got, want := string(secret.Data[bootstrapapi.BootstrapTokenDescriptionKey]), string(before.Data[bootstrapapi.BootstrapTokenDescriptionKey]); got != want {
-				return fmt.Errorf("%d bytes are there instead of %q", len(got), want)
+				return fmt.Errorf("got %d bytes instead of %q", len(got), want)
 			}
 			if len(secret.OwnerReferences) != 1 || secret.UID != before.UID {
 				return fmt.Errorf("the owners of %s are %v", secret.UID, secret.OwnerReferences)
@@ -149,7 +149,7 @@ func TestVeryLongReissueRequest(t *testing.T) {
 		})
 		secret := theToken(t, name)
 		if got := secret.Annotations[v1alpha1.ReissueRequestedAtAnnotation]; got != want || secret.Name != token.SecretName(nb.Status.Token.ID) {
-			t.Errorf("the token %s was made for %.100q, want %q", secret.Name, got, want)
+			t.Errorf("the token %s was created for %.100q, want %q", secret.Name, got, want)
 		}
 		before = nb.DeepCopy()
 	}

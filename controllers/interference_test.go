@@ -377,7 +377,7 @@ func (m *meddler) admissionChangesSecrets(t *testing.T) interference {
 					t.Errorf("%s: that is too many", node)
 				}
 				if c.field == "" && perMinute[node] > 0 {
-					t.Errorf("%s: what does no harm is written again", node)
+					t.Errorf("%s: a harmless change is undone", node)
 				}
 				m.meddle(c.of, node, nil)
 			}
@@ -619,7 +619,7 @@ func (m *meddler) othersUndoBindings(t *testing.T) {
 	}
 }
 
-// Admission control changes the shared bindings, so that tokens could not send requests: no token is created until it no longer does.
+// Admission control changes the shared bindings, so that tokens could not send CSRs: no token is created until it stops.
 func (m *meddler) admissionChangesBindings(t *testing.T) {
 	const node, name = "bindings", rbac.BindingCreateCSRs
 	for field, how := range map[string]mutation{

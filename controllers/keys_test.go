@@ -50,7 +50,7 @@ func TestKeyOfADeletedNodeBootstrapIsFree(t *testing.T) {
 	waitCondition(t, ask(t, kubeconfig, second, key), certificatesv1.CertificateApproved)
 }
 
-// Of two requests with one key at the same instant one is approved, never both.
+// Of two concurrent CSRs with one key only one is approved.
 func TestOneKeyAtTheSameInstant(t *testing.T) {
 	const pairs = 8
 	var requests [pairs][2]*certificatesv1.CertificateSigningRequest

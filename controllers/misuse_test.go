@@ -155,7 +155,7 @@ func TestSecondKeyRaisesTheAlarm(t *testing.T) {
 	var nb v1alpha1.NodeBootstrap
 	cluster.Get(t, "", name, &nb)
 	if nb.Status.Token == nil || nb.Status.Token.ID != before.Status.Token.ID {
-		t.Errorf("the token that a key was approved with is gone: %+v", nb.Status.Token)
+		t.Errorf("the token that a key was approved with was deleted: %+v", nb.Status.Token)
 	}
 }
 

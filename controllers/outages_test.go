@@ -99,7 +99,7 @@ func TestOperatorGoesOnWithoutCAFileAndReviews(t *testing.T) {
 		r.Rules = slices.DeleteFunc(r.Rules, func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "subjectaccessreviews") })
 	})
 	k.SetTime(time.Now().Add(10 * time.Minute))
-	if err := e.Client.Create(t.Context(), &rbacv1.ClusterRoleBinding{ // it makes the operator ask
+	if err := e.Client.Create(t.Context(), &rbacv1.ClusterRoleBinding{ // triggers a review
 		ObjectMeta: metav1.ObjectMeta{Name: "any"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "view"},
 	}); err != nil {

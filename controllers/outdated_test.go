@@ -27,7 +27,7 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 		t.Errorf("handled is %q, and the last token %q", got.Status.LastHandledReissueAt, got.Status.LastTokenID)
 	}
 	if created() > before {
-		t.Error("a token was made")
+		t.Error("a token was created")
 	}
 	// A new value requests a reissue as usual.
 	reissue(t, name, time.Now().UTC().Format(time.RFC3339))

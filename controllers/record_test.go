@@ -135,7 +135,7 @@ func TestFailedWritesAreNotInTheRecord(t *testing.T) {
 		return nil
 	})
 	if created() > before {
-		t.Error("what failed is logged as done")
+		t.Error("a failed write is logged as done")
 	}
 	cluster.Delete(t, quota)
 	nb, _ := cluster.WaitAwaited(t, name)

@@ -24,7 +24,7 @@ func TestRateLimitedRecorder(t *testing.T) {
 		r.Eventf(nil, nil, corev1.EventTypeNormal, "Published", "Reconciled", "")
 		r.Eventf(nil, nil, corev1.EventTypeWarning, "TokenMisused", "Reported", "")
 	}
-	// It may take a second, or a few.
+	// The test can take a few seconds.
 	if n := counts[corev1.EventTypeNormal]; n < normalEventsAtOnce || n > many/2 {
 		t.Errorf("%d of %d normal events are emitted, want about %d", n, many, normalEventsAtOnce)
 	}

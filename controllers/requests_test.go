@@ -37,7 +37,7 @@ func newKey(t *testing.T) crypto.Signer {
 	return key
 }
 
-// ask sends what a kubelet of a name sends, with a bootstrap kubeconfig.
+// ask sends the CSR of a kubelet of a name, with a bootstrap kubeconfig.
 func ask(t *testing.T, kubeconfig []byte, node string, key crypto.Signer) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	return send(t, kubeconfig, kubeletSpec(t, node, key))
@@ -59,13 +59,13 @@ func kubeletSpec(t *testing.T, node string, key crypto.Signer) certificatesv1.Ce
 	}
 }
 
-// send sends a request with a kubeconfig.
+// send sends a CSR with a kubeconfig.
 func send(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSigningRequestSpec) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	return sendEdited(t, kubeconfig, spec, func(*certificatesv1.CertificateSigningRequest) {})
 }
 
-// sendEdited sends a request whose metadata was edited.
+// sendEdited sends a CSR with edited metadata.
 func sendEdited(t *testing.T, kubeconfig []byte, spec certificatesv1.CertificateSigningRequestSpec,
 	edit func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
@@ -75,7 +75,7 @@ func sendEdited(t *testing.T, kubeconfig []byte, spec certificatesv1.Certificate
 	return request
 }
 
-// sendRequest sends a request with a kubeconfig, and turns it into what was stored.
+// sendRequest sends a CSR with a kubeconfig, and sets it to the stored one.
 func sendRequest(t *testing.T, kubeconfig []byte, request *certificatesv1.CertificateSigningRequest) {
 	t.Helper()
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
@@ -135,7 +135,8 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
-// An approved request without a certificate for a minute points at kube-controller-manager, which this cluster does not have.
+// If an approved CSR has no certificate after a minute, the message points at kube-controller-manager, which this cluster does
+// not have.
 func TestCertificateNotIssued(t *testing.T) {
 	const name = "not-issued"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -164,7 +165,7 @@ func TestRequestsGoWithTheirToken(t *testing.T) {
 				waitCondition(t, request, certificatesv1.CertificateApproved)
 			}
 			cluster.Delete(t, nb)
-			env.Eventually(t, "the request and the credential being gone", func() error {
+			env.Eventually(t, "the deletion of the CSR and the credential", func() error {
 				return errors.Join(cluster.NothingLeft(t.Context(), name),
 					cluster.Absent(t.Context(), "", request.Name, &certificatesv1.CertificateSigningRequest{}))
 			})

@@ -54,8 +54,8 @@ func awaitedAt(t *testing.T, name, server string, addresses ...string) *v1alpha1
 	return nb
 }
 
-// refused sends a request for a serving certificate and waits until the condition has the reason AddressReserved and its
-// message says who reserves the address.
+// refused sends a CSR for a serving certificate and waits until the condition has the reason AddressReserved and its message
+// says who reserves the address.
 func refused(t *testing.T, node, by string, addresses ...string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	request := askServing(t, node, addresses...)

@@ -32,7 +32,7 @@ const aFinalizer = "example.com/stay"
 // withFinalizer lets a CSR survive its deletion.
 func withFinalizer(r *certificatesv1.CertificateSigningRequest) { r.Finalizers = []string{aFinalizer} }
 
-// approve approves a request as a person does.
+// approve approves a CSR as a person does.
 func approve(t *testing.T, request *certificatesv1.CertificateSigningRequest) {
 	t.Helper()
 	cluster.Get(t, "", request.Name, request)
@@ -89,8 +89,8 @@ func TestRequestThatCannotBeRevokedIsDenied(t *testing.T) {
 	}
 }
 
-// A request with a finalizer survives its deletion, and the signer signs it nevertheless. After the revocation it must not
-// exist, whatever state it was in.
+// A CSR with a finalizer survives its deletion, and the signer signs it nevertheless. After the revocation it must not exist,
+// whatever state it was in.
 func TestRevokedRequestIsGoneInSpiteOfFinalizers(t *testing.T) {
 	for name, c := range map[string]struct {
 		signer   string
@@ -113,7 +113,7 @@ func TestRevokedRequestIsGoneInSpiteOfFinalizers(t *testing.T) {
 				approve(t, request)
 			}
 			cluster.Delete(t, nb)
-			env.Eventually(t, "the request and the credential being gone", func() error {
+			env.Eventually(t, "the deletion of the CSR and the credential", func() error {
 				return errors.Join(cluster.NothingLeft(t.Context(), name),
 					cluster.Absent(t.Context(), "", request.Name, &certificatesv1.CertificateSigningRequest{}))
 			})

@@ -185,7 +185,7 @@ func TestAdviceForTheNameOfAnotherNode(t *testing.T) {
 		}
 	}
 	if strings.Contains(message, "take it out of spec") {
-		t.Errorf("the message advises what cannot be done: %s", message)
+		t.Errorf("the advice in the message does not work: %s", message)
 	}
 	cluster.Delete(t, named) // as the message advises
 	poke(t, name)

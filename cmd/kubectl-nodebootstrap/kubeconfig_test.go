@@ -108,7 +108,7 @@ func TestKubeconfigThatDoesNotExist(t *testing.T) {
 			cluster{objects: []client.Object{awaiting(func(nb *v1alpha1.NodeBootstrap) { nb.Status.KubeconfigSecretRef = nil })}},
 			[]string{"names no Secret"},
 		},
-		"Secret gone": {
+		"Secret deleted": {
 			cluster{objects: []client.Object{awaiting()}},
 			[]string{"nodebootstrap-system/bootstrap-kubeconfig-worker-1 is gone", "try again"},
 		},
@@ -275,7 +275,7 @@ func (w waiting) execute(t *testing.T) result {
 	return w.cluster.execute(t, "kubeconfig", node, "--wait", w.limit)
 }
 
-// put creates or updates the NodeBootstrap and its Secret.
+// put stores the status of the NodeBootstrap.
 func put(ctx context.Context, c client.Client, want *v1alpha1.NodeBootstrap) error {
 	var nb v1alpha1.NodeBootstrap
 	if err := c.Get(ctx, client.ObjectKeyFromObject(want), &nb); err != nil {
@@ -319,7 +319,7 @@ func TestKubeconfigWaitReportsTheReason(t *testing.T) {
 	}
 	mention(t, "the error", r.err.Error(), "gave up after 20ms", "Verifying: the API server is asked")
 	if want := "Waiting: Verifying: the API server is asked\n"; r.errOut != want {
-		t.Errorf("told %q, want %q", r.errOut, want)
+		t.Errorf("got %q, want %q", r.errOut, want)
 	}
 }
 

@@ -293,7 +293,7 @@ func TestCompletion(t *testing.T) {
 	}
 	t.Run("no cluster", func(t *testing.T) {
 		if r := (cluster{err: errors.New("no configuration")}).succeeds(t, "__complete", "status", ""); !strings.HasPrefix(r.out, ":5\n") {
-			t.Errorf("got %q, want the directive for an error alone", r.out)
+			t.Errorf("got %q, want only the directive for an error", r.out)
 		}
 	})
 }

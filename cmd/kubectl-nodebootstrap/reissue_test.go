@@ -33,10 +33,10 @@ func TestReissue(t *testing.T) {
 		}
 		at, err := time.Parse(time.RFC3339Nano, nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation])
 		if err != nil || at.Before(before) || at.After(time.Now()) {
-			t.Errorf("%s: the annotation is %v (%v), want the present time in RFC 3339", name, nb.Annotations, err)
+			t.Errorf("%s: the annotation is %v (%v), want the current time in RFC 3339", name, nb.Annotations, err)
 		}
 		if name == node && nb.Annotations["team"] != "edge" {
-			t.Errorf("another annotation is gone: %v", nb.Annotations)
+			t.Errorf("another annotation was removed: %v", nb.Annotations)
 		}
 	}
 }

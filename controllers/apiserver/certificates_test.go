@@ -52,7 +52,7 @@ func TestServerCertificates(t *testing.T) {
 	c := NewCertificates(k)
 	answers := func(cert *x509.Certificate, verified bool) {
 		t.Helper()
-		if _, err := c.Wrap(answerWith(cert, verified)).RoundTrip(&http.Request{}); err != nil { //nolint:bodyclose // there is none
+		if _, err := c.Wrap(answerWith(cert, verified)).RoundTrip(&http.Request{}); err != nil { //nolint:bodyclose // the response has no body
 			t.Fatal(err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestUnknownServerCertificates(t *testing.T) {
 	plain := roundTripper(func(*http.Request) (*http.Response, error) { return &http.Response{}, nil })
 	failing := roundTripper(func(*http.Request) (*http.Response, error) { return nil, http.ErrServerClosed })
 	for _, transport := range []http.RoundTripper{plain, failing} {
-		_, _ = c.Wrap(transport).RoundTrip(&http.Request{}) //nolint:bodyclose // there is none
+		_, _ = c.Wrap(transport).RoundTrip(&http.Request{}) //nolint:bodyclose // the response has no body
 	}
 	if c.Leaves() != nil || c.Recent() != nil {
 		t.Error("something is known")
@@ -129,6 +129,6 @@ func BenchmarkServerCertificates(b *testing.B) {
 	transport := c.Wrap(answerWith(leaf("a", time.Now().Add(time.Hour)), true))
 	b.ReportAllocs()
 	for b.Loop() {
-		_, _ = transport.RoundTrip(nil) //nolint:bodyclose // there is none
+		_, _ = transport.RoundTrip(nil) //nolint:bodyclose // the response has no body
 	}
 }

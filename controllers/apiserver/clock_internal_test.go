@@ -33,7 +33,7 @@ func (a answers) RoundTrip(*http.Request) (*http.Response, error) {
 	return &http.Response{Header: header, Body: http.NoBody}, nil
 }
 
-// ask sends a request.
+// ask sends a request and drops the response.
 func ask(transport http.RoundTripper) error {
 	response, err := transport.RoundTrip(&http.Request{})
 	if err != nil {

@@ -89,7 +89,7 @@ type framedBody struct {
 	began   time.Time     // when the list ended, or the watch started
 	events  int           // the number since then
 	header  []byte        // of the next event, as far as it was received
-	left    int           // of the present event
+	left    int           // unread bytes of the current event
 	small   []byte        // the current event, if it can be the bookmark that ends the list
 	large   bool          // a large event was received
 	ending  bool          // the watch ends when it is idle

@@ -69,7 +69,7 @@ func (r *Reconciler) deleteRevoked(ctx context.Context, f *lifecycle.Facts, p *l
 		errs = append(errs, token.WithoutAnswer(s, r.deleteSecret(ctx, s, status.WhyRevoked(p, f, s, r.Clock.Now()))))
 	}
 	for _, request := range p.DeleteRequests {
-		errs = append(errs, r.deleteRequest(ctx, p, request))
+		errs = append(errs, r.deleteCSR(ctx, p, request))
 	}
 	if p.DeleteKubeconfig != nil {
 		errs = append(errs, r.deleteSecret(ctx, p.DeleteKubeconfig, ""))

@@ -28,8 +28,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// The node that waits for its approval may be the one that fixes the cause of other failed writes. The API server's errors
-// repeat the request, and their secret parts must be redacted.
+// The node whose approval is pending may be the one that fixes the cause of other failed writes. The API server's errors repeat
+// the request, and their secret parts must be redacted.
 func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1", UID: "the-uid"}}

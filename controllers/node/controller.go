@@ -29,7 +29,7 @@ import (
 )
 
 // Reconciler reconciles everything about one node, keyed by the node's name, with one rule: while the node is wanted and has
-// not joined, exactly one live credential for it exists, otherwise none.
+// not joined, it has exactly one live credential, otherwise none.
 type Reconciler struct {
 	// Client reads from the cache and writes.
 	Client client.Client

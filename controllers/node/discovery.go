@@ -76,7 +76,7 @@ func (d *Discovery) Resolve(ctx context.Context, spec v1alpha1.ClusterSpec, now 
 	return cluster, why, nil
 }
 
-// Sources reads all places where endpoint and CA may be. An absent ConfigMap is an empty value. A failed read is an error,
+// Sources reads all possible sources of endpoint and CA. An absent ConfigMap is an empty value. A failed read is an error,
 // except for the file, which an administrator must fix.
 func (d *Discovery) Sources(ctx context.Context) (kubeconfig.Sources, error) {
 	s := kubeconfig.Sources{FlagServer: d.Server, Presented: d.Certificates.Recent()}

@@ -42,7 +42,7 @@ func (r *Reconciler) gather(ctx context.Context, name string) (*lifecycle.Facts,
 	if f.Kubeconfig, err = objects.Find(ctx, r.Client, r.Namespace, owned.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
 		return f, err
 	}
-	f.Requests, err = r.requests(ctx, f)
+	f.Requests, err = r.tokenCSRs(ctx, f)
 	return f, err
 }
 
@@ -171,9 +171,9 @@ func (r *Reconciler) cachedTokens(ctx context.Context, node string, nb *v1alpha1
 	return append(own, stray...), err
 }
 
-// requests returns the CSRs that were sent with tokens that the node has or had, and those that name the node and were sent
+// tokenCSRs returns the CSRs that were sent with tokens that the node has or had, and those that name the node and were sent
 // with deleted tokens in our group.
-func (r *Reconciler) requests(ctx context.Context, f *lifecycle.Facts) ([]*certificatesv1.CertificateSigningRequest, error) {
+func (r *Reconciler) tokenCSRs(ctx context.Context, f *lifecycle.Facts) ([]*certificatesv1.CertificateSigningRequest, error) {
 	ids := knownTokenIDs(f)
 	var out []*certificatesv1.CertificateSigningRequest
 	for id := range ids {

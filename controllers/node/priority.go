@@ -20,7 +20,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
-// prioritized enqueues changes that nobody waits for with low priority. A changed CA affects every node, and the operator's own
+// prioritized enqueues changes that are not urgent with low priority. A changed CA affects every node, and the operator's own
 // writes come back as events: neither a joining machine nor a node without a credential should wait for those.
 type prioritized struct {
 	handler.EventHandler
@@ -107,8 +107,8 @@ func (q lowPriorityQueue) AddWithOpts(o priorityqueue.AddOpts, all ...reconcile.
 
 // Limits of concurrent API requests and reconciles in one process.
 const (
-	// maxLowPriorityWrites bounds writes that nobody waits for. The API server processes all requests concurrently, and a
-	// joining machine needs three, one after the other.
+	// maxLowPriorityWrites bounds writes that are not urgent. The API server processes all requests concurrently, and a joining
+	// machine needs three, one after the other.
 	maxLowPriorityWrites = 8
 	// maxUncachedNodes bounds uncached reads of Nodes and Leases, which can be large.
 	maxUncachedNodes = 8

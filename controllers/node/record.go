@@ -69,16 +69,16 @@ func logVerdict(ctx context.Context, d lifecycle.Decision) {
 	if d.Result.Verdict == csr.Approve {
 		what = status.RecordApproved
 	}
-	log.FromContext(ctx).Info(what, append(requestFields(d.Request), "reason", d.Result.Reason)...)
+	log.FromContext(ctx).Info(what, append(csrFields(d.Request), "reason", d.Result.Reason)...)
 }
 
 func logDeleted(ctx context.Context, r *certificatesv1.CertificateSigningRequest, reason string) {
-	log.FromContext(ctx).Info(status.RecordDeleted, append(requestFields(r), "reason", reason)...)
+	log.FromContext(ctx).Info(status.RecordDeleted, append(csrFields(r), "reason", reason)...)
 }
 
-// requestFields returns the fields of each log line about a CSR. A CSR for a serving certificate has no token, and one that
+// csrFields returns the fields of each log line about a CSR. A CSR for a serving certificate has no token, and one that
 // cannot be parsed has no key.
-func requestFields(r *certificatesv1.CertificateSigningRequest) []any {
+func csrFields(r *certificatesv1.CertificateSigningRequest) []any {
 	key, _ := csr.Fingerprint(r)
 	return []any{"csr", r.Name, "signer", r.Spec.SignerName, "tokenID", token.IDOfUser(r.Spec.Username), "keyFingerprint", key}
 }

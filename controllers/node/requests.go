@@ -87,14 +87,14 @@ func (r *Reconciler) storeVerdict(ctx context.Context, f *lifecycle.Facts, p *li
 	decided, err := r.updateApproval(ctx, d)
 	if err == nil && !lifecycle.HasVerdict(decided, d) {
 		r.reportInterference(&drift.Interference{
-			Object: requestName(d.Request), Difference: drift.Difference{Needed: []string{"status.conditions"}}, ByAdmission: true,
+			Object: csrName(d.Request), Difference: drift.Difference{Needed: []string{"status.conditions"}}, ByAdmission: true,
 		}, p, o)
 	}
 	return err
 }
 
-// requestName is the name of a CSR in Limits and messages.
-func requestName(r *certificatesv1.CertificateSigningRequest) string {
+// csrName is the name of a CSR in Limits and messages.
+func csrName(r *certificatesv1.CertificateSigningRequest) string {
 	return "CertificateSigningRequest " + r.Name
 }
 
@@ -118,9 +118,9 @@ func (r *Reconciler) stillHolds(ctx context.Context, f *lifecycle.Facts, claimed
 	return lifecycle.Supports(f.NodeBootstrap, nb, secret, d, r.Clock.Now()), nil
 }
 
-// wholeRequest returns a CSR as it must be sent with a verdict, in the version that was decided on. The API server stores
+// wholeCSR returns a CSR as it must be sent with a verdict, in the version that was decided on. The API server stores
 // metadata and conditions as they are sent, so what the cache leaves out is read first: admission policies may use the labels.
-func (r *Reconciler) wholeRequest(ctx context.Context, shown *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
+func (r *Reconciler) wholeCSR(ctx context.Context, shown *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
 	if !objects.IsPartial(shown) {
 		return shown.DeepCopy(), nil
 	}
@@ -141,7 +141,7 @@ func (r *Reconciler) updateApproval(ctx context.Context, d lifecycle.Decision) (
 	if d.Result.Verdict == csr.Approve {
 		condition = certificatesv1.CertificateApproved
 	}
-	request, err := r.wholeRequest(ctx, d.Request)
+	request, err := r.wholeCSR(ctx, d.Request)
 	if err != nil {
 		return nil, err
 	}
@@ -158,10 +158,10 @@ func (r *Reconciler) updateApproval(ctx context.Context, d lifecycle.Decision) (
 	return request, nil
 }
 
-// deleteRequest deletes a CSR whose token no longer exists. A CSR that waits for a verdict is denied first, and finalizers are
+// deleteCSR deletes a CSR whose token no longer exists. A CSR that waits for a verdict is denied first, and finalizers are
 // removed: until its last finalizer is removed, a CSR that is being deleted can still be approved and signed. A CSR whose
 // certificate was issued since it was read stays.
-func (r *Reconciler) deleteRequest(ctx context.Context, p *lifecycle.Plan, request *certificatesv1.CertificateSigningRequest) error {
+func (r *Reconciler) deleteCSR(ctx context.Context, p *lifecycle.Plan, request *certificatesv1.CertificateSigningRequest) error {
 	var denial error
 	why := status.WhyDeleted(p, request)
 	if d := p.DenyBeforeDeletion(request); d != nil {
@@ -179,8 +179,8 @@ func (r *Reconciler) deleteRequest(ctx context.Context, p *lifecycle.Plan, reque
 	}
 	deleted := false
 	if len(request.Finalizers) > 0 {
-		if wait := r.Writes.Wait(requestName(request), r.Clock.Now()); wait > 0 { // another client keeps adding them
-			return errors.Join(denial, &writes.HeldError{Object: requestName(request), Wait: wait})
+		if wait := r.Writes.Wait(csrName(request), r.Clock.Now()); wait > 0 { // another client keeps adding them
+			return errors.Join(denial, &writes.HeldError{Object: csrName(request), Wait: wait})
 		}
 		stripped := request.DeepCopy()
 		patch := fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"finalizers":null}}`, request.UID, request.ResourceVersion)
@@ -190,13 +190,13 @@ func (r *Reconciler) deleteRequest(ctx context.Context, p *lifecycle.Plan, reque
 			}
 			return errors.Join(denial, client.IgnoreNotFound(err))
 		}
-		r.Writes.Wrote(requestName(request), writes.Write{Object: requestName(request)}, r.Clock.Now())
+		r.Writes.Wrote(csrName(request), writes.Write{Object: csrName(request)}, r.Clock.Now())
 		deleted = request.DeletionTimestamp != nil
 		request = stripped
 	}
 	found, err := r.deleteIf(ctx, request, client.Preconditions{UID: &request.UID, ResourceVersion: &request.ResourceVersion})
 	if len(request.Finalizers) > 0 { // admission control added them again, so the CSR stays, denied
-		return errors.Join(denial, err, &writes.HeldError{Object: requestName(request), Wait: writes.ObjectInterval})
+		return errors.Join(denial, err, &writes.HeldError{Object: csrName(request), Wait: writes.ObjectInterval})
 	}
 	if deleted || found {
 		logDeleted(ctx, request, why)
