@@ -42,7 +42,7 @@ func TestStricterRulesKeepExistingObjectsUsable(t *testing.T) {
 	fresh.SetName("fresh")
 	env.Eventually(t, "the new rules", func() error {
 		if err := cluster.Client.Create(t.Context(), fresh.DeepCopy(), client.DryRunAll); err == nil {
-			return fmt.Errorf("they do not count yet")
+			return fmt.Errorf("they are not in effect yet")
 		}
 		return nil
 	})
@@ -69,7 +69,7 @@ func TestStricterRulesKeepExistingObjectsUsable(t *testing.T) {
 		}
 	}
 	if err := patch("another server", `{"spec":{"cluster":{"server":"https://<LB_IP>:6444"}}}`, false); err == nil {
-		t.Error("a server that is changed to another impossible one passes")
+		t.Error("a change to another invalid server is accepted")
 	}
 	if err := patch("fixed", `{"spec":{"cluster":{"server":"https://api.example.com:6443"},"servingCertificate":{"addresses":["10.0.0.30"]}}}`, false); err != nil {
 		t.Error(err)

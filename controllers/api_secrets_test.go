@@ -76,7 +76,7 @@ func TestRefusalsRepeatNoSecret(t *testing.T) {
 				if err == nil {
 					t.Errorf("%s: not refused", way)
 				} else if strings.Contains(err.Error(), c.secret) {
-					t.Errorf("%s: the secret is in the answer: %.600v", way, err)
+					t.Errorf("%s: the secret is in the error: %.600v", way, err)
 				}
 			}
 		})
@@ -87,9 +87,9 @@ func TestRefusalsRepeatNoSecret(t *testing.T) {
 func refusalsOf(t *testing.T, name string, c refusedSecret) map[string]error {
 	t.Helper()
 	strict := client.FieldValidation("Strict")
-	fresh, changed, present := nodeBootstrap(t, name+"-new", c.path, c.value), nodeBootstrap(t, name, c.path, c.value), nodeBootstrap(t, name, nil, nil)
-	cluster.Get(t, "", name, present)
-	setSpec(t, present, c.path, c.value)
+	fresh, changed, existing := nodeBootstrap(t, name+"-new", c.path, c.value), nodeBootstrap(t, name, c.path, c.value), nodeBootstrap(t, name, nil, nil)
+	cluster.Get(t, "", name, existing)
+	setSpec(t, existing, c.path, c.value)
 	dir := t.TempDir()
 	kubectl := func(u *unstructured.Unstructured, args ...string) error {
 		file := filepath.Join(dir, u.GetName()+".json")
@@ -101,7 +101,7 @@ func refusalsOf(t *testing.T, name string, c refusedSecret) map[string]error {
 	}
 	out := map[string]error{
 		"create":           cluster.Client.Create(t.Context(), fresh.DeepCopy(), client.DryRunAll, strict),
-		"update":           cluster.Client.Update(t.Context(), present, strict),
+		"update":           cluster.Client.Update(t.Context(), existing, strict),
 		"kubectl create":   kubectl(fresh, "create"),
 		"kubectl apply":    kubectl(fresh, "apply", "--dry-run=server"),
 		"kubectl replace":  kubectl(changed, "replace"),

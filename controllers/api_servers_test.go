@@ -62,7 +62,7 @@ func TestRefusedAddressesAreNamed(t *testing.T) {
 	err := cluster.Client.Create(t.Context(), nodeBootstrap(t, "", []string{"servingCertificate", "addresses"}, []any{"10.0.0.300", "worker-1", "10.0.0.0/33", "AbCdEf"}), client.DryRunAll)
 	for _, says := range []string{"addresses[0]: Forbidden: 10.0.0.300 is neither", "addresses[2]: Forbidden: 10.0.0.0/33 is neither", "addresses[3]: Forbidden: this entry is neither"} {
 		if err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("the answer does not say %q: %v", says, err)
+			t.Errorf("the error does not say %q: %v", says, err)
 		}
 	}
 }

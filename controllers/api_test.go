@@ -54,7 +54,7 @@ func TestAPIRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			err := cluster.Client.Create(t.Context(), nodeBootstrap(t, c.node, c.path, c.value), client.DryRunAll)
 			if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("the answer does not say %q: %v", c.says, err)
+				t.Errorf("the error does not say %q: %v", c.says, err)
 			}
 		})
 	}

@@ -105,12 +105,12 @@ func TestBindingsAreRestored(t *testing.T) {
 		wrong := want.DeepCopy()
 		wrong.ObjectMeta = metav1.ObjectMeta{Name: name, Labels: want.Labels}
 		wrong.RoleRef.Name = "cluster-admin"
-		env.Eventually(t, "being faster than the operator", func() error {
+		env.Eventually(t, "a write before the operator's", func() error {
 			if err := cluster.Client.Create(t.Context(), wrong.DeepCopy()); err == nil {
 				return nil
 			}
 			_ = cluster.Client.Delete(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name}})
-			return fmt.Errorf("the operator was")
+			return fmt.Errorf("the operator was faster")
 		})
 		env.Eventually(t, "replacing", func() error {
 			var have rbacv1.ClusterRoleBinding
@@ -145,7 +145,7 @@ func TestForeignBindingIsUntouched(t *testing.T) {
 		t.Error("the foreign binding was written")
 	}
 	if tokens, err := cluster.TokenSecrets(t.Context(), "binds-foreign"); err != nil || len(tokens) > 0 {
-		t.Errorf("there are %d tokens (%v)", len(tokens), err)
+		t.Errorf("got %d tokens (%v)", len(tokens), err)
 	}
 	cluster.Delete(t, foreign.DeepCopy())
 	cluster.WaitAwaited(t, "binds-foreign")

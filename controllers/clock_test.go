@@ -72,7 +72,7 @@ func TestLeaseRenewedGoesByTheServersClock(t *testing.T) {
 		case !again.After(first):
 			return fmt.Errorf("it was renewed at %s, as before", again)
 		case time.Since(again) < -time.Second:
-			t.Fatalf("it was renewed at %s, which is to come", again)
+			t.Fatalf("it was renewed at %s, in the future", again)
 		}
 		return nil
 	})
@@ -105,7 +105,7 @@ func TestReissueOfANodeWithAFastClock(t *testing.T) {
 		var nb v1alpha1.NodeBootstrap
 		cluster.Get(t, "", name, &nb)
 		if c := nb.Status.Certificates; len(c) != 1 || c[0].IssuedTime == nil {
-			return fmt.Errorf("there is %+v", c)
+			return fmt.Errorf("got %+v", c)
 		}
 		return env.HasReady(&nb, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 	})

@@ -177,7 +177,7 @@ func TestImmutableKubeconfigIsRecreated(t *testing.T) {
 	env.Change(t, cluster, kubeconfigSecret(t, name), func(s *corev1.Secret) {
 		s.Data[kubeconfig.Key], s.Immutable = []byte("edited"), new(true)
 	})
-	env.Eventually(t, "making it again", func() error { return sameAgain(t.Context(), want) })
+	env.Eventually(t, "the new Secret", func() error { return sameAgain(t.Context(), want) })
 }
 
 // Deleting a token's Secret revokes the token: the next one has another id and another secret part.
@@ -226,7 +226,7 @@ func TestForeignKubeconfigSecretIsUntouched(t *testing.T) {
 		t.Error("the foreign Secret was written")
 	}
 	if tokens, err := cluster.TokenSecrets(t.Context(), name); err != nil || len(tokens) > 0 {
-		t.Errorf("there are %d tokens (%v)", len(tokens), err)
+		t.Errorf("got %d tokens (%v)", len(tokens), err)
 	}
 	cluster.Delete(t, foreign.DeepCopy())
 	cluster.WaitAwaited(t, name)

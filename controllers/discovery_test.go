@@ -68,7 +68,7 @@ func TestClusterInfoIsFollowed(t *testing.T) {
 		}
 	}
 	if tokens, err := cluster.TokenSecrets(t.Context(), name); err != nil || len(tokens) > 0 {
-		t.Errorf("there are %d tokens (%v)", len(tokens), err)
+		t.Errorf("got %d tokens (%v)", len(tokens), err)
 	}
 
 	info := clusterInfo(t, cluster.Server(), cluster.ServerCA())
@@ -87,7 +87,7 @@ func TestClusterInfoIsFollowed(t *testing.T) {
 		return err
 	})
 	if nb, _ := cluster.WaitAwaited(t, name); nb.Status.Token.ID != before.Status.Token.ID {
-		t.Error("a token was minted for a changed endpoint")
+		t.Error("a token was created for a changed endpoint")
 	}
 }
 
@@ -115,7 +115,7 @@ func TestUnusableClusterInfo(t *testing.T) {
 				t.Errorf("the message is %s", message)
 			}
 			if tokens, err := cluster.TokenSecrets(t.Context(), node); err != nil || len(tokens) > 0 {
-				t.Errorf("there are %d tokens (%v)", len(tokens), err)
+				t.Errorf("got %d tokens (%v)", len(tokens), err)
 			}
 		})
 	}
@@ -134,6 +134,6 @@ func TestCredentialOutlivesItsSource(t *testing.T) {
 		t.Error("the kubeconfig was changed")
 	}
 	if _, err := whoIs(t.Context(), before); err != nil {
-		t.Errorf("the credential is not accepted any more: %v", err)
+		t.Errorf("the credential is no longer accepted: %v", err)
 	}
 }

@@ -42,7 +42,7 @@ func waitRecord(t *testing.T, node, request string, holds func(v1alpha1.Certific
 				return nil
 			}
 		}
-		return fmt.Errorf("the record is %+v", nb.Status.Certificates)
+		return fmt.Errorf("status.certificates is %+v", nb.Status.Certificates)
 	})
 	return got
 }
@@ -87,7 +87,7 @@ func TestDenialOfAPersonIsReported(t *testing.T) {
 	deny(t, request)
 	d := waitRecord(t, name, request.Name, func(d v1alpha1.CertificateDecision) bool { return d.Verdict == v1alpha1.VerdictDenied })
 	if d.Reason != "DeniedElsewhere" || d.Message != "This CSR was denied by kubectl certificate deny." || d.KeyFingerprint != fingerprintOf(t, request) {
-		t.Errorf("the record is %+v", d)
+		t.Errorf("status.certificates is %+v", d)
 	}
 	waitMessage(t, name, "last CSR "+request.Name+" was denied: DeniedElsewhere: This CSR was denied by kubectl certificate deny.")
 	waitNote(t, name, v1alpha1.ReasonCertificateDenied, "CSR "+request.Name+" was denied by someone else")
@@ -145,7 +145,7 @@ func TestDenialsKeepTheirMessage(t *testing.T) {
 	c := waitCondition(t, request, certificatesv1.CertificateDenied)
 	d := waitRecord(t, name, request.Name, func(d v1alpha1.CertificateDecision) bool { return d.Verdict == v1alpha1.VerdictDenied })
 	if d.Message == "" || !strings.HasPrefix(c.Message, strings.TrimSuffix(d.Message, "...")) {
-		t.Errorf("the message is %q, and that of the request %q", d.Message, c.Message)
+		t.Errorf("the message is %q, and that of the CSR %q", d.Message, c.Message)
 	}
 	waitMessage(t, name, "last CSR "+request.Name+" was denied: "+c.Reason+": ")
 	waitNote(t, name, v1alpha1.ReasonCertificateDenied, strings.TrimSuffix(d.Message, "..."))

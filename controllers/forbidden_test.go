@@ -50,7 +50,7 @@ func TestForbiddenReadLeavesReadyAlone(t *testing.T) {
 	cluster.WaitAwaited(t, name)
 	restore := withoutRole(t, corev1.NamespaceNodeLease)
 	cluster.Create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
-	told := func(want bool) {
+	wantReported := func(want bool) {
 		env.Eventually(t, "the message", func() error {
 			nb := cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 			if message := env.ReadyMessage(nb); strings.Contains(message, "leases") != want {
@@ -59,7 +59,7 @@ func TestForbiddenReadLeavesReadyAlone(t *testing.T) {
 			return nil
 		})
 	}
-	told(true)
+	wantReported(true)
 	restore()
-	told(false)
+	wantReported(false)
 }

@@ -47,7 +47,7 @@ func renews(t *testing.T, name string, after time.Time) {
 			return err
 		}
 		if renewed := lifecycle.LeaseRenewed(lease); renewed.Before(after.Add(time.Second)) {
-			return fmt.Errorf("it was renewed at %s, and is to be after %s: %+v", renewed, after, lease.ManagedFields)
+			return fmt.Errorf("it was renewed at %s, want a time after %s: %+v", renewed, after, lease.ManagedFields)
 		}
 		return nil
 	})
@@ -65,10 +65,10 @@ func reconciled(t *testing.T, name string) *v1alpha1.NodeBootstrap {
 		nb.Spec.Token.JoinDeadline = &metav1.Duration{Duration: d}
 	})
 	generation := nb.Generation
-	env.Eventually(t, "the change being seen", func() error {
+	env.Eventually(t, "the observed change", func() error {
 		cluster.Get(t, "", name, nb)
 		if nb.Status.ObservedGeneration < generation {
-			return errors.New("it is not")
+			return errors.New("it is not observed yet")
 		}
 		return nil
 	})

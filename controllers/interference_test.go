@@ -374,7 +374,7 @@ func (m *meddler) admissionChangesSecrets(t *testing.T) interference {
 				c := cases[node]
 				t.Logf("%-14s %-34s %3d writes at first, then at most %d in a minute, %d tokens", node, c.field, first[node], perMinute[node], m.created[node])
 				if first[node] > mostAtFirst || perMinute[node] > mostPerMinute || m.created[node] > 1 {
-					t.Errorf("%s: that is too many", node)
+					t.Errorf("%s: too many writes", node)
 				}
 				if c.field == "" && perMinute[node] > 0 {
 					t.Errorf("%s: a harmless change is undone", node)
@@ -515,7 +515,7 @@ func (m *meddler) othersUndoSecrets(t *testing.T) interference {
 			for _, node := range slices.Sorted(maps.Keys(fights)) {
 				t.Logf("%-14s %3d writes at first, then at most %d in a minute, %d tokens", node, first[node], perMinute[node], m.created[node])
 				if first[node] > mostAtFirst || perMinute[node] > mostPerMinute {
-					t.Errorf("%s: that is too many", node)
+					t.Errorf("%s: too many writes", node)
 				}
 				status, reason := metav1.ConditionFalse, v1alpha1.ReasonContested
 				if fights[node].harmless {
@@ -559,7 +559,7 @@ func (m *meddler) othersUndoStatus(t *testing.T) interference {
 		check: func(t *testing.T, first, perMinute map[string]int) {
 			t.Logf("%d writes at first, then at most %d in a minute", first[node], perMinute[node])
 			if first[node] > mostAtFirst || perMinute[node] > mostPerMinute {
-				t.Error("that is too many")
+				t.Error("too many writes")
 			}
 			stop()
 		},
@@ -602,7 +602,7 @@ func (m *meddler) othersUndoBindings(t *testing.T) {
 		of := func(writes map[string]int) int { return writes[name] + writes[node] }
 		t.Logf("%-9s %d writes at first, then at most %d in a minute", f.name, of(first)-of(before), of(perMinute))
 		if of(first)-of(before) > mostAtFirst || of(perMinute) > mostPerMinute {
-			t.Errorf("%s: that is too many", f.name)
+			t.Errorf("%s: too many writes", f.name)
 		}
 		if !f.harmless {
 			nb := m.WaitReady(t, node, metav1.ConditionFalse, v1alpha1.ReasonContested)

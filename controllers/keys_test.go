@@ -149,7 +149,7 @@ func TestApprovalDelay(t *testing.T) {
 	waitCondition(t, single, certificatesv1.CertificateApproved)
 	for _, r := range []*certificatesv1.CertificateSigningRequest{first, second} {
 		if cluster.Get(t, "", r.Name, r); len(r.Status.Conditions) > 0 {
-			t.Errorf("of two keys one is decided on: %+v", r.Status.Conditions)
+			t.Errorf("one of two keys is decided on: %+v", r.Status.Conditions)
 		}
 	}
 	approve(t, first) // a person has compared the keys

@@ -118,7 +118,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	for line := range strings.Lines(string(doc)) {
 		name, ok := strings.CutPrefix(line, "| `nodebootstrap_")
 		if name, _, _ = strings.Cut(name, "`"); ok && !known["nodebootstrap_"+name] {
-			t.Errorf("docs/metrics.md has nodebootstrap_%s, which there is not", name)
+			t.Errorf("docs/metrics.md has nodebootstrap_%s, which does not exist", name)
 		}
 	}
 }

@@ -100,7 +100,7 @@ func TestMisusedTokenIsRevoked(t *testing.T) {
 				t.Errorf("%v alarms are counted, want 1", got)
 			}
 			if len(nb.Status.Certificates) != 1 || nb.Status.Certificates[0].Verdict != v1alpha1.VerdictDenied || nb.Status.Certificates[0].Reason != spoil.reason {
-				t.Errorf("the record is %+v", nb.Status.Certificates)
+				t.Errorf("status.certificates is %+v", nb.Status.Certificates)
 			}
 			if _, err := whoIs(t.Context(), kubeconfig); err == nil {
 				t.Log("the API server still has the authentication in its cache") // for ten seconds
@@ -117,7 +117,7 @@ func TestMisusedTokenIsRevoked(t *testing.T) {
 				t.Error("the reissued token has the stolen one's id")
 			}
 			if c := meta.FindStatusCondition(fresh.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
-				t.Errorf("the alarm stands after the reissue: %+v", c)
+				t.Errorf("the alarm is still set after the reissue: %+v", c)
 			}
 			waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateApproved)
 		})
@@ -178,11 +178,11 @@ func TestFloodOfOneToken(t *testing.T) {
 		}
 		return n
 	}
-	env.Eventually(t, "the bound being reached", func() error {
+	env.Eventually(t, "reaching the bound", func() error {
 		var nb v1alpha1.NodeBootstrap
 		cluster.Get(t, "", name, &nb)
 		if !slices.ContainsFunc(nb.Status.Certificates, func(d v1alpha1.CertificateDecision) bool { return d.Verdict == v1alpha1.VerdictIgnored }) {
-			return fmt.Errorf("the record is %+v", nb.Status.Certificates)
+			return fmt.Errorf("status.certificates is %+v", nb.Status.Certificates)
 		}
 		return nil
 	})
@@ -190,11 +190,11 @@ func TestFloodOfOneToken(t *testing.T) {
 	poke(t, name)
 	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
 	if n := decided(); n >= 8 {
-		t.Errorf("%d of the further %d requests are decided, want fewer than 8", n, sent)
+		t.Errorf("%d of the further %d CSRs are decided, want fewer than 8", n, sent)
 	}
 	cluster.Get(t, "", last.Name, last)
 	if len(last.Status.Conditions) > 0 {
-		t.Errorf("the last request is decided: %+v", last.Status.Conditions)
+		t.Errorf("the last CSR is decided: %+v", last.Status.Conditions)
 	}
 	if got := alarms(t, decisions.ReasonTooManyRequests) - before; got != 1 {
 		t.Errorf("%v alarms are counted, want 1", got)

@@ -45,7 +45,7 @@ func TestForeignCAIsNotPublished(t *testing.T) {
 	}
 	waitCond(t, name, v1alpha1.ConditionStalled, metav1.ConditionTrue)
 	if tokens, err := cluster.TokenSecrets(t.Context(), name); err != nil || len(tokens) > 0 {
-		t.Errorf("there are %d tokens (%v)", len(tokens), err)
+		t.Errorf("got %d tokens (%v)", len(tokens), err)
 	}
 
 	// Set explicitly, as for a load balancer that terminates TLS, it is not checked.
@@ -68,7 +68,7 @@ func TestForeignCAReplacesNothing(t *testing.T) {
 	})
 	cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonCADoesNotVerify)
 	if now := kubeconfigSecret(t, name).Data[kubeconfig.Key]; !bytes.Equal(now, text) {
-		t.Errorf("the kubeconfig is another one:\n%s", now)
+		t.Errorf("the kubeconfig has changed:\n%s", now)
 	}
 	env.Change(t, cluster, info, func(cm *corev1.ConfigMap) { cm.Data = clusterInfo(t, cluster.Server(), cluster.ServerCA()).Data })
 	after, _ := cluster.WaitAwaited(t, name)
@@ -86,7 +86,7 @@ func TestChangesOfAPublishedKubeconfigAreReported(t *testing.T) {
 	nb := awaitedAt(t, name, "https://one.example:6443")
 	servers, cas := metric(t, "nodebootstrap_kubeconfig_changes_total", "what=server"), metric(t, "nodebootstrap_kubeconfig_changes_total", "what=ca")
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.Server = "https://two.example:6443" })
-	told := func(count int, words ...string) {
+	wantEvents := func(count int, words ...string) {
 		t.Helper()
 		env.Eventually(t, "the event", func() error {
 			notes := notesOf(t, name, v1alpha1.ReasonKubeconfigChanged)
@@ -101,14 +101,14 @@ func TestChangesOfAPublishedKubeconfigAreReported(t *testing.T) {
 			return nil
 		})
 	}
-	told(1, "https://one.example:6443", "https://two.example:6443")
+	wantEvents(1, "https://one.example:6443", "https://two.example:6443")
 	cluster.Get(t, "", name, nb)
 	fingerprint := nb.Status.CAFingerprint
 	bundle := append(ca(t, time.Now().Add(time.Hour)), cluster.ServerCA()...)
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Cluster.CABundle = string(bundle) })
-	told(2, fingerprint)
+	wantEvents(2, fingerprint)
 	cluster.Get(t, "", name, nb)
-	told(2, nb.Status.CAFingerprint)
+	wantEvents(2, nb.Status.CAFingerprint)
 	if got := metric(t, "nodebootstrap_kubeconfig_changes_total", "what=server") - servers; got != 1 {
 		t.Errorf("%v changes of servers are counted", got)
 	}

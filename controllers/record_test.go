@@ -130,7 +130,7 @@ func TestFailedWritesAreNotInTheRecord(t *testing.T) {
 	cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonWriteFailed)
 	env.Eventually(t, "the second attempt", func() error {
 		if n := len(logged.with("Reconciler error", name)); n < 2 {
-			return fmt.Errorf("there were %d", n)
+			return fmt.Errorf("got %d", n)
 		}
 		return nil
 	})

@@ -43,7 +43,7 @@ func TestRestartedKubeletIsNoTheft(t *testing.T) {
 	for range 10 { // a crash loop: more CSRs than the operator decides on
 		ask(t, kubeconfig, name, newKey(t))
 	}
-	env.Eventually(t, "the bound being reached", func() error {
+	env.Eventually(t, "reaching the bound", func() error {
 		cluster.Get(t, "", name, nb)
 		if last := nb.Status.Certificates[len(nb.Status.Certificates)-1]; last.Verdict != v1alpha1.VerdictIgnored || last.Reason != "TooManyKeys" {
 			return fmt.Errorf("the last entry is %+v", last)
@@ -52,7 +52,7 @@ func TestRestartedKubeletIsNoTheft(t *testing.T) {
 	})
 	nb = cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonKeyReplaced)
 	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil || alarms(t, csr.ReasonSecondKey) != before {
-		t.Errorf("there is an alarm: %+v", c)
+		t.Errorf("an alarm is raised: %+v", c)
 	}
 	_, kubeconfig = reissue(t, name, "the machine is fixed")
 	waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateApproved)

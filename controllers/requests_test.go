@@ -87,7 +87,7 @@ func sendRequest(t *testing.T, kubeconfig []byte, request *certificatesv1.Certif
 		t.Fatal(err)
 	}
 	// The permission to send CSRs comes from a binding that the API server's authorizer may see a moment later.
-	env.Eventually(t, "sending a request", func() error {
+	env.Eventually(t, "sending a CSR", func() error {
 		sent, err := cs.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
 		if err == nil {
 			*request = *sent
@@ -131,7 +131,7 @@ func TestVerdicts(t *testing.T) {
 	}
 	want := "[Approved KubeletClientOfThisNode Approved KubeletClientOfThisNode Denied KeyReplaced]"
 	if fmt.Sprint(got) != want {
-		t.Errorf("the record is %v, want %s", got, want)
+		t.Errorf("status.certificates is %v, want %s", got, want)
 	}
 }
 

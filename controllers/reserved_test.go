@@ -121,7 +121,7 @@ func TestServersOfBeforeStayReserved(t *testing.T) {
 	}
 	cluster.Get(t, "", request.Name, request)
 	if len(request.Status.Conditions) > 0 {
-		t.Errorf("a node serves as the load balancer of before: %+v", request.Status.Conditions)
+		t.Errorf("a node serves as the previous load balancer: %+v", request.Status.Conditions)
 	}
 	const other = "moved-in"
 	awaitedAt(t, other, "https://lb.after.example:6443", other, "lb.before.example")

@@ -85,7 +85,7 @@ func TestRequestThatCannotBeRevokedIsDenied(t *testing.T) {
 	waitCondition(t, ask(t, kubeconfig, name, newKey(t)), certificatesv1.CertificateApproved)
 	cluster.Get(t, "", name, nb)
 	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
-		t.Errorf("there is an alarm: %+v", c)
+		t.Errorf("an alarm is raised: %+v", c)
 	}
 }
 

@@ -90,11 +90,11 @@ func TestServingCertificateIsApproved(t *testing.T) {
 	var nb v1alpha1.NodeBootstrap
 	cluster.Get(t, "", name, &nb)
 	if len(nb.Status.Certificates) != 1 {
-		t.Fatalf("the record is %+v", nb.Status.Certificates)
+		t.Fatalf("status.certificates is %+v", nb.Status.Certificates)
 	}
 	if d := nb.Status.Certificates[0]; d.SignerName != certificatesv1.KubeletServingSignerName || d.Verdict != v1alpha1.VerdictApproved ||
 		d.TokenID != "" || d.KeyFingerprint == "" || d.Reason != csr.ReasonKubeletServing {
-		t.Errorf("the record is %+v", d)
+		t.Errorf("status.certificates is %+v", d)
 	}
 }
 
@@ -156,7 +156,7 @@ func TestServingCertificateIsLeftAlone(t *testing.T) {
 	for _, r := range requests {
 		cluster.Get(t, "", r.Name, r)
 		if len(r.Status.Conditions) > 0 {
-			t.Errorf("the request of %s is decided: %+v", r.Spec.Username, r.Status.Conditions)
+			t.Errorf("the CSR of %s is decided: %+v", r.Spec.Username, r.Status.Conditions)
 		}
 	}
 }

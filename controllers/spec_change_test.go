@@ -25,10 +25,10 @@ func setApproval(t *testing.T, name string, approval v1alpha1.Approval) {
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = approval })
 	generation := nb.Generation
-	env.Eventually(t, "the change being seen", func() error {
+	env.Eventually(t, "the observed change", func() error {
 		cluster.Get(t, "", name, nb)
 		if nb.Status.ObservedGeneration < generation {
-			return errors.New("it is not")
+			return errors.New("it is not observed yet")
 		}
 		return nil
 	})
@@ -53,7 +53,7 @@ func TestApprovalChangesWhileARequestWaits(t *testing.T) {
 	})
 	cluster.Get(t, "", request.Name, request)
 	if len(request.Status.Conditions) > 0 {
-		t.Errorf("the request is decided: %+v", request.Status.Conditions)
+		t.Errorf("the CSR is decided: %+v", request.Status.Conditions)
 	}
 
 	setApproval(t, name, v1alpha1.ApprovalNode)

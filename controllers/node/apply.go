@@ -56,9 +56,9 @@ func carries(f *lifecycle.Facts, t *token.Token) bool {
 // that cannot be stored does not stop the deletions.
 func (r *Reconciler) revoke(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	denied := r.storeVerdicts(ctx, f, p, o, csr.Deny)
-	withdrawn := r.deleteRevoked(ctx, f, p)
-	o.Revoked = withdrawn == nil
-	return errors.Join(denied, withdrawn)
+	deleted := r.deleteRevoked(ctx, f, p)
+	o.Revoked = deleted == nil
+	return errors.Join(denied, deleted)
 }
 
 // deleteRevoked deletes tokens, CSRs and the kubeconfig that the plan revokes. A failure does not stop the other deletions.

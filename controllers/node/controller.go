@@ -177,7 +177,7 @@ func (r *Reconciler) storeStatusNow(ctx context.Context, nb *v1alpha1.NodeBootst
 	return nil
 }
 
-// storedAs returns an error if the API server has not stored the status as it was sent, since the next decisions depend on it.
+// checkStored returns an error if the API server has not stored the status as it was sent, since the next decisions depend on it.
 func (r *Reconciler) checkStored(ctx context.Context, stored *v1alpha1.NodeBootstrap, sent *v1alpha1.NodeBootstrapStatus, counts bool) error {
 	now, object := r.Clock.Now(), writes.StatusOf(stored.Name)
 	d := drift.OfStatus(&stored.Status, sent)

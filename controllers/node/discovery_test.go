@@ -124,7 +124,7 @@ func TestResolveLooksAtTheCertificate(t *testing.T) {
 		{"theirs", func() { d.Certificates.Observe([]*x509.Certificate{theirs}) }, v1alpha1.ReasonCADoesNotVerify},
 		{"mine, too", func() { d.Certificates.Observe([]*x509.Certificate{mine}) }, ""},
 		{"again", func() {}, ""},
-		{"theirs alone by now", func() {
+		{"only theirs is current", func() {
 			k.SetTime(k.Now().Add(2 * time.Hour))
 			d.Certificates.Observe([]*x509.Certificate{theirs})
 		}, v1alpha1.ReasonCADoesNotVerify},

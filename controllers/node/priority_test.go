@@ -31,7 +31,7 @@ type changed struct {
 	atStart  bool
 }
 
-func (c changed) tell(ctx context.Context, h handler.EventHandler, q queue) {
+func (c changed) send(ctx context.Context, h handler.EventHandler, q queue) {
 	switch {
 	case c.old == nil && c.new == nil:
 		h.Generic(ctx, event.GenericEvent{Object: &corev1.ConfigMap{}}, q)
@@ -70,7 +70,7 @@ func TestPrioritized(t *testing.T) {
 		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "now"}
 	})
 	worker := handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request { return requestsFor("worker") })
-	requests, secrets, wishes, all := prioritized{worker, awaitsVerdict}, prioritized{worker, isDeletion}, prioritized{&handler.EnqueueRequestForObject{}, isNotOnlyStatus}, prioritized{worker, nil}
+	requests, secrets, bootstraps, all := prioritized{worker, awaitsVerdict}, prioritized{worker, isDeletion}, prioritized{&handler.EnqueueRequestForObject{}, isNotOnlyStatus}, prioritized{worker, nil}
 	for name, tt := range map[string]struct {
 		h    prioritized
 		e    changed
@@ -83,14 +83,14 @@ func TestPrioritized(t *testing.T) {
 		"it existed at the start":          {requests, changed{new: denied, atStart: true}, later},
 		"a token is created":               {secrets, changed{new: &corev1.Secret{}}, later},
 		"it is deleted":                    {secrets, changed{old: &corev1.Secret{}}, now},
-		"a node is wanted":                 {wishes, changed{new: wanted(nil)}, now},
-		"it was wanted before the start":   {wishes, changed{new: wanted(nil), atStart: true}, behind},
-		"its status is stored":             {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.Status.LastTokenID = "abcdef" })}, later},
-		"its spec is edited":               {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.Generation = 2 })}, now},
-		"a reissue is requested":           {wishes, changed{old: wanted(nil), new: annotated}, now},
-		"it is being deleted":              {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.DeletionTimestamp = new(metav1.Now()) })}, now},
-		"it is replaced":                   {wishes, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.UID = "b" })}, now},
-		"nobody wants it":                  {wishes, changed{old: wanted(nil)}, now},
+		"a NodeBootstrap is created":       {bootstraps, changed{new: wanted(nil)}, now},
+		"it existed before the start":      {bootstraps, changed{new: wanted(nil), atStart: true}, behind},
+		"its status is stored":             {bootstraps, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.Status.LastTokenID = "abcdef" })}, later},
+		"its spec is edited":               {bootstraps, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.Generation = 2 })}, now},
+		"a reissue is requested":           {bootstraps, changed{old: wanted(nil), new: annotated}, now},
+		"it is being deleted":              {bootstraps, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.DeletionTimestamp = new(metav1.Now()) })}, now},
+		"it is replaced":                   {bootstraps, changed{old: wanted(nil), new: wanted(func(nb *v1alpha1.NodeBootstrap) { nb.UID = "b" })}, now},
+		"the NodeBootstrap is deleted":     {bootstraps, changed{old: wanted(nil)}, now},
 		"something changes that is shared": {all, changed{new: &corev1.ConfigMap{}}, behind},
 		"something else":                   {all, changed{}, behind},
 	} {
@@ -99,7 +99,7 @@ func TestPrioritized(t *testing.T) {
 				q := priorityqueue.New[reconcile.Request](t.Name())
 				defer q.ShutDown()
 				began := time.Now()
-				tt.e.tell(t.Context(), tt.h, q)
+				tt.e.send(t.Context(), tt.h, q)
 				r, priority, _ := q.GetWithPriority()
 				if got := (place{priority, time.Since(began)}); got != tt.want || r.Name != "worker" {
 					t.Errorf("%s is queued at %v, want %v", r, got, tt.want)

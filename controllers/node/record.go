@@ -65,11 +65,11 @@ func (r *Reconciler) logRevoked(ctx context.Context, s *corev1.Secret, reason st
 
 // logVerdict logs a verdict that was stored.
 func logVerdict(ctx context.Context, d lifecycle.Decision) {
-	what := status.RecordDenied
+	message := status.RecordDenied
 	if d.Result.Verdict == csr.Approve {
-		what = status.RecordApproved
+		message = status.RecordApproved
 	}
-	log.FromContext(ctx).Info(what, append(csrFields(d.Request), "reason", d.Result.Reason)...)
+	log.FromContext(ctx).Info(message, append(csrFields(d.Request), "reason", d.Result.Reason)...)
 }
 
 func logDeleted(ctx context.Context, r *certificatesv1.CertificateSigningRequest, reason string) {

@@ -157,13 +157,13 @@ func (r *Reconciler) declaredElsewhere(ctx context.Context, f *lifecycle.Facts) 
 // servingStillHolds gathers the facts for a serving certificate again, and reports whether they still allow its approval. The
 // node's own NodeBootstrap comes from an uncached read, since its server and addresses may have changed since the decision.
 // Reservations of others come from the cache: an approval a moment earlier would be final as well.
-func (r *Reconciler) servingStillHolds(ctx context.Context, decided, live *v1alpha1.NodeBootstrap, request *certificatesv1.CertificateSigningRequest) (bool, error) {
+func (r *Reconciler) servingStillHolds(ctx context.Context, decided, current *v1alpha1.NodeBootstrap, request *certificatesv1.CertificateSigningRequest) (bool, error) {
 	f := &lifecycle.Facts{
-		Name: live.Name, Namespace: r.Namespace, NodeBootstrap: live,
+		Name: current.Name, Namespace: r.Namespace, NodeBootstrap: current,
 		ServingRequests: []*certificatesv1.CertificateSigningRequest{request},
 	}
 	var err error
-	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, live.Spec.Cluster, r.Clock.Now()); err != nil {
+	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, current.Spec.Cluster, r.Clock.Now()); err != nil {
 		return false, err
 	}
 	if err := r.gatherAddresses(ctx, f); err != nil {

@@ -42,12 +42,12 @@ func TestTokenEnqueuesTheNodesThatItsCSRsName(t *testing.T) {
 	}
 	r := &Reconciler{Client: build.Build()}
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "worker-1"}}
-	var woken []string
+	var enqueued []string
 	for _, request := range r.requestsOfSecret(t.Context(), &corev1.Secret{ObjectMeta: token.NewSecret(nb, "abcdef", "", metav1.Now().Time).ObjectMeta}) {
-		woken = append(woken, request.Name)
+		enqueued = append(enqueued, request.Name)
 	}
-	if !slices.Equal(woken, []string{"worker-1", "worker-2"}) {
-		t.Errorf("got requests for %q", woken)
+	if !slices.Equal(enqueued, []string{"worker-1", "worker-2"}) {
+		t.Errorf("got requests for %q", enqueued)
 	}
 }
 

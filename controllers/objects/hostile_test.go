@@ -285,7 +285,7 @@ func TestLongNamesMakeNoSecretOurs(t *testing.T) {
 	}
 	ours := orphan.DeepCopy()
 	ours.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodeBootstrap", Name: name + "b", Controller: new(true)}}
-	for what, s := range map[string]*corev1.Secret{"an orphan": orphan, "somebody's": ours} {
+	for what, s := range map[string]*corev1.Secret{"an orphan": orphan, "of another node": ours} {
 		once := transformed(t, transformSecret, s)
 		if twice := transformed(t, transformSecret, once); once.Data != nil || !reflect.DeepEqual(once, twice) {
 			t.Errorf("%s counts as ours: %+v, then %+v", what, once, twice)
