@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command demo shows the operator's main job on a real control plane and real kubelets, on this machine: a NodeBootstrap of
-// four lines is applied, a stock kubelet is given the published kubeconfig and nothing else, and joins. Then a kubeconfig is
-// stolen: another machine that is given it gets nothing, and the alarm is raised.
+// Command demo shows the operator's main job on a real control plane with real kubelets, on this machine: it applies a
+// NodeBootstrap of four lines, and a stock kubelet that has only the published kubeconfig joins. Then a kubeconfig is
+// stolen: another machine that uses it gets no certificate, and the operator raises the alarm.
 package main
 
 import (
@@ -36,7 +36,7 @@ const (
 	victim = "worker-2" // of hack/demo/worker-2.yaml
 	second = "hack/demo/worker-2.yaml"
 	thief  = "intruder"
-	// stepLimit is for a busy machine; a step takes a second or two.
+	// stepLimit allows for a busy machine; a step takes a second or two.
 	stepLimit = 2 * time.Minute
 )
 
@@ -87,7 +87,7 @@ func run(ctx context.Context, stay bool) (err error) {
 	return nil
 }
 
-// finish stops the cluster. What went wrong is said with the place of the logs, which stay for it.
+// finish stops the cluster. An error names the directory of the logs, which are kept then.
 func finish(ctx context.Context, cluster *localcluster.Cluster, err error, logs string, began time.Time) error {
 	if stopErr := cluster.Stop(); stopErr != nil {
 		return fmt.Errorf("%w\nThe logs are in %s", errors.Join(err, stopErr), logs)
@@ -99,7 +99,7 @@ func finish(ctx context.Context, cluster *localcluster.Cluster, err error, logs 
 	return os.RemoveAll(logs)
 }
 
-// withLogs leaves an interrupt without logs: nothing went wrong.
+// withLogs adds the place of the logs to an error, except after an interrupt, which is no failure.
 func withLogs(ctx context.Context, err error, logs string) error {
 	if ctx.Err() != nil {
 		return errors.Join(errors.New("interrupted; everything is stopped"), os.RemoveAll(logs))
@@ -107,7 +107,7 @@ func withLogs(ctx context.Context, err error, logs string) error {
 	return fmt.Errorf("%w\nThe logs are in %s", err, logs)
 }
 
-// join is the story: all that a person does is in it, and the rest is watched.
+// join does what a person does for a node, and watches the rest.
 func join(ctx context.Context, cluster *localcluster.Cluster) error {
 	s, err := begin(ctx, cluster, node, sample)
 	if err != nil {
@@ -117,7 +117,7 @@ func join(ctx context.Context, cluster *localcluster.Cluster) error {
 		csrSeen, approved, issued, registered, nodeReady, joined, tokenGone, kubeconfigGone)
 }
 
-// steal shows what a kubeconfig is worth on another machine than its own.
+// steal shows that a kubeconfig is worthless on any other machine.
 func steal(ctx context.Context, cluster *localcluster.Cluster) error {
 	s, err := begin(ctx, cluster, victim, second)
 	if err != nil {
@@ -154,7 +154,7 @@ func begin(ctx context.Context, cluster *localcluster.Cluster, node, manifest st
 	return s, s.waitFor(ctx, published)
 }
 
-// start runs a kubelet with the node's kubeconfig and waits for what comes of it.
+// start runs a kubelet with the node's kubeconfig and waits for the outcome.
 func (s *story) start(ctx context.Context, cluster *localcluster.Cluster, kubelet, with string, steps ...string) error {
 	var secret corev1.Secret
 	if err := s.client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(s.node)}, &secret); err != nil {

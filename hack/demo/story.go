@@ -21,7 +21,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// The steps of the story, as they are told.
+// The steps of the story, as they are printed.
 const (
 	applied        = "resource applied"
 	minted         = "token minted"
@@ -39,14 +39,14 @@ const (
 	waits          = "waiting for a reissue"
 )
 
-// story tells each step once, when it is seen to happen.
+// story prints each step once, when it is observed.
 type story struct {
 	node   string
 	client client.WithWatch
 	mu     sync.Mutex
 	began  time.Time
 	seen   map[string]chan struct{}
-	// tokens are the ids of the node's.
+	// tokens are the IDs of the node's tokens.
 	tokens map[string]bool
 }
 
@@ -95,7 +95,7 @@ func (s *story) tell(line string) {
 	fmt.Printf("%7.2f s  %s\n", time.Since(s.began).Seconds(), line)
 }
 
-// happened tells a step, the first time.
+// happened prints a step, the first time.
 func (s *story) happened(name, detail string) {
 	step := s.step(name)
 	s.mu.Lock()

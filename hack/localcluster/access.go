@@ -29,8 +29,8 @@ func (c *Cluster) Server() string {
 	return c.apiServer.SecureServing.URL("https", "").String()
 }
 
-// EtcdURL returns etcd's address, as http://127.0.0.1:PORT, for those who want to
-// see what is stored past the API server. It asks for no credentials.
+// EtcdURL returns etcd's address, as http://127.0.0.1:PORT, to read stored data
+// without the API server. etcd requires no credentials.
 func (c *Cluster) EtcdURL() string { return c.etcdServer.URL.String() }
 
 // ServerCA returns the CA of the API server's certificate, in PEM.
@@ -64,8 +64,8 @@ func (c *Cluster) KubeconfigFor(user string, groups ...string) ([]byte, error) {
 }
 
 // WriteAdminKubeconfig stores AdminConfig as a kubeconfig in the cluster's
-// directory, readable by its owner only, and returns its path. Only the first call
-// writes: others may be reading it.
+// directory, readable only by its owner, and returns its path. Only the first call
+// writes, because others may be reading the file.
 func (c *Cluster) WriteAdminKubeconfig() (string, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

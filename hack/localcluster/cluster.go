@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// startLimit is how long one component may take to become ready. It is for
-// machines that are busy with something else; a second or three is usual.
+// startLimit is how long one component can take to become ready. It allows for
+// a busy machine; a second or three is usual.
 const startLimit = time.Minute
 
 // maxTempDir keeps unix sockets below it within their limit of 104 bytes.
@@ -39,23 +39,23 @@ type Cluster struct {
 	// planeMu guards plane, and is held while etcd or kube-apiserver restarts, and
 	// by Stop: it is taken before mu, so that other processes may start meanwhile.
 	planeMu sync.Mutex
-	plane   []*planeProcess // In the order they were started in.
+	plane   []*planeProcess // In the order in which they were started.
 
-	// mu guards what follows, and is held while processes start and stop. Only
-	// Start, which has the cluster for itself, does without.
+	// mu guards the fields below, and is held while processes start and stop.
+	// Only Start does not take it, because nothing else uses the cluster yet.
 	mu       sync.Mutex
 	stopped  bool
 	manager  *process
 	kubelets []*Kubelet
 	programs []*Program
-	dirs     int // How many directories kubelets were given.
+	dirs     int // The number of directories created for kubelets.
 }
 
 // Start starts a cluster and returns once the API server is ready, the system
 // namespaces and default ClusterRoles exist and, with kube-controller-manager,
-// kube-root-ca.crt is published: about 3 s on two cores. ctx bounds the starting
-// only; the cluster runs until Stop. If anything fails or ctx is done, all that
-// was started is stopped, and the error repeats the end of the log of the process
+// kube-root-ca.crt is published: about 3 s on two cores. ctx bounds only the
+// start; the cluster runs until Stop. If anything fails or ctx is done, Start
+// stops all processes, and the error repeats the end of the log of the process
 // that failed.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	c, err := newCluster(cfg)
@@ -71,8 +71,8 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	return c, nil
 }
 
-// newCluster prepares directories, the CA and the guard; nothing runs yet but
-// the latter.
+// newCluster prepares directories and the CA, and starts the guard; nothing
+// else runs yet.
 func newCluster(cfg Config) (_ *Cluster, err error) {
 	dir, err := makeTempDir()
 	if err != nil {
@@ -116,9 +116,9 @@ func (c *Cluster) start(ctx context.Context) error {
 }
 
 // Stop stops all processes, the kubelets first, then programs, and etcd last, unmounts what the
-// kubelets mounted and removes the cluster's directory. A process that does not
-// end within 10 s of SIGTERM is killed. Further calls do nothing. An error means
-// that a process, a mount or the directory is left behind.
+// kubelets mounted and removes the cluster's directory. A process that does not end within 10 s
+// of SIGTERM is killed. Further calls do nothing. An error means that a process, a mount or the
+// directory is left behind.
 func (c *Cluster) Stop() error { return c.stop(false) }
 
 func (c *Cluster) stop(keepLogs bool) error {

@@ -9,23 +9,24 @@ import (
 	"path/filepath"
 )
 
-// assetsVariable names the environment variable that envtest reads, too.
+// assetsVariable names the environment variable that envtest also reads.
 const assetsVariable = "KUBEBUILDER_ASSETS"
 
-// builtBinaries is where the build puts the programs, beside the module's go.mod.
+// builtBinaries is where the build puts the programs, next to the module's go.mod.
 const builtBinaries = "bin/k8s"
 
-// Config says what Start starts. The zero value is a whole control plane with
+// Config configures Start. The zero value is a whole control plane with
 // bootstrap tokens enabled.
 type Config struct {
-	// AssetsDir holds etcd and kube-apiserver. Programs that it lacks are taken
-	// from bin/k8s beside the module's go.mod, which is found by walking up from
-	// the working directory. Default: $KUBEBUILDER_ASSETS, else that bin/k8s.
+	// AssetsDir contains etcd and kube-apiserver. Programs that it lacks come
+	// from bin/k8s next to the module's go.mod, which is searched for from the
+	// working directory upwards. Default: $KUBEBUILDER_ASSETS, else that
+	// bin/k8s.
 	AssetsDir string
 
-	// LogDir gets one log file per process, appended to. It is created if need
-	// be and never removed. Default: a directory that Stop removes and that only
-	// a failed Start leaves behind.
+	// LogDir receives one log file per process, appended to. It is created if
+	// necessary and never removed. Default: a directory that Stop removes and
+	// that only a failed Start leaves behind.
 	LogDir string
 
 	// APIServerArgs are flags of kube-apiserver, without dashes, that replace
@@ -65,8 +66,8 @@ func newBinaries(assetsDir string) binaries {
 	return dirs
 }
 
-// find returns the absolute path of a program, or an error that says where it
-// was looked for.
+// find returns the absolute path of a program, or an error that names the
+// directories searched.
 func (b binaries) find(name string) (string, error) {
 	for _, dir := range b {
 		path, err := filepath.Abs(filepath.Join(dir, name))
@@ -89,7 +90,7 @@ func findBuiltBinaries() (string, error) {
 	return filepath.Join(root, builtBinaries), nil
 }
 
-// ProjectRoot is the project's directory. It is looked for from the working
+// ProjectRoot is the project's directory. It is searched for from the working
 // directory upwards, by kubebuilder's file PROJECT.
 func ProjectRoot() (string, error) {
 	dir, err := os.Getwd()

@@ -19,9 +19,9 @@ import (
 
 const managerName = "kube-controller-manager"
 
-// StartControllerManager starts kube-controller-manager and returns once it
-// answers /healthz, which it does shortly before its controllers run. args replace its default flags as Config.ControllerManagerArgs do,
-// which do not count here. It fails if one is running already.
+// StartControllerManager starts kube-controller-manager and returns once it answers /healthz, which is shortly before its
+// controllers run. args replace its default flags as Config.ControllerManagerArgs do, which are ignored here. It fails if a
+// kube-controller-manager already runs.
 func (c *Cluster) StartControllerManager(ctx context.Context, args map[string]string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -112,8 +112,8 @@ func (c *Cluster) managerDefaults() (map[string]string, error) {
 		"secure-port":                      strconv.Itoa(port),
 		"tls-cert-file":                    certFile,
 		"tls-private-key-file":             keyFile,
-		// Its controllers start one after the other, with requests of their own:
-		// the default of 20 a second takes several seconds.
+		// Its controllers start one after the other and send requests: with the
+		// default limit of 20 a second that takes several seconds.
 		"kube-api-qps":   "500",
 		"kube-api-burst": "1000",
 	}, nil
@@ -142,8 +142,8 @@ func (c *Cluster) waitForManager(ctx context.Context, p *process, port string) e
 	})
 }
 
-// waitForRootCA waits for what kube-controller-manager publishes, unless it was
-// told to run other controllers or to publish something else.
+// waitForRootCA waits for the ConfigMaps that kube-controller-manager
+// publishes, unless its flags select other controllers or another root CA.
 func (c *Cluster) waitForRootCA(ctx context.Context) error {
 	for _, name := range []string{"controllers", "root-ca-file"} {
 		if _, ok := c.cfg.ControllerManagerArgs[name]; ok {

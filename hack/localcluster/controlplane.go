@@ -15,19 +15,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-// adoptInterval is how often a process that envtest starts is looked for: until
-// it is found, the guard does not know of it.
+// adoptInterval is how often a process that envtest starts is searched for:
+// until it is found, the guard does not know of it.
 const adoptInterval = 20 * time.Millisecond
 
-// planeProcess is a process that envtest starts. envtest tells nobody its id, so
-// it is found by one of its arguments.
+// planeProcess is a process that envtest starts. envtest does not expose its ID,
+// so it is found by one of its arguments.
 type planeProcess struct {
 	name    string
 	arg     string
 	logFile string
-	start   func(log *os.File) error // envtest's own, as is kill.
+	start   func(log *os.File) error // envtest's own, like kill.
 	kill    func() error
-	pid     int // 0 while not found, and always without /proc.
+	pid     int // 0 until it is found, and always without /proc.
 }
 
 func (c *Cluster) startEtcd(ctx context.Context) error {
@@ -36,8 +36,8 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 		return err
 	}
 	c.etcdServer = &envtest.Etcd{Path: path, DataDir: c.etcdDir(), StartTimeout: startLimit, StopTimeout: stopGrace}
-	// A single member elects itself, but only after the election timeout: 1 s by
-	// default. The timeout must be five heartbeats at least.
+	// A single member elects itself, but only after the election timeout, by
+	// default 1 s. The timeout must be at least five heartbeats.
 	c.etcdServer.Configure().Set("election-timeout", "100").Set("heartbeat-interval", "20")
 	c.etcdServer.Configure().Set("quota-backend-bytes", "8589934592") // 8 GiB instead of 2, for thousands of large objects
 	if c.cfg.FSync {
@@ -84,20 +84,20 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 	return err
 }
 
-// apiServerDefaults come on top of envtest's.
+// apiServerDefaults are added to envtest's own flags.
 var apiServerDefaults = map[string]string{
 	"authorization-mode":          "Node,RBAC",
 	"enable-admission-plugins":    "NodeRestriction",
 	"enable-bootstrap-token-auth": "true",
-	// A machine without any network has no other address; and such an address
-	// may not stand in the endpoints of the Service "kubernetes".
+	// A machine without a network has no other address; and a loopback address
+	// must not be in the endpoints of the Service "kubernetes".
 	"advertise-address":        "127.0.0.1",
 	"endpoint-reconciler-type": "none",
 }
 
 // startPlaneProcess lets envtest start a process and wait until it is ready, and
-// puts it under guard meanwhile. envtest knows no context: once ctx is done, the
-// process is killed, which ends envtest's waiting.
+// puts it under guard meanwhile. envtest takes no context: once ctx is done, the
+// process is killed, which ends envtest's wait.
 func (c *Cluster) startPlaneProcess(ctx context.Context, p *planeProcess) error {
 	log, err := openLog(p.logFile)
 	if err != nil {
@@ -128,7 +128,7 @@ func (c *Cluster) startPlaneProcess(ctx context.Context, p *planeProcess) error 
 	}
 }
 
-// adopt looks for the process, unless it was found, and puts it under guard.
+// adopt searches for the process, unless it was found, and puts it under guard.
 func (p *planeProcess) adopt(g *guard) error {
 	if p.pid != 0 {
 		return nil
@@ -141,13 +141,13 @@ func (p *planeProcess) adopt(g *guard) error {
 	return g.add(pid)
 }
 
-// stop ends the process and fails if it is still there.
+// stop ends the process and fails if it still exists.
 func (p *planeProcess) stop() error {
 	if p.pid == 0 {
 		return p.kill()
 	}
 	if !isChild(p.pid) {
-		return nil // Its id may belong to someone else by now.
+		return nil // Another process may have its ID by now.
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -167,7 +167,7 @@ func (p *planeProcess) exited(ctx context.Context) <-chan struct{} {
 	return exited
 }
 
-// waitForSystemObjects waits for what the API server creates by itself.
+// waitForSystemObjects waits for the objects that the API server creates by itself.
 func (c *Cluster) waitForSystemObjects(ctx context.Context) error {
 	client, err := kubernetes.NewForConfig(c.admin)
 	if err != nil {

@@ -3,11 +3,11 @@
 // Package localcluster runs a Kubernetes control plane, and stock kubelets, as
 // plain processes of this machine: for tests and for the demo.
 //
-// etcd and kube-apiserver are started by envtest. What envtest lacks is added
-// here: kube-controller-manager, which signs certificates with the CA that
+// envtest starts etcd and kube-apiserver. This package adds what envtest lacks:
+// kube-controller-manager, which signs certificates with the CA that
 // kube-apiserver trusts for clients, real kubelets on a fake container runtime,
-// and a guard that stops all of it if this process dies without doing so.
+// and a guard that stops everything if this process dies first.
 //
-// Everything listens on loopback, on ports that were free. The kubelets are the
-// exception: they listen on all addresses, and they need root and Linux.
+// Everything listens on loopback, on ports that were free, except the kubelets:
+// they listen on all addresses, and need root and Linux.
 package localcluster

@@ -48,9 +48,9 @@ below "$1" | while read -r point; do umount "$point" || umount -l "$point"; done
 [ -n "$(below "$1")" ] || rm -rf -- "$1"
 `
 
-// guard is a shell that outlives this process, if that dies, for as long as it
-// takes to stop the cluster's processes. Its input is a pipe of which only this
-// process holds the other end.
+// guard is a shell that outlives this process, if it dies, until the cluster's
+// processes are stopped. Only this process holds the other end of its input, a
+// pipe.
 type guard struct {
 	cmd *exec.Cmd
 	mu  sync.Mutex
@@ -78,7 +78,7 @@ func startGuard(dir string) (*guard, error) {
 // add puts a process group under guard.
 func (g *guard) add(group int) error { return g.tell("add", group) }
 
-// drop takes a process group away again: its id may be used again.
+// drop releases a process group, because its ID may be used again.
 func (g *guard) drop(group int) error { return g.tell("drop", group) }
 
 func (g *guard) tell(verb string, group int) error {
@@ -90,7 +90,7 @@ func (g *guard) tell(verb string, group int) error {
 	return nil
 }
 
-// done says that nothing is left to be stopped and waits until the guard ends.
+// done reports to the guard that nothing is left to stop, and waits until the guard ends.
 func (g *guard) done() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -116,7 +116,7 @@ func eventually(t *testing.T, what string, check func() error) {
 	}
 }
 
-// mountBelow mounts something where a kubelet mounts volumes.
+// mountBelow mounts a tmpfs where a kubelet mounts volumes.
 func mountBelow(t *testing.T, dir string) {
 	t.Helper()
 	point := filepath.Join(dir, "root", "mounted")
@@ -132,7 +132,7 @@ func mountBelow(t *testing.T, dir string) {
 	}
 }
 
-// pids lists what must not survive, except for the guard.
+// pids lists the processes that must not survive, except the guard.
 func pids(c *Cluster) []int {
 	var pids []int
 	for _, p := range c.plane {
@@ -147,7 +147,7 @@ func pids(c *Cluster) []int {
 	return append(pids, c.guard.cmd.Process.Pid)
 }
 
-// children lists our child processes, zombies included.
+// children lists our child processes, including zombies.
 func children() []int {
 	var pids []int
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -159,7 +159,7 @@ func children() []int {
 	return pids
 }
 
-// alive says whether a process runs: a zombie whose parent died does not.
+// alive reports whether a process runs: a zombie whose parent died does not.
 func alive(pid int) bool {
 	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {

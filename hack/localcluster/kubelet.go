@@ -15,7 +15,7 @@ import (
 	"sync"
 )
 
-// maxSocketPath is what fits into a unix socket's address on every system.
+// maxSocketPath is the length that a unix socket's address can have on every system.
 const maxSocketPath = 103
 
 // KubeletConfig describes one kubelet.
@@ -23,12 +23,12 @@ type KubeletConfig struct {
 	// NodeName is the node's name, and part of the log files' names.
 	NodeName string
 
-	// BootstrapKubeconfig is the content of the file that the kubelet asks for
-	// its certificate with. It may be empty only together with Dir.
+	// BootstrapKubeconfig is the content of the file with which the kubelet
+	// requests its certificate. It may be empty only if Dir is set.
 	BootstrapKubeconfig []byte
 
-	// ServerTLSBootstrap lets the kubelet ask for a serving certificate. Without
-	// it, it signs its own.
+	// ServerTLSBootstrap lets the kubelet request a serving certificate.
+	// Without it, it signs its own.
 	ServerTLSBootstrap bool
 
 	// ExtraConfig are fields of KubeletConfiguration that replace those that
@@ -39,15 +39,15 @@ type KubeletConfig struct {
 	// sets.
 	ExtraArgs map[string]string
 
-	// Files are placed in the kubelet's directory before it starts, by their paths
-	// in there. pki is its --cert-dir: with rotateCertificates false, a kubelet asks
-	// for its certificate with the key in pki/kubelet-client.key.tmp if there is
-	// one, of whatever kind.
+	// Files are placed in the kubelet's directory before it starts, by their
+	// paths in it. pki is its --cert-dir: with rotateCertificates false, a
+	// kubelet requests its certificate with the key in
+	// pki/kubelet-client.key.tmp if it exists, of whatever type.
 	Files map[string][]byte
 
-	// Dir is the directory of an earlier kubelet of this cluster, which must have
-	// been stopped: this one goes on with its certificates and state. Default: a
-	// new directory.
+	// Dir is the directory of an earlier kubelet of this cluster, which must
+	// have been stopped: this kubelet continues with its certificates and
+	// state. Default: a new directory.
 	Dir string
 }
 
@@ -61,12 +61,12 @@ type Kubelet struct {
 }
 
 // StartKubelet runs a stock kubelet, and a container runtime that runs nothing,
-// and returns as soon as the process runs: whether it joins is for the caller to
-// find out. It needs root and Linux. The kubelet sets the kernel's tunables as it
-// does on any node (vm.overcommit_memory, kernel.panic and the like) and uses
+// and returns as soon as the process runs, before it joins. It needs root and
+// Linux. The kubelet sets kernel parameters as it does on any node
+// (vm.overcommit_memory, kernel.panic and others) and uses
 // /var/lib/kubelet/device-plugins and /var/log/containers whatever its root
-// directory, none of which Stop undoes: do not run it on a machine that is a node
-// already. ctx bounds the starting only.
+// directory. Stop undoes none of that: do not run it on a machine that is already
+// a node. ctx bounds only the start.
 func (c *Cluster) StartKubelet(ctx context.Context, cfg KubeletConfig) (*Kubelet, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,10 +187,10 @@ func (c *Cluster) writeKubeletFiles(k *Kubelet, cfg KubeletConfig) error {
 	return nil
 }
 
-// kubeletConfiguration is what a kubelet needs to run as a plain process, beside
-// others, on any machine: no cgroups, nothing outside of its directory that it
-// can be kept from, no eviction because the machine's disk is full, and a Lease
-// renewed each second, not each ten, for what waits for a renewal.
+// kubeletConfiguration lets a kubelet run as a plain process, next to others, on
+// any machine: no cgroups, as little as possible outside of its directory, no
+// eviction because the machine's disk is full, and a Lease renewed each second
+// instead of every ten, so that nothing waits long for a renewal.
 func (c *Cluster) kubeletConfiguration(k *Kubelet, cfg KubeletConfig, port int) map[string]any {
 	return map[string]any{
 		"apiVersion":                  "kubelet.config.k8s.io/v1beta1",
@@ -227,8 +227,8 @@ func waitForSocket(ctx context.Context, k *Kubelet) error {
 }
 
 // Stop stops the kubelet, then its container runtime, by SIGTERM and, 10 s later,
-// SIGKILL, and unmounts what is mounted beneath its directory. Further calls
-// return what the first one did.
+// SIGKILL, and unmounts what is mounted below its directory. Further calls return
+// the result of the first one.
 func (k *Kubelet) Stop() error {
 	k.stopOnce.Do(func() {
 		var errs []error
@@ -263,8 +263,8 @@ func (k *Kubelet) Dir() string { return k.dir }
 func (k *Kubelet) LogFile() string { return k.kubelet.logFile }
 
 // Kubeconfig returns the path of the kubeconfig that the kubelet writes: with
-// rotateCertificates as soon as it starts, naming files that are there once it has
-// its certificate; without, once it has its certificate.
+// rotateCertificates as soon as it starts, with paths of files that exist once it
+// has its certificate; without, once it has its certificate.
 func (k *Kubelet) Kubeconfig() string { return k.file("kubeconfig") }
 
 // BootstrapKubeconfig returns the path of the bootstrap kubeconfig.

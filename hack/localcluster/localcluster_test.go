@@ -225,8 +225,8 @@ func TestNothingSurvivesAHardKill(t *testing.T) {
 	t.Logf("%v and %s were gone after %s", pids, dir, time.Since(begin))
 }
 
-// runHelper starts a cluster with a kubelet, tells where and which processes,
-// and waits for its end.
+// runHelper starts a cluster with a kubelet, prints its directory and
+// processes, and waits to be killed.
 func runHelper() error {
 	ctx := context.Background()
 	c, err := Start(ctx, Config{})

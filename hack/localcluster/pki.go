@@ -72,16 +72,16 @@ func newAuthority(dir string) (*authority, error) {
 	return a, writePair(a.certFile, a.certPEM, a.keyFile, keyPEM)
 }
 
-// Configure names the CA to kube-apiserver. envtest calls it before the start.
+// Configure passes the CA to kube-apiserver. envtest calls it before the start.
 func (a *authority) Configure(_ string, args *envtest.Arguments) error {
 	args.Set("client-ca-file", a.certFile)
 	return nil
 }
 
-// Start does nothing: the CA is on disk from the beginning.
+// Start does nothing: the CA is already on disk.
 func (a *authority) Start() error { return nil }
 
-// Stop does nothing: the CA's files go with the cluster's directory.
+// Stop does nothing: the CA's files are deleted with the cluster's directory.
 func (a *authority) Stop() error { return nil }
 
 // AddUser returns a copy of base with a client certificate for user, valid for

@@ -13,8 +13,8 @@ import (
 	"syscall"
 )
 
-// findChild returns the id of our child that has arg among its arguments, or 0.
-// Where there is no /proc it finds nothing.
+// findChild returns the ID of our child that has arg among its arguments, or 0.
+// Without /proc it finds nothing.
 func findChild(arg string) int {
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
@@ -30,9 +30,9 @@ func findChild(arg string) int {
 	return 0
 }
 
-// isChild says whether a process is our child that has not been waited for yet.
-// Its arguments would not tell: they are gone before an ending process is. The
-// program's name stands in parentheses and may hold any character.
+// isChild reports whether a process is our child and not reaped yet. Its
+// arguments do not show that, because an exiting process loses them first. The
+// program's name stands in parentheses and can contain any character.
 func isChild(pid int) bool {
 	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
@@ -42,8 +42,8 @@ func isChild(pid int) bool {
 	return len(fields) > 1 && fields[1] == strconv.Itoa(os.Getpid())
 }
 
-// mountsBelow lists the mount points beneath dir, the latest first. Where there
-// is no /proc it lists nothing.
+// mountsBelow lists the mount points below dir, the latest first. Without /proc
+// it lists nothing.
 func mountsBelow(dir string) []string {
 	content, _ := os.ReadFile("/proc/self/mountinfo")
 	var points []string
@@ -53,14 +53,14 @@ func mountsBelow(dir string) []string {
 			points = append(points, unescape(fields[4]))
 		}
 	}
-	slices.Reverse(points) // A mount inside of another came after it.
+	slices.Reverse(points) // A mount inside another one was created after it.
 	return points
 }
 
-// unescape undoes what the kernel does to blanks and backslashes in mountinfo.
+// unescape reverts the kernel's escapes of spaces and backslashes in mountinfo.
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
 
-// unmountBelow unmounts all that is mounted beneath dir.
+// unmountBelow unmounts everything that is mounted below dir.
 func unmountBelow(dir string) error {
 	for _, point := range mountsBelow(dir) {
 		if err := syscall.Unmount(point, 0); err != nil {

@@ -21,11 +21,11 @@ import (
 
 const (
 	pollInterval = 50 * time.Millisecond
-	// stopGrace is how long a process may take to end after SIGTERM.
+	// stopGrace is how long a process can take to end after SIGTERM.
 	stopGrace = 10 * time.Second
-	// killGrace is how long one may take to end after SIGKILL, on a busy machine.
+	// killGrace is how long one can take to end after SIGKILL, on a busy machine.
 	killGrace = 5 * time.Second
-	// tailLines and tailBytes bound what an error repeats of a log.
+	// tailLines and tailBytes bound how much of a log an error repeats.
 	tailLines = 8
 	tailBytes = 4096
 )
@@ -38,8 +38,8 @@ type process struct {
 	exited  chan struct{}
 }
 
-// startProcess runs a program that logs into logFile. Its life does not depend
-// on a context: it ends by stop, by itself or by the guard.
+// startProcess runs a program that logs into logFile. It does not depend on a
+// context: it runs until stop, until it exits or until the guard ends it.
 func startProcess(g *guard, name, path, logFile string, args []string) (*process, error) {
 	log, err := openLog(logFile)
 	if err != nil {
@@ -61,8 +61,8 @@ func startProcess(g *guard, name, path, logFile string, args []string) (*process
 	return p, nil
 }
 
-// reap waits for the process to end and then kills what it leaves behind in its
-// group: at once, as the group's id may be used again from now on.
+// reap waits for the process to end and then kills what is left of its group:
+// at once, because the group's ID may be used again from now on.
 func (p *process) reap(g *guard) {
 	defer close(p.exited)
 	_ = p.cmd.Wait() // How it ended is in ProcessState and in its log.
@@ -72,8 +72,8 @@ func (p *process) reap(g *guard) {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// stop ends the process and fails if it is still there. One that has ended is no
-// error.
+// stop ends the process and fails if it still exists. A process that has already
+// ended is no error.
 func (p *process) stop() error {
 	if closedWithin(p.exited, 0) {
 		return nil
@@ -81,7 +81,7 @@ func (p *process) stop() error {
 	return stopGroup(p.name, p.pid(), p.exited)
 }
 
-// failed describes a failure of the process with the end of its log.
+// failed adds the end of the process's log to an error.
 func (p *process) failed(err error) error {
 	if closedWithin(p.exited, 0) {
 		err = fmt.Errorf("%w (%s)", err, p.cmd.ProcessState)
@@ -103,8 +103,8 @@ func stopGroup(name string, group int, exited <-chan struct{}) error {
 	return nil
 }
 
-// closedWithin says whether c is closed before the limit is over; a limit of 0
-// asks without waiting.
+// closedWithin reports whether c is closed within the limit; a limit of 0
+// checks without waiting.
 func closedWithin(c <-chan struct{}, limit time.Duration) bool {
 	select {
 	case <-c:
@@ -121,8 +121,9 @@ func closedWithin(c <-chan struct{}, limit time.Duration) bool {
 	}
 }
 
-// poll calls check every 50 ms until it holds, a minute is over, ctx is done or
-// the process, if there is one, has ended. The last error of check is reported.
+// poll calls check every 50 ms until it succeeds, a minute has passed, ctx is
+// done or the process, if there is one, has ended. It returns the last error of
+// check.
 func poll(ctx context.Context, p *process, check func(context.Context) error) error {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, pollInterval, startLimit, true, func(ctx context.Context) (bool, error) {
@@ -151,7 +152,7 @@ func withLog(err error, logFile string) error {
 	return fmt.Errorf("%w; %s ends with:\n%s", err, logFile, tail(logFile))
 }
 
-// tail returns the last lines of a file, or why it cannot.
+// tail returns the last lines of a file, or the error of reading it.
 func tail(path string) []byte {
 	f, err := os.Open(path)
 	if err != nil {
@@ -169,7 +170,7 @@ func tail(path string) []byte {
 	return bytes.Join(lines[max(0, len(lines)-tailLines):], []byte("\n"))
 }
 
-// freePort returns a TCP port that nobody listened on a moment ago.
+// freePort returns a TCP port on which nothing listened a moment ago.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -179,7 +180,7 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
-// merge returns defaults with overrides in place of them.
+// merge returns defaults with overrides applied.
 func merge[V any](defaults, overrides map[string]V) map[string]V {
 	merged := maps.Clone(defaults)
 	maps.Copy(merged, overrides)

@@ -10,10 +10,10 @@ import (
 	"syscall"
 )
 
-// Program is a program of the caller's that runs beside the cluster, and ends with it at the latest.
+// Program is a caller's program that runs next to the cluster and ends with it at the latest.
 type Program struct{ p *process }
 
-// StartProgram runs a program by its absolute path. It logs into LogDir, under its name.
+// StartProgram runs a program by its absolute path. It logs into LogDir, to a file with its name.
 func (c *Cluster) StartProgram(name, path string, args ...string) (*Program, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -29,7 +29,7 @@ func (c *Cluster) StartProgram(name, path string, args ...string) (*Program, err
 	return program, nil
 }
 
-// Stop ends the program by SIGTERM and, 10 s later, SIGKILL. One that has ended is no error.
+// Stop ends the program by SIGTERM and, 10 s later, SIGKILL. A program that has already ended is no error.
 func (p *Program) Stop() error { return p.p.stop() }
 
 // Kill ends the program by SIGKILL, as a crash would, and waits until it has ended.
@@ -46,8 +46,8 @@ func (p *Program) Kill() error {
 	return nil
 }
 
-// Pause stops the program in its tracks, as a machine that hangs would; Resume lets it go on where it was. Kill works
-// meanwhile, Stop takes its 10 s.
+// Pause suspends the program, like a machine that hangs; Resume lets it continue. Kill works on a paused program,
+// Stop takes its 10 s.
 func (p *Program) Pause() error { return p.signal(syscall.SIGSTOP) }
 
 // Resume undoes Pause.
@@ -63,7 +63,7 @@ func (p *Program) signal(s syscall.Signal) error {
 	return nil
 }
 
-// PID is the program's process id.
+// PID is the program's process ID.
 func (p *Program) PID() int { return p.p.pid() }
 
 // Done is closed when the program has ended, for whatever reason.
@@ -72,7 +72,7 @@ func (p *Program) Done() <-chan struct{} { return p.p.exited }
 // LogFile is the path of the program's log.
 func (p *Program) LogFile() string { return p.p.logFile }
 
-// FreePort is a TCP port that nobody listened on a moment ago.
+// FreePort is a TCP port on which nothing listened a moment ago.
 func FreePort() (int, error) { return freePort() }
 
 // Answers reports whether a URL answers 200 now.

@@ -10,9 +10,9 @@ import (
 )
 
 // RestartAPIServer ends kube-apiserver by SIGKILL, as a crash would, and starts it
-// again on its port. It returns once /healthz answers. Nobody else's process is
-// touched: clients see their connections break and then be refused for a while.
-// It needs /proc. ctx bounds the starting; if that fails, the cluster can only be
+// again on its port. It returns once /healthz answers. No other process is
+// touched: clients see their connections break and then be refused for a while. It
+// needs /proc. ctx bounds only the start; if that fails, the cluster can only be
 // stopped.
 func (c *Cluster) RestartAPIServer(ctx context.Context) error {
 	return c.restart(ctx, "kube-apiserver")
@@ -42,7 +42,7 @@ func (c *Cluster) restart(ctx context.Context, name string) error {
 	return fmt.Errorf("restarting %s: it was never started", name)
 }
 
-// crash ends the process by SIGKILL and takes it from the guard.
+// crash ends the process by SIGKILL and releases it from the guard.
 func (p *planeProcess) crash(g *guard) error {
 	if p.pid == 0 {
 		return errors.New("its process is not known")

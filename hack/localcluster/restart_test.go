@@ -13,7 +13,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// noFSync is the flag that envtest gives to etcd.
+// noFSync is the flag that envtest passes to etcd.
 const noFSync = "--unsafe-no-fsync=true"
 
 func TestControlPlaneComesBackWithItsData(t *testing.T) {

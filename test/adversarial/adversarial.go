@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package adversarial is a table of certificate requests with one defect each: what somebody who holds a node's bootstrap
-// token, or a node's certificate, may send to get more than the certificate of that node. A further table has requests with metadata
-// that is no defect.
+// Package adversarial is a table of CSRs with one defect each, which an attacker who has a node's bootstrap token or certificate
+// can send to get more than the certificate of that node. A second table has CSRs with harmless metadata.
 //
-// The table is data. It says what a verdict must be by the rules that are written down for the operator, and knows nothing
-// of the code that gives the verdict. The node may have any name but other-node that has a lower-case letter in it, and the
-// key may be ECDSA on P-256, P-384 or P-521, or RSA. Where a defect needs a key of another kind, the request is made for one
-// that all cases share: the key of the good request is then not the one that is asked for.
+// The table is data. It gives the verdict that the operator's documented rules require, and does not depend on the code that
+// decides. The node's name must contain a lower-case letter and must not be other-node. The key can be ECDSA on P-256, P-384 or
+// P-521, or RSA. If a defect needs a key of another type, the CSR is for a key that all cases share, not for that of the good CSR.
 package adversarial
 
 import (
@@ -30,17 +28,18 @@ type Case struct {
 	Name string
 	// Why says in a sentence what an attacker would gain, or which mistake it is.
 	Why string
-	// Verdict and Reason are what is expected ("Deny", "Wait", "Leave", and "Approve" for what is harmless).
+	// Verdict and Reason are the expected ones ("Deny", "Wait", "Leave", and "Approve" for harmless cases).
 	Verdict, Reason string
-	// Spoil changes a good request for a node into the bad one. key is the key of the good request. SpoilMeta does the same with its
-	// metadata. A case has one of the two; Apply does what the case does.
+	// Spoil turns a good CSR for a node into the bad one. key is the key of the good CSR. SpoilMeta does the same with its
+	// metadata. A case has one of the two; Apply calls it.
 	Spoil     func(spec *certificatesv1.CertificateSigningRequestSpec, node string, key crypto.Signer)
 	SpoilMeta func(meta *metav1.ObjectMeta, node string)
-	// Requester says that the defect is in what the API server writes itself (username, groups, uid, extra), so that it cannot be sent.
+	// Requester marks a defect in fields that the API server writes itself (username, groups, uid, extra), so that it cannot be
+	// sent.
 	Requester bool
 }
 
-// Apply changes a good request for a node into the one of the case. key is the key of the good request.
+// Apply turns a good CSR for a node into that of the case. key is the key of the good CSR.
 func (c Case) Apply(r *certificatesv1.CertificateSigningRequest, node string, key crypto.Signer) {
 	if c.Spoil != nil {
 		c.Spoil(&r.Spec, node, key)
@@ -76,7 +75,7 @@ const (
 	addressNotDeclared   = "AddressNotDeclared"
 )
 
-// all gives the verdict and the reason to those of the cases that have none of their own.
+// all sets the verdict and the reason of those cases that have none.
 func all(verdict, reason string, cases []Case) []Case {
 	for i := range cases {
 		if cases[i].Verdict == "" {
@@ -131,7 +130,7 @@ func kubeletRequest(node string, key crypto.Signer, dnsNames []string, ips []net
 	return must(certutil.MakeCSR(key, subject, dnsNames, ips))
 }
 
-// usagesFor has the order of client-go's util/certificate, which puts key encipherment second, for RSA keys alone.
+// usagesFor has the order of client-go's util/certificate, which puts key encipherment second, and only for RSA keys.
 func usagesFor(key crypto.Signer, usages ...certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
 	if _, ok := key.Public().(*rsa.PublicKey); ok {
 		return slices.Insert(usages, 1, certificatesv1.UsageKeyEncipherment)

@@ -33,7 +33,7 @@ func goodServing(key crypto.Signer) certificatesv1.CertificateSigningRequestSpec
 	return GoodServing(testNode, key, []string{testNode, testNode + ".example.com"}, []net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")})
 }
 
-// kinds are the two tables, with the good requests that they are relative to.
+// kinds are the two tables, with the good CSRs to which they apply.
 var kinds = map[string]struct {
 	good  func(key crypto.Signer) certificatesv1.CertificateSigningRequestSpec
 	cases []Case
@@ -96,8 +96,8 @@ func TestExpectations(t *testing.T) {
 	}
 }
 
-// What the cases are relative to has the shape that upstream checks (pkg/apis/certificates/helpers.go), and all the parts
-// that are built on are there.
+// The good CSRs have the form that upstream checks (pkg/apis/certificates/helpers.go), and all the parts that the cases
+// build on.
 func TestGoodRequestsAreGood(t *testing.T) {
 	for kind, k := range kinds {
 		for algorithm, key := range testKeys {
@@ -145,7 +145,7 @@ func parse(t *testing.T, request []byte) *x509.CertificateRequest {
 	return parsed
 }
 
-// Each case differs from the good request, where it says so, and leaves the good one as it was.
+// Each case differs from the good CSR in the field that it names, and does not modify the good one.
 func TestEachCaseHasADefect(t *testing.T) {
 	eachCase(t, func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequest) {
 		if reflect.DeepEqual(good, bad) {
@@ -170,7 +170,7 @@ func TestEachCaseHasADefect(t *testing.T) {
 	})
 }
 
-// What is harmless has neither finalizers nor owners, and differs.
+// Harmless cases have neither finalizers nor owners, and differ from the good CSR.
 func TestHarmlessCasesAreHarmless(t *testing.T) {
 	for _, c := range Harmless() {
 		good := certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-1"}}
@@ -186,22 +186,22 @@ func TestHarmlessCasesAreHarmless(t *testing.T) {
 	}
 }
 
-// A rule is about what is sent. Those on the requester are too simple to be told twice.
+// rule is about the content of a CSR. Those on the requester are too simple to be repeated here.
 type rule struct {
 	reason string
 	broken func(r *sent) bool
 }
 
-// sent is a request, with the good one that it was.
+// sent is a CSR, with the good one from which it was made.
 type sent struct {
 	good, bad *certificatesv1.CertificateSigningRequestSpec
 	metadata  metav1.ObjectMeta
 	serving   bool
-	// parsed is nil when the request is malformed.
+	// parsed is nil if the request is malformed.
 	parsed *x509.CertificateRequest
 }
 
-// rules are in the order of the checks. A rule may rely on those before it.
+// rules are in the order of the checks. A rule can rely on those before it.
 var rules = []rule{
 	{wrongSigner, func(r *sent) bool { return !r.serving && r.bad.SignerName != r.good.SignerName }},
 	{notOurs, func(r *sent) bool { return r.serving && r.bad.SignerName != r.good.SignerName }},
@@ -230,7 +230,7 @@ var rules = []rule{
 	}},
 }
 
-// meaning is what a reader makes of a subject, whatever the encoding and the order.
+// meaning is what a reader understands of a subject, whatever its encoding and order.
 func meaning(parsed *x509.CertificateRequest) string {
 	var out []string
 	for _, v := range parsed.Subject.Names {
@@ -240,7 +240,7 @@ func meaning(parsed *x509.CertificateRequest) string {
 	return strings.Join(out, ",")
 }
 
-// A case breaks the rule that it says, and none before it. If it breaks none it asks for one address too many.
+// A case breaks the rule that it names, and none before it. If it breaks none it requests one address too many.
 func TestEachCaseHasTheDefectItSays(t *testing.T) {
 	eachCase(t, func(t *testing.T, c Case, good, bad *certificatesv1.CertificateSigningRequest) {
 		if c.Requester {
@@ -283,7 +283,7 @@ var sound = map[x509.SignatureAlgorithm]bool{
 	x509.ECDSAWithSHA256: true, x509.ECDSAWithSHA384: true, x509.ECDSAWithSHA512: true,
 }
 
-// parseExact is nil when the text is not the one that encoding/pem writes, or cannot be parsed.
+// parseExact is nil if the text differs from the output of encoding/pem, or cannot be parsed.
 func parseExact(request []byte) *x509.CertificateRequest {
 	block, _ := pem.Decode(request)
 	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(block.Headers) > 0 || !bytes.Equal(pem.EncodeToMemory(block), request) {
@@ -296,7 +296,7 @@ func parseExact(request []byte) *x509.CertificateRequest {
 	return parsed
 }
 
-// isCanonical says whether crypto/x509 would write the same from what it read, and from nothing else.
+// isCanonical reports whether crypto/x509 would write the same from what it read, and from nothing else.
 func isCanonical(parsed *x509.CertificateRequest, serving bool) bool {
 	template := &x509.CertificateRequest{RawSubject: parsed.RawSubject, SignatureAlgorithm: parsed.SignatureAlgorithm}
 	if serving {

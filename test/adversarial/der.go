@@ -9,7 +9,7 @@ import (
 	"slices"
 )
 
-// The object identifiers, of RFC 2986, RFC 4519, RFC 5280, RFC 5480 and RFC 8017, that the requests are made of.
+// The object identifiers of RFC 2986, RFC 4519, RFC 5280, RFC 5480 and RFC 8017 that the CSRs use.
 var (
 	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
 	oidSerialNumber = asn1.ObjectIdentifier{2, 5, 4, 5}
@@ -51,7 +51,7 @@ var (
 	oidSecp256k1       = asn1.ObjectIdentifier{1, 3, 132, 0, 10}
 )
 
-// must is for what fails only when this package is wrong.
+// must panics on errors that only a bug in this package causes.
 func must[T any](v T, err error) T {
 	if err != nil {
 		panic(fmt.Errorf("making an adversarial request: %w", err))
@@ -72,12 +72,12 @@ func sequence(parts ...[]byte) []byte {
 
 func set(parts ...[]byte) []byte { return element(asn1.ClassUniversal, asn1.TagSet, true, parts...) }
 
-// tagged is an element that is constructed and of the context.
+// tagged is a constructed, context-specific element.
 func tagged(tag int, parts ...[]byte) []byte {
 	return element(asn1.ClassContextSpecific, tag, true, parts...)
 }
 
-// choice is an element that is primitive and of the context, as most kinds of names in a SAN are.
+// choice is a primitive, context-specific element, like most kinds of names in a SAN.
 func choice(tag int, content []byte) []byte {
 	return element(asn1.ClassContextSpecific, tag, false, content)
 }
@@ -115,7 +115,7 @@ func split(whole []byte) (tag byte, content []byte) {
 	return whole[0], v.Bytes
 }
 
-// inside adds to the content of an element, and fixes the length.
+// inside appends to the content of an element, and corrects the length.
 func inside(whole []byte, parts ...[]byte) []byte {
 	var v asn1.RawValue
 	must(asn1.Unmarshal(whole, &v))

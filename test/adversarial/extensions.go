@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// clientExtensions ask for extensions, of which a kubelet's client certificate has none.
+// clientExtensions request extensions; a kubelet's client certificate has none.
 func clientExtensions() []Case {
 	ask := func(extensions ...[]byte) spoil { return attributes(extensionRequest(extensions...)) }
 	san := func(names ...[]byte) spoil { return ask(extension(oidSAN, sequence(names...))) }
@@ -106,7 +106,7 @@ func keyUsage(bit int) []byte {
 
 func dnsName(name string) []byte { return choice(2, []byte(name)) }
 
-// ipAddress has four bytes for IPv4, also when it is given with sixteen.
+// ipAddress has four bytes for IPv4, even if it is passed with sixteen.
 func ipAddress(ip net.IP) []byte {
 	if short := ip.To4(); short != nil {
 		ip = short

@@ -131,10 +131,10 @@ func malformedKeys() []Case {
 	}
 }
 
-// otherKey is the same request for another key.
+// otherKey is the same CSR for another key.
 func otherKey(key func() crypto.Signer) spoil { return rebuildWith(key, func(*parts) {}) }
 
-// ecKey is the same request for another key, with its point written in another way.
+// ecKey is the same CSR for another key, with another encoding of its point.
 func ecKey(info func(point []byte) []byte) spoil {
 	return rebuildWith(p256, func(p *parts) { p.key = info(must(p256().Public().(*ecdsa.PublicKey).Bytes())) })
 }
@@ -143,7 +143,7 @@ func ecKeyInfo(point []byte) []byte {
 	return sequence(algorithm(oidECDSA, der(oidP256)), bitString(point))
 }
 
-// compressed is a point by its x and which of the two y it is.
+// compressed is a point as its x and the sign of its y.
 func compressed(point []byte) []byte {
 	return slices.Concat([]byte{2 | point[len(point)-1]&1}, point[1:1+len(point)/2])
 }
@@ -158,7 +158,7 @@ func explicitP256(point []byte) []byte {
 		octetString(point), der(curve.N), number(1))
 }
 
-// rsaKey is the same request for another key, with its numbers changed.
+// rsaKey is the same CSR for another key, with its numbers changed.
 func rsaKey(info func(n *big.Int) []byte) spoil {
 	return rebuildWith(rsa2048, func(p *parts) { p.key = info(rsa2048().Public().(*rsa.PublicKey).N) })
 }

@@ -13,7 +13,7 @@ import (
 
 const maxSeconds = 366 * 24 * 60 * 60
 
-// clientRequesters are requests that someone else sent. The API server writes who that was.
+// clientRequesters are CSRs of another requester, as the API server writes it.
 func clientRequesters() []Case {
 	return ofRequester(slices.Concat(
 		all(leave, notOurs, []Case{
@@ -74,7 +74,7 @@ func clientMeta() []Case {
 	)
 }
 
-// besides are the usages that a request of neither kind has.
+// besides are the usages that neither kind of CSR has.
 var besides = []certificatesv1.KeyUsage{
 	certificatesv1.UsageSigning, certificatesv1.UsageContentCommitment, certificatesv1.UsageKeyAgreement,
 	certificatesv1.UsageDataEncipherment, certificatesv1.UsageCertSign, certificatesv1.UsageCRLSign,
@@ -97,7 +97,7 @@ func clientUsages() []Case {
 	return all(deny, wrongUsages, cases)
 }
 
-// usages are the defects that both kinds of requests have; own is the usage of the one, others that of the other.
+// usages are the defects that both kinds of CSRs share; own is the usage of this kind, others that of the other kind.
 func usages(prefix string, own, others certificatesv1.KeyUsage) []Case {
 	const signature, encipherment = certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment
 	return all(deny, wrongUsages, []Case{
@@ -145,7 +145,7 @@ func withoutGroup(group string) spoil {
 	})
 }
 
-// extra adds to what an authenticator tells of the requester.
+// extra adds a field that an authenticator sets on the requester.
 func extra(key, value string) spoil {
 	return func(spec *spec, _ string, _ crypto.Signer) {
 		more := map[string]certificatesv1.ExtraValue{key: {value}}

@@ -9,13 +9,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// spoilMeta is the type of Case.SpoilMeta. It replaces what the metadata points to, and never writes into it.
+// spoilMeta is the type of Case.SpoilMeta. It replaces maps, slices and pointers of the metadata, and never writes into them.
 type spoilMeta = func(meta *metav1.ObjectMeta, node string)
 
-// OwnerNode is the Node that owns some of the requests.
+// OwnerNode is the Node that owns some of the CSRs.
 const OwnerNode = "owner-node"
 
-// objectMeta are requests with metadata that no kubelet sends, the same for both kinds of requests.
+// objectMeta are CSRs with metadata that no kubelet sends, the same for both kinds of CSRs.
 func objectMeta(prefix string) []Case {
 	const outlives = "A request that outlives its deletion is signed nevertheless, after its token was revoked."
 	const withOwner = "Who may delete the owner may delete the request with it."
@@ -46,8 +46,8 @@ func objectMeta(prefix string) []Case {
 	return cases
 }
 
-// Harmless are requests with metadata that admission may add, or that other clients send: it must not stop a node. They are relative to
-// both good requests; the reason is that of an approval of the kind.
+// Harmless are CSRs with metadata that admission can add or that other clients send: it must not stop a node. They apply to both
+// good CSRs; the reason is that of an approval of the kind.
 func Harmless() []Case {
 	return all(approve, "", []Case{
 		{Name: "label", Why: "Admission policies label what they see.", SpoilMeta: labels(map[string]string{"example.com/team": "storage"})},
@@ -72,8 +72,8 @@ func finalizers(names ...string) spoilMeta {
 	return func(meta *metav1.ObjectMeta, _ string) { meta.Finalizers = names }
 }
 
-// ownedBy is an owner of a kind. One without a name is called like the node. It has a uid that no object has: whoever sends the request
-// to an API server has to replace it, or the garbage collector deletes the request before anybody has judged it.
+// ownedBy is an owner of a kind. An owner without a name has the node's. Its UID belongs to no object: a sender must replace it
+// before it sends the CSR to an API server, or the garbage collector deletes the CSR before the operator has decided on it.
 func ownedBy(apiVersion, kind, name string) spoilMeta {
 	return func(meta *metav1.ObjectMeta, node string) {
 		owner := metav1.OwnerReference{APIVersion: apiVersion, Kind: kind, Name: name, UID: "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11"}
@@ -84,7 +84,7 @@ func ownedBy(apiVersion, kind, name string) spoilMeta {
 	}
 }
 
-// changeOwner is an owner that is more than that.
+// changeOwner changes an owner of the CSR.
 func changeOwner(change func(*metav1.OwnerReference)) spoilMeta {
 	return func(meta *metav1.ObjectMeta, node string) {
 		ownedBy("nodebootstrap.io/v1alpha1", "NodeBootstrap", "")(meta, node)

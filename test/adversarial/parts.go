@@ -17,23 +17,23 @@ import (
 
 type spec = certificatesv1.CertificateSigningRequestSpec
 
-// spoil is the type of Case.Spoil. It replaces what the spec points to, and never writes into it.
+// spoil is the type of Case.Spoil. It replaces slices and pointers of the spec, and never writes into them.
 type spoil = func(spec *spec, node string, key crypto.Signer)
 
-// parts are a certificate request taken apart (RFC 2986), so that one of them can be made wrong and the whole be signed
-// again. Each is already encoded.
+// parts are the parts of a CSR (RFC 2986), each already encoded, so that a case can change one of them and sign the CSR
+// again.
 type parts struct {
 	version, subject, key []byte
 	// attributes is the whole [0] element, with whatever follows it.
 	attributes []byte
-	// dns and ips are the names of the good request's SAN extension, to build another one from.
+	// dns and ips are the names of the good CSR's SAN extension, to build another one from.
 	dns, ips [][]byte
-	// algorithm is what the request says that it is signed with, signer and hash are what it is signed with.
+	// algorithm is the signature algorithm that the CSR names, signer and hash are those actually used.
 	algorithm []byte
 	signer    crypto.Signer
 	hash      crypto.Hash
 	options   crypto.SignerOpts
-	// infoOf and wholeOf make the two SEQUENCEs, bitsOf the BIT STRING of the signature.
+	// infoOf and wholeOf create the two SEQUENCEs, bitsOf the BIT STRING of the signature.
 	infoOf, wholeOf func(parts ...[]byte) []byte
 	bitsOf          func(signature []byte) []byte
 }
@@ -65,7 +65,7 @@ func takeApart(request []byte, key crypto.Signer) *parts {
 	return p
 }
 
-// useKey has the request made for a key and signed with it.
+// useKey builds the CSR for a key and signs it with that key.
 func (p *parts) useKey(key crypto.Signer) {
 	p.signer = key
 	switch public := key.Public().(type) {
@@ -78,12 +78,12 @@ func (p *parts) useKey(key crypto.Signer) {
 	}
 }
 
-// useSAN replaces the attributes by an extension request with a SAN extension alone, as crypto/x509 would write it.
+// useSAN replaces the attributes by an extension request with only a SAN extension, as crypto/x509 would write it.
 func (p *parts) useSAN(names ...[]byte) {
 	p.attributes = tagged(0, extensionRequest(extension(oidSAN, sequence(names...))))
 }
 
-// names are those of the good request's SAN extension, in its order.
+// names are those of the good CSR's SAN extension, in its order.
 func (p *parts) names() []byte {
 	return slices.Concat(slices.Concat(p.dns...), slices.Concat(p.ips...))
 }
@@ -110,7 +110,7 @@ func encode(data []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: data})
 }
 
-// rebuild changes parts of the request and signs it again with its own key.
+// rebuild changes parts of the CSR and signs it again with its own key.
 func rebuild(change func(p *parts, node string)) spoil {
 	return func(spec *spec, node string, key crypto.Signer) {
 		p := takeApart(spec.Request, key)
@@ -119,8 +119,8 @@ func rebuild(change func(p *parts, node string)) spoil {
 	}
 }
 
-// rebuildWith makes the request for another key, of a kind that the defect needs, asks for the usages that go with that
-// kind, and changes parts of it then.
+// rebuildWith builds the CSR for another key, of a type that the defect needs, requests the usages of that type, and
+// then changes parts of it.
 func rebuildWith(newKey func() crypto.Signer, change func(p *parts)) spoil {
 	return func(spec *spec, _ string, _ crypto.Signer) {
 		key := newKey()
@@ -135,7 +135,7 @@ func isKeyEncipherment(u certificatesv1.KeyUsage) bool {
 	return u == certificatesv1.UsageKeyEncipherment
 }
 
-// recode changes the DER of the request and leaves the signature as it is.
+// recode changes the DER of the CSR and leaves the signature as it is.
 func recode(change func(whole []byte) []byte) spoil {
 	return func(spec *spec, _ string, _ crypto.Signer) {
 		block, _ := pem.Decode(spec.Request)

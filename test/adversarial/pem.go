@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// encodings are defects of the text of spec.request, around a good request.
+// encodings are defects of the text of spec.request, around a good CSR.
 func encodings() []Case {
 	return slices.Concat(
 		all(deny, tooLarge, largeRequests()),
@@ -62,7 +62,7 @@ func badBlocks() []Case {
 	}
 }
 
-// aroundTheBlock are texts with something in front of the block or behind it.
+// aroundTheBlock are texts with additions before or after the block.
 func aroundTheBlock() []Case {
 	return []Case{
 		{Name: "pem-two-blocks", Why: "One reader takes the first block, another one the last.", Spoil: rewrite(func(text []byte) []byte { return append(text, text...) })},
@@ -91,7 +91,7 @@ func aroundTheBlock() []Case {
 	}
 }
 
-// otherLayouts are other texts of the same request.
+// otherLayouts are other texts of the same CSR.
 func otherLayouts() []Case {
 	return []Case{
 		{Name: "pem-blank-line-in-front", Why: "One request has one text, so that its hash says which it is.", Spoil: rewrite(func(text []byte) []byte {
@@ -126,7 +126,7 @@ func otherLayouts() []Case {
 	}
 }
 
-// bytesOf is what is in the block of a good request.
+// bytesOf is the content of the block of a good CSR.
 func bytesOf(text []byte) []byte {
 	block, _ := pem.Decode(text)
 	return block.Bytes
@@ -141,7 +141,7 @@ func lines(base64 ...string) []byte {
 	return []byte("-----BEGIN CERTIFICATE REQUEST-----\n" + strings.Join(base64, "\n") + "\n-----END CERTIFICATE REQUEST-----\n")
 }
 
-// looseBits signs until the length is one that base64 has to fill up, and then changes the bits that it is filled with.
+// looseBits signs until base64 must pad the length, and then changes the padding bits.
 func looseBits(spec *spec, node string, key crypto.Signer) {
 	for {
 		otherKey(p256)(spec, node, key)

@@ -8,8 +8,9 @@ import (
 	"strings"
 )
 
-// servingReserved ask for an address that no node may serve under, besides the good ones. The API server is reached at
-// api.example.com, and by the nodes of other racks at lb.rack-a.example.com, lb.räck-b.example.com and 2001:db8:a::1.
+// servingReserved request, in addition to the good addresses, one under which no node may serve. The API server is
+// reached at api.example.com, and by the nodes of other racks at lb.rack-a.example.com, lb.räck-b.example.com and
+// 2001:db8:a::1.
 func servingReserved() []Case {
 	return all(wait, addressReserved, []Case{
 		{Name: "serving-dns-kubernetes", Why: "Pods in the namespace default reach the API server under this name.", Spoil: alsoDNS("kubernetes")},
@@ -48,7 +49,7 @@ func servingReserved() []Case {
 	})
 }
 
-// servingElsewhere ask for an address that the NodeBootstrap other-node declares.
+// servingElsewhere request an address that the NodeBootstrap other-node declares.
 func servingElsewhere() []Case {
 	return all(wait, addressElsewhere, []Case{
 		{Name: "serving-dns-elsewhere", Why: "One node would serve in place of another.", Spoil: alsoDNS("other-node")},
@@ -61,7 +62,7 @@ func servingElsewhere() []Case {
 	})
 }
 
-// servingUndeclaredNames ask for a DNS name that nobody declares, besides the good addresses.
+// servingUndeclaredNames request, in addition to the good addresses, a DNS name that no NodeBootstrap declares.
 func servingUndeclaredNames() []Case {
 	return all(wait, addressNotDeclared, []Case{
 		{Name: "serving-dns-unknown", Why: "The node would serve as whatever it likes.", Spoil: alsoDNS("www.example.org")},
@@ -105,7 +106,7 @@ func servingUndeclaredNames() []Case {
 	})
 }
 
-// servingUndeclaredIPs ask for an IP address that nobody declares, besides the good addresses.
+// servingUndeclaredIPs request, in addition to the good addresses, an IP address that no NodeBootstrap declares.
 func servingUndeclaredIPs() []Case {
 	return all(wait, addressNotDeclared, []Case{
 		{Name: "serving-ip-unknown", Why: "The node would serve as whatever it likes.", Spoil: alsoIP("203.0.113.7")},
@@ -130,12 +131,12 @@ func servingUndeclaredIPs() []Case {
 	})
 }
 
-// alsoDNS adds a DNS name behind the good ones. In it <node> stands for the node's name.
+// alsoDNS adds a DNS name after the good ones. <node> in it stands for the node's name.
 func alsoDNS(template string) spoil {
 	return rebuild(func(p *parts, node string) {
 		p.useSAN(slices.Concat(p.dns...), dnsName(fill(template, node)), slices.Concat(p.ips...))
 	})
 }
 
-// alsoIP adds an IP address behind the good ones.
+// alsoIP adds an IP address after the good ones.
 func alsoIP(ip string) spoil { return alsoNamed(ipAddress(net.ParseIP(ip))) }

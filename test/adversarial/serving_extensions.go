@@ -38,7 +38,7 @@ func servingWithoutAddress() []Case {
 	})
 }
 
-// servingExtensions have the good addresses, and something else or in another way.
+// servingExtensions have the good addresses, and additions or another encoding.
 func servingExtensions() []Case {
 	return slices.Concat(
 		all(deny, unexpectedAttributes, servingNames()),
@@ -47,7 +47,7 @@ func servingExtensions() []Case {
 	)
 }
 
-// besidesTheAddresses can be read, and ask for more or in another way.
+// besidesTheAddresses can be parsed, and request more or in another way.
 func besidesTheAddresses() []Case {
 	return []Case{
 		{Name: "serving-san-critical", Why: "A critical SAN hides the subject from those that go by RFC 6125.", Spoil: extensions(func(san []byte) []byte {
@@ -113,7 +113,7 @@ func badServingNames() []Case {
 	}
 }
 
-// servingNames have names of other kinds, or in another order, besides the good ones.
+// servingNames have names of other kinds, or in another order, in addition to the good ones.
 func servingNames() []Case {
 	return []Case{
 		{Name: "serving-san-email", Why: "Some authenticators take the user's name from the mail address.", Spoil: alsoNamed(choice(1, []byte("root@example.com")))},
@@ -140,19 +140,19 @@ func servingNames() []Case {
 	}
 }
 
-// extensions replaces the attributes by what is made of the good SAN.
+// extensions replaces the attributes by those that a function derives from the good SAN.
 func extensions(of func(san []byte) []byte) spoil {
 	return rebuild(func(p *parts, _ string) { p.attributes = tagged(0, of(sequence(p.names()))) })
 }
 
 func sanRequestOf(san []byte) []byte { return extensionRequest(extension(oidSAN, san)) }
 
-// besidesSAN adds an extension behind the good SAN.
+// besidesSAN adds an extension after the good SAN.
 func besidesSAN(more []byte) spoil {
 	return extensions(func(san []byte) []byte { return extensionRequest(extension(oidSAN, san), more) })
 }
 
-// alsoNamed adds a name behind the good ones.
+// alsoNamed adds a name after the good ones.
 func alsoNamed(more []byte) spoil {
 	return rebuild(func(p *parts, _ string) { p.useSAN(p.names(), more) })
 }

@@ -12,7 +12,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 )
 
-// servingRequesters are requests that another than the node sent. The API server writes who that was.
+// servingRequesters are CSRs that another user than the node sent, as the API server writes it.
 func servingRequesters() []Case {
 	return ofRequester(all(leave, notOurs, []Case{
 		{Name: "serving-user-other-node", Why: "One node would serve in place of another.", Spoil: username(func(string, string) string { return "system:node:other-node" })},
@@ -56,7 +56,7 @@ func servingMeta() []Case {
 	)
 }
 
-// servingLikeClient are defects that say the same of both kinds of requests. Each is built on the serving request.
+// servingLikeClient are defects that apply to both kinds of CSRs. Each is built on the serving CSR.
 func servingLikeClient() []Case {
 	same := map[string]Case{}
 	for _, c := range slices.Concat(encodings(), structures(), signatures(), keys(), commonNames(), subjects()) {

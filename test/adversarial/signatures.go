@@ -68,7 +68,7 @@ func badSignatureBits() []Case {
 	}
 }
 
-// otherSignatureEncodings verify, and are not what a kubelet sends.
+// otherSignatureEncodings verify, but a kubelet does not send them.
 func otherSignatureEncodings() []Case {
 	return []Case{
 		{Name: "signature-unused-bits", Why: "A shifted BIT STRING is aligned again when it is read: two encodings of one request.", Spoil: rebuildWith(p256, func(p *parts) {

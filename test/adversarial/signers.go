@@ -16,7 +16,7 @@ import (
 	"sync"
 )
 
-// The keys are made once: RSA takes a while.
+// The keys are created once, because RSA takes a while.
 var (
 	p224       = sync.OnceValue(func() crypto.Signer { return must(ecdsa.GenerateKey(elliptic.P224(), rand.Reader)) })
 	p256       = sync.OnceValue(func() crypto.Signer { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) })
@@ -35,8 +35,7 @@ var (
 	})
 )
 
-// smallPrimes is an RSA key that crypto/rsa would not make, or not in a moment: of many primes, small, or with an exponent of
-// one's choice.
+// smallPrimes is an RSA key that crypto/rsa would not create, or not quickly: of many primes, small, or with any exponent.
 type smallPrimes struct {
 	public rsa.PublicKey
 	d      *big.Int
@@ -56,7 +55,7 @@ func newSmallPrimes(bits int, exponent int64) *smallPrimes {
 			add(each)
 		}
 		add(bits - modulus.BitLen())
-		// A product may be a bit shorter than its factors together, and the exponent may have no inverse.
+		// A product can be a bit shorter than its factors together, and the exponent can have no inverse.
 		if d := new(big.Int).ModInverse(e, phi); d != nil && modulus.BitLen() == bits {
 			return &smallPrimes{public: rsa.PublicKey{N: modulus, E: int(exponent)}, d: d}
 		}
@@ -83,7 +82,7 @@ func padded(public *rsa.PublicKey, digest []byte) []byte {
 }
 
 // forger signs without a private key: with the exponent 3, a cube root rounded up begins like a padded digest when it is
-// raised again, and ends in whatever it may.
+// cubed again, and ends in arbitrary bytes.
 type forger struct{ public rsa.PublicKey }
 
 func newForger() crypto.Signer {

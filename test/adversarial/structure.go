@@ -75,7 +75,7 @@ func version(encoded []byte) spoil {
 	return rebuild(func(p *parts, _ string) { p.version = bytes.Clone(encoded) })
 }
 
-// behindAttributes adds to what is signed.
+// behindAttributes appends to the signed part.
 func behindAttributes(part []byte) spoil {
 	return rebuild(func(p *parts, _ string) { p.attributes = slices.Concat(p.attributes, part) })
 }

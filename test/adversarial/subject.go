@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// commonNames are requests for another name than the node's.
+// commonNames are CSRs for another name than the node's.
 func commonNames() []Case {
 	return slices.Concat(all(deny, wrongSubject, []Case{
 		{Name: "cn-other-node", Why: "One node's token would make another node.", Spoil: asks("system:node:other-node")},
@@ -65,7 +65,7 @@ func commonNames() []Case {
 	}))
 }
 
-// subjects are requests for the node's name in a subject of another shape.
+// subjects are CSRs for the node's name in a subject of another form.
 func subjects() []Case {
 	node := func(change func(cn []byte) [][]byte) spoil {
 		return asksFor(func(node string) [][]byte { return change(commonName("system:node:" + node)) })
@@ -133,7 +133,7 @@ func attribute(oid asn1.ObjectIdentifier, tag int, content string) []byte {
 	return sequence(der(oid), text(tag, content))
 }
 
-// rdn is a part of a subject with one attribute, as a PrintableString or, if it is none, as a UTF8String.
+// rdn is a part of a subject with one attribute, as a PrintableString or, if that is impossible, as a UTF8String.
 func rdn(oid asn1.ObjectIdentifier, content string) []byte {
 	return set(sequence(der(oid), der(content)))
 }
@@ -151,7 +151,7 @@ func with(part []byte) spoil {
 	return rebuild(func(p *parts, _ string) { p.subject = inside(p.subject, part) })
 }
 
-// asks is a subject with another common name. In it <node> stands for the node's name.
+// asks is a subject with another common name. <node> in it stands for the node's name.
 func asks(template string) spoil {
 	return asksFor(func(node string) [][]byte { return [][]byte{organization(), commonName(fill(template, node))} })
 }
@@ -192,7 +192,7 @@ func fill(template, node string) string {
 	).Replace(template)
 }
 
-// cyrillic replaces one letter of the node's name by one that looks like it, or of the prefix when the name has none.
+// cyrillic replaces one letter of the node's name by a similar one, or of the prefix if the name has none.
 func cyrillic(prefix, node string) string {
 	alike := map[rune]rune{'a': '\u0430', 'c': '\u0441', 'e': '\u0435', 'i': '\u0456', 'j': '\u0458', 'o': '\u043e', 'p': '\u0440', 's': '\u0455', 'x': '\u0445', 'y': '\u0443'}
 	for i, letter := range node {

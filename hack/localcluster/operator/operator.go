@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package operator installs the operator into a local cluster and runs its manager there, as its own ServiceAccount, with
-// the permissions that ship.
+// the RBAC that ships.
 package operator
 
 import (
@@ -23,13 +23,13 @@ import (
 const (
 	// Namespace is where config/ puts the operator.
 	Namespace = "nodebootstrap-system"
-	// ServiceAccount is the one that config/rbac gives its permissions.
+	// ServiceAccount is the one to which config/rbac binds the operator's permissions.
 	ServiceAccount = "nodebootstrap-manager"
 
 	readyLimit = time.Minute
 )
 
-// Install applies the namespace, the CRD and the RBAC of config/, all that the operator consists of but its Deployment.
+// Install applies the namespace, the CRD and the RBAC of config/: all of the operator except its Deployment.
 func Install(ctx context.Context, c *localcluster.Cluster) error {
 	root, err := localcluster.ProjectRoot()
 	if err != nil {
@@ -67,18 +67,18 @@ func Kubectl(ctx context.Context, c *localcluster.Cluster, args ...string) ([]by
 // Manager is a running bin/manager.
 type Manager struct{ *localcluster.Program }
 
-// Config is the access that the manager has: that of its ServiceAccount.
+// Config is the access of the manager's ServiceAccount.
 func Config(ctx context.Context, c *localcluster.Cluster) (*rest.Config, error) {
 	return c.ServiceAccountConfig(ctx, Namespace, ServiceAccount)
 }
 
-// buildsVariable names the environment variable with the builds of the manager that Start starts in turn, separated by
-// colons: a test that restarts the manager shows an upgrade, and then a downgrade, with two of them. Default: bin/manager.
+// buildsVariable names the environment variable with the builds of the manager, separated by colons, that Start runs in
+// turn: with two of them, a test that restarts the manager covers an upgrade and then a downgrade. Default: bin/manager.
 const buildsVariable = "NODEBOOTSTRAP_MANAGERS"
 
 var started atomic.Int64
 
-// nextBuild is the path of the manager that is started next.
+// nextBuild is the path of the manager to start next.
 func nextBuild() (string, error) {
 	if list := filepath.SplitList(os.Getenv(buildsVariable)); len(list) > 0 {
 		return list[int(started.Add(1)-1)%len(list)], nil
@@ -87,8 +87,8 @@ func nextBuild() (string, error) {
 	return filepath.Join(root, "bin", "manager"), err
 }
 
-// Start runs bin/manager, which must have been built, and returns when it serves /readyz. Flags are added to those that tell it
-// where the cluster is.
+// Start runs bin/manager, which must have been built, and returns when it serves /readyz. flags are added to those that name
+// the cluster.
 func Start(ctx context.Context, c *localcluster.Cluster, flags ...string) (*Manager, error) {
 	build, err := nextBuild()
 	if err != nil {

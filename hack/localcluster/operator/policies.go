@@ -22,8 +22,8 @@ import (
 // limitsName is the name of the ConfigMap with the parameters of the policy nodebootstrap-limits.
 const limitsName = "nodebootstrap-limits"
 
-// InstallPolicies applies all policies of config/components, with parameters of the limits on NodeBootstraps in place of the default
-// ones, and returns when the API server enforces the policies.
+// InstallPolicies applies all policies of config/components, with the given parameters of the limits on NodeBootstraps instead of
+// the default ones, and returns when the API server enforces the policies.
 func InstallPolicies(ctx context.Context, c *localcluster.Cluster, limits map[string]string) error {
 	root, err := localcluster.ProjectRoot()
 	if err != nil {
@@ -37,7 +37,7 @@ func InstallPolicies(ctx context.Context, c *localcluster.Cluster, limits map[st
 		}
 		return nil
 	}
-	// The parameters come first: the API server takes those that are there when it first hears of the policy.
+	// The parameters come first: the API server uses those that exist when it first reads the policy.
 	if err := apply("limits/parameters.yaml"); err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func InstallPolicies(ctx context.Context, c *localcluster.Cluster, limits map[st
 	return WaitForPolicies(ctx, c)
 }
 
-// probe is what a policy refuses, sent as a dry run by a member of system:masters, so that nothing else refuses it.
+// probe is an object that a policy refuses, sent as a dry run by a member of system:masters, so that nothing else refuses it.
 type probe struct {
 	policy      string
 	user, group string
@@ -78,7 +78,7 @@ var probes = []probe{
 	{"nodebootstrap-guard-tokens", "probe", token.Group, "/api/v1/namespaces/kube-system/configmaps",
 		`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"probe"}}`, ""},
 	{"nodebootstrap-limits", "probe", "", "/apis/nodebootstrap.io/v1alpha1/nodebootstraps",
-		`{"apiVersion":"nodebootstrap.io/v1alpha1","kind":"NodeBootstrap","metadata":{"name":"probe"},"spec":{"servingCertificate":{"addresses":["localhost"]}}}`, "names localhost"}, // and not that there are no parameters
+		`{"apiVersion":"nodebootstrap.io/v1alpha1","kind":"NodeBootstrap","metadata":{"name":"probe"},"spec":{"servingCertificate":{"addresses":["localhost"]}}}`, "names localhost"}, // and not for lack of parameters
 }
 
 const operatorUser = "system:serviceaccount:" + Namespace + ":" + ServiceAccount

@@ -2,7 +2,7 @@
 
 // Command fakeruntime serves Kubernetes' own fake container runtime on a unix
 // socket, so that a stock kubelet runs on a machine without containerd. It
-// says that runtime and network are ready and runs no container.
+// reports that runtime and network are ready, and runs no container.
 package main
 
 import (
@@ -26,7 +26,7 @@ func run(args []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("usage: fakeruntime unix:///path/of/socket")
 	}
-	// Before the socket is there: whoever sees it may already send a signal.
+	// Before the socket exists: a client that sees it may already send a signal.
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command selectors reads PromQL expressions, a JSON array of strings, and prints for each what it selects: the names of
-// metrics and their labels.
+// Command selectors reads PromQL expressions, a JSON array of strings, and prints for each of them its selectors: the
+// names of metrics and their labels.
 package main
 
 import (
@@ -16,10 +16,10 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
-// selector is one of an expression's: a metric, and what is asked of it.
+// selector is a metric in an expression, and the labels that the expression uses.
 type selector struct {
 	Metric string `json:"metric"`
-	// Matchers are the values that labels have to be equal to, or to match.
+	// Matchers are the values that labels must equal or match.
 	Matchers []matcher `json:"matchers"`
 	// GroupedBy are the labels that the expression groups by, or joins on.
 	GroupedBy []string `json:"groupedBy"`
