@@ -26,14 +26,14 @@ import (
 )
 
 const (
-	// honest is how many nodes ask in one measurement, one after the other.
+	// honest is how many nodes request certificates in one measurement, one after the other.
 	honest = 20
-	// patience is for one step on a busy machine.
+	// patience is the limit for one step on a busy machine.
 	patience = time.Minute
 )
 
-// flood measures the time from an honest request to its approval: alone, while others send their requests, and when all of
-// those are pending.
+// flood measures the time from an honest CSR to its approval: without others, while others send their CSRs, and when all
+// of those are pending.
 func (b *bench) flood(ctx context.Context) error {
 	for _, build := range b.builds {
 		if err := onSite(ctx, localcluster.Config{}, func(s *site) error { return b.floodOn(ctx, s, build) }); err != nil {
@@ -80,7 +80,7 @@ func (b *bench) floodOn(ctx context.Context, s *site, build build) error {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// approvals has some nodes ask for their certificates, one after the other, and returns how long each waited.
+// approvals lets some nodes request their certificates, one after the other, and returns how long each waited.
 func (s *site) approvals(ctx context.Context, prefix string) ([]time.Duration, error) {
 	clients, err := s.tokenClients(ctx, prefix)
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *site) approvalsOf(ctx context.Context, prefix string, clients []client.
 	return out, nil
 }
 
-// tokenClients makes some NodeBootstraps and waits for their credentials.
+// tokenClients creates some NodeBootstraps and waits for their credentials.
 func (s *site) tokenClients(ctx context.Context, prefix string) ([]client.WithWatch, error) {
 	var out []client.WithWatch
 	for i := range honest {
@@ -114,7 +114,7 @@ func (s *site) tokenClients(ctx context.Context, prefix string) ([]client.WithWa
 	return out, nil
 }
 
-// tokenClient makes a NodeBootstrap and waits for its credential.
+// tokenClient creates a NodeBootstrap and waits for its credential.
 func (s *site) tokenClient(ctx context.Context, node string) (client.WithWatch, error) {
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: node}}
 	if err := s.Client.Create(ctx, nb); err != nil {
@@ -139,7 +139,7 @@ func (s *site) tokenClient(ctx context.Context, node string) (client.WithWatch, 
 	return client.NewWithWatch(cfg, client.Options{Scheme: s.Client.Scheme()})
 }
 
-// approval sends what a kubelet sends and waits until it is approved.
+// approval sends a kubelet's CSR and waits until it is approved.
 func (s *site) approval(ctx context.Context, c client.WithWatch, node string) (time.Duration, error) {
 	request, err := kubeletRequest(node)
 	if err != nil {
@@ -183,8 +183,8 @@ func (s *site) await(ctx context.Context, list client.ObjectList, wanted func(cl
 	}
 }
 
-// sendForeign sends requests of others: kubelets with other tokens, nodes that want serving certificates, and whoever else
-// uses the API.
+// sendForeign sends CSRs of others: kubelets with other tokens, nodes that want serving certificates, and any other users
+// of the API.
 func (s *site) sendForeign(ctx context.Context, n int) error {
 	errs := make([]error, writers)
 	var group sync.WaitGroup

@@ -25,15 +25,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// crowd is how many objects of each kind there are that somebody has made as large as the API server lets them be, or as many
-// ordinary ones.
+// crowd is how many objects of each kind exist, either as large as the API server accepts them, or ordinary ones.
 const crowd = 200
 
-// awaited is how many of the NodeBootstraps are of nodes that have not joined, each of which sends a share of the requests.
+// awaited is how many of the NodeBootstraps are of nodes that have not joined, each of which sends a share of the CSRs.
 const awaited = 25
 
-// hostile measures the most memory that the manager takes with a crowd of hostile objects of each kind that it watches, present at
-// its start and arriving while it runs, beside as many honest ones.
+// hostile measures the peak memory of the manager with a crowd of hostile objects of each kind that it watches, which exist at
+// its start or arrive while it runs, next to that with as many honest ones.
 func (b *bench) hostile(ctx context.Context) error {
 	for _, build := range b.builds {
 		peak := map[string]float64{}
@@ -53,8 +52,8 @@ func (b *bench) hostile(ctx context.Context) error {
 	return nil
 }
 
-// crowdOn starts the manager twice. The first one finds half of the objects and gets the others as they come; the second finds them
-// all, with requests that nobody has decided on and Secrets of its own that somebody has edited.
+// crowdOn starts the manager twice. The first one finds half of the objects and receives the others as they are created; the
+// second finds all of them, with undecided CSRs and edited Secrets of its own.
 func (b *bench) crowdOn(ctx context.Context, c *crowded, build build) (float64, error) {
 	if err := c.makeConfigMaps(ctx); err != nil {
 		return 0, err
@@ -117,7 +116,7 @@ type crowded struct {
 	hostile bool
 }
 
-// peakAfter stops a manager when it has decided on the requests of half of the crowd and is at rest, and returns its peak memory.
+// peakAfter stops a manager when it has decided on the CSRs of half of the crowd and is idle, and returns its peak memory.
 func (c *crowded) peakAfter(ctx context.Context, m *running) (float64, error) {
 	err := until(ctx, 200*time.Millisecond, "the verdicts", func() (bool, error) {
 		n, err := m.sum(ctx, "nodebootstrap_certificate_decisions_total", nil)
@@ -136,12 +135,12 @@ func (c *crowded) peakAfter(ctx context.Context, m *running) (float64, error) {
 	return peak, m.Stop()
 }
 
-// metadata is an object's. Hostile metadata has 3,000 labels, which come to a MiB: there is no limit on labels, but etcd's of 1.5 MiB
-// for an object.
+// metadata is an object's. Hostile metadata has 3,000 labels, about one MiB: labels have no limit except etcd's of 1.5 MiB for an
+// object.
 func (c *crowded) metadata(namespace, name string) metav1.ObjectMeta {
 	m := metav1.ObjectMeta{
 		Namespace: namespace, Name: name, Labels: map[string]string{"app": "honest"},
-		ManagedFields: []metav1.ManagedFieldsEntry{{}}, // none: what they cost is the API server's
+		ManagedFields: []metav1.ManagedFieldsEntry{{}}, // none: the API server pays for them
 	}
 	if c.hostile {
 		m.Labels = manyLabels()
@@ -165,7 +164,7 @@ func (c *crowded) text(beginning string) []byte {
 	return []byte(beginning)
 }
 
-// nodeBootstrap has an annotation, which asks for a reissue when its node is awaited.
+// nodeBootstrap has an annotation that requests a reissue if its node is awaited.
 func (c *crowded) nodeBootstrap(i int) *v1alpha1.NodeBootstrap {
 	nb := &v1alpha1.NodeBootstrap{ObjectMeta: c.metadata("", nodeName(i))}
 	key, value := "example.com/annotation", fmt.Sprint(i)
@@ -179,7 +178,7 @@ func (c *crowded) nodeBootstrap(i int) *v1alpha1.NodeBootstrap {
 	return nb
 }
 
-// makeConfigMaps makes the two that the operator may read.
+// makeConfigMaps creates the two that the operator can read.
 func (c *crowded) makeConfigMaps(ctx context.Context) error {
 	for _, cm := range []*corev1.ConfigMap{
 		{ObjectMeta: c.metadata(metav1.NamespacePublic, bootstrapapi.ConfigMapClusterInfo), Data: map[string]string{bootstrapapi.KubeConfigKey: string(c.text("apiVersion: v1"))}},
@@ -192,8 +191,9 @@ func (c *crowded) makeConfigMaps(ctx context.Context) error {
 	return nil
 }
 
-// makeForeign makes NodeBootstraps, most of them of members, and what is not the operator's: Secrets in both namespaces, of which those in kube-system have the operator's label,
-// ClusterRoleBindings that name tokens, Nodes, and requests of people and of nodes.
+// makeForeign creates NodeBootstraps, most of them of members, and objects that are not the operator's: Secrets in both
+// namespaces, of which those in kube-system have the operator's label, ClusterRoleBindings that name tokens, Nodes, and CSRs of
+// people and of nodes.
 func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 	asPerson, asNode := http.Header{"Impersonate-User": {"somebody"}, "Impersonate-Group": {"system:masters"}}, http.Header{"Impersonate-Group": {"system:nodes", "system:authenticated"}}
 	doer, err := rest.HTTPClientFor(c.AdminConfig())
@@ -237,7 +237,7 @@ func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 	})
 }
 
-// sender sends a request for a client certificate, or for a serving one, with the metadata of the crowd.
+// sender sends a CSR for a client certificate, or for a serving one, with the metadata of the crowd.
 func (c *crowded) sender(who http.Header, node string, forClient bool) (sender, error) {
 	request, err := kubeletRequest(node)
 	if !forClient {
@@ -250,8 +250,8 @@ func (c *crowded) sender(who http.Header, node string, forClient bool) (sender, 
 	return newSender(who, request)
 }
 
-// kubelets are senders with the credentials of the awaited nodes, one each. Each sends the same request again and again, as a kubelet
-// that is restarted does.
+// kubelets are senders with the credentials of the awaited nodes, one each. Each sends the same CSR again and again, like a
+// kubelet that is restarted.
 func (c *crowded) kubelets(ctx context.Context) ([]sender, error) {
 	all, err := c.tokens(ctx)
 	if err != nil {
@@ -276,7 +276,7 @@ func (c *crowded) kubelets(ctx context.Context) ([]sender, error) {
 	return out, nil
 }
 
-// ask has them send n requests together.
+// ask lets them send n CSRs together.
 func (c *crowded) ask(ctx context.Context, kubelets []sender, n int) error {
 	doer, err := c.anonymous()
 	if err != nil {
@@ -288,7 +288,7 @@ func (c *crowded) ask(ctx context.Context, kubelets []sender, n int) error {
 	})
 }
 
-// editOwn edits the operator's own Secrets, so that each has to be repaired.
+// editOwn edits the operator's own Secrets, so that it must restore each of them.
 func (c *crowded) editOwn(ctx context.Context) error {
 	for _, namespace := range []string{token.Namespace, operator.Namespace} {
 		patch, err := json.Marshal(map[string]any{

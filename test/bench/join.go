@@ -23,10 +23,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// joining is how many nodes join, so few that each has its events.
+// joining is how many nodes join, few enough that each has its events.
 const joining = 10
 
-// join counts the operator's writes from a kubelet's request to the end of its credential, in the API server's audit log.
+// join counts the operator's writes from a kubelet's CSR to the end of its credential, in the API server's audit log.
 func (b *bench) join(ctx context.Context) error {
 	for _, build := range b.builds {
 		dir, err := os.MkdirTemp("", "bench-audit-")
@@ -115,7 +115,7 @@ func (s *site) joinAs(ctx context.Context, from sender, node string) error {
 	if err := s.makeNode(ctx, node); err != nil {
 		return err
 	}
-	// A Lease counts that is renewed in a later second than the approval.
+	// A Lease proves the join only if it is renewed in a later second than the approval.
 	return until(ctx, 300*time.Millisecond, "the Lease of "+node, func() (bool, error) { return s.renewed(ctx, node, request) })
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// makeMembers makes NodeBootstraps of nodes that are members already, each with an address.
+// makeMembers creates NodeBootstraps of nodes that are already members, each with an address.
 func (s *site) makeMembers(ctx context.Context, n int) error {
 	if err := s.makeNodes(ctx, n, nodeName); err != nil {
 		return err
@@ -26,7 +26,7 @@ func (s *site) makeMembers(ctx context.Context, n int) error {
 	return err
 }
 
-// untilJoined waits until the manager says that so many nodes have joined.
+// untilJoined waits until the manager reports that so many nodes have joined.
 func (s *site) untilJoined(ctx context.Context, m *running, n int) error {
 	return until(ctx, time.Second/2, "the last node to be Joined", func() (bool, error) {
 		have, err := m.sum(ctx, "nodebootstrap_nodebootstraps", map[string]string{"state": v1alpha1.ReasonJoined, "ready": "True"})
@@ -34,7 +34,7 @@ func (s *site) untilJoined(ctx context.Context, m *running, n int) error {
 	})
 }
 
-// untilQuiet waits until the manager has used next to no processor for a while, and returns what it had used before.
+// untilQuiet waits until the manager has used almost no processor for a while, and returns what it had used before.
 func (m *running) untilQuiet(ctx context.Context) (used time.Duration, err error) {
 	const while, little = time.Second, 30 * time.Millisecond
 	err = until(ctx, while, "the manager to rest", func() (bool, error) {
@@ -61,7 +61,7 @@ func (b *bench) large(ctx context.Context) error {
 	return nil
 }
 
-// settle measures the memory of the manager, what a start costs, and what it does when nothing happens but heartbeats.
+// settle measures the memory of the manager, the cost of a start, and its work when only heartbeats arrive.
 func (b *bench) settle(ctx context.Context, s *site, m *minted) error {
 	if err := b.joinHalf(ctx, s, m, b.nodes); err != nil {
 		return err
@@ -79,8 +79,8 @@ func (b *bench) settle(ctx context.Context, s *site, m *minted) error {
 	return again.Stop()
 }
 
-// largest measures what a node costs in the largest cluster beside what it costs in a small one before and after that, the memory,
-// and a storm.
+// largest measures the cost of a node in the largest cluster, next to that in a small one before and after, the memory, and a
+// storm.
 func (b *bench) largest(ctx context.Context) error {
 	for _, build := range b.builds {
 		var cost []float64
@@ -106,7 +106,7 @@ func (b *bench) largest(ctx context.Context) error {
 	return nil
 }
 
-// joinHalf has half of the nodes join, and notes the most memory that the manager has had.
+// joinHalf lets half of the nodes join, and records the peak memory of the manager.
 func (b *bench) joinHalf(ctx context.Context, s *site, m *minted, n int) error {
 	if err := s.makeNodes(ctx, n/2, nodeName); err != nil {
 		return err
@@ -122,7 +122,7 @@ func (b *bench) joinHalf(ctx context.Context, s *site, m *minted, n int) error {
 	return err
 }
 
-// restart measures the processor time from the start of the process until it rests, and what it writes.
+// restart measures the processor time from the start of the process until it is idle, and its writes.
 func (b *bench) restart(ctx context.Context, s *site, build build) (*running, error) {
 	before, err := s.stored(ctx)
 	if err != nil {
@@ -176,13 +176,13 @@ func (b *bench) rest(ctx context.Context, s *site, build build, m *running) erro
 	return b.noteWrites(ctx, s, build.name+"idle_writes", before)
 }
 
-// heartbeats renews n Leases and reports n Nodes as kubelets do, until the context ends.
+// heartbeats renews n Leases and updates n Nodes as kubelets do, until the context ends.
 func (s *site) heartbeats(ctx context.Context, n int) error {
 	const renewal, report = 10 * time.Second, 5 * time.Minute
 	leases := make([]*coordinationv1.Lease, n)
 	for i := range leases {
 		leases[i] = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeName(i)}}
-		if err := s.Client.Get(ctx, client.ObjectKeyFromObject(leases[i]), leases[i]); err != nil { // makeNodes made it
+		if err := s.Client.Get(ctx, client.ObjectKeyFromObject(leases[i]), leases[i]); err != nil { // makeNodes created it
 			return err
 		}
 	}

@@ -22,8 +22,8 @@ import (
 // latencies is how many NodeBootstraps are applied one after the other in a round.
 const latencies = 150
 
-// latency measures the time from sending a NodeBootstrap to an idle operator to seeing its kubeconfig, beside that of the three
-// writes of a credential one after the other on the same cluster.
+// latency measures the time from sending a NodeBootstrap to an idle operator until its kubeconfig is visible, next to that of
+// the three writes of a credential one after the other on the same cluster.
 func (b *bench) latency(ctx context.Context) error {
 	return onSite(ctx, quiet, func(s *site) error {
 		for round := range b.rounds {
@@ -47,10 +47,10 @@ func (b *bench) latencyOn(ctx context.Context, s *site, build build, round int) 
 		return err
 	}
 	prefix := fmt.Sprintf("%s%d", strings.ReplaceAll(build.name, "_", "-"), round)
-	if _, err := s.tokenClient(ctx, prefix+"-first"); err != nil { // the first of all has the bindings made
+	if _, err := s.tokenClient(ctx, prefix+"-first"); err != nil { // the first of all causes the creation of the bindings
 		return err
 	}
-	if _, err := m.untilQuiet(ctx); err != nil { // it clears away what the raw limit has left
+	if _, err := m.untilQuiet(ctx); err != nil { // it cleans up after the raw limit
 		return err
 	}
 	took, err := s.latencies(ctx, prefix)
@@ -71,7 +71,7 @@ func quantile(times []time.Duration, share float64) time.Duration {
 	return sorted[min(len(sorted)-1, int(float64(len(sorted))*share))]
 }
 
-// rawLatencies are of the three writes, by a client that has nothing else to do. There is no operator that would answer.
+// rawLatencies are of the three writes, by a client that does nothing else, without an operator.
 func (s *site) rawLatencies(ctx context.Context) ([]time.Duration, error) {
 	var out []time.Duration
 	for i := range latencies {
@@ -112,7 +112,7 @@ func (s *site) latencies(ctx context.Context, prefix string) ([]time.Duration, e
 			return nil, err
 		}
 		out = append(out, time.Since(began))
-		// The operator comes to rest again: what is measured is an idle one.
+		// Wait until the operator is idle again, because only an idle one is measured.
 		err := until(ctx, 5*time.Millisecond, "the status of "+nb.Name, func() (bool, error) {
 			err := s.Client.Get(ctx, client.ObjectKeyFromObject(nb), nb)
 			return nb.Status.KubeconfigSecretRef != nil, err

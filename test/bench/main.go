@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench measures the operator as a separate process, under its own ServiceAccount, on a real control plane on this
-// machine. Each figure stands beside one that is taken in the same run with the same kinds of object and no operator, since
-// machines differ. docs/performance.md says what the figures mean.
+// machine. Because machines differ, each figure is compared with one that is measured in the same run with the same kinds
+// of object and no operator. docs/performance.md explains the figures.
 package main
 
 import (
@@ -68,17 +68,17 @@ func main() {
 	}
 }
 
-// A build is one of the manager.
+// A build is a build of the manager.
 type build struct{ name, binary string }
 
-// bench is what the measurements share.
+// bench is the state that the measurements share.
 type bench struct {
 	options
 	builds  []build
 	results results
 }
 
-// measurements are all there are, in the order in which they run.
+// measurements are all measurements, in the order in which they run.
 var measurements = []struct {
 	name, about string
 	run         func(*bench, context.Context) error

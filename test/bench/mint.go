@@ -21,11 +21,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// small is how many NodeBootstraps there are in a small cluster.
+// small is how many NodeBootstraps a small cluster has.
 const small = 1000
 
-// mint measures how many nodes get their credentials in a second, from the start of the process, beside how many the API
-// server takes when nobody thinks about them.
+// mint measures how many nodes get their credentials in a second, from the start of the process, compared with how many
+// the API server accepts without an operator.
 func (b *bench) mint(ctx context.Context) error {
 	for range b.rounds {
 		if err := b.mintBeside(ctx, small, func(_ context.Context, _ *site, m *minted) error { return m.Stop() }); err != nil {
@@ -35,7 +35,7 @@ func (b *bench) mint(ctx context.Context) error {
 	return nil
 }
 
-// mintBeside is one round, beside the raw limit. What follows in each cluster also stops the manager.
+// mintBeside is one round, next to the raw limit. then runs in each cluster, and also stops the manager.
 func (b *bench) mintBeside(ctx context.Context, n int, then func(context.Context, *site, *minted) error) error {
 	limit, err := b.rawMint(ctx, n)
 	if err != nil {
@@ -68,7 +68,7 @@ func (b *bench) mintThen(ctx context.Context, build build, n int, then func(cont
 
 func nodeName(i int) string { return fmt.Sprintf("worker-%d", i) }
 
-// makeNodeBootstraps makes some, edited by one function.
+// makeNodeBootstraps creates some, each changed by edit.
 func (s *site) makeNodeBootstraps(ctx context.Context, n int, edit func(int, *v1alpha1.NodeBootstrap)) ([]*v1alpha1.NodeBootstrap, error) {
 	out := make([]*v1alpha1.NodeBootstrap, n)
 	return out, inParallel(n, func(i int) error {
@@ -86,11 +86,11 @@ type minted struct {
 	build build
 	// perSecond is how many got them in a second, from the start of the process.
 	perSecond float64
-	// cost is the manager's processor time for each, except for what its start takes.
+	// cost is the manager's processor time for each, without that of its start.
 	cost time.Duration
 }
 
-// mintOn makes n NodeBootstraps, starts the manager and waits until all have their credentials.
+// mintOn creates n NodeBootstraps, starts the manager and waits until all have their credentials.
 func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*minted, error) {
 	if _, err := s.makeNodeBootstraps(ctx, n, nil); err != nil {
 		return nil, err
@@ -127,8 +127,8 @@ func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*minte
 	return &minted{m, build, float64(n) / took.Seconds(), (atEnd - atStart) / time.Duration(n)}, stop()
 }
 
-// untilAvailable waits until the manager says that so many nodes have got their credentials. It goes through all of them for
-// each answer, so that it is asked seldom, and more often towards the end.
+// untilAvailable waits until the manager reports that so many nodes have got their credentials. The manager walks all of
+// them for each answer, so it is polled rarely, and more often towards the end.
 func (s *site) untilAvailable(ctx context.Context, m *running, n int) error {
 	const often, seldom = 50 * time.Millisecond, time.Second
 	began := time.Now()
@@ -155,7 +155,7 @@ func (s *site) untilAvailable(ctx context.Context, m *running, n int) error {
 	}
 }
 
-// checkAvailable goes by the API server: what the manager says of itself proves nothing.
+// checkAvailable checks with the API server, because the manager's own report proves nothing.
 func (s *site) checkAvailable(ctx context.Context, n int) error {
 	var list v1alpha1.NodeBootstrapList
 	if err := s.Client.List(ctx, &list); err != nil {
@@ -181,7 +181,7 @@ func (s *site) checkAvailable(ctx context.Context, n int) error {
 
 var mintedResources = []string{"secrets", "nodebootstraps", "events"}
 
-// stored is how many writes there were of what the operator writes.
+// stored is how often each kind that the operator writes was written.
 func (s *site) stored(ctx context.Context) (map[string]float64, error) {
 	out := map[string]float64{}
 	for _, resource := range mintedResources {
@@ -194,7 +194,7 @@ func (s *site) stored(ctx context.Context) (map[string]float64, error) {
 	return out, nil
 }
 
-// countWrites notes how many writes there were for a node, by the API server's own metrics.
+// countWrites records how many writes a node took, by the API server's own metrics.
 func (b *bench) countWrites(ctx context.Context, s *site, build build, n int, before map[string]float64) error {
 	after, err := s.stored(ctx)
 	if err != nil {
@@ -214,7 +214,7 @@ type credential struct {
 	status            v1alpha1.NodeBootstrapStatus
 }
 
-// newCredential makes what the operator would.
+// newCredential returns what the operator would write.
 func (s *site) newCredential(nb *v1alpha1.NodeBootstrap) (*credential, error) {
 	random, err := bootstraputil.GenerateBootstrapToken()
 	if err != nil {
@@ -237,7 +237,7 @@ func (s *site) newCredential(nb *v1alpha1.NodeBootstrap) (*credential, error) {
 	return &credential{secret, text, *stored}, nil
 }
 
-// rawMint measures the same three writes for each node, sent as fast as they are taken.
+// rawMint measures the same three writes for each node, sent as fast as the API server accepts them.
 func (b *bench) rawMint(ctx context.Context, n int) (rate float64, err error) {
 	err = onSite(ctx, quiet, func(s *site) error {
 		all, err := s.makeNodeBootstraps(ctx, n, nil)

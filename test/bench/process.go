@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// peakMemory is the most that a process had in memory, in MiB (VmHWM, proc_pid_status(5)).
+// peakMemory is the peak resident memory of the process, in MiB (VmHWM, proc_pid_status(5)).
 func (m *running) peakMemory() (float64, error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.PID()))
 	if err != nil {
@@ -28,13 +28,13 @@ func (m *running) peakMemory() (float64, error) {
 	return 0, fmt.Errorf("process %d has no VmHWM", m.PID())
 }
 
-// cpu is how much of a processor the manager has had.
+// cpu is the processor time that the manager has used.
 func (m *running) cpu() (time.Duration, error) {
 	_, used, err := processTimes(m.PID())
 	return used, err
 }
 
-// pause stops the process of the manager, which takes no processor time until it is resumed.
+// pause stops the process of the manager, which uses no processor time until it is resumed.
 func (m *running) pause() error { return m.signal(syscall.SIGSTOP) }
 
 func (m *running) resume() error { return m.signal(syscall.SIGCONT) }
@@ -46,7 +46,7 @@ func (m *running) signal(s syscall.Signal) error {
 	return nil
 }
 
-// restAndPause waits until the manager, if there is one, is at rest.
+// restAndPause waits until the manager, if there is one, is idle, and pauses it.
 func (m *running) restAndPause(ctx context.Context) error {
 	if m == nil {
 		return nil
@@ -57,7 +57,7 @@ func (m *running) restAndPause(ctx context.Context) error {
 	return m.pause()
 }
 
-// processTimes are the parent of a process and how much of a processor it has had (utime and stime, proc_pid_stat(5)).
+// processTimes are the parent of a process and the processor time that it has used (utime and stime, proc_pid_stat(5)).
 func processTimes(pid int) (parent int, used time.Duration, err error) {
 	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -78,10 +78,10 @@ func processTimes(pid int) (parent int, used time.Duration, err error) {
 	return n[0], time.Duration(n[1]+n[2]) * time.Second / perSecond, nil
 }
 
-// usage is how much of a processor this program and each that it has started have had, by their names.
+// usage is the processor time that this program and each process that it has started have used, by their names.
 func usage() map[string]time.Duration {
 	out := map[string]time.Duration{}
-	paths, _ := filepath.Glob("/proc/[0-9]*/exe") // the pattern is a good one
+	paths, _ := filepath.Glob("/proc/[0-9]*/exe") // the pattern is valid
 	for _, path := range paths {
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 		if err != nil {
@@ -89,7 +89,7 @@ func usage() map[string]time.Duration {
 		}
 		parent, used, err := processTimes(pid)
 		if err != nil || parent != os.Getpid() && pid != os.Getpid() {
-			continue // it has ended, or is none of ours
+			continue // it has ended, or is not ours
 		}
 		if exe, err := os.Readlink(path); err == nil {
 			out[filepath.Base(exe)] += used
@@ -98,7 +98,7 @@ func usage() map[string]time.Duration {
 	return out
 }
 
-// addUsage notes how much of a processor went into each of n things since before, by program.
+// addUsage records the processor time of each of n things since before, by program.
 func (b *bench) addUsage(key string, n int, before map[string]time.Duration) {
 	for name, used := range usage() {
 		if used -= before[name]; used > 0 {

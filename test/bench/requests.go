@@ -26,7 +26,7 @@ func (s *site) tokens(ctx context.Context) ([]corev1.Secret, error) {
 	return list.Items, err
 }
 
-// approve approves a request with no checks.
+// approve approves a CSR without checks.
 func (s *site) approve(ctx context.Context) approver {
 	return func(r *certificatesv1.CertificateSigningRequest) error {
 		r.Status.Conditions = []certificatesv1.CertificateSigningRequestCondition{{
@@ -36,7 +36,7 @@ func (s *site) approve(ctx context.Context) approver {
 	}
 }
 
-// claim writes the verdict into the status before it is carried out: the least that the operator has to write.
+// claim writes the verdict into the status before it is applied: the least that the operator must write.
 func (s *site) claim(ctx context.Context, all map[string]*v1alpha1.NodeBootstrap, then approver) approver {
 	return func(r *certificatesv1.CertificateSigningRequest) error {
 		nb := all[csr.RequestedNode(r)]
@@ -55,8 +55,8 @@ func (s *site) claim(ctx context.Context, all map[string]*v1alpha1.NodeBootstrap
 	}
 }
 
-// approve measures requests that kubelets send with their tokens all at once: with no checks, with no checks but with a claim,
-// with kube-controller-manager's approver alone, without limits, and with the operator.
+// approve measures CSRs that kubelets send with their tokens all at once: without checks, without checks but with a claim,
+// with only kube-controller-manager's approver, without limits, and with the operator.
 func (b *bench) approve(ctx context.Context) error {
 	approver := localcluster.Config{ControllerManagerArgs: map[string]string{
 		"controllers": "certificatesigningrequest-approving-controller", "kube-api-qps": "10000", "kube-api-burst": "10000",
@@ -94,7 +94,7 @@ func (b *bench) approve(ctx context.Context) error {
 	})
 }
 
-// withTokens is a rival whose requests are sent with all tokens that are there, one with each.
+// withTokens is a rival whose CSRs are sent with all existing tokens, one with each.
 func withTokens(ctx context.Context, s *site, m *running, name string, approve approver) (*rival, error) {
 	tokens, err := s.tokens(ctx)
 	if err != nil {
@@ -111,7 +111,7 @@ func withTokens(ctx context.Context, s *site, m *running, name string, approve a
 	return &rival{name, s, m, c, senders, approve}, m.restAndPause(ctx)
 }
 
-// withoutOperator makes the credentials and the bindings that the operator would.
+// withoutOperator creates the credentials and the bindings that the operator would.
 func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string) ([]*v1alpha1.NodeBootstrap, error) {
 	for _, name := range bindings {
 		if err := s.Client.Create(ctx, rbac.Binding(name)); err != nil {
@@ -134,7 +134,7 @@ func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string)
 	})
 }
 
-// rawApprovals are rivals with no checks, and with no checks but with a claim.
+// rawApprovals are rivals without checks, and without checks but with a claim.
 func (b *bench) rawApprovals(ctx context.Context, s *site) ([]*rival, error) {
 	all, err := b.withoutOperator(ctx, s, []string{rbac.BindingCreateCSRs})
 	if err != nil {
@@ -153,7 +153,7 @@ func (b *bench) rawApprovals(ctx context.Context, s *site) ([]*rival, error) {
 	return []*rival{raw, &claim}, nil
 }
 
-// serving measures requests for serving certificates that the nodes themselves send all at once.
+// serving measures CSRs for serving certificates that the nodes themselves send all at once.
 func (b *bench) serving(ctx context.Context) error {
 	return onSites(ctx, slices.Repeat([]localcluster.Config{quiet}, 1+len(b.builds)), func(sites []*site) error {
 		var rivals []*rival

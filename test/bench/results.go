@@ -11,13 +11,13 @@ import (
 	"text/tabwriter"
 )
 
-// results are the figures, with what each round said.
+// results are the figures, with the value of each round.
 type results struct {
 	keys   []string
 	values map[string][]float64
 }
 
-// add notes what a round says of a figure.
+// add records a figure's value of one round.
 func (r *results) add(key string, value float64) {
 	if r.values == nil {
 		r.values = map[string][]float64{}
@@ -40,7 +40,7 @@ func median(values []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// aims are what the figures shall be. Those that miss theirs are in docs/performance.md, with what bounds them.
+// aims are the targets of the figures. docs/performance.md lists those that miss theirs, with the cause.
 var aims = map[string]struct {
 	atLeast bool
 	value   float64
@@ -60,7 +60,7 @@ var aims = map[string]struct {
 	"hostile_rss_ratio": {false, 1.5},
 }
 
-// aimOf is the aim of a figure, and whether it is missed; empty when there is none.
+// aimOf is the aim of a figure, and whether it is missed; empty if it has none.
 func aimOf(key string, value float64) string {
 	aim, ok := aims[key]
 	if !ok {
@@ -89,7 +89,7 @@ func (r *results) print(w io.Writer) {
 	_ = t.Flush() // to the terminal
 }
 
-// figure has three digits that count.
+// figure has three significant digits.
 func figure(v float64) string {
 	switch {
 	case v == 0:
@@ -105,7 +105,7 @@ func figure(v float64) string {
 	}
 }
 
-// store writes medians for programs, and all rounds beside them.
+// store writes medians for programs, with all rounds next to them.
 func (r *results) store(path string) error {
 	out := map[string]any{"rounds": r.values}
 	for _, key := range r.keys {

@@ -13,21 +13,21 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// A rival has its requests approved in a cluster of its own.
+// A rival gets its CSRs approved in a cluster of its own.
 type rival struct {
 	name string
 	site *site
-	// manager is the operator, paused except for its own rounds; nil when there is none.
+	// manager is the operator, paused except in its own rounds; nil if there is none.
 	manager *running
 	client  *http.Client
-	// senders send the same again in each round.
+	// senders send the same CSRs again in each round.
 	senders []sender
-	// approve is what follows each request.
+	// approve runs after each CSR is sent.
 	approve approver
 }
 
-// compete takes the rounds of all rivals in turn, since a machine is faster at one time than at another, and notes what share of
-// the first one's rate the others reach.
+// compete runs the rounds of all rivals in turn, because a machine's speed varies over time, and records the share of the first
+// one's rate that the others reach.
 func (b *bench) compete(ctx context.Context, rivals []*rival) error {
 	for range b.rounds {
 		limit := 0.0
@@ -55,7 +55,7 @@ func (b *bench) compete(ctx context.Context, rivals []*rival) error {
 	return nil
 }
 
-// round leaves the cluster as it was, with the manager at rest.
+// round leaves the cluster as it was, with the manager idle.
 func (b *bench) round(ctx context.Context, r *rival) (rate float64, err error) {
 	if r.manager != nil {
 		if err := r.manager.resume(); err != nil {
@@ -75,7 +75,7 @@ func (b *bench) round(ctx context.Context, r *rival) (rate float64, err error) {
 	return rate, err
 }
 
-// rate is how many requests were approved in a second, up to the last, when all are sent at once.
+// rate is how many CSRs were approved in a second, up to the last, when all are sent at once.
 func (b *bench) rate(ctx context.Context, r *rival) (float64, error) {
 	wait, err := r.site.approved(ctx, len(r.senders))
 	if err != nil {
@@ -101,12 +101,12 @@ func (b *bench) rate(ctx context.Context, r *rival) (float64, error) {
 	return float64(len(r.senders)) / took.Seconds(), errors.Join(<-sent, stop())
 }
 
-// An approver is what follows the sending of a request.
+// An approver runs after a CSR is sent.
 type approver func(*certificatesv1.CertificateSigningRequest) error
 
 func leaveIt(*certificatesv1.CertificateSigningRequest) error { return nil }
 
-// approved waits until so many requests are approved. It watches them, in the undisturbed run as well.
+// approved waits until so many CSRs are approved. It watches them, also in the undisturbed run.
 func (s *site) approved(ctx context.Context, n int) (wait func() error, err error) {
 	w, err := s.Client.Watch(ctx, &certificatesv1.CertificateSigningRequestList{})
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *site) approved(ctx context.Context, n int) (wait func() error, err erro
 		for len(done) < n {
 			select {
 			case event, ok := <-w.ResultChan():
-				if !ok { // the API server ends a watch that is too slow; a new one begins with all that is there
+				if !ok { // the API server ends a watch that is too slow; a new one begins with all existing objects
 					if w, err = s.Client.Watch(ctx, &certificatesv1.CertificateSigningRequestList{}); err != nil {
 						return err
 					}

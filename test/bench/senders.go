@@ -24,20 +24,20 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// A sender sends one request, as one client of the API server.
+// A sender sends one CSR, as one client of the API server.
 type sender struct {
 	header http.Header
 	body   []byte
 }
 
-// newSender is one that says in a header who it is.
+// newSender is one that names its user in a header.
 func newSender(who http.Header, request *certificatesv1.CertificateSigningRequest) (sender, error) {
 	body, err := json.Marshal(request)
 	who.Set("Content-Type", "application/json")
 	return sender{who, body}, err
 }
 
-// send sends requests from many clients over the same connections, since 2,000 TLS handshakes are not what is measured.
+// send sends CSRs from many clients over the same connections, because the measurement must not include 2,000 TLS handshakes.
 func (s *site) send(ctx context.Context, c *http.Client, from sender) (*certificatesv1.CertificateSigningRequest, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.Server()+"/apis/certificates.k8s.io/v1/certificatesigningrequests", bytes.NewReader(from.body))
 	if err != nil {
@@ -60,13 +60,13 @@ func (s *site) send(ctx context.Context, c *http.Client, from sender) (*certific
 	return out, json.Unmarshal(content, out)
 }
 
-// anonymous is a client that says who it is in a header.
+// anonymous is a client that names its user in a header.
 func (s *site) anonymous() (*http.Client, error) {
 	cfg := &rest.Config{Host: s.Server(), TLSClientConfig: rest.TLSClientConfig{CAData: s.ServerCA()}}
 	return rest.HTTPClientFor(cfg)
 }
 
-// tokenSenders are senders that have the credentials of nodes.
+// tokenSenders are senders with the credentials of nodes.
 func tokenSenders(tokens []corev1.Secret) ([]sender, error) {
 	var out []sender
 	for i := range tokens {
@@ -87,8 +87,8 @@ func tokenSenders(tokens []corev1.Secret) ([]sender, error) {
 	return out, nil
 }
 
-// nodes are senders that ask for serving certificates in the name of nodes. The administrator acts for them: 2,000
-// certificates of their own would be 2,000 connections.
+// nodes are senders that request serving certificates in the name of nodes. The administrator impersonates them:
+// 2,000 certificates of their own would be 2,000 connections.
 func (s *site) nodes(n int) ([]sender, error) {
 	var out []sender
 	for i := range n {
@@ -107,12 +107,12 @@ func (s *site) nodes(n int) ([]sender, error) {
 	return out, nil
 }
 
-// servingRequest is what the kubelet of a node asks for to serve by the node's name.
+// servingRequest is a kubelet's CSR to serve under the node's name.
 func servingRequest(i int) (*certificatesv1.CertificateSigningRequest, error) {
 	return newRequest(nodeName(i), []string{nodeName(i)}, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth)
 }
 
-// kubeletRequest is what a kubelet asks for with its token.
+// kubeletRequest is a kubelet's CSR with its token.
 func kubeletRequest(node string) (*certificatesv1.CertificateSigningRequest, error) {
 	return newRequest(node, nil, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth)
 }

@@ -28,7 +28,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// writers write side by side, as many as it takes to keep the API server busy.
+// writers write in parallel, as many as keep the API server busy.
 const writers = 32
 
 // A site is a fresh cluster with the operator's CRD and RBAC.
@@ -37,7 +37,7 @@ type site struct {
 	caFile string
 }
 
-// onSite runs a measurement in a fresh cluster. Without kube-controller-manager nothing but what is measured is at work.
+// onSite runs a measurement in a fresh cluster. Without kube-controller-manager only the measured processes are at work.
 func onSite(ctx context.Context, cfg localcluster.Config, run func(*site) error) error {
 	e, err := env.Start(ctx, cfg)
 	if err != nil {
@@ -64,7 +64,7 @@ func onSites(ctx context.Context, cfgs []localcluster.Config, run func([]*site) 
 // quiet is a cluster without controllers.
 var quiet = localcluster.Config{NoControllerManager: true}
 
-// A running manager, and where it tells of itself.
+// A running manager, and the URL of its metrics.
 type running struct {
 	*operator.Manager
 	metrics, pprof string
@@ -135,7 +135,7 @@ func getWith(ctx context.Context, c *http.Client, url string) ([]byte, error) {
 	return io.ReadAll(response.Body)
 }
 
-// sum adds up what a metric of the manager says, over all that have the given labels.
+// sum adds up a metric of the manager over all series with the given labels.
 func (m *running) sum(ctx context.Context, name string, labels map[string]string) (float64, error) {
 	content, err := get(ctx, m.metrics)
 	if err != nil {
@@ -195,7 +195,7 @@ func (s *site) writes(ctx context.Context, resource string) (float64, error) {
 	return total, nil
 }
 
-// inParallel does n things, with as many at a time as there are writers.
+// inParallel does n things, as many at a time as there are writers.
 func inParallel(n int, do func(i int) error) error {
 	errs := make([]error, writers)
 	var group sync.WaitGroup
@@ -217,7 +217,7 @@ func inParallel(n int, do func(i int) error) error {
 	return errors.Join(errs...)
 }
 
-// until asks every so often whether something is so.
+// until polls until a condition holds.
 func until(ctx context.Context, every time.Duration, what string, is func() (bool, error)) error {
 	const patience = 10 * time.Minute
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -240,7 +240,7 @@ func until(ctx context.Context, every time.Duration, what string, is func() (boo
 	}
 }
 
-// makeNodes makes Node objects as kubelets leave them that have joined.
+// makeNodes creates Nodes as kubelets that have joined leave them.
 func (s *site) makeNodes(ctx context.Context, n int, name func(int) string) error {
 	return inParallel(n, func(i int) error {
 		if err := s.makeNode(ctx, name(i)); err != nil {
@@ -253,7 +253,7 @@ func (s *site) makeNodes(ctx context.Context, n int, name func(int) string) erro
 	})
 }
 
-// makeNode is how a kubelet registers its node, with its status.
+// makeNode registers a node with its status, as a kubelet does.
 func (s *site) makeNode(ctx context.Context, name string) error {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	node.Status.NodeInfo.KubeletVersion = "v1.37.0"

@@ -27,8 +27,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// storm measures what the operator could bring about by itself: the tokens of a large cluster, which were made together, are
-// renewed, and a changed CA concerns every kubeconfig. Half of the nodes of the largest cluster are waiting.
+// storm measures the load that the operator could cause by itself: the tokens of a large cluster, which were created
+// together, are renewed, and a changed CA affects every kubeconfig. Half of the nodes of the largest cluster are waiting.
 func (b *bench) storm(ctx context.Context, s *site, m *minted) error {
 	if err := b.spread(ctx, s, m.build); err != nil {
 		return err
@@ -74,7 +74,7 @@ func (b *bench) storm(ctx context.Context, s *site, m *minted) error {
 	return nil
 }
 
-// spread notes the most renewals that are due within one minute, of tokens with the default ttl that were made together.
+// spread records the most renewals that are due within one minute, of tokens with the default ttl that were created together.
 func (b *bench) spread(ctx context.Context, s *site, build build) error {
 	var list v1alpha1.NodeBootstrapList
 	if err := s.Client.List(ctx, &list); err != nil {
@@ -101,7 +101,7 @@ func (b *bench) spread(ctx context.Context, s *site, build build) error {
 	return nil
 }
 
-// addCA has the API server's CA followed by another one in the file that the manager reads, as while a CA is rotated.
+// addCA appends another CA to the API server's in the file that the manager reads, as during a CA rotation.
 func (s *site) addCA() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -114,7 +114,7 @@ func (s *site) addCA() error {
 	return os.WriteFile(s.caFile, append(bytes.Clone(s.ServerCA()), pem.EncodeToMemory(&pem.Block{Type: certutil.CertificateBlockType, Bytes: another.Raw})...), 0o600)
 }
 
-// renewedCAs is how many of some hundred kubeconfigs, spread over all, have another CA than the API server's alone.
+// renewedCAs is how many of some hundred kubeconfigs, spread over all, have more than the API server's CA.
 func (b *bench) renewedCAs(ctx context.Context, s *site) (have, asked int, err error) {
 	for i := b.most / 2; i < b.most; i += max(1, b.most/200) {
 		var secret corev1.Secret

@@ -22,13 +22,13 @@ import (
 )
 
 const (
-	// retryInterval is how soon somebody tries again who was not answered.
+	// retryInterval is how soon an unanswered attempt is repeated.
 	retryInterval = 150 * time.Millisecond
-	// attemptLimit is how long one attempt may take: a connection to a killed server may hang.
+	// attemptLimit is how long one attempt can take: a connection to a killed server may hang.
 	attemptLimit = 5 * time.Second
 )
 
-// administrator is an administrator, who does not go through the proxy and does not give up.
+// administrator does not use the proxy and does not give up.
 type administrator struct {
 	s         *suite
 	client    client.Client
@@ -41,8 +41,7 @@ func newAdministrator(s *suite, e *env.Env) (*administrator, error) {
 	return &administrator{s: s, client: e.Client, clientset: clientset}, err
 }
 
-// insist tries until it works or ctx is done. What was done although the answer got lost counts as done: the callers treat
-// it so.
+// insist retries until it works or ctx is done. A write whose answer was lost counts as done: the callers handle that.
 func (p *administrator) insist(ctx context.Context, what string, try func(context.Context) error) {
 	var last error
 	for ctx.Err() == nil {
@@ -62,7 +61,7 @@ func (p *administrator) insist(ctx context.Context, what string, try func(contex
 
 func ignoreNotFound(err error) error { return client.IgnoreNotFound(err) }
 
-// commit creates a NodeBootstrap unless it is there.
+// commit creates a NodeBootstrap unless it exists.
 func (p *administrator) commit(ctx context.Context, node string) {
 	p.s.line.note("%s: committing its NodeBootstrap", node)
 	p.insist(ctx, "creating the NodeBootstrap "+node, func(ctx context.Context) error {
@@ -87,7 +86,7 @@ func (p *administrator) remove(ctx context.Context, node string, how metav1.Dele
 	})
 }
 
-// removeNode deletes a Node, and its Lease, which nobody else would delete at once.
+// removeNode deletes a Node, and its Lease, which nothing else would delete at once.
 func (p *administrator) removeNode(ctx context.Context, node string) {
 	p.s.line.note("%s: deleting its Node", node)
 	p.insist(ctx, "deleting the Node "+node, func(ctx context.Context) error {
@@ -98,7 +97,7 @@ func (p *administrator) removeNode(ctx context.Context, node string) {
 	})
 }
 
-// reissue asks for a fresh credential, if there is a NodeBootstrap.
+// reissue requests a new credential, if a NodeBootstrap exists.
 func (p *administrator) reissue(ctx context.Context, node string) {
 	wish := fmt.Sprintf("wish-%d", p.wishes.Add(1))
 	p.s.line.note("%s: asking for a reissue, %s", node, wish)
@@ -109,7 +108,7 @@ func (p *administrator) reissue(ctx context.Context, node string) {
 	})
 }
 
-// deleteSecret deletes a Secret, by hand, as somebody who revokes a token or errs.
+// deleteSecret deletes a Secret by hand, like a person who revokes a token or makes a mistake.
 func (p *administrator) deleteSecret(ctx context.Context, namespace, name string) {
 	p.s.line.note("deleting the Secret %s/%s by hand", namespace, name)
 	p.insist(ctx, "deleting the Secret "+name, func(ctx context.Context) error {
@@ -117,7 +116,7 @@ func (p *administrator) deleteSecret(ctx context.Context, namespace, name string
 	})
 }
 
-// kubeconfig reads the kubeconfig for a node, to hand it over; nil when ctx is done before there is one.
+// kubeconfig reads the kubeconfig for a node, to hand it over; nil if ctx is done before it exists.
 func (p *administrator) kubeconfig(ctx context.Context, node string) []byte {
 	var content []byte
 	for content == nil && ctx.Err() == nil && p.s.seen.until(ctx, func(l *ledger) bool { return l.kubeconfig(node) != "" }) {

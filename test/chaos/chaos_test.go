@@ -38,16 +38,16 @@ func TestMain(m *testing.M) {
 	env.Main(m, func(context.Context) (func() error, error) { return func() error { return nil }, nil })
 }
 
-// suite is one run: a cluster, what happens to it, and what is seen of it.
+// suite is one run: a cluster, the faults in it, and what was observed.
 type suite struct {
 	t    *testing.T
 	ctx  context.Context
 	stop context.CancelFunc // ends the faults
-	quit context.CancelFunc // ends all there is: for when there is no control plane any more
+	quit context.CancelFunc // ends everything, once the control plane no longer runs
 	seed uint64
 	dir  string // of all logs
 	line *timeline
-	// files are what the search for leaks reads, besides the logs.
+	// files are what the search for leaks reads, in addition to the logs.
 	files map[string]*os.File
 
 	env      *env.Env
@@ -64,7 +64,7 @@ type suite struct {
 	kubelets atomic.Int64
 }
 
-// Whatever fails and dies, the invariants hold at every instant, and once it is over everything comes to its end.
+// Whatever fails and dies, the invariants hold at every instant, and afterwards every node reaches its end state.
 func TestInvariantsHoldThroughKillsAndOutages(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the control plane can be restarted on Linux only")
@@ -139,7 +139,7 @@ func begin(t *testing.T) *suite {
 	return s
 }
 
-// disturb has nodes join while there are faults, and returns when both are over.
+// disturb lets nodes join during faults, and returns when both are over.
 func (s *suite) disturb() {
 	ctx, stop := context.WithTimeout(s.ctx, *durationFlag)
 	s.stop = stop
@@ -173,7 +173,7 @@ func (s *suite) disturb() {
 	}
 }
 
-// newSlots are the nodes. One of three is hunted by thieves.
+// newSlots are the nodes. Thieves hunt one of three.
 func (s *suite) newSlots() []*slot {
 	names := []string{canaryNode}
 	for len(names) < *nodesFlag {
@@ -186,13 +186,13 @@ func (s *suite) newSlots() []*slot {
 	return out
 }
 
-// random is the source of one part of the run. Each has its own, so that what one of them does does not depend on when another
-// one asks.
+// random is the source of one part of the run. Each part has its own, so that its actions do not depend on when another part
+// draws a number.
 func (s *suite) random(part uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, part)) }
 
 func (s *suite) file(name string) string { return filepath.Join(s.dir, name) }
 
-// watch takes a change into account, and ends the faults at the first violation, so that the timeline ends there.
+// watch processes a change, and ends the faults at the first violation, so that the timeline ends there.
 func (s *suite) watch(c change) {
 	s.keepValue(c)
 	for _, v := range s.seen.see(c) {
@@ -200,7 +200,7 @@ func (s *suite) watch(c change) {
 	}
 }
 
-// keepValue keeps for the search for leaks what is stored outside of Secrets.
+// keepValue stores everything outside of Secrets for the search for leaks.
 func (s *suite) keepValue(c change) {
 	file := s.files[othersFile]
 	switch {
@@ -216,7 +216,7 @@ func (s *suite) keepValue(c change) {
 	}
 }
 
-// fail notes what is wrong and ends the faults.
+// fail records a failure and ends the faults.
 func (s *suite) fail(format string, args ...any) {
 	s.line.note("FAILED: "+format, args...)
 	s.t.Errorf(format, args...)
@@ -225,7 +225,7 @@ func (s *suite) fail(format string, args ...any) {
 	}
 }
 
-// explain says after a failure where to look and how to run the same again. It removes what a good run has left.
+// explain prints after a failure where to look and how to run the same again. After a good run it removes the files.
 func (s *suite) explain() {
 	const lines = 100
 	switch {
@@ -241,7 +241,7 @@ func (s *suite) explain() {
 	}
 }
 
-// command is what runs this very run again.
+// command runs this very run again.
 func (s *suite) command() string {
 	args := []string{"make controlplane bin/manager && go test ./test/chaos -count=1 -v -timeout 1h -run", s.t.Name(), fmt.Sprintf("-chaos.seed=%d", s.seed)}
 	flag.Visit(func(f *flag.Flag) {
@@ -252,7 +252,7 @@ func (s *suite) command() string {
 	return strings.Join(args, " ")
 }
 
-// report says how much there was of everything, so that nobody takes an idle run for a good one.
+// report prints how much of everything happened, so that an idle run does not pass for a good one.
 func (s *suite) report() {
 	s.t.Logf("seed %d, %s: %d SIGKILLs of managers, and %d that ended by themselves; %d restarts of kube-apiserver and of etcd; %d stories of %d nodes; stock kubelets have joined %d times",
 		s.seed, s.line.elapsed().Round(time.Second), s.managers.kills(), s.managers.ended, s.restarts, s.stories(), len(s.slots), s.kubelets.Load())
@@ -263,7 +263,7 @@ func (s *suite) report() {
 	})
 }
 
-// stories is how many were told.
+// stories is how many were played.
 func (s *suite) stories() int {
 	n := 0
 	for _, slot := range s.slots {

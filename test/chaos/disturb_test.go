@@ -13,11 +13,11 @@ import (
 const (
 	// momentLimit is the longest time between two kills.
 	momentLimit = 5 * time.Second
-	// electionBlock is how many kills pass before it is chosen again whether managers elect a leader.
+	// electionBlock is the number of kills after which leader election is turned on or off at random again.
 	electionBlock = 8
 )
 
-// between is a number of which each order of magnitude between two bounds is as likely as the next.
+// between is a random number between two bounds, with each order of magnitude equally likely.
 func between(rnd *rand.Rand, low, high float64) float64 {
 	return low * math.Exp(rnd.Float64()*math.Log(high/low))
 }
@@ -27,8 +27,8 @@ func timeBetween(rnd *rand.Rand, low, high time.Duration) time.Duration {
 	return time.Duration(between(rnd, float64(low), float64(high)))
 }
 
-// disturbNetwork changes what the network does until ctx is done, and leaves it in order. A manager that cannot even start
-// does nothing wrong, so every other time is quiet.
+// disturbNetwork changes the network's conditions until ctx is done, and then restores them. A manager that cannot even
+// start does nothing wrong, so every other period is undisturbed.
 func (s *suite) disturbNetwork(ctx context.Context, rnd *rand.Rand) {
 	for ctx.Err() == nil {
 		wait(ctx, timeBetween(rnd, 300*time.Millisecond, 4*time.Second))
@@ -56,8 +56,8 @@ func (s *suite) disturbNetwork(ctx context.Context, rnd *rand.Rand) {
 	}
 }
 
-// killManagers kills managers until there were enough and a stock kubelet has joined meanwhile, or ctx is done. It restarts the
-// control plane in between.
+// killManagers kills managers until there were enough kills and a stock kubelet has joined meanwhile, or ctx is done. It
+// restarts the control plane in between.
 func (s *suite) killManagers(ctx context.Context, rnd *rand.Rand) {
 	var restart sync.WaitGroup
 	defer restart.Wait()
@@ -78,12 +78,12 @@ func (s *suite) killManagers(ctx context.Context, rnd *rand.Rand) {
 	}
 }
 
-// restartDue reports whether the control plane is to be restarted: as often as was asked for, spread over all kills.
+// restartDue reports whether to restart the control plane now: as often as the flag requires, spread over all kills.
 func (s *suite) restartDue() bool {
 	return s.restarts < *restartsFlag && 2**restartsFlag*s.managers.kills() >= (2*s.restarts+1)**killsFlag
 }
 
-// untilMoment waits for one at which to kill: a time, a step that is seen, or a number of bytes.
+// untilMoment waits for the moment of a kill: a time, an observed step, or a number of bytes.
 func (s *suite) untilMoment(ctx context.Context, rnd *rand.Rand) {
 	switch rnd.IntN(5) {
 	case 0:
@@ -105,8 +105,8 @@ func (s *suite) untilMoment(ctx context.Context, rnd *rand.Rand) {
 	}
 }
 
-// killOne kills the manager that has run for longest, and sees to it that another one runs: afterwards, or before, or before
-// and the one that is killed was paused meanwhile.
+// killOne kills the manager that has run for longest, and ensures that another one runs: afterwards, or before, or before
+// while the killed one was paused.
 func (s *suite) killOne(ctx context.Context, rnd *rand.Rand) error {
 	successor, paused := rnd.IntN(10) >= 7, rnd.IntN(3) == 0
 	both, after, vacate := rnd.Int64N(int64(4*time.Second)), rnd.Int64N(int64(time.Second)), rnd.IntN(4) > 0

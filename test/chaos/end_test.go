@@ -27,12 +27,12 @@ import (
 )
 
 const (
-	// settleLimit is how long it may take until everything has come to its end, on a machine that is busy with other things.
+	// settleLimit is how long everything can take to reach its end state, on a machine that is busy with other things.
 	settleLimit = 3 * time.Minute
 	checkEvery  = time.Second
 )
 
-// fate is what becomes of a node in the end.
+// fate is the end state of a node.
 type fate string
 
 const (
@@ -41,7 +41,7 @@ const (
 	gone    fate = "gone"
 )
 
-// checkEnd brings every node to an end, and sees that it is the one that an undisturbed run would have come to.
+// checkEnd brings every node to an end state, and checks that it is that of an undisturbed run.
 func (s *suite) checkEnd() {
 	ctx, cancel := context.WithTimeout(s.ctx, settleLimit)
 	defer cancel()
@@ -70,7 +70,7 @@ func (s *suite) checkEnd() {
 	}
 }
 
-// replaceManager kills what is left of the managers, and starts one that nothing disturbs.
+// replaceManager kills the remaining managers, and starts one that nothing disturbs.
 func (s *suite) replaceManager() error {
 	if err := s.managers.start(); err != nil {
 		return err
@@ -86,7 +86,7 @@ func (s *suite) replaceManager() error {
 	return nil
 }
 
-// end brings one node to its end.
+// end brings one node to its end state.
 func (s *slot) end(ctx context.Context, end fate) {
 	switch end {
 	case joined:
@@ -104,7 +104,7 @@ func (s *slot) end(ctx context.Context, end fate) {
 	}
 }
 
-// restore sees to it that there is a credential that nobody has misused, for a machine that does not come.
+// restore ensures that a machine that does not join has a credential that was not misused.
 func (s *slot) restore(ctx context.Context) {
 	for ctx.Err() == nil {
 		limited, cancel := context.WithTimeout(ctx, patience)
@@ -138,7 +138,7 @@ func (s *suite) settle(ctx context.Context, ends map[*slot]fate) error {
 	}
 }
 
-// wrong is what is not as it has to be in the end.
+// wrong returns an error for anything that is not in its end state.
 func (s *suite) wrong(ctx context.Context, ends map[*slot]fate) error {
 	found := look(s.seen, func(l *ledger) []string {
 		return l.Find(func() {
@@ -168,8 +168,8 @@ func (s *suite) wrong(ctx context.Context, ends map[*slot]fate) error {
 	return s.unrecorded(ctx, requests)
 }
 
-// unrecorded sees that the status says of each approved request that has its certificate when that was, which may come a quarter
-// of a minute later.
+// unrecorded checks that the status has the time of issue of each approved CSR with a certificate, which can appear a quarter of
+// a minute later.
 func (s *suite) unrecorded(ctx context.Context, requests []certificatesv1.CertificateSigningRequest) error {
 	var all v1alpha1.NodeBootstrapList
 	if err := s.env.Client.List(ctx, &all); err != nil {
@@ -209,7 +209,7 @@ func (s *suite) wrongWith(ctx context.Context, node string, end fate) error {
 	return s.wrongCredential(ctx, node)
 }
 
-// wrongCredential is nil when a node's kubeconfig works.
+// wrongCredential is nil if a node's kubeconfig works.
 func (s *suite) wrongCredential(ctx context.Context, node string) error {
 	var published corev1.Secret
 	if err := s.env.Client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node)}, &published); err != nil {

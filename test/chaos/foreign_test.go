@@ -25,7 +25,7 @@ import (
 
 const foreignTokenID, foreignGroup = "theirs", "system:bootstrappers:theirs"
 
-// plantForeign creates what looks like the operator's and is not.
+// plantForeign creates objects that look like the operator's and are not.
 func (s *suite) plantForeign() []client.Object {
 	meta := func(namespace, name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Namespace: namespace, Name: name}
@@ -61,7 +61,7 @@ func binding(name, group, role string) *rbacv1.ClusterRoleBinding {
 	}
 }
 
-// plantRequest sends the request of a kubelet with someone else's token.
+// plantRequest sends a kubelet's CSR with someone else's token.
 func (s *suite) plantRequest(node string) client.Object {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *suite) plantRequest(node string) client.Object {
 		s.t.Fatal(err)
 	}
 	var sent *certificatesv1.CertificateSigningRequest
-	s.admin.insist(s.ctx, "sending a foreign request", func(ctx context.Context) error { // the token is known in a moment
+	s.admin.insist(s.ctx, "sending a foreign request", func(ctx context.Context) error { // the API server accepts the token after a moment
 		sent, err = c.CertificatesV1().CertificateSigningRequests().Create(ctx, &certificatesv1.CertificateSigningRequest{
 			ObjectMeta: metav1.ObjectMeta{GenerateName: "foreign-"},
 			Spec: certificatesv1.CertificateSigningRequestSpec{
@@ -92,7 +92,7 @@ func (s *suite) plantRequest(node string) client.Object {
 	return sent
 }
 
-// checkForeign sees that nobody has touched what was planted.
+// checkForeign checks that the planted objects are unchanged.
 func (s *suite) checkForeign(planted []client.Object) {
 	for _, o := range planted {
 		now := o.DeepCopyObject().(client.Object)

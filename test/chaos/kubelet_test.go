@@ -12,7 +12,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 )
 
-// kubelets is how many stock kubelets there can be.
+// kubelets is how many stock kubelets can run.
 func kubelets() int {
 	if os.Geteuid() != 0 {
 		return 0
@@ -20,10 +20,10 @@ func kubelets() int {
 	return *kubeletsFlag
 }
 
-// kubeletMissing reports whether there are stock kubelets and none of them has joined yet.
+// kubeletMissing reports whether stock kubelets run and none of them has joined yet.
 func (s *suite) kubeletMissing() bool { return kubelets() > 0 && s.kubelets.Load() == 0 }
 
-// runKubelet has a stock kubelet join and its node removed, again and again.
+// runKubelet lets a stock kubelet join and removes its node, again and again.
 func (s *suite) runKubelet(ctx context.Context, node string) {
 	for ctx.Err() == nil {
 		s.joinOnce(ctx, node)
@@ -44,8 +44,8 @@ func (s *suite) joinOnce(ctx context.Context, node string) {
 		return
 	}
 	s.line.note("%s: its kubelet is started", node)
-	// Its token may be replaced before it has asked. A kubelet that waits for its certificate for long asks again with another
-	// key, which is denied.
+	// Its token can be replaced before its CSR is sent. A kubelet that waits long for its certificate sends another CSR
+	// with another key, which is denied.
 	id := tokenIDIn(kubeconfig)
 	replaced := func(l *ledger) bool { return l.kubeconfig(node) != "" && l.kubeconfig(node) != id }
 	hasJoined := func(l *ledger) bool { return l.ready(node, v1alpha1.ReasonJoined) == nil }

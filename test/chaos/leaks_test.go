@@ -24,11 +24,11 @@ func (f finding) String() string {
 	return invariants.Secrets.Violated("%s has %s: %q", f.file, f.Name, f.Around)
 }
 
-// wholeToken is what a whole token looks like. One whose Secret could not be stored is not known, but must not be told either.
+// wholeToken matches any whole token. One whose Secret could not be stored is unknown here, but must not leak either.
 var wholeToken = regexp.MustCompile(`\b[a-z0-9]{6}\.[a-z0-9]{16}\b`)
 
-// searchFiles looks for all canaries in all files below a directory. In those that the operator alone fills it looks for
-// anything like a token besides. It returns the number of bytes in each file, too.
+// searchFiles searches all files below a directory for all canaries. Files that only the operator fills are also
+// searched for anything like a token. It also returns the number of bytes in each file.
 func searchFiles(known *invariants.Canaries, dir string) (found []finding, sizes map[string]int, err error) {
 	sizes = map[string]int{}
 	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
@@ -54,25 +54,25 @@ func searchFiles(known *invariants.Canaries, dir string) (found []finding, sizes
 	return found, sizes, err
 }
 
-// The files that the search has to have seen. Of what is stored every version counts.
+// The files that the search must have read. Of stored objects it reads every version.
 const (
-	metricsFile  = "metrics.txt"  // what /metrics said, again and again
+	metricsFile  = "metrics.txt"  // /metrics, scraped again and again
 	eventsFile   = "events.txt"   // each Event that was stored
 	statusesFile = "statuses.txt" // each NodeBootstrap that was stored
-	othersFile   = "others.txt"   // all else that was stored, except for Secrets
+	othersFile   = "others.txt"   // all other stored objects, except Secrets
 	auditFile    = "audit.log"
 	managerLog   = "manager-" // and a number
 )
 
-// canaryNode is a node's name that is as long as the secret part of a token, and is searched for like one: that it is found
-// wherever the operator names nodes shows that the search looks there.
+// canaryNode is a node's name as long as the secret part of a token, and is searched for like one: finding it wherever the
+// operator names nodes proves that the search covers those files.
 const canaryNode = "canary4node5name"
 
-// printedLeaks is how many leaks are printed: one bad line of code leaks in many places.
+// printedLeaks is how many leaks are printed, because one bad line of code leaks in many places.
 const printedLeaks = 20
 
-// checkLeaks looks for the secret part of every token that there ever was: in the logs of managers, servers and kubelets, in
-// the audit log, in what /metrics said, and in whatever was ever stored outside of Secrets.
+// checkLeaks searches for the secret part of every token that ever existed: in the logs of managers, servers and kubelets,
+// in the audit log, in /metrics, and in everything that was ever stored outside of Secrets.
 func (s *suite) checkLeaks() {
 	parts := look(s.seen, func(l *ledger) map[string]string { return maps.Clone(l.Parts) })
 	tokens := len(parts)
@@ -83,7 +83,7 @@ func (s *suite) checkLeaks() {
 	}
 	named := map[string]bool{}
 	leaks := slices.DeleteFunc(found, func(f finding) bool {
-		isName := strings.HasPrefix(f.Name, canaryNode) && f.file != metricsFile // names of nodes have no place in metrics
+		isName := strings.HasPrefix(f.Name, canaryNode) && f.file != metricsFile // metrics have no labels with names of nodes
 		switch {
 		case isName && strings.HasPrefix(f.file, managerLog):
 			named[managerLog] = true

@@ -29,7 +29,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// The steps that the ledger counts, and that a kill can wait for.
+// The steps that the ledger counts, and for which a kill can wait.
 const (
 	tokenMade         = "token made"
 	tokenGone         = "token gone"
@@ -49,19 +49,19 @@ var steps = []string{
 	requestGone, certificateIssued, nodeMade,
 }
 
-// leeway is what makes writes late that rest on what was true before.
+// leeway is the reasons for which a write may rest on an older state.
 type leeway struct {
-	// overlap reports whether a manager of the past may be writing.
+	// overlap reports whether a superseded manager may still write.
 	overlap func() bool
-	// lag is the most by which what a manager has sent may be late.
+	// lag is the longest delay of a manager's writes.
 	lag func() time.Duration
 }
 
-// ledger is what the storage holds, and ever held, with what is wrong with it.
+// ledger is the current and past content of the storage, with all violations.
 //
-// It is strict while one manager is at work. A second one, or one that was paused, or what one has sent before it was killed,
-// may write what it has decided on before the other one's writes: Kubernetes has no means to fence it off. Then a token may be
-// there that should not, until the present manager has seen it and deleted it.
+// It is strict while one manager runs. A second manager, one that was paused, or a write that was sent before its manager was
+// killed may rest on a state before the other manager's writes: Kubernetes cannot fence that off. Then an unwanted token can
+// exist until the current manager has seen and deleted it.
 type ledger struct {
 	history
 	*invariants.Checker
@@ -71,11 +71,11 @@ type ledger struct {
 	mu         sync.Mutex
 	changed    chan struct{}           // closed at the next change
 	unwanted   map[types.UID]time.Time // since when a NodeBootstrap is deleted
-	doubles    map[string]time.Time    // since when a node has two tokens by a manager of the past
+	doubles    map[string]time.Time    // since when a node has two tokens because of a superseded manager
 	violations []string
 
 	steps  map[string]int
-	strict int // how many of the steps were judged without leeway
+	strict int // the number of steps that were checked without leeway
 }
 
 func newLedger(note func(string, ...any), leeway leeway) *ledger {
@@ -90,10 +90,10 @@ func newLedger(note func(string, ...any), leeway leeway) *ledger {
 	return l
 }
 
-// clockSlack is for times in whole seconds.
+// clockSlack allows for times in whole seconds.
 const clockSlack = 2 * time.Second
 
-// history has all versions of the objects that matter.
+// history has all versions of the relevant objects.
 type history struct {
 	versions map[invariants.Key][]version
 	changes  []change // without their values
@@ -143,7 +143,7 @@ func (h *history) last(at time.Time) int64 {
 	return 0
 }
 
-// now is an object as it is; the zero value while it is absent.
+// now is the current version of an object; the zero value if it does not exist.
 func now[T client.Object](h *history, k invariants.Key) T {
 	o, _ := h.At(k, math.MaxInt64).(T)
 	return o
@@ -153,7 +153,7 @@ func (h *history) bootstrap(node string) *v1alpha1.NodeBootstrap {
 	return now[*v1alpha1.NodeBootstrap](h, invariants.Key{Kind: "NodeBootstrap", Name: node})
 }
 
-// kubeconfig is the id of the token in a node's kubeconfig Secret; empty for none.
+// kubeconfig is the ID of the token in a node's kubeconfig Secret; empty for none.
 func (h *history) kubeconfig(node string) string {
 	s := now[*corev1.Secret](h, invariants.Key{Kind: "Secret", Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node)})
 	if s == nil {
@@ -162,13 +162,13 @@ func (h *history) kubeconfig(node string) string {
 	return tokenIDIn(s.Data[kubeconfig.Key])
 }
 
-// tokenIDIn is the id of the token that a kubeconfig carries.
+// tokenIDIn is the ID of the token in a kubeconfig.
 func tokenIDIn(text []byte) string {
 	id, _, _ := strings.Cut(invariants.Bearer(&corev1.Secret{Data: map[string][]byte{kubeconfig.Key: text}}), ".")
 	return id
 }
 
-// The prefixes of the keys of what matters.
+// The prefixes of the keys of relevant objects.
 const (
 	secretsPrefix    = "/registry/secrets/"
 	eventsPrefix     = "/registry/events/"
@@ -177,7 +177,7 @@ const (
 	nodesPrefix      = "/registry/minions/"
 )
 
-// object is what the API server has stored with a change, and its key; false if that does not matter. The object is nil when it was deleted.
+// object is the object that a change stored, and its key; false if it is not relevant. The object is nil if it was deleted.
 func object(c change) (invariants.Key, client.Object, bool, error) {
 	for prefix, kind := range map[string]string{secretsPrefix: "Secret", bootstrapsPrefix: "NodeBootstrap", requestsPrefix: "CertificateSigningRequest", nodesPrefix: "Node"} {
 		name, ok := strings.CutPrefix(c.key, prefix)
@@ -202,11 +202,11 @@ func object(c change) (invariants.Key, client.Object, bool, error) {
 	return invariants.Key{}, nil, false, nil
 }
 
-// grace is how long a write may come after what it rests on was deleted: as long as it may take from the last look to the
-// write, on a busy machine with a slow disk. Nothing in Kubernetes can prevent that somebody deletes it meanwhile.
+// grace is how long after a deletion a write that relies on the deleted object can arrive: the longest time from the last
+// read to the write, on a busy machine with a slow disk. Nothing in Kubernetes prevents a deletion in between.
 const grace = 2 * time.Second
 
-// see takes a change into account, and returns which invariants it violates.
+// see processes a change, and returns the invariants that it violates.
 func (l *ledger) see(c change) []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -235,7 +235,7 @@ func (l *ledger) see(c change) []string {
 	return l.violations[before:]
 }
 
-// mayBeOperators says which changes may be the operator's: etcd does not know the author.
+// mayBeOperators reports which changes may be the operator's, because etcd does not know the author.
 func mayBeOperators(w invariants.Write) bool {
 	switch o := w.After.(type) {
 	case *corev1.Secret:
@@ -253,12 +253,12 @@ func onlyStatus(before client.Object, nb *v1alpha1.NodeBootstrap) bool {
 	return ok && was.UID == nb.UID && was.Generation == nb.Generation && invariants.Wish(was) == invariants.Wish(nb)
 }
 
-// ours reports whether a request was sent with a token of the operator's. The API server writes the groups.
+// ours reports whether a CSR was sent with a token of the operator's. The API server writes the groups.
 func ours(r *certificatesv1.CertificateSigningRequest) bool {
 	return slices.Contains(r.Spec.Groups, token.Group)
 }
 
-// unwant notes since when nobody wants a node any more.
+// unwant records since when a node is unwanted.
 func (l *ledger) unwant(w invariants.Write) {
 	nb, _ := w.Before.(*v1alpha1.NodeBootstrap)
 	if after, ok := w.After.(*v1alpha1.NodeBootstrap); nb == nil || ok && after.DeletionTimestamp == nil {
@@ -269,8 +269,8 @@ func (l *ledger) unwant(w invariants.Write) {
 	}
 }
 
-// knows reports whether the operator could know of a token when it made another one. One of a NodeBootstrap that was deleted a moment ago
-// goes when the operator's cache shows that, and by then the next NodeBootstrap of the name may have one.
+// knows reports whether the operator could know of a token when it created another one. A token of a NodeBootstrap that was just
+// deleted is deleted when the operator's cache shows that, and by then the next NodeBootstrap of the name can have one.
 func (l *ledger) knows(at time.Time) func(*corev1.Secret, int64) bool {
 	return func(s *corev1.Secret, _ int64) bool {
 		o := metav1.GetControllerOf(s)
@@ -282,11 +282,11 @@ func (l *ledger) knows(at time.Time) func(*corev1.Secret, int64) bool {
 	}
 }
 
-// doubleLimit is for how long a node may have two tokens that a manager of the past has left it with: the managers of the
-// present are killed every few seconds.
+// doubleLimit is how long a node can have two tokens because of a superseded manager: the current managers are killed
+// every few seconds.
 const doubleLimit = time.Minute
 
-// checkDoubles sees that what a manager of the past has done is undone.
+// checkDoubles checks that the effects of a superseded manager are undone.
 func (l *ledger) checkDoubles(c change) {
 	for node, since := range l.doubles {
 		switch wrong := l.Doubled(node, c.revision, c.at); {
@@ -385,7 +385,7 @@ func summary(s *v1alpha1.NodeBootstrapStatus) string {
 		s.LastHandledReissueAt, s.NodeUID, meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionTokenMisused), decisions)
 }
 
-// until waits until what the ledger holds meets a condition, and reports whether it does before ctx is done.
+// until waits until the ledger meets a condition, and reports whether it does before ctx is done.
 func (l *ledger) until(ctx context.Context, holds func(*ledger) bool) bool {
 	for {
 		l.mu.Lock()
@@ -402,7 +402,7 @@ func (l *ledger) until(ctx context.Context, holds func(*ledger) bool) bool {
 	}
 }
 
-// untilStep waits for a step to happen so many times from now on, or for a time.
+// untilStep waits until a step has happened so many times from now on, or until the limit.
 func (l *ledger) untilStep(ctx context.Context, what string, times int, limit time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -412,7 +412,7 @@ func (l *ledger) untilStep(ctx context.Context, what string, times int, limit ti
 	l.until(ctx, func(l *ledger) bool { return l.steps[what] >= goal })
 }
 
-// look reads the ledger.
+// look reads the ledger under its lock.
 func look[T any](l *ledger, f func(*ledger) T) T {
 	l.mu.Lock()
 	defer l.mu.Unlock()

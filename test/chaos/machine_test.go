@@ -29,11 +29,11 @@ import (
 const (
 	// certificateWait is how long a machine waits for its certificate before it is restarted. A kubelet waits 15 minutes.
 	certificateWait = 10 * time.Second
-	// handOverDelay is how long it takes until somebody sees that a machine has an old kubeconfig.
+	// handOverDelay is how long it takes until a person notices that a machine has an old kubeconfig.
 	handOverDelay = time.Second
 )
 
-// machine is one that joins as a kubelet does, with the kubelet's own code for asking for a certificate.
+// machine joins as a kubelet does, with the kubelet's own code for requesting a certificate.
 type machine struct {
 	s    *suite
 	node string
@@ -42,13 +42,13 @@ type machine struct {
 	done chan struct{}
 
 	mu sync.Mutex
-	// tokenID is the token that its certificate was asked for with; empty while it has none.
+	// tokenID is the token with which its certificate was requested; empty while it has none.
 	tokenID string
-	// denied says that its request was denied, so that somebody has to look.
+	// denied reports that its CSR was denied, so that a person must act.
 	denied bool
 }
 
-// startMachine starts a machine, which joins as soon as there is a kubeconfig for it and works until it is stopped.
+// startMachine starts a machine, which joins as soon as it has a kubeconfig and works until it is stopped.
 func (s *suite) startMachine(ctx context.Context, node string, rnd *rand.Rand) *machine {
 	ctx, stop := context.WithCancel(ctx)
 	m := &machine{s: s, node: node, rnd: rnd, stop: stop, done: make(chan struct{})}
@@ -60,7 +60,7 @@ func (s *suite) startMachine(ctx context.Context, node string, rnd *rand.Rand) *
 	return m
 }
 
-// halt stops a machine, at whatever point it is, and waits until it has.
+// halt stops a machine, whatever it is doing, and waits until it has stopped.
 func (m *machine) halt() {
 	if m == nil {
 		return
@@ -71,7 +71,7 @@ func (m *machine) halt() {
 }
 
 func (m *machine) run(ctx context.Context) {
-	// Without rotation a kubelet keeps its key when it is restarted; with it, it makes a new one each time.
+	// Without rotation a kubelet keeps its key when it is restarted; with rotation it creates a new one each time.
 	keeps := m.rnd.IntN(3) > 0
 	var key *ecdsa.PrivateKey
 	used := ""
@@ -111,7 +111,7 @@ func (m *machine) run(ctx context.Context) {
 	}
 }
 
-// state tells which token the machine's certificate was asked for with, and whether somebody has to look after it.
+// state returns the token with which the machine's certificate was requested, and whether a person must act.
 func (m *machine) state() (tokenID string, denied bool) {
 	if m == nil {
 		return "", false
@@ -152,7 +152,7 @@ func (m *machine) bootstrap(ctx context.Context, kubeconfig []byte, id string, k
 	return config, nil
 }
 
-// connect makes a client of a kubeconfig as it was handed over.
+// connect creates a client from a kubeconfig as it was handed over.
 func connect(kubeconfig []byte) (*rest.Config, *kubernetes.Clientset, error) {
 	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
 	if err != nil {
@@ -163,7 +163,7 @@ func connect(kubeconfig []byte) (*rest.Config, *kubernetes.Clientset, error) {
 	return config, client, err
 }
 
-// requestName is one that depends on the key alone, as that of a kubelet without rotation.
+// requestName depends only on the key, like that of a kubelet without rotation.
 func requestName(key *ecdsa.PrivateKey) string {
 	public, err := key.PublicKey.Bytes()
 	if err != nil {
@@ -175,7 +175,7 @@ func requestName(key *ecdsa.PrivateKey) string {
 
 var kubeletUsages = []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth}
 
-// request asks for a certificate in a node's name, as a kubelet does, and waits for it.
+// request requests a certificate in a node's name, as a kubelet does, and waits for it.
 func request(ctx context.Context, client kubernetes.Interface, name, node string, key crypto.Signer) ([]byte, error) {
 	asked, err := cert.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, nil, nil)
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 // leaseInterval is how often a machine renews its Lease. A kubelet does so every ten seconds.
 const leaseInterval = 2 * time.Second
 
-// work is what a kubelet does with its certificate: it registers its Node, or reports in the one that is there, and renews
-// its Lease.
+// work is what a kubelet does with its certificate: it registers its Node, or updates the existing one, and renews its
+// Lease.
 func (m *machine) work(ctx context.Context, config *rest.Config) {
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
@@ -30,7 +30,7 @@ func (m *machine) work(ctx context.Context, config *rest.Config) {
 		node, err = register(ctx, client, m.node)
 		return err
 	})
-	// A kubelet's first Lease comes up to ten seconds after it has registered.
+	// A kubelet's first Lease comes up to ten seconds after the registration.
 	wait(ctx, time.Duration(m.rnd.Int64N(int64(leaseInterval))))
 	for ctx.Err() == nil {
 		m.s.admin.insist(ctx, "renewing the Lease of "+m.node, func(ctx context.Context) error { return renew(ctx, client, node) })

@@ -20,10 +20,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
-// restartDelay is how soon a manager that has ended by itself is started again. A kubelet would wait longer and longer.
+// restartDelay is how soon a manager that has ended by itself is restarted. A kubelet would back off.
 const restartDelay = 300 * time.Millisecond
 
-// verbosity is the highest: what does not leak there, leaks nowhere.
+// verbosity is the highest: anything that does not leak there leaks nowhere.
 const verbosity = "10"
 
 // managers are the manager's processes: one, or two for a moment.
@@ -31,7 +31,7 @@ type managers struct {
 	s           *suite
 	binary      string
 	kubeconfig  string
-	leaderElect bool // of those that are started from now on
+	leaderElect bool // for managers started from now on
 
 	mu      sync.Mutex
 	running []*manager
@@ -39,7 +39,7 @@ type managers struct {
 	killed  int
 	ended   int // by themselves
 	retired bool
-	// overlapped is until when what a manager of the past has sent may still arrive.
+	// overlapped is until when writes of a superseded manager can still arrive.
 	overlapped time.Time
 }
 
@@ -51,8 +51,9 @@ type manager struct {
 	killed  bool
 }
 
-// newManagers makes a kubeconfig of the operator's ServiceAccount that leads through the proxy. It names another address than the kubeconfigs of nodes, which go
-// to the API server directly, and the same host, which the API server's certificate is for.
+// newManagers creates a kubeconfig of the operator's ServiceAccount that leads through the proxy. Its address differs from that
+// in the kubeconfigs of nodes, which lead to the API server directly, but its host is the same, because the API server's
+// certificate is for it.
 func newManagers(ctx context.Context, s *suite) (*managers, error) {
 	root, err := localcluster.ProjectRoot()
 	if err != nil {
@@ -73,14 +74,14 @@ func newManagers(ctx context.Context, s *suite) (*managers, error) {
 	return ms, clientcmd.WriteToFile(*config, ms.kubeconfig)
 }
 
-// start starts one more manager, and keeps one running from then on.
+// start starts another manager, and keeps one running from then on.
 func (ms *managers) start() error {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	return ms.startLocked()
 }
 
-// ensure starts a manager if there is none.
+// ensure starts a manager if none runs.
 func (ms *managers) ensure() error {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -113,7 +114,7 @@ func (ms *managers) startLocked() error {
 	return nil
 }
 
-// elect says whether managers that are started from now on elect a leader.
+// elect sets whether managers started from now on elect a leader.
 func (ms *managers) elect(leader bool) {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -126,7 +127,7 @@ func (ms *managers) electing() bool {
 	return ms.leaderElect
 }
 
-// keep starts another manager when one has ended that nobody has killed.
+// keep starts another manager when one has ended that was not killed.
 func (ms *managers) keep(m *manager) {
 	<-m.Done()
 	ms.mu.Lock()
@@ -147,21 +148,21 @@ func (ms *managers) keep(m *manager) {
 	}
 }
 
-// lateAfterKill and lateAfterPair are for how long something may arrive that a manager has sent that was killed, besides what
-// the network holds back. With two managers nobody knows which of them has sent a write last.
+// lateAfterKill and lateAfterPair are for how long writes of a killed manager can still arrive, in addition to the network's
+// delay. With two managers it is unknown which of them sent a write last.
 const (
 	lateAfterKill = 500 * time.Millisecond
 	lateAfterPair = 3 * time.Second
 )
 
-// overlap reports whether a manager of the past may be writing. While the API server waits for etcd, nobody knows.
+// overlap reports whether a superseded manager may still write. While the API server waits for etcd, that is unknown.
 func (ms *managers) overlap() bool {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
 	return len(ms.running) > 1 || ms.s.outage.Load() || time.Now().Before(ms.overlapped)
 }
 
-// kill ends a manager by SIGKILL. One that has just ended by itself does not count.
+// kill ends a manager by SIGKILL. A manager that has just ended by itself does not count.
 func (ms *managers) kill(m *manager) error {
 	ms.mu.Lock()
 	select {
@@ -186,7 +187,7 @@ func (ms *managers) kills() int {
 	return ms.killed
 }
 
-// oldest is the manager that has run for longest; nil when none does.
+// oldest is the manager that has run for longest; nil if none runs.
 func (ms *managers) oldest() *manager {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
@@ -216,7 +217,7 @@ func (ms *managers) retire() error {
 	return nil
 }
 
-// vacateLease deletes the Lease of a leader that is dead, so that the next one need not wait until it has expired.
+// vacateLease deletes the Lease of a dead leader, so that the next one need not wait until it expires.
 func (ms *managers) vacateLease(ctx context.Context) {
 	ms.s.admin.insist(ctx, "deleting the Lease of a dead leader", func(ctx context.Context) error {
 		leases := ms.s.admin.clientset.CoordinationV1().Leases(operator.Namespace)
@@ -233,7 +234,7 @@ func (ms *managers) vacateLease(ctx context.Context) {
 	})
 }
 
-// scrape appends what the managers' /metrics say to a file, again and again, for the search for secrets.
+// scrape appends the managers' /metrics to a file, again and again, for the search for secrets.
 func (ms *managers) scrape(ctx context.Context, file *os.File) {
 	for ctx.Err() == nil {
 		if m := ms.oldest(); m != nil {

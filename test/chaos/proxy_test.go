@@ -12,16 +12,16 @@ import (
 	"time"
 )
 
-// conditions are what a network does to connections. The zero value is one in order.
+// conditions are those of the network. The zero value is a good network.
 type conditions struct {
 	// refuse resets each new connection at once.
 	refuse bool
-	// delay is the most by which a piece of a connection is late.
+	// delay is the longest delay of one chunk of data.
 	delay time.Duration
-	// cutAfter is about how many bytes go each way before a connection is reset; 0 for no limit.
+	// cutAfter is about how many bytes are passed each way before a connection is reset; 0 for no limit.
 	cutAfter int64
-	// drop loses all bytes of a direction, as a broken route does. What has lost any is reset when the conditions change: its
-	// ends would wait for minutes otherwise.
+	// drop loses all bytes of a direction, like a broken route. A connection that has lost any is reset when the
+	// conditions change, because its ends would wait for minutes otherwise.
 	drop direction
 }
 
@@ -37,8 +37,8 @@ const (
 	toClient
 )
 
-// proxy passes TCP connections on to one address, as its conditions let it. What it passes on it does not understand: the TLS
-// is between client and server.
+// proxy forwards TCP connections to one address, under its conditions. It does not understand their content: TLS is between
+// client and server.
 type proxy struct {
 	listener net.Listener
 	target   string
@@ -47,11 +47,11 @@ type proxy struct {
 	rnd        *rand.Rand
 	conditions conditions
 	pipes      map[*pipe]struct{}
-	// slowest is the delay of conditions before, and counts until slowUntil.
+	// slowest is the delay of earlier conditions, and counts until slowUntil.
 	slowest   time.Duration
 	slowUntil time.Time
 
-	// sent counts the bytes that came from clients, opened the connections, cut and refused those that it broke.
+	// sent counts the bytes from clients, opened the connections, cut and refused those that the proxy broke.
 	sent, opened, cut, refused atomic.Int64
 }
 
@@ -94,7 +94,7 @@ func (p *proxy) set(c conditions) {
 	}
 }
 
-// lag is the most by which what was sent is late: a request is in one piece or two, and its answer too.
+// lag is the longest delay of anything sent: a CSR takes one chunk or two, and so does its answer.
 func (p *proxy) lag() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -115,7 +115,7 @@ func (p *proxy) cutAll() {
 	}
 }
 
-// limit gives a pipe its bytes until it is cut. The caller holds mu.
+// limit sets how many bytes a pipe passes until it is cut. The caller holds mu.
 func (p *proxy) limit(pipe *pipe) {
 	for i := range pipe.left {
 		left := int64(-1)
@@ -157,9 +157,9 @@ func (p *proxy) serve(ctx context.Context, client *net.TCPConn) {
 	both.Wait()
 }
 
-// pass passes bytes on one way, from the end of an index to the other one: 0 is the client.
+// pass forwards bytes one way, from the end with an index to the other one: 0 is the client.
 func (p *proxy) pass(ctx context.Context, pipe *pipe, end int) {
-	defer pipe.reset() // a connection that is half closed is of no use to HTTP
+	defer pipe.reset() // a connection that is half closed is useless for HTTP
 	from, to := pipe.ends[end], pipe.ends[1-end]
 	buffer := make([]byte, 32<<10)
 	for {
@@ -189,7 +189,7 @@ func (p *proxy) pass(ctx context.Context, pipe *pipe, end int) {
 	}
 }
 
-// late is by how much the next piece is late.
+// late is the delay of the next chunk.
 func (p *proxy) late() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -199,7 +199,7 @@ func (p *proxy) late() time.Duration {
 	return time.Duration(p.rnd.Int64N(int64(p.conditions.delay)))
 }
 
-// loses reports whether the next piece is lost, and notes it.
+// loses reports whether the next chunk is lost, and records it.
 func (p *proxy) loses(pipe *pipe, way direction) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

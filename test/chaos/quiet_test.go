@@ -13,7 +13,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// checkQuiet sees that the operator writes nothing more once it has settled, not even when it is started again and looks at
+// checkQuiet checks that the operator writes nothing more once it has settled, not even after a restart, when it reconciles
 // everything.
 func (s *suite) checkQuiet(ctx context.Context) {
 	before := s.writes()
@@ -25,13 +25,13 @@ func (s *suite) checkQuiet(ctx context.Context) {
 		s.fail("the last manager did not look at all NodeBootstraps: %v", err)
 		return
 	}
-	wait(ctx, *quietFlag) // not a wait for something: the time in which nothing may happen
+	wait(ctx, *quietFlag) // not a wait for something: the time in which nothing may be written
 	for _, write := range s.writes()[len(before):] {
 		s.fail("%s", invariants.SameEnd.Violated("a write in a settled cluster: %s", write))
 	}
 }
 
-// writes are those of the operator so far, except for those of the leader election, and for questions to the API server.
+// writes are those of the operator so far, without those of the leader election and reviews.
 func (s *suite) writes() []env.Entry {
 	all, err := s.audit.Writes()
 	if err != nil {
@@ -64,7 +64,7 @@ func (s *suite) lookedAtAll(ctx context.Context) error {
 	return last
 }
 
-// reconciled is how often a manager has looked at a node, by its own metrics.
+// reconciled is how often a manager has reconciled a node, by its own metrics.
 func (m *manager) reconciled(ctx context.Context) (int, error) {
 	content, err := m.scrape(ctx)
 	if err != nil {
@@ -81,8 +81,8 @@ func (m *manager) reconciled(ctx context.Context) (int, error) {
 	return int(total), nil
 }
 
-// What the operator may ask for: so much when a manager starts, a connection breaks or something happens to a node, and so
-// much in every second for each node. It is three times of what was seen.
+// The operator's budget of API requests: so many when a manager starts, a connection breaks or something happens to a
+// node, and so many in every second for each node. It is three times the observed number.
 const (
 	requestsPerStart  = 60
 	requestsPerBreak  = 20
@@ -90,7 +90,7 @@ const (
 	requestsPerSecond = 1
 )
 
-// checkRequests sees that the operator's requests are bounded, and prints which there were.
+// checkRequests checks that the operator's API requests are bounded, and prints them by kind.
 func (s *suite) checkRequests() {
 	entries, err := s.audit.Entries()
 	if err != nil {

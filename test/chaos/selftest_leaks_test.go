@@ -16,7 +16,7 @@ import (
 
 const plantedPart = "0123456789abcdef"
 
-// The search finds a secret part that was planted in a file, in each way in which it may be written, and nothing else.
+// The search finds a secret part that was planted in a file, in each encoding, and nothing else.
 func TestSearchFindsPlantedSecrets(t *testing.T) {
 	known := invariants.CanariesOf(map[string]string{plantedPart: "the planted one"})
 	for shift := range 17 {
@@ -39,7 +39,7 @@ func TestSearchFindsPlantedSecrets(t *testing.T) {
 	}
 }
 
-// A token that was never stored is found where only the operator writes.
+// A token that was never stored is found in files that only the operator writes.
 func TestSearchFindsWholeTokens(t *testing.T) {
 	for text, want := range map[string]int{
 		`{"token":"abcdef.` + plantedPart + `"}`: 1,

@@ -35,7 +35,7 @@ import (
 
 var made = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// teller makes changes of what is stored, all at one time until it passes.
+// teller stores changes, all at the same time unless a test advances it.
 type teller struct {
 	t       *testing.T
 	now     time.Time
@@ -64,7 +64,7 @@ func tokenKey(id string) string {
 	return secretsPrefix + "kube-system/" + bootstrapapi.BootstrapTokenSecretPrefix + id
 }
 
-// token stores a token of node-a that is made so long after the beginning and lives a day.
+// token stores a token of node-a that is created so long after the beginning and lives a day.
 func (h *teller) token(id, owner string, after time.Duration) {
 	h.t.Helper()
 	h.now = made.Add(after)
@@ -93,7 +93,7 @@ func (h *teller) publish(id string) {
 	})
 }
 
-// bootstrap stores the NodeBootstrap of node-a with a wish for a reissue, and the one that was handled last.
+// bootstrap stores the NodeBootstrap of node-a with a reissue request, and the one that was handled last.
 func (h *teller) bootstrap(wish, handled string) {
 	h.t.Helper()
 	h.nb.Name, h.nb.UID = "node-a", "1"
@@ -122,7 +122,7 @@ func (h *teller) another() {
 	last.value = []byte(strings.Replace(string(last.value), `"uid":"1"`, `"uid":"2"`, 1))
 }
 
-// asked is a request for a node's certificate that was sent with a token, and approved.
+// asked is a CSR for a node's certificate that was sent with a token, and approved.
 func (h *teller) asked(name, node, id string, key *ecdsa.PrivateKey) *certificatesv1.CertificateSigningRequest {
 	h.t.Helper()
 	request, err := cert.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, nil, nil)
@@ -141,7 +141,7 @@ func (h *teller) asked(name, node, id string, key *ecdsa.PrivateKey) *certificat
 	}
 }
 
-// approve stores the approval in the status, and then in the request.
+// approve stores the approval in the status, and then in the CSR.
 func (h *teller) approve(name, node, id string, key *ecdsa.PrivateKey) {
 	h.t.Helper()
 	h.claimed(h.asked(name, node, id, key))
@@ -159,7 +159,7 @@ func (h *teller) claimed(r *certificatesv1.CertificateSigningRequest) {
 	h.store(requestsPrefix+r.Name, r)
 }
 
-// issue stores an approved request for node-a with a certificate.
+// issue stores an approved CSR for node-a with a certificate.
 func (h *teller) issue(name, id, issuedTo string, key *ecdsa.PrivateKey) {
 	h.t.Helper()
 	r := h.asked(name, "node-a", id, key)

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// echo sends what it is sent, until ctx is done.
+// echo returns the bytes that it receives, until ctx is done.
 func echo(t *testing.T) string {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -35,7 +35,7 @@ func echo(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// exchange sends bytes through a proxy and returns how many came back, and for how long that took.
+// exchange sends bytes through a proxy and returns how many came back, and how long that took.
 func exchange(t *testing.T, p *proxy, size int) (int, time.Duration) {
 	t.Helper()
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", p.address())
@@ -95,7 +95,7 @@ func TestProxyBreaksWhatItShould(t *testing.T) {
 	}
 }
 
-// exchangeDropped sends bytes that are lost, on the way there or back, until the connection is reset.
+// exchangeDropped sends bytes that are lost, in one direction, until the connection is reset.
 func exchangeDropped(t *testing.T, p *proxy) {
 	t.Helper()
 	for _, way := range []direction{toServer, toClient} {

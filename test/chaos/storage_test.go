@@ -12,26 +12,26 @@ import (
 	"time"
 )
 
-// change is one write to the storage. Changes have an order, whatever they are about: that of their revisions.
+// change is one write to the storage. Changes of all objects have one order: that of their revisions.
 type change struct {
 	revision int64
-	at       time.Time // when it was seen
+	at       time.Time // when it was observed
 	key      string
-	value    []byte // nil when the key was deleted
+	value    []byte // nil if the key was deleted
 }
 
-// errCompacted says that a part of the history is lost. The API server compacts it every five minutes, and no restart takes
-// nearly as long.
+// errCompacted means that a part of the history is lost. The API server compacts it every five minutes, and no restart
+// takes nearly as long.
 var errCompacted = errors.New("etcd has forgotten changes that were not seen yet")
 
-// storage reads the history of etcd, past the API server, so that it is complete although both are restarted. It speaks
+// storage reads the history of etcd without the API server, so that it is complete although both are restarted. It uses
 // etcd's JSON gateway, which needs no client library.
 type storage struct {
 	url  string
 	next int64 // revision
 }
 
-// follow calls see with each change since the beginning, in their order, until ctx is done. It goes on after etcd was gone.
+// follow calls see with each change since the beginning, in their order, until ctx is done. It continues after an outage of etcd.
 func (s *storage) follow(ctx context.Context, see func(change)) error {
 	s.next = 1
 	for {
@@ -46,7 +46,7 @@ func (s *storage) follow(ctx context.Context, see func(change)) error {
 	}
 }
 
-// watchResponse is as much as is needed of etcdserverpb.WatchResponse, as the gateway writes it.
+// watchResponse is the part of etcdserverpb.WatchResponse that is needed, as the gateway writes it.
 type watchResponse struct {
 	Error  json.RawMessage
 	Result struct {

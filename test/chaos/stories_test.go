@@ -19,10 +19,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// storyLimit is how long somebody cares about one story. The manager may be down for much of it.
+// storyLimit bounds one story. The manager may be down for much of it.
 const storyLimit = 25 * time.Second
 
-// slot is one node's name, and those who care about it.
+// slot is one node's name, with its machine and its thieves.
 type slot struct {
 	s           *suite
 	node, other string
@@ -30,7 +30,7 @@ type slot struct {
 	hunted      bool // by thieves
 	machine     *machine
 	told        int
-	stolen      int // how many thefts there were
+	stolen      int // the number of thefts
 }
 
 // A story is what happens to one node. It ends early when its context is done.
@@ -127,8 +127,8 @@ var theftStories = []story{
 	}},
 }
 
-// live tells one story after the other, all of them before one comes again. Some nodes have to do with thieves all the time,
-// and begin with those of a token that is live, so that also a short run has some.
+// live plays one story after the other, all of them before one is repeated. Some nodes are hunted by thieves all the time,
+// and begin with the thefts of a live token, so that a short run has some, too.
 func (s *slot) live(ctx context.Context) {
 	deck := slices.Concat(stories, theftStories)
 	if s.hunted {
@@ -189,10 +189,10 @@ func (s *slot) theft(ctx context.Context, kubeconfig []byte) {
 	s.s.steal(ctx, theft, kubeconfig, s.node, s.other)
 }
 
-// patience is how long somebody waits for a machine to join before looking what is wrong.
+// patience is how long a person waits for a machine to join before looking for the cause.
 const patience = 5 * time.Second
 
-// join sees to it that the machine joins: like a person who looks now and then, and does what the documentation says.
+// join ensures that the machine joins, like a person who looks now and then, and follows the documentation.
 func (s *slot) join(ctx context.Context) {
 	for ctx.Err() == nil {
 		s.install()
@@ -213,7 +213,7 @@ func (s *slot) ready(reason string) error {
 	return look(s.s.seen, func(l *ledger) error { return l.ready(s.node, reason) })
 }
 
-// help does what has to be done for a machine that does not get on.
+// help does what is needed for a machine that does not join.
 func (s *slot) help(ctx context.Context) {
 	id, denied := s.machine.state()
 	var current string
@@ -226,7 +226,7 @@ func (s *slot) help(ctx context.Context) {
 	switch {
 	case !known:
 		s.commit(ctx)
-	case misused || denied || joined && id == "": // the last: the name is that of a member already
+	case misused || denied || joined && id == "": // the last one: the name is that of a member already
 		s.shutDown()
 		s.s.admin.reissue(ctx, s.node)
 		s.handled(ctx)
@@ -235,7 +235,7 @@ func (s *slot) help(ctx context.Context) {
 	}
 }
 
-// handled waits a little until the last wish for a reissue was met.
+// handled waits a little until the last reissue request was handled.
 func (s *slot) handled(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -245,14 +245,14 @@ func (s *slot) handled(ctx context.Context) {
 	})
 }
 
-// awaited waits until there is a credential that nobody uses.
+// awaited waits until there is an unused credential.
 func (s *slot) awaited(ctx context.Context) {
 	s.s.seen.until(ctx, func(l *ledger) bool {
 		return l.ready(s.node, v1alpha1.ReasonAwaitingNode) == nil || l.ready(s.node, v1alpha1.ReasonJoined) == nil || l.misused(s.node)
 	})
 }
 
-// misused reports whether a theft stands recorded, or a second key was denied: either takes a reissue. The caller holds mu.
+// misused reports whether a theft is recorded, or a second key was denied: either requires a reissue. The caller holds mu.
 func (l *ledger) misused(node string) bool {
 	nb := l.bootstrap(node)
 	if nb == nil {
@@ -262,7 +262,7 @@ func (l *ledger) misused(node string) bool {
 	return meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionTokenMisused) || ready != nil && ready.Reason == v1alpha1.ReasonKeyReplaced
 }
 
-// ready is nil when a NodeBootstrap is Ready for a reason, and has no wish that is not met. The caller holds mu.
+// ready is nil if a NodeBootstrap is Ready for a reason, and has no unhandled reissue request. The caller holds mu.
 func (l *ledger) ready(node, reason string) error {
 	nb := l.bootstrap(node)
 	if nb == nil || nb.DeletionTimestamp != nil {

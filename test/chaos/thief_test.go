@@ -14,7 +14,7 @@ import (
 	"k8s.io/client-go/util/cert"
 )
 
-// theft is what somebody asks for who has a kubeconfig that was not meant for him.
+// theft is what a thief with someone else's kubeconfig requests.
 type theft struct {
 	what   string
 	node   func(own, other string) string
@@ -31,8 +31,8 @@ var thefts = []theft{
 	{"many certificates", func(own, _ string) string { return own }, certificatesv1.KubeAPIServerClientKubeletSignerName, 12},
 }
 
-// steal sends the requests of a theft with a kubeconfig, and does not wait for what becomes of them: the ledger sees. It tries
-// each once; a token that is gone is accepted by the API server for ten seconds more.
+// steal sends the CSRs of a theft with a kubeconfig, and does not wait for the outcome, which the ledger checks. It tries each
+// once; the API server accepts a deleted token for ten seconds more.
 func (s *suite) steal(ctx context.Context, t theft, kubeconfig []byte, own, other string) {
 	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
 	defer cancel()

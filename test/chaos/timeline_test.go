@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// timeline is what happened when, in a file.
+// timeline is a file of all events of the run, with their times.
 type timeline struct {
 	mu    sync.Mutex
 	began time.Time
@@ -31,7 +31,7 @@ func (l *timeline) note(format string, args ...any) {
 	fmt.Fprintf(l.file, "%9.3f %s\n", l.elapsed().Seconds(), fmt.Sprintf(format, args...))
 }
 
-// tail is the last lines of it.
+// tail is its last lines.
 func (l *timeline) tail(lines int) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
