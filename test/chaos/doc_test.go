@@ -35,8 +35,8 @@
 // logs/manager-NNN.log has that manager's log, audit.log the API server's answers.
 //
 // While two managers run, or right after a kill, a write may arrive that rests on an older state: nothing in Kubernetes
-// prevents that. The ledger allows for it, reports it as "a manager of the past", and checks that it is undone. The last lines
-// of the output give the number of steps that were checked without that leeway.
+// prevents that. The ledger allows for it, and checks that it is undone. The last lines of the output give the number of steps
+// that were checked without that leeway.
 //
 // # The parts
 //

@@ -14,13 +14,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 )
 
-// The word behind a block's language says who runs it. Without one, a block of commands is run here.
+// The words after a block's language say who runs it. A block of commands without them is run here.
 const (
-	// onTheNode are commands for the machine that is to join.
+	// onTheNode marks commands for the machine that joins.
 	onTheNode = "node"
-	// notRun are commands that no test runs; the words behind it say why.
+	// notRun marks commands that no test runs; the words after it say why.
 	notRun = "not-run:"
-	// fragment is YAML that is no object, but a part of one.
+	// fragment marks YAML that is not a whole object.
 	fragment = "fragment"
 )
 
@@ -29,12 +29,12 @@ type Block struct {
 	Line int
 	// Heading is the last one above it.
 	Heading string
-	// Language is sh, yaml and so on; Who what is behind it.
+	// Language is sh, yaml and so on; Who is the words after it.
 	Language, Who string
 	Text          string
 }
 
-// File is the name that a block is to be stored under, which a comment in its first line gives: "# worker-1.yaml".
+// File is the name under which to store a block, which a comment in its first line gives: "# worker-1.yaml".
 func (b Block) File() string {
 	first, _, _ := strings.Cut(b.Text, "\n")
 	if m := fileComment.FindStringSubmatch(first); m != nil {
@@ -46,11 +46,11 @@ func (b Block) File() string {
 var (
 	fileComment = regexp.MustCompile(`^# ([\w./-]+\.(?:yaml|csv|json))$`)
 	fence       = regexp.MustCompile("^( *)```(.*)$")
-	// notInAnchors is what GitHub leaves out of the anchor of a heading.
+	// notInAnchors are the characters that GitHub drops from the anchor of a heading.
 	notInAnchors = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// Documents are all of the project that people read, below its root.
+// Documents are the project's documents, relative to its root.
 func Documents() ([]string, error) {
 	root, err := localcluster.ProjectRoot()
 	if err != nil {
@@ -125,7 +125,7 @@ func withoutBlocks(content string) string {
 	return text.String()
 }
 
-// HasHeading reports whether the content of a document has a heading with an anchor, as GitHub makes them.
+// HasHeading reports whether a document has a heading with an anchor, as GitHub derives them.
 func HasHeading(content, anchor string) bool {
 	for line := range strings.Lines(withoutBlocks(content)) {
 		heading := strings.TrimLeft(line, "#")
@@ -154,5 +154,5 @@ func under(document, heading string) (string, error) {
 	return text, err
 }
 
-// run reports whether a block holds commands that are run here.
+// run reports whether a block has commands that are run here.
 func (b Block) run() bool { return b.Language == "sh" && b.Who == "" }

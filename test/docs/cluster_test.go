@@ -22,30 +22,30 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
-// documentedServer is the API server's URL in the documents, for which the cluster's own is taken.
+// documentedServer is the API server's URL in the documents, which is replaced by the cluster's own.
 const documentedServer = "https://api.example.com:6443"
 
-// playground is a cluster of its own, and a copy of the project in which commands are run. What no test machine has is played:
-// machines are directories, and a Deployment is a process of bin/manager with its arguments.
+// playground is a cluster of its own, and a copy of the project in which commands are run. It simulates what a test machine
+// lacks: machines are directories, and a Deployment is a process of bin/manager with its arguments.
 type playground struct {
 	*localcluster.Cluster
 	clients *kubernetes.Clientset
 	dir     string // of the copy
-	nodes   string // a directory for each machine
+	nodes   string // with a directory for each machine
 	env     []string
-	// servesMetrics is for the one document that reads them.
+	// servesMetrics is for the only document that reads metrics.
 	servesMetrics bool
 	// operatorIsDead keeps the manager from running, whatever is deployed.
 	operatorIsDead bool
 
 	manager  *operator.Manager
-	deployed string // the arguments it runs with
+	deployed string // the arguments with which it runs
 	kubelets map[string]*machine
 }
 
 type machine struct {
 	kubelet    *localcluster.Kubelet
-	kubeconfig string // that it was started with
+	kubeconfig string // with which it was started
 }
 
 func newPlayground(t *testing.T) *playground {
@@ -87,7 +87,7 @@ func newPlayground(t *testing.T) *playground {
 	return p
 }
 
-// copyProject copies what is not built.
+// copyProject copies everything except build output.
 func copyProject(root, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
@@ -116,7 +116,7 @@ func copyProject(root, dir string) error {
 	return nil
 }
 
-// run runs commands in the copy, while Deployments and machines are played.
+// run runs commands in the copy, while Deployments and machines are simulated.
 func (p *playground) run(t *testing.T, commands string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -155,7 +155,7 @@ func (p *playground) play(ctx context.Context) error {
 	return errors.Join(p.playDeployment(ctx), p.playMachines(ctx))
 }
 
-// playDeployment runs bin/manager with the arguments of the Deployment, while there is one.
+// playDeployment runs bin/manager with the arguments of the Deployment, while it exists.
 func (p *playground) playDeployment(ctx context.Context) error {
 	arguments, err := p.managerArguments(ctx)
 	if err != nil {
@@ -176,7 +176,7 @@ func (p *playground) playDeployment(ctx context.Context) error {
 	manager, err := operator.Start(ctx, p.Cluster, strings.Fields(arguments)...)
 	if err != nil {
 		if now, err := p.managerArguments(ctx); err == nil && now == "" {
-			return nil // it was being deleted, and its rights were faster
+			return nil // it was being deleted, and its RBAC was deleted first
 		}
 		return fmt.Errorf("starting the manager with %s: %w", arguments, err)
 	}
@@ -184,8 +184,8 @@ func (p *playground) playDeployment(ctx context.Context) error {
 	return nil
 }
 
-// managerArguments are those of the Deployment, none if there is none, or not for long. Only one manager on this machine can have
-// the port for metrics.
+// managerArguments are those of the Deployment, none if it does not exist or is being deleted. Only one manager on this machine
+// can have the port for metrics.
 func (p *playground) managerArguments(ctx context.Context) (string, error) {
 	if p.operatorIsDead {
 		return "", nil
@@ -205,7 +205,7 @@ func (p *playground) managerArguments(ctx context.Context) (string, error) {
 	return strings.Join(append(slices.Clone(deployment.Spec.Template.Spec.Containers[0].Args), "--metrics-bind-address="+address), " "), nil
 }
 
-// playMachines starts a kubelet with each bootstrap kubeconfig that was brought to a machine.
+// playMachines starts a kubelet with each bootstrap kubeconfig that was copied to a machine.
 func (p *playground) playMachines(ctx context.Context) error {
 	for _, path := range []string{"var/lib/kubelet/bootstrap-kubeconfig", "etc/kubernetes/bootstrap-kubelet.conf"} {
 		found, err := filepath.Glob(filepath.Join(p.nodes, "*", filepath.FromSlash(path)))

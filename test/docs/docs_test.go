@@ -17,7 +17,7 @@ import (
 
 var getOptions = metav1.GetOptions{}
 
-// installed is the operator, and what the documents take for granted of a cluster made by hand.
+// installed is the operator, and what the documents assume about a cluster that was built by hand.
 const installed = `
 kubectl apply -k config/overlays/hardened
 until kubectl wait --for=condition=Established crd --all --timeout=1m; do sleep 0.1; done # one without a status is an error
@@ -25,21 +25,22 @@ kubectl patch deployment -n nodebootstrap-system nodebootstrap-manager --type=js
   '[{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"--cluster-server=https://api.example.com:6443"}]'
 `
 
-// awaited are the nodes that the documents speak of.
+// awaited are the nodes that the documents mention.
 const awaited = `
 cp config/samples/nodebootstrap.yaml worker-1.yaml
 kubectl apply -f worker-1.yaml
 kubectl wait --for=condition=Ready nodebootstrap/worker-1 --timeout=1m
 `
 
-// joined has the machine worker-1 join.
+// joined lets the machine worker-1 join.
 const joined = awaited + `
 ssh root@worker-1 true
 kubectl nodebootstrap kubeconfig worker-1 | ssh root@worker-1 'umask 077; cat > /var/lib/kubelet/bootstrap-kubeconfig'
 kubectl wait --for=condition=Joined nodebootstrap/worker-1 --timeout=1m
 `
 
-// before is what has happened when a document begins. Each begins on a new cluster, those that are not here without the operator.
+// before are the commands that run before a document. Each document has a new cluster, those that are not listed here one without
+// the operator.
 var before = map[string]string{
 	"docs/metrics.md":    installed,
 	"docs/operations.md": "make build-installer\n" + installed + joined,
@@ -145,7 +146,7 @@ func TestBlocksAreMarked(t *testing.T) {
 			case b.Language == "sh" && (b.run() || b.Who == onTheNode || isNotRun && len(strings.TrimSpace(reason)) > 5):
 			case b.Language == "yaml" && (b.Who == "" || b.Who == onTheNode || b.Who == fragment):
 			case b.Language == "promql" || b.Language == "ini" || b.Language == "mermaid":
-			case b.Language == "" && b.Who == "": // what is printed
+			case b.Language == "" && b.Who == "": // output
 				if strings.HasPrefix(b.Text, "kubectl ") {
 					t.Errorf("%s, line %d: commands are in a block sh", name, b.Line)
 				}

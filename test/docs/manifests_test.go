@@ -26,7 +26,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/rendered"
 )
 
-// crds are CustomResourceDefinitions of others that our manifests are for: files of Go modules, which are pinned by their sums.
+// crds are CustomResourceDefinitions of other projects that our manifests use: files of Go modules, which are pinned by their
+// checksums.
 var crds = []struct {
 	module, sum string
 	files       []string
@@ -39,10 +40,10 @@ var crds = []struct {
 		[]string{"example/prometheus-operator-crd/monitoring.coreos.com_servicemonitors.yaml", "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml"}},
 }
 
-// notInTheCluster are kinds that no API server serves, or for whose definition a test would load fifty megabytes.
+// notInTheCluster are kinds that no API server serves, or for whose definition a test would download fifty megabytes.
 var notInTheCluster = []string{"audit.k8s.io", "kubelet.config.k8s.io", "kustomize.config.k8s.io", "argoproj.io"}
 
-// Every manifest in the documents, in examples/ and in config/ is what the API server takes, to the last field.
+// The API server accepts every manifest in the documents, in examples/ and in config/, with strict field validation.
 func TestManifestsAreTaken(t *testing.T) {
 	t.Parallel()
 	p := newPlayground(t)
@@ -89,7 +90,7 @@ func TestManifestsAreTaken(t *testing.T) {
 	}
 }
 
-// manifests are those of the documents and of examples, by where they are.
+// manifests are those of the documents and of examples, by their place.
 func manifests(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
@@ -145,7 +146,7 @@ func decode(t *testing.T, where, content string) []*unstructured.Unstructured {
 	}
 }
 
-// download returns the directory of a module, if it is the one that was looked at.
+// download returns the directory of a module, if its checksum is the pinned one.
 func download(t *testing.T, module, sum string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", module)

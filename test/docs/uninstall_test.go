@@ -17,8 +17,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// An uninstall as it is documented leaves what was there before the installation, and the node that has joined: whether the
-// operator sees it or is dead already.
+// An uninstall as documented leaves everything that existed before the installation, and the node that has joined, whether
+// the operator runs or is already dead.
 func TestUninstallLeavesNothing(t *testing.T) {
 	installs := map[string]string{
 		"kubectl": commandsUnder(t, "docs/install.md", "One file"),
@@ -74,10 +74,10 @@ kubectl get clusterrolebindings nodebootstrap-create-csrs nodebootstrap-approve-
 	}
 }
 
-// lives are kinds that nodes and the control plane make objects of by themselves, and events, which expire.
+// lives are kinds of which nodes and the control plane create objects by themselves, and events, which expire.
 var lives = []string{"events", "nodes", "csinodes", "leases", "certificatesigningrequests", "ipaddresses"}
 
-// objects are all there are in the cluster, except for some kinds.
+// objects are all objects in the cluster, except for some kinds.
 func (p *playground) objects(t *testing.T) map[string]bool {
 	t.Helper()
 	client, err := metadata.NewForConfig(p.AdminConfig())
@@ -86,7 +86,7 @@ func (p *playground) objects(t *testing.T) map[string]bool {
 	}
 	lists, err := p.clients.Discovery().ServerPreferredResources()
 	var groups *discovery.ErrGroupDiscoveryFailed
-	if err != nil && !errors.As(err, &groups) { // a group may be going
+	if err != nil && !errors.As(err, &groups) { // a group may be about to be deleted
 		t.Fatal(err)
 	}
 	found := map[string]bool{}
@@ -101,7 +101,7 @@ func (p *playground) objects(t *testing.T) map[string]bool {
 			}
 			objects, err := client.Resource(gv.WithResource(r.Name)).List(t.Context(), metav1.ListOptions{})
 			if err != nil {
-				continue // a kind that has just gone
+				continue // a kind that was just deleted
 			}
 			for _, o := range objects.Items {
 				found[r.Name+" "+o.Namespace+"/"+o.Name] = true

@@ -27,8 +27,8 @@ func read(t *testing.T, name string) string {
 
 var constant = regexp.MustCompile(`(?m)^\s*(Condition|Reason)\w+\s+= "(\w+)"$`)
 
-// docs/troubleshooting.md explains each condition, each of its reasons, and each reason of a verdict. docs/verdicts.md lists all reasons
-// of verdicts.
+// docs/troubleshooting.md explains each condition, each of its reasons, and each reason of a verdict. docs/verdicts.md lists all
+// reasons of verdicts.
 func TestEachReasonIsExplained(t *testing.T) {
 	troubleshooting, reference := read(t, "docs/troubleshooting.md"), read(t, "docs/verdicts.md")
 	found := constant.FindAllStringSubmatch(read(t, "api/v1alpha1/conditions.go"), -1)
@@ -73,7 +73,7 @@ func TestEachAlertIsListed(t *testing.T) {
 
 var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 
-// Links within the project lead somewhere, down to the heading.
+// Links within the project have a target, including the heading.
 func TestLinks(t *testing.T) {
 	documents, err := Documents()
 	if err != nil {
@@ -113,7 +113,7 @@ var (
 	pinned = regexp.MustCompile(`^[\w.-]+/[\w./-]+@[0-9a-f]{40} # v[0-9.]+$`)
 )
 
-// An action is what was looked at, whatever its tag becomes.
+// An action is pinned by its commit, so that a moved tag changes nothing.
 func TestActionsArePinned(t *testing.T) {
 	for _, name := range []string{".github/workflows/ci.yaml", ".github/workflows/release.yaml"} {
 		found := use.FindAllStringSubmatch(read(t, name), -1)

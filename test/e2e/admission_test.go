@@ -73,8 +73,8 @@ func installPolicy(t *testing.T, node, expression string, changed func(*corev1.S
 	return &binding
 }
 
-// A policy makes the kubeconfig Secret immutable. The Secret is right, so it is left alone: no write after the credential is
-// published, also by a new process, and a stock kubelet joins.
+// A policy makes the kubeconfig Secret immutable. The Secret has the right content, so the operator leaves it alone: it
+// writes nothing after the credential is published, not even after a restart, and a stock kubelet joins.
 func TestPolicyMakesSecretsImmutable(t *testing.T) {
 	const name, immutable = "immutable", `{patchType: ApplyConfiguration, applyConfiguration: {expression: "Object{immutable: true}"}}`
 	isImmutable := func(s *corev1.Secret) bool { return ptr.Deref(s.Immutable, false) }
@@ -98,8 +98,8 @@ func TestPolicyMakesSecretsImmutable(t *testing.T) {
 	waitJoined(t, name)
 }
 
-// A policy takes away the CA of each kubeconfig Secret, so that it would be of no use. No credential is published, the condition names the
-// Secret and the field, and with the policy gone the credential is published by itself, as docs/troubleshooting.md says.
+// A policy removes the CA of each kubeconfig Secret, which makes it useless. No credential is published, the condition names the
+// Secret and the field, and once the policy is deleted the credential is published without help, as docs/troubleshooting.md says.
 func TestPolicyChangesKubeconfigs(t *testing.T) {
 	t.Parallel()
 	const name = "no-ca"

@@ -30,16 +30,16 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// attack is a case that the API server let in.
+// attack is a case that the API server admitted.
 type attack struct {
 	adversarial.Case
 	node    string
 	request *certificatesv1.CertificateSigningRequest
-	// refusal is why the API server did not let it in.
+	// refusal is why the API server did not admit it.
 	refusal error
 }
 
-// submit makes a case's request of a good one, sends it as a user, and reports whether the API server let it in.
+// submit turns a good CSR into that of a case, sends it as a user, and reports whether the API server admitted it.
 func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.CertificateSigningRequestSpec, key crypto.Signer) bool {
 	t.Helper()
 	cfg.QPS = -1
@@ -61,7 +61,7 @@ func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.Certi
 	return err == nil
 }
 
-// ownerNode creates the Node that owns some requests, for all tests.
+// ownerNode creates the Node that owns some CSRs, for all tests.
 var ownerNode = sync.OnceValue(func() error {
 	return cluster.Client.Create(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: adversarial.OwnerNode}})
 })
@@ -73,8 +73,8 @@ func createOwnerNode(t *testing.T) {
 	}
 }
 
-// giveOwners gives the owners of a request the uids of objects that are there. The garbage collector deletes at once what only has
-// owners that are not. A ConfigMap cannot own it, so the garbage collector leaves it alone.
+// giveOwners gives the owners of a CSR the UIDs of existing objects, because the garbage collector deletes at once an object
+// whose owners do not exist. A ConfigMap cannot own a CSR, so the garbage collector ignores it.
 func giveOwners(t *testing.T, r *certificatesv1.CertificateSigningRequest) {
 	t.Helper()
 	for i := range r.OwnerReferences {
@@ -92,7 +92,7 @@ func giveOwners(t *testing.T, r *certificatesv1.CertificateSigningRequest) {
 	}
 }
 
-// outcome is nil when a request has come to the end that its case demands.
+// outcome is nil if a CSR has come to the end that its case requires.
 func outcome(t *testing.T, a attack) error {
 	t.Helper()
 	var nb v1alpha1.NodeBootstrap
@@ -119,7 +119,7 @@ func outcome(t *testing.T, a attack) error {
 	return fmt.Errorf("the conditions are %+v, want Denied with %s", a.request.Status.Conditions, a.Reason)
 }
 
-// withoutCertificate fails the test for each request that has got one. All of them have had the time that the last one took.
+// withoutCertificate fails the test for each CSR with a certificate. All of them have had as much time as the last one took.
 func withoutCertificate(t *testing.T, attacks []attack) {
 	t.Helper()
 	for _, a := range attacks {
@@ -133,8 +133,8 @@ func withoutCertificate(t *testing.T, attacks []attack) {
 	}
 }
 
-// No request of the table that the API server lets in ends in a certificate, with the operator and kube-controller-manager
-// at work, and each is denied for the reason that it should be.
+// No CSR of the table that the API server admits gets a certificate while the operator and kube-controller-manager run,
+// and each is denied for the expected reason.
 func TestAdversarialClientRequests(t *testing.T) {
 	t.Parallel()
 	const prefix = "client-"
@@ -179,8 +179,8 @@ func TestAdversarialClientRequests(t *testing.T) {
 	withoutCertificate(t, attacks)
 }
 
-// What admission may add to a request stops no node, and neither does the name of a request. It is not parallel, since these nodes ask for
-// addresses that one of TestAdversarialServingRequests declares as its own.
+// Neither metadata that admission may add to a CSR nor the name of a CSR stops a node. The test is not parallel, because these
+// nodes request addresses that one of TestAdversarialServingRequests declares as its own.
 func TestHarmlessMetadata(t *testing.T) {
 	for _, prefix := range []string{"", "serving-"} {
 		for _, c := range adversarial.Harmless() {
@@ -217,7 +217,7 @@ func TestHarmlessMetadata(t *testing.T) {
 	}
 }
 
-// submitClient sends a case's request with the token of its node.
+// submitClient sends a case's CSR with the token of its node.
 func submitClient(t *testing.T, a *attack, key crypto.Signer) bool {
 	t.Helper()
 	nb, kubeconfig := cluster.WaitAwaited(t, a.node)
@@ -228,7 +228,8 @@ func submitClient(t *testing.T, a *attack, key crypto.Signer) bool {
 	return submit(t, cfg, a, adversarial.GoodClient(a.node, nb.Status.Token.ID, key), key)
 }
 
-// The adversarial requests for serving certificates. What may yet be approved waits: each such request alone, so that the condition is its own.
+// The adversarial CSRs for serving certificates. A CSR that could still be approved waits; each of these is sent without others,
+// so that the condition is about it.
 func TestAdversarialServingRequests(t *testing.T) {
 	t.Parallel()
 	const waiting = "adversary"
@@ -284,7 +285,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 		env.Eventually(t, a.Name, func() error { return outcome(t, a) })
 	}
 	withoutCertificate(t, denials)
-	// The same node with the good request is approved: it was not for another reason that the others waited.
+	// The good CSR of the same node is approved, so the others did not wait for another reason.
 	good := attack{Case: adversarial.Case{Name: "good"}, node: waiting}
 	if !submitServing(t, &good, key) {
 		t.Fatal("the API server does not let in the good request")
@@ -298,7 +299,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	})
 }
 
-// submitServing sends a case's request with a certificate of its node.
+// submitServing sends a case's CSR with a certificate of its node.
 func submitServing(t *testing.T, a *attack, key crypto.Signer) bool {
 	t.Helper()
 	cfg, err := cluster.ConfigFor("system:node:"+a.node, "system:nodes")
@@ -309,7 +310,7 @@ func submitServing(t *testing.T, a *attack, key crypto.Signer) bool {
 	return submit(t, cfg, a, spec, key)
 }
 
-// waits waits until the condition tells why a request is not approved, sees that it is undecided, and takes it away.
+// waits waits until the condition reports why a CSR is not approved, checks that it is undecided, and deletes it.
 func waits(t *testing.T, a attack) {
 	t.Helper()
 	condition := func(want func(*metav1.Condition) bool) {

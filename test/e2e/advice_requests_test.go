@@ -30,8 +30,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A kubelet with a valid certificate at --kubeconfig sends no request, whatever its bootstrap kubeconfig is. Without that file and
-// --cert-dir it does.
+// A kubelet with a valid certificate at --kubeconfig sends no CSR, whatever its bootstrap kubeconfig is. Without that file and
+// --cert-dir it sends one.
 func TestValidCertificateOfAnEarlierLife(t *testing.T) {
 	t.Parallel()
 	const name = "earlier-life"
@@ -70,8 +70,8 @@ func TestValidCertificateOfAnEarlierLife(t *testing.T) {
 	})
 }
 
-// After a denial the kubeconfig is still good: a kubelet that is restarted sends another request. One that does not rotate its
-// certificates would send the same again, so that the denied one has to be deleted first.
+// After a denial the kubeconfig is still valid: a kubelet that is restarted sends another CSR. A kubelet that does not rotate
+// its certificates would send the same one again, so the denied CSR must be deleted first.
 func TestRestartAfterADenial(t *testing.T) {
 	t.Parallel()
 	for name, rotates := range map[string]bool{"denied-rotating": true, "denied-not-rotating": false} {
@@ -117,7 +117,7 @@ func TestRestartAfterADenial(t *testing.T) {
 	}
 }
 
-// findsItsDeniedRequest starts a kubelet that ends, since its request is denied already.
+// findsItsDeniedRequest starts a kubelet that exits, because its CSR is already denied.
 func findsItsDeniedRequest(t *testing.T, config localcluster.KubeletConfig, denied *certificatesv1.CertificateSigningRequest) {
 	t.Helper()
 	kubelet := startKubeletWith(t, config)
@@ -136,7 +136,7 @@ func findsItsDeniedRequest(t *testing.T, config localcluster.KubeletConfig, deni
 	}
 }
 
-// pendingRequest waits for a request that was sent with a token and has no verdict.
+// pendingRequest waits for a CSR that was sent with a token and has no verdict.
 func pendingRequest(t *testing.T, tokenID string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	var found *certificatesv1.CertificateSigningRequest
@@ -165,7 +165,7 @@ func kubectl(t *testing.T, args ...string) (string, error) {
 	return kubectlAs(t, content, args...)
 }
 
-// A kubelet whose request for a serving certificate was denied asks again by itself.
+// A kubelet whose CSR for a serving certificate was denied sends another one by itself.
 func TestServingRequestDeniedByAPerson(t *testing.T) {
 	t.Parallel()
 	const name = "serving-denied"
@@ -188,8 +188,8 @@ func TestServingRequestDeniedByAPerson(t *testing.T) {
 	}
 }
 
-// Somebody edits a token's Secret while the operator is stopped, and a request is sent with the groups of then. It is denied, the Secret
-// is restored, and the next request of a kubelet is approved.
+// A token's Secret is edited while the operator is stopped, and a CSR is sent with the groups of that time. The CSR is denied,
+// the Secret is restored, and the next CSR of a kubelet is approved.
 func TestTokenWithOtherGroupsIsRestored(t *testing.T) {
 	const name = "other-groups"
 	if policies {
@@ -230,8 +230,8 @@ func TestTokenWithOtherGroupsIsRestored(t *testing.T) {
 	})
 }
 
-// waitInGroup waits until the API server takes whoever has a kubeconfig for a member of a group, or not: an authentication is cached for
-// ten seconds.
+// waitInGroup waits until the API server places the user of a kubeconfig in a group, or no longer does: it caches authentications
+// for ten seconds.
 func waitInGroup(t *testing.T, kubeconfig []byte, group string, want bool) {
 	t.Helper()
 	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
@@ -251,8 +251,8 @@ func waitInGroup(t *testing.T, kubeconfig []byte, group string, want bool) {
 	})
 }
 
-// While the operator is stopped somebody uses the token for another node's name, and someone else denies that request. That nobody
-// got a certificate is no reason to keep the token: whoever sent the request has it.
+// While the operator is stopped, a CSR for another node's name is sent with the token, and another client denies it. The token is
+// revoked although no certificate was issued, because the sender of the CSR still has it.
 func TestDenialOfEvidenceWhileTheOperatorIsStopped(t *testing.T) {
 	const name = "denied-evidence"
 	cluster.Create(t, cluster.NodeBootstrap(name))
@@ -277,7 +277,7 @@ func TestDenialOfEvidenceWhileTheOperatorIsStopped(t *testing.T) {
 		t.Error(err)
 	}
 
-	// The command that the denial suggests works as it is.
+	// The command that the denial suggests works without changes.
 	command := regexp.MustCompile(`kubectl annotate nodebootstrap \S+ --overwrite \S+="\$\(date [^)]*\)"`).FindString(alarm.Message)
 	if out, err := shell(t, command); command == "" || err != nil {
 		t.Fatalf("%q, of the message %q: %v: %s", command, alarm.Message, err, out)

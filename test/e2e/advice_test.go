@@ -34,7 +34,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// What docs/troubleshooting.md quotes is in the log of a stock kubelet, and what it advises works.
+// The quotations of docs/troubleshooting.md are in the log of a stock kubelet, and its advice works.
 
 // quoted fails unless docs/troubleshooting.md quotes a text.
 func quoted(t *testing.T, text string) {
@@ -72,8 +72,7 @@ func withServer(t *testing.T, kubeconfig []byte, server string, ca []byte) []byt
 	return out
 }
 
-// A kubelet that was given a kubeconfig with a server of another name, with no server behind it, or with another CA says so, and joins
-// with the right one.
+// A kubelet whose kubeconfig names a server with another name, no server, or another CA logs it, and joins with the right one.
 func TestKubeconfigsThatAreWrong(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -127,8 +126,8 @@ func TestKubeconfigsThatAreWrong(t *testing.T) {
 	}
 }
 
-// A certificate that is not valid yet, or not any more, by the node's clock is refused. The log has the node's time and that of the
-// certificate. When the clock is right, as when the certificate is, the kubelet goes on without a restart.
+// A certificate that is not valid yet, or not any more, by the node's clock is refused. The log has the node's time and that of
+// the certificate. Once the clock, or the certificate, is right, the kubelet continues without a restart.
 func TestClockOfTheNode(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -173,7 +172,7 @@ func logMatches(t *testing.T, kubelet *localcluster.Kubelet, pattern string) {
 	})
 }
 
-// forwardFrom forwards connections to the API server from another address, and returns that.
+// forwardFrom forwards connections to the API server from another address, and returns that address.
 func forwardFrom(t *testing.T, address string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
@@ -202,7 +201,7 @@ func forwardFrom(t *testing.T, address string) string {
 	return listener.Addr().String()
 }
 
-// serveAPI serves the API with a certificate that may change, and returns the URL.
+// serveAPI serves the API with a certificate that can change, and returns the URL.
 func serveAPI(t *testing.T, certificate *atomic.Pointer[tls.Certificate]) string {
 	t.Helper()
 	target, err := url.Parse(cluster.Server())
@@ -253,7 +252,7 @@ func authority(t *testing.T) *testCA {
 	return &testCA{certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
-// issue is a serving certificate for a name and IPs that is valid from one time to another, from now.
+// issue is a serving certificate for a name and IPs, valid between two times relative to now.
 func (ca *testCA) issue(t *testing.T, from, to time.Duration, ips ...net.IP) *tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{"api.example.com"}, IPAddresses: ips,

@@ -15,9 +15,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// Where a textbook binding has kube-controller-manager approve any name for any token, the operator cannot prevent that a
-// thief gets another node's certificate. It says so before, raises the alarm after, revokes the token, and its record does
-// not say that the request was denied. With the policies installed nobody but the operator approves, and the thief gets nothing.
+// If a textbook binding lets kube-controller-manager approve any name for any token, the operator cannot prevent that a thief
+// gets another node's certificate. It warns before, raises the alarm after, revokes the token, and does not record that the CSR
+// was denied. With the policies installed only the operator approves, and the thief gets nothing.
 func TestBypassedApprovalIsRecorded(t *testing.T) {
 	const name, thief = "bypassed", "other-name"
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{

@@ -21,8 +21,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// Two machines with one disk image, of which the kubelets do not rotate their certificates, ask with one key. The second one is denied,
-// and the denial names both nodes. The advice in it works: without the files in pki, the kubelet makes a key of its own and joins.
+// Two machines with one disk image, whose kubelets do not rotate their certificates, send CSRs with one key. The second CSR is
+// denied, and the denial names both nodes. The advice in it works: without the files in pki, the kubelet creates a key of its own
+// and joins.
 func TestClonedMachine(t *testing.T) {
 	t.Parallel()
 	const name, clone = "cloned", "clone"
@@ -64,8 +65,8 @@ func TestClonedMachine(t *testing.T) {
 	waitJoined(t, clone)
 }
 
-// A node that was given another name asks with the key that it has. With the old NodeBootstrap and the denied request out of the way it
-// gets its certificate: a kubelet names its request by key and subject, and would find the denied one again.
+// A renamed node sends a CSR with its existing key. Once the old NodeBootstrap and the denied CSR are deleted it gets its
+// certificate: a kubelet names its CSR by key and subject, and would find the denied one again.
 func TestRenamedNode(t *testing.T) {
 	t.Parallel()
 	const name, renamed = "old-name", "new-name"
@@ -95,7 +96,7 @@ func TestRenamedNode(t *testing.T) {
 	waitJoined(t, renamed)
 }
 
-// deniedAsKeyOf is nil when a request of a token is denied since another node has its key, and the denial names both.
+// deniedAsKeyOf is nil if a CSR of a token is denied because another node has its key, and the denial names both.
 func deniedAsKeyOf(t *testing.T, tokenID, other, node string) error {
 	t.Helper()
 	for _, r := range sentWith(t, tokenID) {

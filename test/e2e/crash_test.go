@@ -20,7 +20,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// The manager is killed at each step of a node's way, and the end is the same.
+// The manager is killed at each step of a join, and the end state is the same.
 func TestManagerKilledAtEachStep(t *testing.T) {
 	for step, happened := range map[string]func(watch.Event) bool{
 		"resource-applied":     func(e watch.Event) bool { _, ok := e.Object.(*v1alpha1.NodeBootstrap); return ok },
@@ -65,7 +65,7 @@ func isRequest(is func(*certificatesv1.CertificateSigningRequest) bool) func(wat
 	}
 }
 
-// crashWhen kills the manager the first time that something happens to what is for a node, and starts it again.
+// crashWhen kills the manager at the first matching change of an object for a node, and restarts it.
 func crashWhen(t *testing.T, node string, happened func(watch.Event) bool) <-chan error {
 	t.Helper()
 	events := make(chan watch.Event)

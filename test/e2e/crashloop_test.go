@@ -20,12 +20,12 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// noRuntime is the configuration of a kubelet whose container runtime is not up: it exits with an error soon after its start.
+// noRuntime is the configuration of a kubelet without a container runtime: it exits with an error soon after its start.
 var noRuntime = map[string]any{"containerRuntimeEndpoint": "unix:///run/there-is-no-runtime.sock"}
 
-// crashes starts a stock kubelet whose container runtime is down, as often as it takes until it has sent one request more than there are,
-// and until that is decided on. It keeps its key in memory until it has its certificate. The tests that call this are not parallel: the busier
-// the machine, the more often the kubelet exits before it has sent anything.
+// crashes starts a stock kubelet whose container runtime is down, as often as it takes until it has sent one more CSR and that is
+// decided. It keeps its key in memory until it has its certificate. The tests that call this are not parallel: the busier the
+// machine, the more often the kubelet exits before it has sent a CSR.
 func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	before := map[string]bool{}
@@ -69,8 +69,8 @@ func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificate
 	return sent
 }
 
-// The most common mistake of an installation: the container runtime is not up, and the kubelet exits after it has asked for its
-// certificate. Its next start has another key. There is no alarm; what the condition says lets the machine join.
+// The most common mistake of an installation: the container runtime is down, and the kubelet exits after it has sent its CSR.
+// Its next start has another key. There is no alarm; with the advice in the condition the machine joins.
 func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 	const name = "crash-looping"
 	nb := cluster.NodeBootstrap(name)
@@ -117,7 +117,7 @@ func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 	}
 }
 
-// With a replacement key the next start joins with the kubeconfig that the machine has, without anybody's help.
+// With a replacement key the next start joins with the kubeconfig that the machine has, without help.
 func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
 	const name = "crashed-once"
 	nb := cluster.NodeBootstrap(name)
@@ -139,8 +139,8 @@ func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
 	}
 }
 
-// A thief asks first and is approved, and the machine is denied. When the thief joins, two machines are known to have the kubeconfig: that
-// raises the alarm, although the same denial alone does not.
+// A thief's CSR comes first and is approved, and the machine's is denied. When the thief joins, two machines are known to have
+// the kubeconfig: that raises the alarm, although the denial itself does not.
 func TestThiefWhoAskedFirstJoins(t *testing.T) {
 	const name = "second-in-line"
 	cluster.Create(t, cluster.NodeBootstrap(name))

@@ -14,7 +14,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// Deleting the NodeBootstrap before the node has joined leaves nothing, and deleting the last one takes the bindings along.
+// Deleting the NodeBootstrap before the node has joined leaves nothing, and deleting the last one also deletes the bindings.
 func TestDeletedBeforeJoining(t *testing.T) {
 	const name = "never-joins"
 	nb := cluster.NodeBootstrap(name)
@@ -43,7 +43,7 @@ func waitNoBindings(t *testing.T) {
 	})
 }
 
-// What was deleted while no manager ran is cleaned up by the next one, a request that waits included.
+// The next manager cleans up after NodeBootstraps that were deleted while no manager ran, including a pending CSR.
 func TestDeletedWhileTheManagerIsDown(t *testing.T) {
 	const name = "deleted-meanwhile"
 	nb := cluster.NodeBootstrap(name)

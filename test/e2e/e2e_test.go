@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package e2e has the manager binary, as its own ServiceAccount, and stock kubelets do the operator's whole job on a real
-// control plane.
+// Package e2e tests the operator's whole job on a real control plane, with the manager binary as its own ServiceAccount,
+// and stock kubelets.
 package e2e
 
 import (
@@ -21,18 +21,19 @@ var (
 	cluster *env.Env
 	audit   *env.Audit
 
-	// policies says that all policies that ship are installed, and not only CRD and RBAC.
+	// policies is true if all policies that ship are installed, and not only CRD and RBAC.
 	policies bool
 
 	managerMu sync.Mutex
 	manager   *operator.Manager
 )
 
-// policiesVariable names the environment variable that has the tests run under the policies of config/overlays/hardened when it is
-// "hardened". It is set by make e2e POLICIES=hardened.
+// policiesVariable names the environment variable that, set to "hardened", runs the tests under the policies of
+// config/overlays/hardened. make e2e POLICIES=hardened sets it.
 const policiesVariable = "NODEBOOTSTRAP_POLICIES"
 
-// What stops the manager or kube-controller-manager, counts writes, or changes what all nodes share is not parallel, and runs first.
+// Tests that stop the manager or kube-controller-manager, count writes, or change state that all nodes share are not parallel,
+// and run first.
 func TestMain(m *testing.M) { env.Main(m, setup) }
 
 func setup(ctx context.Context) (func() error, error) {
@@ -60,7 +61,7 @@ func setup(ctx context.Context) (func() error, error) {
 	return teardown, nil
 }
 
-// installPolicies installs the policies if they are wanted, with no more allowed by their parameters than the tests ask for.
+// installPolicies installs the policies if they are wanted. Their parameters allow no more than the tests need.
 func installPolicies(ctx context.Context) error {
 	if !policies {
 		return nil
@@ -74,12 +75,12 @@ func installPolicies(ctx context.Context) error {
 	})
 }
 
-// install installs again what a test has deleted.
+// install reinstalls what a test has deleted.
 func install(ctx context.Context) error {
 	return errors.Join(operator.Install(ctx, cluster.Cluster), installPolicies(ctx))
 }
 
-// allowClusterWide is the only flag that is not at its default: the endpoint comes from the NodeBootstraps.
+// allowClusterWide is the only flag without its default: the endpoint comes from the NodeBootstraps.
 const allowClusterWide = "--allow-cluster-wide-approval"
 
 // startManager starts bin/manager.

@@ -25,9 +25,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// Where an admission policy gives finalizers to whatever is made, no kubelet gets a certificate, and the denial says why. The advice
-// of docs/troubleshooting.md works: with requests exempted, the kubelet joins when it is started again, and what was denied can be
-// deleted once it has no finalizers.
+// If an admission policy adds finalizers to everything that is created, no kubelet gets a certificate, and the denial says why.
+// The advice of docs/troubleshooting.md works: once CSRs are exempted, the kubelet joins when it is restarted, and the denied
+// CSRs can be deleted after their finalizers are removed.
 func TestFinalizersOfAnAdmissionPolicy(t *testing.T) {
 	const name = "finalized"
 	kind := schema.GroupKind{Group: admissionv1.GroupName, Kind: "MutatingAdmissionPolicy"}
@@ -49,7 +49,7 @@ func TestFinalizersOfAnAdmissionPolicy(t *testing.T) {
 			}
 		}
 		if log, err := os.ReadFile(kubelet.LogFile()); err != nil || bytes.Contains(log, []byte("nodebootstrap-guard-tokens")) {
-			return err // where the guard is installed, it refuses the request at once
+			return err // the guard, if it is installed, refuses the CSR at once
 		}
 		return errors.New("no request is denied")
 	})
@@ -74,7 +74,7 @@ func TestFinalizersOfAnAdmissionPolicy(t *testing.T) {
 	}
 }
 
-// addFinalizers installs a policy that gives each request a finalizer, and returns what to delete to exempt requests.
+// addFinalizers installs a policy that gives each CSR a finalizer, and returns the object whose deletion exempts CSRs.
 func addFinalizers(t *testing.T) client.Object {
 	t.Helper()
 	const name = "protect-everything"
@@ -95,7 +95,7 @@ func addFinalizers(t *testing.T) client.Object {
 	return binding
 }
 
-// waitFinalizers waits until the API server gives a request so many finalizers.
+// waitFinalizers waits until the API server gives a CSR so many finalizers.
 func waitFinalizers(t *testing.T, want int) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

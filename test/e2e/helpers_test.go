@@ -38,7 +38,7 @@ func startKubelet(t *testing.T, name string, kubeconfig []byte) *localcluster.Ku
 	return startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig})
 }
 
-// startKubeletWith runs a kubelet of another configuration until the test is over.
+// startKubeletWith runs a kubelet with another configuration until the test is over.
 func startKubeletWith(t *testing.T, config localcluster.KubeletConfig) *localcluster.Kubelet {
 	t.Helper()
 	name := config.NodeName
@@ -61,7 +61,7 @@ func startKubeletWith(t *testing.T, config localcluster.KubeletConfig) *localclu
 	return kubelet
 }
 
-// forget deletes a Node and the requests that it has sent, which another node of the name would be taken to have sent.
+// forget deletes a Node and the CSRs that it has sent, so that they are not taken for those of another node of the name.
 func forget(ctx context.Context, name string) error {
 	errs := []error{cluster.Client.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})}
 	var list certificatesv1.CertificateSigningRequestList
@@ -79,7 +79,7 @@ func forget(ctx context.Context, name string) error {
 
 func nodeUser(name string) string { return "system:node:" + name }
 
-// waitNodeReady waits for a node of a kubelet that heartbeats.
+// waitNodeReady waits for a Node that a kubelet reports as Ready.
 func waitNodeReady(t *testing.T, name string) *corev1.Node {
 	t.Helper()
 	var node corev1.Node
@@ -128,7 +128,7 @@ func kubectlAs(t *testing.T, kubeconfig []byte, args ...string) (string, error) 
 	return string(out), err
 }
 
-// waitUnknown waits until the API server no longer knows who asks with a kubeconfig.
+// waitUnknown waits until the API server no longer authenticates a kubeconfig.
 func waitUnknown(t *testing.T, kubeconfig []byte) {
 	t.Helper()
 	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
@@ -162,7 +162,7 @@ func sentWith(t *testing.T, tokenID string) []certificatesv1.CertificateSigningR
 	})
 }
 
-// sentBy are the requests that a node has sent to a signer with its certificate, the oldest first.
+// sentBy are the CSRs that a node has sent to a signer with its certificate, the oldest first.
 func sentBy(t *testing.T, node, signer string) []certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	var list certificatesv1.CertificateSigningRequestList
@@ -191,7 +191,7 @@ func parseRequest(t *testing.T, r *certificatesv1.CertificateSigningRequest) *x5
 	return parsed
 }
 
-// approvedFor is the reason that a request was approved for; empty when it was not.
+// approvedFor is the reason of a CSR's approval; empty if it was not approved.
 func approvedFor(r *certificatesv1.CertificateSigningRequest) string {
 	for _, c := range r.Status.Conditions {
 		if c.Type == certificatesv1.CertificateApproved {
@@ -201,7 +201,7 @@ func approvedFor(r *certificatesv1.CertificateSigningRequest) string {
 	return ""
 }
 
-// recorded is nil when a status tells of the approval of a request.
+// recorded is nil if a status has the approval of a CSR.
 func recorded(nb *v1alpha1.NodeBootstrap, r *certificatesv1.CertificateSigningRequest, reason string) error {
 	key, err := csr.Fingerprint(r)
 	if err != nil {
@@ -215,7 +215,7 @@ func recorded(nb *v1alpha1.NodeBootstrap, r *certificatesv1.CertificateSigningRe
 	return nil
 }
 
-// isIssued reports whether a certificate is the one that was issued to a request.
+// isIssued reports whether a certificate is the one that was issued to a CSR.
 func isIssued(r *certificatesv1.CertificateSigningRequest, certificate *x509.Certificate) bool {
 	block, _ := pem.Decode(r.Status.Certificate)
 	return block != nil && bytes.Equal(block.Bytes, certificate.Raw)

@@ -25,7 +25,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// The whole story of one node: joined with the published kubeconfig as it is, after which that kubeconfig is worth nothing.
+// A node joins with the published kubeconfig as it is, and after that the kubeconfig is worthless.
 func TestNodeJoinsAndCredentialIsGone(t *testing.T) {
 	t.Parallel()
 	const name = "worker-a"
@@ -49,7 +49,7 @@ func TestNodeJoinsAndCredentialIsGone(t *testing.T) {
 
 	node := waitNodeReady(t, name)
 	thief := startKubelet(t, "thief", kubeconfig)
-	// The API server may accept the token for some ten seconds more, and the thief be in time to ask.
+	// The API server may accept the token for some ten seconds more, long enough for a thief's CSR.
 	waitUnknown(t, kubeconfig)
 	env.Eventually(t, "no request of the thief's", func() error {
 		if requests := sentWith(t, nb.Status.Token.ID); len(requests) != 1 || requests[0].Name != decision.Name {
@@ -84,7 +84,7 @@ func TestTwoNodesJoinAtOnce(t *testing.T) {
 	}
 }
 
-// A node that joined by the means of old, before its NodeBootstrap existed, gets no credential.
+// A node that joined with another bootstrap token, before its NodeBootstrap existed, gets no credential.
 func TestMemberBeforeItsNodeBootstrap(t *testing.T) {
 	t.Parallel()
 	const name, group = "member", "system:bootstrappers:by-hand"
@@ -128,7 +128,7 @@ func TestMemberBeforeItsNodeBootstrap(t *testing.T) {
 	}
 }
 
-// A reinstalled machine joins under its name while the old Node object is still there.
+// A reinstalled machine joins under its name while the old Node still exists.
 func TestReissueForReinstalledMachine(t *testing.T) {
 	t.Parallel()
 	const name = "reinstalled"
@@ -150,7 +150,7 @@ func TestReissueForReinstalledMachine(t *testing.T) {
 		t.Fatal("the reissued kubeconfig is the old one")
 	}
 	startKubelet(t, name, fresh)
-	// The old kubelet might still be the one that renews the Lease: a minute goes by until that proves anything.
+	// The old kubelet might still renew the Lease: only after a minute does a renewal prove that the new one has joined.
 	started := time.Now()
 	env.Eventually(t, "the minute after the approval", func() error {
 		if passed := time.Since(started); passed < 50*time.Second {

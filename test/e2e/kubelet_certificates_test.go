@@ -30,8 +30,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A kubelet makes itself an ECDSA key. One that does not rotate its certificate takes the key that it finds, which may be an
-// RSA key, and then asks for key encipherment as well (pkg/kubelet/certificate/bootstrap).
+// A kubelet creates an ECDSA key. If it does not rotate its certificate it uses the key that it finds, which can be an RSA
+// key, and then also requests key encipherment (pkg/kubelet/certificate/bootstrap).
 func TestKindsOfClientKeys(t *testing.T) {
 	t.Parallel()
 	planted, err := rsa.GenerateKey(rand.Reader, 2048)
@@ -92,14 +92,14 @@ func TestKindsOfClientKeys(t *testing.T) {
 	}
 }
 
-// A kubelet serves with the certificate that the operator has approved; one that asks for more than was declared waits until
-// that is declared too. Nothing that a kubelet asks for is reserved here: the API server advertises 127.0.0.1, and stands in
+// A kubelet serves with the certificate that the operator has approved; one that requests more than was declared waits until
+// that is declared too. No address that a kubelet requests is reserved here: the API server advertises 127.0.0.1, and is in
 // no EndpointSlice.
 func TestServingCertificates(t *testing.T) {
 	t.Parallel()
 	const name, late = "serving", "serving-late"
 	ip, subnet := machineAddress(t)
-	declared := map[string][]string{name: {name, subnet}, late: {late}} // a subnet, since DHCP gives the address
+	declared := map[string][]string{name: {name, subnet}, late: {late}} // a subnet, since DHCP assigns the address
 	for node, addresses := range declared {
 		nb := cluster.NodeBootstrap(node)
 		nb.Spec.ServingCertificate.Addresses = addresses
@@ -146,8 +146,8 @@ func TestServingCertificates(t *testing.T) {
 	}
 }
 
-// machineAddress is the address that kubelets on this machine are told to take for their nodes', and its subnet. It is of the
-// kind that a kubelet accepts (validateNodeIP in pkg/kubelet): not the loopback one.
+// machineAddress is the address that kubelets on this machine use for their nodes, and its subnet. It is one that a kubelet
+// accepts (validateNodeIP in pkg/kubelet): not the loopback address.
 func machineAddress(t *testing.T) (ip, subnet string) {
 	t.Helper()
 	all, err := net.InterfaceAddrs()
@@ -166,7 +166,7 @@ func machineAddress(t *testing.T) (ip, subnet string) {
 	return "", ""
 }
 
-// startServing runs a kubelet that asks for its serving certificate.
+// startServing runs a kubelet that requests its serving certificate.
 func startServing(t *testing.T, name, ip string, kubeconfig []byte) *localcluster.Kubelet {
 	t.Helper()
 	return startKubeletWith(t, localcluster.KubeletConfig{
@@ -189,7 +189,7 @@ func waitServing(t *testing.T, name string, status metav1.ConditionStatus, reaso
 	return nb
 }
 
-// servingRequests are those that a node has sent for serving certificates.
+// servingRequests are the CSRs for serving certificates that a node has sent.
 func servingRequests(t *testing.T, node string) []certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	return sentBy(t, node, certificatesv1.KubeletServingSignerName)
@@ -204,8 +204,8 @@ func soleServingRequest(t *testing.T, node string) *certificatesv1.CertificateSi
 	return &requests[0]
 }
 
-// servedBy connects to a node's kubelet and returns the certificate that it serves with, which must be of the cluster's CA and
-// for the node's name and IP.
+// servedBy connects to a node's kubelet and returns its serving certificate, which must be of the cluster's CA and for the
+// node's name and IP.
 func servedBy(ctx context.Context, name string) (*x509.Certificate, error) {
 	ctx, cancel := context.WithTimeout(ctx, env.Limit)
 	defer cancel()
@@ -230,7 +230,7 @@ func servedBy(ctx context.Context, name string) (*x509.Certificate, error) {
 	return leaf, leaf.VerifyHostname(ip)
 }
 
-// waitServedWith waits until a node's kubelet serves with the certificate that was issued to a request.
+// waitServedWith waits until a node's kubelet serves with the certificate that was issued to a CSR.
 func waitServedWith(t *testing.T, node string, request *certificatesv1.CertificateSigningRequest) {
 	t.Helper()
 	env.Eventually(t, "what the kubelet "+node+" serves with", func() error {

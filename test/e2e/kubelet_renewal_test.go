@@ -26,15 +26,15 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// signingDuration is how long certificates are valid that kubelets shall renew soon. The signer puts their beginning five
-// minutes into the past, and a kubelet renews when 70 to 90 % of the whole are over, counted from there
-// (pkg/controller/certificates/signer, k8s.io/client-go/util/certificate): between 45 s before the issuing and 29 s after it.
-// So each certificate is renewed within 29 s, most of them at once, and a kubelet hardly comes near the 20 requests in an hour
-// that the operator decides on. The time that this takes is left to chance: 5 to 60 s for the test.
+// signingDuration is how long certificates are valid that kubelets should renew soon. The signer sets their start five minutes
+// into the past, and a kubelet renews after 70 to 90 % of the whole, counted from there (pkg/controller/certificates/signer,
+// k8s.io/client-go/util/certificate): between 45 s before the issue and 29 s after it. So each certificate is renewed within
+// 29 s, most of them at once, and a kubelet stays far below the 20 CSRs in an hour on which the operator decides. The test
+// takes a random 5 to 60 s.
 const signingDuration = 65 * time.Second
 
-// A kubelet renews both of its certificates, and needs no token for it. The client certificate is approved by
-// kube-controller-manager, through a binding of the operator's, and the serving certificate by the operator.
+// A kubelet renews both of its certificates, and needs no token for it. kube-controller-manager approves the
+// client certificate, through a binding of the operator's, and the operator the serving certificate.
 func TestKubeletRenewsItsCertificates(t *testing.T) {
 	const name = "renewing"
 	ip, _ := machineAddress(t)
@@ -71,7 +71,7 @@ func TestKubeletRenewsItsCertificates(t *testing.T) {
 		return err
 	})
 	waitRecorded(t, name, served)
-	// That a certificate is in use can be seen from the requests that are sent with it: each bears a mark of it.
+	// Each CSR names the credential with which it was sent, which shows that a certificate is in use.
 	var since time.Time
 	env.Eventually(t, "a request sent with another client certificate than the first one", func() error {
 		for _, r := range append(clientRenewals(t, name), servingRequests(t, name)...) {
@@ -93,14 +93,14 @@ func TestKubeletRenewsItsCertificates(t *testing.T) {
 
 	waitJoined(t, name)
 	for _, r := range clientRenewals(t, name) {
-		if reason := approvedFor(&r); len(r.Status.Certificate) > 0 && reason != "AutoApproved" { // kube-controller-manager's word
+		if reason := approvedFor(&r); len(r.Status.Certificate) > 0 && reason != "AutoApproved" { // the reason that kube-controller-manager sets
 			t.Errorf("the renewal %s is approved for %q", r.Name, reason)
 		}
 	}
 	t.Logf("%d client certificates and %d serving certificates were asked for with a certificate", len(clientRenewals(t, name)), len(servingRequests(t, name)))
 }
 
-// signFor has certificates signed for a duration until the test is over.
+// signFor changes the duration of issued certificates until the test is over.
 func signFor(t *testing.T, duration time.Duration) {
 	t.Helper()
 	restart := func(ctx context.Context, args map[string]string) error {
@@ -119,13 +119,13 @@ func signFor(t *testing.T, duration time.Duration) {
 	}
 }
 
-// clientRenewals are the requests for client certificates that a node has sent with the one that it had.
+// clientRenewals are the CSRs for client certificates that a node has sent with its existing one.
 func clientRenewals(t *testing.T, node string) []certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	return sentBy(t, node, certificatesv1.KubeAPIServerClientKubeletSignerName)
 }
 
-// waitRecorded waits until a status tells of the operator's approval of the request that a serving certificate was issued to.
+// waitRecorded waits until a status has the operator's approval of the CSR to which a serving certificate was issued.
 func waitRecorded(t *testing.T, node string, certificate *x509.Certificate) {
 	t.Helper()
 	requests := servingRequests(t, node)
@@ -140,7 +140,7 @@ func waitRecorded(t *testing.T, node string, certificate *x509.Certificate) {
 	})
 }
 
-// credentialID is where a request tells which client certificate it was sent with, by credential
+// credentialID is the field in which a CSR names the client certificate with which it was sent
 // (staging/src/k8s.io/apiserver/pkg/authentication/request/x509).
 const credentialID = "authentication.kubernetes.io/credential-id"
 
@@ -149,7 +149,7 @@ func credential(certificate *x509.Certificate) string {
 	return "X509SHA256=" + hex.EncodeToString(sum[:])
 }
 
-// certificateOf is what was issued to a request.
+// certificateOf is the certificate that was issued to a CSR.
 func certificateOf(t *testing.T, r *certificatesv1.CertificateSigningRequest) *x509.Certificate {
 	t.Helper()
 	block, _ := pem.Decode(r.Status.Certificate)

@@ -24,7 +24,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// authenticates is nil when a bootstrap kubeconfig is accepted as a token's.
+// authenticates is nil if a bootstrap kubeconfig is accepted as that of a token.
 func authenticates(t *testing.T, kubeconfig []byte, tokenID string) error {
 	t.Helper()
 	who, err := kubectlAs(t, kubeconfig, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
@@ -34,7 +34,7 @@ func authenticates(t *testing.T, kubeconfig []byte, tokenID string) error {
 	return nil
 }
 
-// waitRefused waits until the status says that a write is refused, and by what.
+// waitRefused waits until the status says that a write is refused, and by which component.
 func waitRefused(t *testing.T, name, by string) {
 	t.Helper()
 	nb := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonWriteFailed)
@@ -43,7 +43,7 @@ func waitRefused(t *testing.T, name, by string) {
 	}
 }
 
-// While something refuses what the operator writes, the status says so; when it no longer does, the credential is published.
+// While the operator's writes are refused, the status says so; once they are accepted, the credential is published.
 func TestWritesAreRefusedForAWhile(t *testing.T) {
 	t.Run("by admission", func(t *testing.T) {
 		const name = "refused-admission"
@@ -93,12 +93,12 @@ func TestWritesAreRefusedForAWhile(t *testing.T) {
 	})
 }
 
-// The operator's namespace is deleted with everything in it, and installed again: the same tokens are published once more.
+// The operator's namespace is deleted with its content, and reinstalled: the same tokens are published again.
 func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 	const name = "survives-namespace"
 	cluster.Create(t, cluster.NodeBootstrap(name))
 	before, _ := cluster.WaitAwaited(t, name)
-	if err := killManager(); err != nil { // its Pod would go with the namespace
+	if err := killManager(); err != nil { // its Pod would be deleted with the namespace
 		t.Fatal(err)
 	}
 	cluster.Delete(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operator.Namespace}})
@@ -123,7 +123,8 @@ func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 	}
 }
 
-// The CustomResourceDefinition is deleted under a running manager: nothing is left, and installed again all works as before.
+// The CustomResourceDefinition is deleted under a running manager: nothing is left, and after a reinstallation everything works
+// as before.
 func TestCRDDeletedAndInstalledAgain(t *testing.T) {
 	const name = "survives-crd"
 	if err := cluster.Client.Create(t.Context(), cluster.NodeBootstrap(name)); err != nil {
@@ -154,7 +155,7 @@ func TestCRDDeletedAndInstalledAgain(t *testing.T) {
 	}
 }
 
-// Two managers at work at the same time, as when a leader is lost in the middle of a pass: one credential, and one join.
+// Two managers run at the same time, as when a leader is lost during a reconcile: one credential, and one join.
 func TestTwoManagers(t *testing.T) {
 	second, err := operator.Start(t.Context(), cluster.Cluster, allowClusterWide)
 	if err != nil {

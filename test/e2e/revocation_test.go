@@ -29,7 +29,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// send sends what a kubelet of a node sends, with a key of its own.
+// send sends a kubelet's CSR for a node, with a key of its own.
 func send(t *testing.T, kubeconfig []byte, node string, finalizers ...string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	var request *certificatesv1.CertificateSigningRequest
@@ -41,7 +41,7 @@ func send(t *testing.T, kubeconfig []byte, node string, finalizers ...string) *c
 	return request
 }
 
-// create is send, once.
+// create sends a kubelet's CSR once.
 func create(t *testing.T, kubeconfig []byte, node string, finalizers ...string) (*certificatesv1.CertificateSigningRequest, error) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -69,15 +69,15 @@ func create(t *testing.T, kubeconfig []byte, node string, finalizers ...string) 
 	}, metav1.CreateOptions{})
 }
 
-// A request with a finalizer survived its deletion: somebody could still approve it, and kube-controller-manager signed it, when its
-// NodeBootstrap and its token were long gone.
+// A CSR with a finalizer survived its deletion: another client could still approve it, and kube-controller-manager signed it,
+// long after its NodeBootstrap and its token were deleted.
 func TestTerminatingRequestIsNotSigned(t *testing.T) {
 	const name = "terminating"
 	nb := cluster.NodeBootstrap(name)
 	nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual
 	cluster.Create(t, nb)
 	_, kubeconfig := cluster.WaitAwaited(t, name)
-	if policies { // such a request does not even come in
+	if policies { // such a CSR is not even admitted
 		env.Eventually(t, "the refusal", func() error {
 			if _, err := create(t, kubeconfig, name, "example.com/stay"); !operator.Refuses("nodebootstrap-guard-tokens", err) {
 				return fmt.Errorf("the policy does not refuse it: %v", err) //nolint:errorlint // nil is printed too
@@ -117,8 +117,8 @@ func TestTerminatingRequestIsNotSigned(t *testing.T) {
 	}
 }
 
-// While the operator is stopped a machine asks, and then a thief, or the other way round: the newest gets the certificate. Whoever that
-// is, the owner of the cluster is told of both keys.
+// While the operator is stopped, a machine and a thief send CSRs, in either order: the newest gets the certificate, and the
+// status reports both keys.
 func TestTwoKeysWhileTheOperatorIsStopped(t *testing.T) {
 	const name = "two-keys"
 	cluster.Create(t, cluster.NodeBootstrap(name))

@@ -10,7 +10,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A settled cluster sees no writes from the operator, and the operator never asks for what it may not do.
+// The operator writes nothing in a settled cluster, and never sends a request for which it lacks a permission.
 func TestSettledClusterSeesNoWrites(t *testing.T) {
 	const awaited, joined = "settled-awaited", "settled-joined"
 	cluster.Create(t, cluster.NodeBootstrap(awaited))
@@ -20,10 +20,10 @@ func TestSettledClusterSeesNoWrites(t *testing.T) {
 	waitJoined(t, joined)
 	cluster.WaitAwaited(t, awaited)
 	before := settledWrites(t)
-	if err := crashManager(t.Context()); err != nil { // the new one looks at everything, and finds nothing to do
+	if err := crashManager(t.Context()); err != nil { // the new one reconciles everything, and finds nothing to do
 		t.Fatal(err)
 	}
-	select { // not a wait for something: the time in which nothing may happen, with several heartbeats of the node in it
+	select { // not a wait for something: the time in which nothing may be written, with several heartbeats of the node
 	case <-time.After(25 * time.Second):
 	case <-t.Context().Done():
 	}

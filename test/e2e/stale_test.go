@@ -26,8 +26,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A certificate of another cluster in --cert-dir keeps a kubelet from joining, with "Unauthorized" in its log, although the kubeconfig
-// is good. The advice of docs/troubleshooting.md works: without that file the same kubeconfig joins.
+// A certificate of another cluster in --cert-dir keeps a kubelet from joining, with "Unauthorized" in its log, although the
+// kubeconfig is valid. The advice of docs/troubleshooting.md works: without that file the same kubeconfig joins.
 func TestStaleClientCertificate(t *testing.T) {
 	t.Parallel()
 	const name = "stale-certificate"
@@ -44,7 +44,7 @@ func TestStaleClientCertificate(t *testing.T) {
 	waitJoined(t, name)
 }
 
-// A kubelet with registerNode: false gets its certificate and never registers. The status says so, and with that setting removed the
+// A kubelet with registerNode: false gets its certificate and never registers. The status says so, and without that setting the
 // same machine joins.
 func TestKubeletThatNeverRegisters(t *testing.T) {
 	t.Parallel()
@@ -79,7 +79,7 @@ func logHas(t *testing.T, kubelet *localcluster.Kubelet, text string) {
 	})
 }
 
-// ofAnotherCluster is a certificate for a node that a CA of another cluster has issued, with its key.
+// ofAnotherCluster is a certificate for a node, with its key, from the CA of another cluster.
 func ofAnotherCluster(t *testing.T, node string) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -18,8 +18,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// A kubelet with another node's kubeconfig gets no certificate; its request is denied and the alarm raised. The kubeconfig is
-// worth nothing from then on, and a reissue lets the right machine join.
+// A kubelet with another node's kubeconfig gets no certificate; its CSR is denied and the alarm raised. The kubeconfig is
+// worthless from then on, and a reissue lets the right machine join.
 func TestStolenKubeconfig(t *testing.T) {
 	t.Parallel()
 	const name, thief = "victim", "impostor"

@@ -13,7 +13,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
-// Audit is the API server's own record of what the operator asked of it.
+// Audit is the API server's record of the operator's requests.
 type Audit struct{ dir string }
 
 const operatorUser = "system:serviceaccount:" + operator.Namespace + ":" + operator.ServiceAccount
@@ -34,7 +34,7 @@ rules:
 
 func (a *Audit) file(name string) string { return filepath.Join(a.dir, name) }
 
-// Args are the flags with which the API server keeps the record.
+// Args are the API server's flags for the record.
 func (a *Audit) Args() map[string]string {
 	return map[string]string{"audit-policy-file": a.file("policy.yaml"), "audit-log-path": a.file("audit.log")}
 }
@@ -45,7 +45,7 @@ type Entry struct {
 	ObjectRef struct{ Resource, Subresource, Namespace, Name string }
 	// ResponseStatus has the HTTP status.
 	ResponseStatus struct{ Code int }
-	// Annotations has what the authorizer decided.
+	// Annotations has the authorizer's decision.
 	Annotations map[string]string
 }
 
@@ -54,13 +54,13 @@ func (e Entry) String() string {
 	return fmt.Sprintf("%s %s/%s %s/%s: %d", e.Verb, e.ObjectRef.Resource, e.ObjectRef.Subresource, e.ObjectRef.Namespace, e.ObjectRef.Name, e.ResponseStatus.Code)
 }
 
-// IsWrite reports whether the request stores something, be it refused or not. Leases do not count, nor reviews, which store nothing.
+// IsWrite reports whether the request is a write, stored or refused. Leases do not count, nor reviews, which store nothing.
 func (e Entry) IsWrite() bool {
 	return slices.Contains([]string{"create", "update", "patch", "delete", "deletecollection"}, e.Verb) &&
 		!slices.Contains([]string{"leases", "tokenreviews", "subjectaccessreviews"}, e.ObjectRef.Resource)
 }
 
-// Forbidden reports whether the operator was refused for want of a permission, and not by admission or quota.
+// Forbidden reports whether the operator was refused for lack of a permission, and not by admission or quota.
 func (e Entry) Forbidden() bool { return e.Annotations["authorization.k8s.io/decision"] == "forbid" }
 
 // Entries are all requests so far.
@@ -76,14 +76,14 @@ func (a *Audit) Entries() ([]Entry, error) {
 	for lines.Scan() {
 		var e Entry
 		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			continue // the line that is being written
+			continue // the line is still being written
 		}
 		out = append(out, e)
 	}
 	return out, lines.Err()
 }
 
-// Writes are the requests so far that store something.
+// Writes are the writes so far.
 func (a *Audit) Writes() ([]Entry, error) {
 	entries, err := a.Entries()
 	return slices.DeleteFunc(entries, func(e Entry) bool { return !e.IsWrite() }), err

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package env is what tests with a running control plane share: a cluster for each test binary, with the operator's CRD and
-// RBAC in it, and words to assert the state of objects with.
+// Package env has the helpers that tests with a running control plane share: a cluster for each test binary, with the
+// operator's CRD and RBAC in it, and assertions on the state of objects.
 package env
 
 import (
@@ -27,12 +27,12 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
-// Limit is how long something may take that takes a second or two on an idle machine.
+// Limit is a timeout for steps that take a second or two on an idle machine.
 const Limit = time.Minute
 
 const pollInterval = 25 * time.Millisecond
 
-// Env is a cluster with the operator's CRD and RBAC installed, and nothing running of it.
+// Env is a cluster with the operator's CRD and RBAC installed, in which the operator does not run.
 type Env struct {
 	*localcluster.Cluster
 	// Client is the administrator's. It reads from the API server.
@@ -63,10 +63,10 @@ func (e *Env) install(ctx context.Context) error {
 	return operator.Install(ctx, e.Cluster)
 }
 
-// atOnce is how many parallel tests run at the same time, unless the flag -parallel is given: they wait more than they compute.
+// atOnce is how many parallel tests run at the same time, unless the flag -parallel is set: they mostly wait.
 const atOnce = "8"
 
-// Main runs the tests of a package with a setup before and a teardown after, also when it is interrupted. The setup returns
+// Main runs the tests of a package with a setup before and a teardown after, also if it is interrupted. The setup returns
 // the teardown.
 func Main(m *testing.M, setup func(context.Context) (func() error, error)) {
 	ctrl.SetLogger(logr.Discard())
@@ -95,13 +95,13 @@ func Main(m *testing.M, setup func(context.Context) (func() error, error)) {
 	os.Exit(code)
 }
 
-// Eventually waits until a check returns nil, and fails the test with its last error when that takes too long.
+// Eventually waits until a check returns nil, and fails the test with its last error after Limit.
 func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()
 	Within(t, Limit, what, check)
 }
 
-// Within is Eventually for what takes longer.
+// Within is Eventually with another limit.
 func Within(t testing.TB, limit time.Duration, what string, check func() error) {
 	t.Helper()
 	deadline := time.NewTimer(limit)
@@ -130,7 +130,7 @@ func (e *Env) Create(t testing.TB, o client.Object) {
 	t.Cleanup(func() { e.DeleteAfter(t, o) })
 }
 
-// Delete deletes an object that is there.
+// Delete deletes an existing object.
 func (e *Env) Delete(t testing.TB, o client.Object) {
 	t.Helper()
 	if err := e.Client.Delete(t.Context(), o); err != nil {
@@ -138,10 +138,10 @@ func (e *Env) Delete(t testing.TB, o client.Object) {
 	}
 }
 
-// noFinalizers is a patch that takes finalizers away.
+// noFinalizers is a patch that removes finalizers.
 var noFinalizers = client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))
 
-// DeleteAfter deletes an object, if it is there, in a cleanup. One that was sent with finalizers does not stay because of them.
+// DeleteAfter deletes an object, if it exists, in a cleanup. It removes finalizers with which it was sent.
 func (e *Env) DeleteAfter(t testing.TB, o client.Object) {
 	t.Helper()
 	if len(o.GetFinalizers()) > 0 {
@@ -154,7 +154,7 @@ func (e *Env) DeleteAfter(t testing.TB, o client.Object) {
 	}
 }
 
-// Get reads an object that is there.
+// Get reads an existing object.
 func (e *Env) Get(t testing.TB, namespace, name string, into client.Object) {
 	t.Helper()
 	if err := e.Client.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, into); err != nil {
@@ -162,7 +162,7 @@ func (e *Env) Get(t testing.TB, namespace, name string, into client.Object) {
 	}
 }
 
-// Absent is nil when there is no object of a name.
+// Absent is nil if an object does not exist.
 func (e *Env) Absent(ctx context.Context, namespace, name string, into client.Object) error {
 	switch err := e.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, into); {
 	case apierrors.IsNotFound(err):
@@ -174,7 +174,7 @@ func (e *Env) Absent(ctx context.Context, namespace, name string, into client.Ob
 	}
 }
 
-// Change reads an object, changes it and writes it, again if a conflict.
+// Change reads an object, changes it and writes it, and repeats that after a conflict.
 func Change[T client.Object](t testing.TB, e *Env, o T, change func(T)) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("changing %T %s", o, o.GetName()), func() error {

@@ -30,7 +30,7 @@ func (e *Env) NodeBootstrap(name string) *v1alpha1.NodeBootstrap {
 	}
 }
 
-// HasReady is nil when a NodeBootstrap's Ready condition speaks of its present spec and has a status and reason.
+// HasReady is nil if a NodeBootstrap's Ready condition is about its current generation and has a status and reason.
 func HasReady(nb *v1alpha1.NodeBootstrap, status metav1.ConditionStatus, reason string) error {
 	c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady)
 	if c == nil || c.Status != status || c.Reason != reason || c.ObservedGeneration != nb.Generation {
@@ -76,7 +76,7 @@ func (e *Env) TokenSecrets(ctx context.Context, node string) ([]corev1.Secret, e
 	return slices.DeleteFunc(list.Items, func(s corev1.Secret) bool { return owned.NodeOf(&s) != node }), nil
 }
 
-// Requests are the CertificateSigningRequests that were sent with tokens of the operator's.
+// Requests are the CSRs that were sent with tokens of the operator's.
 func (e *Env) Requests(ctx context.Context) ([]certificatesv1.CertificateSigningRequest, error) {
 	var list certificatesv1.CertificateSigningRequestList
 	if err := e.Client.List(ctx, &list); err != nil {
@@ -87,7 +87,7 @@ func (e *Env) Requests(ctx context.Context) ([]certificatesv1.CertificateSigning
 	}), nil
 }
 
-// NothingLeft is nil when there is neither token nor kubeconfig nor unissued request for a node.
+// NothingLeft is nil if a node has neither token nor kubeconfig nor unissued CSR.
 func (e *Env) NothingLeft(ctx context.Context, node string) error {
 	tokens, err := e.TokenSecrets(ctx, node)
 	if err != nil {

@@ -28,8 +28,8 @@ import (
 
 const approvals = "nodebootstrap-cage-approvals"
 
-// askToServe sends a request for a serving certificate as a kubelet that has joined; nil when the API server does not take it. No
-// NodeBootstrap has the node's name, so that the operator leaves the request alone.
+// askToServe sends a CSR for a serving certificate as a kubelet that has joined; nil if the API server refuses it. No
+// NodeBootstrap has the node's name, so that the operator ignores the CSR.
 func askToServe(t *testing.T, node string, spec certificatesv1.CertificateSigningRequestSpec) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	cfg, err := cluster.ConfigFor("system:node:"+node, "system:nodes")
@@ -51,7 +51,7 @@ func askToServe(t *testing.T, node string, spec certificatesv1.CertificateSignin
 	return request
 }
 
-// approve has the operator approve a request, whatever it thinks of it, as a dry run.
+// approve approves a CSR as the operator, in a dry run.
 func approve(t *testing.T, request *certificatesv1.CertificateSigningRequest) func() error {
 	return func() error {
 		r := request.DeepCopy()
@@ -62,7 +62,7 @@ func approve(t *testing.T, request *certificatesv1.CertificateSigningRequest) fu
 	}
 }
 
-// reservedIn is an address in a request, as the signer reads it, that belongs to no node in any cluster.
+// reservedIn is an address in a CSR, as the signer reads it, that belongs to no node in any cluster.
 func reservedIn(spec certificatesv1.CertificateSigningRequestSpec) string {
 	block, _ := pem.Decode(spec.Request)
 	if block == nil {
@@ -87,8 +87,8 @@ func reservedIn(spec certificatesv1.CertificateSigningRequestSpec) string {
 	return ""
 }
 
-// The policy reads in a request what the signer reads in it: it lets through what a kubelet sends, and of all the bad ones none that
-// names an address that is reserved in every cluster, however it is written.
+// The policy reads a CSR as the signer does: it admits what a kubelet sends, and none of the adversarial CSRs that name an
+// address reserved in every cluster, however it is written.
 func TestCageOfServingCertificates(t *testing.T) {
 	const node = "serving-caged"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -154,7 +154,7 @@ func TestCageReadsWhatKubeletsSend(t *testing.T) {
 			allowed(t, approve(t, askToServe(t, node, adversarial.GoodServing(node, c.key, c.names, ips))))
 		})
 	}
-	// The largest request that the operator approves is within the API server's budget, and a larger one is refused.
+	// The largest CSR that the operator approves is within the API server's CEL budget, and a larger one is refused.
 	for _, size := range []int{8192, 8195} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			act := approve(t, askToServe(t, node, sized(t, node, large, size)))
@@ -167,7 +167,7 @@ func TestCageReadsWhatKubeletsSend(t *testing.T) {
 	}
 }
 
-// sized is a request of about so many bytes and not more, with as many names as it takes.
+// sized is a CSR of at most so many bytes, filled up with names.
 func sized(t *testing.T, node string, key crypto.Signer, size int) certificatesv1.CertificateSigningRequestSpec {
 	t.Helper()
 	var last certificatesv1.CertificateSigningRequestSpec
@@ -195,7 +195,7 @@ func sized(t *testing.T, node string, key crypto.Signer, size int) certificatesv
 	return last
 }
 
-// What the operator would not read as a kubelet's request is not approved either, whatever hides in it.
+// A CSR that the operator would not accept as a kubelet's is not approved either, whatever it hides.
 func TestCageRefusesWhatItCannotRead(t *testing.T) {
 	const node = "serving-caged"
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -23,7 +23,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// widen gives the operator every permission, so that nothing but the cage holds it.
+// widen gives the operator every permission, so that only the cage restricts it.
 func widen(t *testing.T) {
 	t.Helper()
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{
@@ -147,7 +147,7 @@ func TestCageOfTokens(t *testing.T) {
 
 	t.Run("own Secrets", func(t *testing.T) {
 		ours := good()
-		ours.OwnerReferences = nil // the garbage collector knows no such owner
+		ours.OwnerReferences = nil // the garbage collector does not know such an owner
 		cluster.Create(t, ours)
 		ours.OwnerReferences = good().OwnerReferences
 		allowed(t, func() error { return asOperator.Update(t.Context(), ours.DeepCopy()) })
@@ -231,7 +231,7 @@ func TestCageOfBindings(t *testing.T) {
 	refused(t, policy, func() error { return asOperator.Delete(t.Context(), theirs.DeepCopy()) })
 }
 
-// Of a NodeBootstrap only the status, of requests only the verdict and the deletion; and nothing else at all.
+// The operator can write only the status of a NodeBootstrap, can only decide and delete CSRs, and can write no other kind.
 func TestCageOfEverythingElse(t *testing.T) {
 	widen(t)
 	nb := cluster.NodeBootstrap("caged")
@@ -298,7 +298,7 @@ func TestCageOfEverythingElse(t *testing.T) {
 	})
 	t.Run("allowed", func(t *testing.T) {
 		allowed(t, func() error { return asOperator.SubResource("approval").Update(ctx, denied.DeepCopy()) })
-		allowed(t, func() error { // as it revokes a request with finalizers
+		allowed(t, func() error { // as it revokes a CSR with finalizers
 			return asOperator.Patch(ctx, request.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`)))
 		})
 		allowed(t, func() error { return asOperator.Delete(ctx, request.DeepCopy()) })
@@ -306,9 +306,10 @@ func TestCageOfEverythingElse(t *testing.T) {
 	})
 }
 
-// A token that a compromised operator makes for a NodeBootstrap that does not exist, which the cage cannot know, is gone at once.
+// A compromised operator creates a token for a NodeBootstrap that does not exist, which the cage cannot know: it is deleted at
+// once.
 func TestTokenWithoutItsOwnerIsDeleted(t *testing.T) {
-	withoutManager(t) // so that it is Kubernetes that deletes it
+	withoutManager(t) // so that Kubernetes deletes it
 	cfg, err := operator.Config(t.Context(), cluster.Cluster)
 	if err != nil {
 		t.Fatal(err)

@@ -29,7 +29,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// ask sends what a kubelet of a name sends.
+// ask sends a kubelet's CSR for a node.
 func ask(t *testing.T, cfg *rest.Config, node string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -54,7 +54,7 @@ func ask(t *testing.T, cfg *rest.Config, node string) *certificatesv1.Certificat
 			Usages:     []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
 		},
 	}
-	// The right to send requests comes with a binding that the API server's authorizer may hear of a moment later.
+	// The authorizer may see the binding that permits CSRs a moment later.
 	env.Eventually(t, "sending a request", func() error {
 		sent, err := clients.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
 		if err == nil {
@@ -66,7 +66,7 @@ func ask(t *testing.T, cfg *rest.Config, node string) *certificatesv1.Certificat
 	return request
 }
 
-// askFor sends the request of a node whose NodeBootstrap has an approval.
+// askFor sends the CSR of a node whose NodeBootstrap has an approval.
 func askFor(t *testing.T, name string, approval v1alpha1.Approval) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	nb := cluster.NodeBootstrap(name)
@@ -80,7 +80,7 @@ func askFor(t *testing.T, name string, approval v1alpha1.Approval) *certificates
 	return ask(t, cfg, name)
 }
 
-// askAsStranger sends the request of a kubelet with no token, which nobody approves.
+// askAsStranger sends the CSR of a kubelet without a token, which nobody approves.
 func askAsStranger(t *testing.T) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	const user = "stranger"
@@ -107,7 +107,7 @@ func issued(t *testing.T, request *certificatesv1.CertificateSigningRequest) {
 	})
 }
 
-// textbook has kube-controller-manager approve any name for any bootstrap token, as many guides do.
+// textbook lets kube-controller-manager approve any name for any bootstrap token, as many guides do.
 func textbook(t *testing.T) {
 	t.Helper()
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{
@@ -118,8 +118,8 @@ func textbook(t *testing.T) {
 	})
 }
 
-// With the textbook binding kube-controller-manager would approve at once what waits for a person. It tries and is refused; the
-// person is not.
+// With the textbook binding kube-controller-manager would approve at once a CSR that waits for a person. It tries and is
+// refused; the person is not.
 func TestGuardHoldsTheTextbookBinding(t *testing.T) {
 	textbook(t)
 	request := askFor(t, "guarded", v1alpha1.ApprovalManual)
@@ -140,7 +140,7 @@ func TestGuardHoldsTheTextbookBinding(t *testing.T) {
 	issued(t, request)
 }
 
-// What asks for approval by kube-controller-manager gets it.
+// A CSR with approval ClusterWide is approved by kube-controller-manager.
 func TestGuardLeavesClusterWideAlone(t *testing.T) {
 	issued(t, askFor(t, "unguarded", v1alpha1.ApprovalClusterWide))
 }
@@ -166,7 +166,7 @@ func TestGuardByUser(t *testing.T) {
 		request.Spec.Username:                                                         false,
 	} {
 		t.Run(user, func(t *testing.T) {
-			cluster.Create(t, &rbacv1.ClusterRoleBinding{ // everybody here is allowed to by RBAC
+			cluster.Create(t, &rbacv1.ClusterRoleBinding{ // RBAC allows everybody here to approve
 				ObjectMeta: metav1.ObjectMeta{GenerateName: "approver-"},
 				Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},

@@ -22,7 +22,7 @@ import (
 
 const guardOfTokens = "nodebootstrap-guard-tokens"
 
-// A token sends a kubelet's request, and no request that outlives its deletion or that another signer's approver may approve.
+// A token can send a kubelet's CSR, but none that outlives its deletion or that another signer's approver may approve.
 func TestGuardOfWhatTokensAskFor(t *testing.T) {
 	request := askFor(t, "asks", v1alpha1.ApprovalManual)
 	var secret corev1.Secret
@@ -76,7 +76,7 @@ func TestGuardOfWhatTokensAskFor(t *testing.T) {
 	})
 }
 
-// A token writes nothing but requests, whatever RBAC gives to its groups.
+// A token writes nothing but CSRs, whatever RBAC allows its groups.
 func TestGuardOfWhatTokensWrite(t *testing.T) {
 	request := askAsStranger(t)
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{
@@ -105,7 +105,7 @@ func TestGuardOfWhatTokensWrite(t *testing.T) {
 		"ConfigMap": func() error {
 			return c.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "a"}})
 		},
-		"NodeBootstrap": func() error { // without what nodebootstrap-limits refuses, which may be the first to answer
+		"NodeBootstrap": func() error { // without anything that nodebootstrap-limits refuses, which may answer first
 			return c.Create(ctx, &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "a"}})
 		},
 		"request changed": func() error { return c.Patch(ctx, request.DeepCopy(), labelled) },

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package install tries what config/ and charts/ install, on a real control plane: that it is accepted, that it is enough, and
-// that what it forbids is refused.
+// Package install tests config/ and charts/ on a real control plane: the API server accepts their objects, these are enough
+// for the operator, and forbidden writes are refused.
 package install
 
 import (
@@ -26,13 +26,13 @@ var (
 	// metricsAddress is where the manager serves its metrics.
 	metricsAddress string
 	manager        *operator.Manager
-	// asOperator acts as the operator's ServiceAccount, and changes nothing: its requests are dry runs.
+	// asOperator acts as the operator's ServiceAccount, and changes nothing: its writes are dry runs.
 	asOperator client.Client
 )
 
 func TestMain(m *testing.M) { env.Main(m, setup) }
 
-// setup installs config/overlays/hardened, all that ships, and runs bin/manager beside it: nothing here runs the Pods.
+// setup installs config/overlays/hardened, all that ships, and runs bin/manager, because nothing here runs the Pods.
 func setup(ctx context.Context) (func() error, error) {
 	dir, err := os.MkdirTemp("", "nb-install-")
 	if err != nil {
@@ -105,8 +105,7 @@ func dryRun(cfg *rest.Config) (client.Client, error) {
 	return client.NewDryRunClient(c), nil
 }
 
-// refused checks that an act, which changes nothing, is refused by a policy. The permissions that the act also needs may have
-// been given a moment ago.
+// refused checks that a policy refuses a dry run. Permissions that it also needs may have been granted just now.
 func refused(t *testing.T, policy string, act func() error) {
 	t.Helper()
 	env.Eventually(t, "the refusal", func() error {
@@ -117,7 +116,7 @@ func refused(t *testing.T, policy string, act func() error) {
 	})
 }
 
-// allowed checks that an act, which changes nothing, is not refused.
+// allowed checks that a dry run is not refused.
 func allowed(t *testing.T, act func() error) {
 	t.Helper()
 	env.Eventually(t, "the admission", act)

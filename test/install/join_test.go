@@ -15,8 +15,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
-// The operator does its whole job in its cage, and meets no refusal: bindings, token, kubeconfig, status, verdict, revocation,
-// and the same once more for a reissue.
+// The operator does its whole job under its policies, and is never refused: bindings, token, kubeconfig, status, verdict,
+// revocation, and the same again for a reissue.
 func TestNodeJoinsWithPoliciesInForce(t *testing.T) {
 	const name = "caged-node"
 	before, err := audit.Entries()
@@ -42,7 +42,7 @@ func TestNodeJoinsWithPoliciesInForce(t *testing.T) {
 	if err := cluster.NothingLeft(t.Context(), name); err != nil {
 		t.Error(err)
 	}
-	jane := as(t, owner) // may not have a member replaced, as the administrator may
+	jane := as(t, owner) // may not reissue for a member, as the administrator may
 	refused(t, limits, func() error {
 		member := nb.DeepCopy()
 		cluster.Get(t, "", name, member)

@@ -22,10 +22,10 @@ import (
 
 const limits = "nodebootstrap-limits"
 
-// owner may do everything by RBAC, and is none of those whom the limits exempt by default.
+// owner can do everything by RBAC, and is not exempt from the limits by default.
 const owner = "jane"
 
-// as is a user who may do everything by RBAC. What it writes is not stored.
+// as is a user who can do everything by RBAC. Its writes are not stored.
 func as(t *testing.T, user string, groups ...string) client.Client {
 	t.Helper()
 	cluster.Create(t, &rbacv1.ClusterRoleBinding{
@@ -42,8 +42,8 @@ func as(t *testing.T, user string, groups ...string) client.Client {
 	return c
 }
 
-// limit sets keys of the parameters until the test is over, and takes out those without a value. It waits until the API server, which
-// reads the parameters from an informer, goes by them.
+// limit sets keys of the parameters until the test is over, and removes those in without. It waits until the API server, which
+// reads the parameters from an informer, uses them.
 func limit(t *testing.T, keys map[string]string, without ...string) {
 	t.Helper()
 	parameters := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: operator.Namespace, Name: limits}}
@@ -69,11 +69,11 @@ func limit(t *testing.T, keys map[string]string, without ...string) {
 	allowed(t, func() error { return probing.Create(t.Context(), longest.DeepCopy()) })
 }
 
-// wish is a NodeBootstrap of somebody whom the limits hold.
+// wish is a NodeBootstrap of a user to whom the limits apply.
 type wish struct {
 	set map[string]string // keys of the parameters
 	ask func(*v1alpha1.NodeBootstrap)
-	// refusedFor is in the message; empty when it is allowed.
+	// refusedFor is in the message; empty if it is allowed.
 	refusedFor string
 }
 
@@ -107,12 +107,12 @@ func reissue(nb *v1alpha1.NodeBootstrap) {
 	nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "now"}
 }
 
-// limited is a NodeBootstrap without anything that a limit is about.
+// limited is a NodeBootstrap without any field that is limited.
 func limited() *v1alpha1.NodeBootstrap {
 	return &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: "limited"}}
 }
 
-// What a NodeBootstrap may ask for by default, and with each key changed.
+// The fields that a NodeBootstrap can have by default, and with each key changed.
 func TestLimits(t *testing.T) {
 	jane := as(t, owner)
 	allow := func(keys ...string) map[string]string {
@@ -209,7 +209,7 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-// try creates, as a dry run, what is wished for. The message neither repeats a CA nor says nothing of the key.
+// try creates a NodeBootstrap in a dry run. The message must name the key and must not repeat a CA.
 func try(t *testing.T, c client.Client, w wish) {
 	t.Helper()
 	nb := limited()
@@ -225,7 +225,7 @@ func try(t *testing.T, c client.Client, w wish) {
 	}
 }
 
-// An update is held to the limits where it changes something, and a reissue is for nodes that are no members.
+// An update is checked against the limits only where it changes something, and a reissue only for nodes that are not members.
 func TestLimitsOfUpdates(t *testing.T) {
 	jane := as(t, owner)
 	nb := limited()
@@ -271,7 +271,7 @@ func TestLimitOfReissues(t *testing.T) {
 		reissue(&now)
 		return jane.Update(t.Context(), &now)
 	}
-	joined := func(status metav1.ConditionStatus) { // as an operator has left it that is not running
+	joined := func(status metav1.ConditionStatus) { // as an operator that is not running has left it
 		env.Eventually(t, "the condition", func() error {
 			var now v1alpha1.NodeBootstrap
 			cluster.Get(t, "", nb.Name, &now)
@@ -293,7 +293,7 @@ func TestLimitOfReissues(t *testing.T) {
 	})
 }
 
-// Without its parameters the policy lets nothing through.
+// Without its parameters the policy admits nothing.
 func TestLimitsWithoutParameters(t *testing.T) {
 	jane := as(t, owner)
 	parameters := &corev1.ConfigMap{}

@@ -41,7 +41,7 @@ func scrape(t *testing.T, scheme, token string) (int, string, error) {
 	return answer.StatusCode, string(body), err
 }
 
-// tokenOf makes a ServiceAccount and returns a token of it.
+// tokenOf creates a ServiceAccount and returns a token of it.
 func tokenOf(t *testing.T, name string) string {
 	t.Helper()
 	cluster.Create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: name}})
@@ -52,7 +52,7 @@ func tokenOf(t *testing.T, name string) string {
 	return cfg.BearerToken
 }
 
-// allowedReader makes a ServiceAccount that may read the metrics, and returns a token of it.
+// allowedReader creates a ServiceAccount that can read the metrics, and returns a token of it.
 func allowedReader(t *testing.T, name string) string {
 	t.Helper()
 	token := tokenOf(t, name)
@@ -64,7 +64,7 @@ func allowedReader(t *testing.T, name string) string {
 	return token
 }
 
-// The metrics are for those whom the API server knows and allows.
+// Only users whom the API server authenticates and authorizes can read the metrics.
 func TestMetricsNeedAnAllowedReader(t *testing.T) {
 	stranger, reader := tokenOf(t, "stranger"), allowedReader(t, "reader")
 	for name, c := range map[string]struct {
@@ -73,7 +73,7 @@ func TestMetricsNeedAnAllowedReader(t *testing.T) {
 	}{
 		"plain HTTP":  {"http", reader, http.StatusBadRequest},
 		"no token":    {"https", "", http.StatusUnauthorized},
-		"not a token": {"https", "abc", http.StatusInternalServerError}, // that is how controller-runtime says it
+		"not a token": {"https", "abc", http.StatusInternalServerError}, // controller-runtime's answer
 		"stranger":    {"https", stranger, http.StatusForbidden},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,7 +86,7 @@ func TestMetricsNeedAnAllowedReader(t *testing.T) {
 			})
 		})
 	}
-	// The API server's authorizer may hear of the binding a moment later, and a refusal is remembered for half a minute.
+	// The API server's authorizer may see the binding a moment later, and a refusal is cached for half a minute.
 	env.Eventually(t, "the metrics", func() error {
 		status, body, err := scrape(t, "https", reader)
 		if err == nil && (status != http.StatusOK || !strings.Contains(body, "nodebootstrap_build_info")) {

@@ -20,7 +20,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/rendered"
 )
 
-// The namespace takes Pods of the Pod Security Standard restricted alone, and takes ours: kube-controller-manager has made them.
+// The namespace admits only Pods of the Pod Security Standard restricted, and admits ours: kube-controller-manager has created
+// them.
 func TestPodsAreMadeInARestrictedNamespace(t *testing.T) {
 	var namespace corev1.Namespace
 	cluster.Get(t, "", operator.Namespace, &namespace)
@@ -37,7 +38,7 @@ func TestPodsAreMadeInARestrictedNamespace(t *testing.T) {
 	})
 }
 
-// The same for what the chart renders, without and with everything that mounts something.
+// The same for the chart's Pods, without and with everything that mounts a volume.
 func TestRestrictedNamespaceTakesRenderedPods(t *testing.T) {
 	kustomized, err := rendered.Kustomize(t.Context(), "default")
 	if err != nil {
@@ -72,7 +73,7 @@ func TestRestrictedNamespaceTakesRenderedPods(t *testing.T) {
 	}
 }
 
-// Everything that the chart renders is what the API server takes, to the last field.
+// The API server accepts all objects of the chart, with strict field validation.
 func TestAPIServerTakesTheChart(t *testing.T) {
 	objects, err := rendered.Helm(t.Context(), "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,cluster.ca=PEM")
 	if err != nil {
@@ -86,7 +87,7 @@ func TestAPIServerTakesTheChart(t *testing.T) {
 	}
 }
 
-// kube-controller-manager checks the types of the policies' expressions, and has nothing to warn of.
+// kube-controller-manager type-checks the policies' expressions, and has no warnings.
 func TestPoliciesAreWellTyped(t *testing.T) {
 	var policies admissionregistrationv1.ValidatingAdmissionPolicyList
 	env.Eventually(t, "the check of the types", func() error {

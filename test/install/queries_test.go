@@ -20,10 +20,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/monitoring"
 )
 
-// addedByPrometheus are labels that a target has and its metrics have not.
+// addedByPrometheus are labels that Prometheus adds to the metrics of a target.
 var addedByPrometheus = []string{"job", "pod", "namespace", "instance"}
 
-// What the alerts and the dashboard ask for, the manager exposes: metrics, labels, and the values of labels.
+// The manager exposes the metrics, labels, and values of labels that the alerts and the dashboard use.
 func TestQueriesAskForWhatIsThere(t *testing.T) {
 	token := allowedReader(t, "grafana")
 	issued(t, askFor(t, "counted", v1alpha1.ApprovalNode)) // a decision, and a token that expires
@@ -80,7 +80,7 @@ func scraped(t *testing.T, token string) map[string]*dto.MetricFamily {
 	return families
 }
 
-// answers tells what a selector asks for and the metrics have not.
+// answers returns an error for a metric, label or value that a selector uses and the metrics lack.
 func answers(families map[string]*dto.MetricFamily, s monitoring.Selector) error {
 	family, labels := families[s.Metric], addedByPrometheus
 	if histogram, ok := strings.CutSuffix(s.Metric, "_bucket"); ok && family == nil {
@@ -103,12 +103,12 @@ func answers(families map[string]*dto.MetricFamily, s monitoring.Selector) error
 	for _, m := range s.Matchers {
 		switch {
 		case m.Label == "job":
-			if m.Value != "nodebootstrap-metrics" && m.Value != ".+" { // the Service's name, or whatever is chosen
+			if m.Value != "nodebootstrap-metrics" && m.Value != ".+" { // the Service's name, or whatever the user selects
 				return fmt.Errorf("there is no job %s", m.Value)
 			}
 		case values[m.Label] == nil:
 			return fmt.Errorf("%s has no label %s", s.Metric, m.Label)
-		case m.Label == "state": // not all are there at the same time
+		case m.Label == "state": // not all of them exist at the same time
 			for _, state := range strings.Split(m.Value, "|") {
 				if err := isReason(state); err != nil {
 					return err

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package invariants states once what docs/reliability.md promises. test/faults holds each write of the reconcilers in memory against it,
-// and test/chaos what etcd stored while real processes were killed. Both say what happened; this package says what is wrong with it.
+// Package invariants checks the invariants of docs/reliability.md. test/faults checks each write of the reconcilers in memory,
+// test/chaos each write that etcd stored while real processes were killed.
 package invariants
 
 import (
@@ -41,7 +41,7 @@ var Names = [...]string{
 	Approvals: "approvals", LiveTokens: "live tokens", NothingLeft: "nothing left", SameEnd: "same end", Foreign: "not ours", Secrets: "secrets", Bounded: "bounded",
 }
 
-// Violated says that an invariant does not hold, and why.
+// Violated describes a violation of the invariant.
 func (i Invariant) Violated(format string, args ...any) string {
 	return fmt.Sprintf("%d %s: %s", i, Names[i], fmt.Sprintf(format, args...))
 }
@@ -61,69 +61,70 @@ func TokenKey(id string) Key {
 	return Key{"Secret", token.Namespace, token.SecretName(id)}
 }
 
-// Storage is what an API server has stored, and all that it ever had. Nobody changes an object of it.
+// Storage is the current and past content of an API server. Nobody changes an object of it.
 type Storage interface {
-	// At is an object as it was at a revision; nil while it was absent.
+	// At is an object at a revision; nil while it did not exist.
 	At(k Key, revision int64) client.Object
 	// Since are the versions of an object after a revision. A deletion is nil.
 	Since(k Key, revision int64) []client.Object
-	// Keys are those of a kind that there are or were.
+	// Keys are those of all objects of a kind that exist or existed.
 	Keys(kind string) []Key
 }
 
 // Write is a change that was stored.
 type Write struct {
 	Key           Key
-	Before, After client.Object // nil: absent
+	Before, After client.Object // nil if the object did not exist
 	Revision      int64
 	At            time.Time
 	// Began is the revision at which the reconcile began that wrote it; 0 if that is not known. A process that was paused since cannot know
 	// of a token that was created and deleted meanwhile.
 	Began int64
-	// Seen are revisions. The write must be right by one of them: its author went by what it saw last, which may have changed since.
+	// Seen are revisions. The write must be right by one of them: its author relied on what it last read, which may have changed
+	// since.
 	Seen []int64
 	// Knows reports whether the author could know of a token. Nil: it could.
 	Knows func(token *corev1.Secret, revision int64) bool
 	// Shows reports whether the author's cache showed a NodeBootstrap. Nil: it did not.
 	Shows func(name string, uid types.UID) bool
-	// Late says that the author may be a process of the past, or has seen an old cache. Nothing in Kubernetes can fence that off, so it is
-	// not judged by what was true at a time.
+	// Late means that the author may be a superseded process, or has read an old cache. Nothing in Kubernetes can fence that off,
+	// so checks that depend on a point in time do not apply.
 	Late bool
 }
 
-// Checker remembers what it takes to report whether the invariants hold.
+// Checker remembers what the checks need.
 type Checker struct {
 	Storage
 	// Namespace is the operator's.
 	Namespace string
-	// Slack is how exact the times of objects are.
+	// Slack is the precision of the times of objects.
 	Slack time.Duration
-	// Reuse says that the id of a token that was never published may be given again: admission control has spoiled it.
+	// Reuse means that the ID of a token that was never published can be used again, because admission changed it.
 	Reuse bool
 	// Foreign are the objects that are not the operator's.
 	Foreign map[Key]bool
-	// Parts are the secret parts of all tokens that there ever were, with their names.
+	// Parts are the secret parts of all tokens that ever existed, with their names.
 	Parts map[string]string
-	// Checked counts what was looked at.
+	// Checked counts the checks by invariant.
 	Checked [len(Names)]int
 
 	tokens  map[string]*madeToken
-	keys    map[string][]string // that were approved with a token, by id
+	keys    map[string][]string // that were approved with a token, by ID
 	nodesOf map[string][]string // for which a key was approved
-	wishes  map[types.UID]int64 // when a reissue was last asked for, by NodeBootstrap
+	wishes  map[types.UID]int64 // when a reissue was last requested, by NodeBootstrap
 	report  func(string)
 }
 
-// madeToken is one that the operator made.
+// madeToken is a token that the operator created.
 type madeToken struct {
 	node      string
 	owner     types.UID
 	created   int64 // the revision at which it was first created
-	published int64 // the revision at which a kubeconfig first carried it; 0 for never
+	published int64 // the revision at which a kubeconfig first contained it; 0 for never
 	gone      bool
 }
 
-// New is a checker that reports violations.
+// New returns a checker that reports violations.
 func New(storage Storage, namespace string, slack time.Duration, report func(string)) *Checker {
 	return &Checker{
 		Storage: storage, Namespace: namespace, Slack: slack, Foreign: map[Key]bool{}, Parts: map[string]string{}, tokens: map[string]*madeToken{},
@@ -135,7 +136,7 @@ func (c *Checker) violated(i Invariant, format string, args ...any) {
 	c.report(i.Violated(format, args...))
 }
 
-// Find returns what a check reports.
+// Find returns the violations that a check reports.
 func (c *Checker) Find(check func()) []string {
 	var found []string
 	report := c.report
@@ -145,10 +146,10 @@ func (c *Checker) Find(check func()) []string {
 	return found
 }
 
-// Tokens is how many tokens the operator has made.
+// Tokens is how many tokens the operator has created.
 func (c *Checker) Tokens() int { return len(c.tokens) }
 
-// NodeOf is the node that a token was made for; empty if the operator did not make it.
+// NodeOf is the node for which a token was created; empty if the operator did not create it.
 func (c *Checker) NodeOf(id string) string {
 	if t := c.tokens[id]; t != nil {
 		return t.node
@@ -156,7 +157,7 @@ func (c *Checker) NodeOf(id string) string {
 	return ""
 }
 
-// Learn remembers what a change shows, whoever has made it.
+// Learn remembers a change, whoever its author is.
 func (c *Checker) Learn(w Write, byOperator bool) {
 	switch o := w.After.(type) {
 	case *corev1.Secret:
@@ -167,7 +168,7 @@ func (c *Checker) Learn(w Write, byOperator bool) {
 		}
 	case nil:
 		if s, ok := w.Before.(*corev1.Secret); ok && c.tokens[TokenID(s)] != nil {
-			c.tokens[TokenID(s)].gone = byOperator // what others delete before the status has it was never there, for the operator
+			c.tokens[TokenID(s)].gone = byOperator // one that others deleted before the status named it never existed, for the operator
 		}
 	}
 }
@@ -191,14 +192,14 @@ func (c *Checker) learnSecret(w Write, s *corev1.Secret, byOperator bool) {
 	c.tokens[id] = t
 }
 
-// LearnPart remembers the secret part of a token, be it stored or not.
+// LearnPart remembers the secret part of a token, stored or not.
 func (c *Checker) LearnPart(s *corev1.Secret) {
 	if part := string(s.Data[bootstrapapi.BootstrapTokenSecretKey]); len(part) == 16 {
 		c.Parts[part] = "the secret part of " + s.Name
 	}
 }
 
-// Check holds a write of the operator's against the invariants.
+// Check checks a write of the operator's against the invariants.
 func (c *Checker) Check(w Write) {
 	c.Checked[Foreign]++
 	if c.Foreign[w.Key] {
@@ -218,7 +219,7 @@ func (c *Checker) Check(w Write) {
 	}
 }
 
-// get is an object at a revision; the zero value while it was absent.
+// get is an object at a revision; the zero value while it did not exist.
 func get[T client.Object](c *Checker, k Key, revision int64) T {
 	o, _ := c.At(k, revision).(T)
 	return o
@@ -228,19 +229,19 @@ func (c *Checker) nodeBootstrap(name string, revision int64) *v1alpha1.NodeBoots
 	return get[*v1alpha1.NodeBootstrap](c, Key{Kind: "NodeBootstrap", Name: name}, revision)
 }
 
-// wanted reports whether the NodeBootstrap that a token was made for is there.
+// wanted reports whether the NodeBootstrap for which a token was created exists.
 func (c *Checker) wanted(t *madeToken, revision int64) bool {
 	nb := c.nodeBootstrap(t.node, revision)
 	return nb != nil && nb.DeletionTimestamp == nil && nb.UID == t.owner
 }
 
-// Wish is the reissue that a NodeBootstrap asks for, or that a token was made for.
+// Wish is the reissue that a NodeBootstrap requests, or for which a token was created.
 func Wish(o client.Object) string { return o.GetAnnotations()[v1alpha1.ReissueRequestedAtAnnotation] }
 
-// TokenID is the id of a token.
+// TokenID is the ID of a token.
 func TokenID(s *corev1.Secret) string { return string(s.Data[bootstrapapi.BootstrapTokenIDKey]) }
 
-// Bearer is the token that a kubeconfig Secret carries; empty for none.
+// Bearer is the token in a kubeconfig Secret; empty for none.
 func Bearer(s *corev1.Secret) string {
 	_, rest, _ := strings.Cut(string(s.Data[kubeconfig.Key]), "token: ")
 	bearer, _, _ := strings.Cut(rest, "\n")
@@ -264,7 +265,7 @@ func expiry(s *corev1.Secret) time.Time {
 	return expires
 }
 
-// LiveTokens are the live tokens that the operator made for a node, the newest last.
+// LiveTokens are the live tokens that the operator created for a node, the newest last.
 func (c *Checker) LiveTokens(node string, revision int64, now time.Time) []*corev1.Secret {
 	var out []*corev1.Secret
 	for _, k := range c.Keys("Secret") {

@@ -16,18 +16,18 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Decided reports whether a request has a condition.
+// Decided reports whether a CSR has a condition.
 func Decided(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) bool {
 	return slices.ContainsFunc(r.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool { return c.Type == t })
 }
 
-// Pending reports whether a request may yet get a certificate.
+// Pending reports whether a CSR can still get a certificate.
 func Pending(r *certificatesv1.CertificateSigningRequest) bool {
 	return len(r.Status.Certificate) == 0 && (len(r.Status.Conditions) == 0 || Decided(r, certificatesv1.CertificateApproved))
 }
 
-// No certificate is approved for a name that the requesting token is not bound to, and one key for a token, or as many more as
-// spec.clientCertificate.replacementKeys says.
+// checkRequest: no certificate is approved for a name to which the token is not bound, and one key for a token, plus
+// spec.clientCertificate.replacementKeys.
 func (c *Checker) checkRequest(w Write, r *certificatesv1.CertificateSigningRequest) {
 	before, _ := w.Before.(*certificatesv1.CertificateSigningRequest)
 	if len(r.Status.Certificate) > 0 && (before == nil || len(before.Status.Certificate) == 0) {
@@ -63,7 +63,7 @@ func (c *Checker) checkRequest(w Write, r *certificatesv1.CertificateSigningRequ
 	if n := len(c.keys[id]); n > 1+c.replacementKeys(t.node) {
 		c.violated(Approvals, "key %d is approved with the token %s", n, id)
 	}
-	if nodes := c.nodesOf[fingerprint]; len(nodes) > 1 { // nobody here frees a key by deleting the NodeBootstrap that claims it
+	if nodes := c.nodesOf[fingerprint]; len(nodes) > 1 { // in these tests nobody deletes the NodeBootstrap that claims a key to free it
 		c.violated(Approvals, "one key is approved for %q", nodes)
 	}
 	if against := c.noneSeen(w, func(revision int64) string { return c.againstApproval(w, t, id, revision) }); against != "" && !w.Late {
@@ -81,7 +81,7 @@ func with(all []string, s string) []string {
 	return append(all, s)
 }
 
-// noneSeen is what speaks against a write at the last revision that its author has seen, if something does at each; else empty.
+// noneSeen is the objection to a write at the last revision that its author has seen, if there is one at each; else empty.
 func (c *Checker) noneSeen(w Write, against func(revision int64) string) string {
 	reason := ""
 	for _, revision := range w.Seen {
@@ -92,7 +92,7 @@ func (c *Checker) noneSeen(w Write, against func(revision int64) string) string 
 	return reason
 }
 
-// againstApproval is what is missing of what an approval rests on.
+// againstApproval is the missing prerequisite of an approval.
 func (c *Checker) againstApproval(w Write, t *madeToken, id string, revision int64) string {
 	s := get[*corev1.Secret](c, TokenKey(id), revision)
 	switch nb := c.nodeBootstrap(t.node, revision); {
@@ -108,11 +108,11 @@ func (c *Checker) againstApproval(w Write, t *madeToken, id string, revision int
 	return ""
 }
 
-// claimed reports whether the decision was in the status before it was carried out.
+// claimed reports whether the decision was in the status before it was applied.
 func (c *Checker) claimed(w Write, t *madeToken, r *certificatesv1.CertificateSigningRequest, fingerprint string) bool {
 	there := false
 	for _, revision := range w.Seen {
-		if !c.wanted(t, revision) { // gone at the very last moment, or else againstApproval says so
+		if !c.wanted(t, revision) { // deleted at the last moment, or else againstApproval reports it
 			continue
 		}
 		there = true
@@ -138,7 +138,8 @@ func (c *Checker) replacementKeys(node string) int {
 	return most
 }
 
-// checkServing sees that a serving certificate is for the node that asks, and for what was declared. No story declares a CIDR.
+// checkServing checks that a serving certificate is for the node that requests it, and for declared addresses. No story declares
+// a CIDR.
 func (c *Checker) checkServing(w Write, r *certificatesv1.CertificateSigningRequest) {
 	node := csr.RequestedNode(r)
 	if r.Spec.Username != "system:node:"+node {
@@ -161,7 +162,7 @@ func (c *Checker) checkServing(w Write, r *certificatesv1.CertificateSigningRequ
 	}
 }
 
-// checkCertificate sees that a certificate is what was asked for.
+// checkCertificate checks that a certificate is the requested one.
 func (c *Checker) checkCertificate(r *certificatesv1.CertificateSigningRequest) {
 	asked, err := parse(r)
 	block, _ := pem.Decode(r.Status.Certificate)

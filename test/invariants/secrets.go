@@ -10,14 +10,14 @@ import (
 	"strings"
 )
 
-// Canaries are strings to look for, with their names.
+// Canaries are strings to search for, with their names.
 type Canaries struct {
 	byLength map[int]map[string]string
 	starts   [1 << 16]bool // by their first two bytes
 }
 
-// CanariesOf are the secret parts of tokens, by their names: plain, in hex, and as they show in base64, where the bytes in front of one
-// shift the encoding, and the characters at both ends depend on its neighbours.
+// CanariesOf are the secret parts of tokens, by their names: plain, in hex, and in base64 at each of the three offsets, without
+// the characters at both ends, which depend on their neighbours.
 func CanariesOf(parts map[string]string) *Canaries {
 	c := &Canaries{byLength: map[int]map[string]string{}}
 	for part, name := range parts {
@@ -40,10 +40,10 @@ func (c *Canaries) put(s, name string) {
 	c.starts[int(s[0])<<8|int(s[1])] = true
 }
 
-// Found is a canary that was found, and what is around it, without it.
+// Found is a canary that was found, and the text around it, without it.
 type Found struct{ Name, Around string }
 
-// In looks for all canaries in a text, also in the hex dumps in it.
+// In searches a text for all canaries, also in hex dumps.
 func (c *Canaries) In(text []byte) []Found {
 	found := c.in(text)
 	if bytes.Contains(text, []byte("00000000  ")) {
@@ -70,17 +70,17 @@ func (c *Canaries) in(text []byte) []Found {
 	return found
 }
 
-// Around is a place in a text, with what is searched for left out, and a bit before and after.
+// Around is the text around a match, which is left out.
 func Around(text []byte, at, length int) string {
 	const margin = 60
 	before, after := text[max(0, at-margin):at], text[at+length:min(len(text), at+length+margin)]
 	return string(bytes.Join([][]byte{before, after}, []byte("(here)")))
 }
 
-// dumpLine is a line as hex.Dump writes it, 16 bytes in hex: client-go logs what it sends and gets like that.
+// dumpLine is a line as hex.Dump writes it, 16 bytes in hex: client-go logs bodies in this way.
 var dumpLine = regexp.MustCompile(`[0-9a-f]{8}  ((?:[0-9a-f]{2}  ?){1,16}) *\|`)
 
-// undump is what was dumped in hex somewhere in a text.
+// undump is the bytes of all hex dumps in a text.
 func undump(text []byte) []byte {
 	var out []byte
 	for _, line := range dumpLine.FindAllSubmatch(text, -1) {

@@ -22,9 +22,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// One live token for a node, except for a predecessor that renewal left to expire. No token is created for a NodeBootstrap that the cache
-// shows as deleted, nor a later token for one that is deleted. A first token that is created at the moment of deletion is removed by the
-// reconcile that sees the deletion.
+// checkToken: a node has one live token, except for a predecessor that renewal left to expire. No token is created for a
+// NodeBootstrap that the cache shows as deleted, nor a later token for one that is deleted. A first token that is created at the
+// moment of deletion is removed by the reconcile that sees the deletion.
 func (c *Checker) checkToken(w Write, s *corev1.Secret) {
 	c.Checked[LiveTokens]++
 	if before, ok := w.Before.(*corev1.Secret); ok {
@@ -45,19 +45,19 @@ func (c *Checker) checkToken(w Write, s *corev1.Secret) {
 	}
 }
 
-// isFirstOfShown reports whether a token is the first one of a NodeBootstrap that was deleted and that its author's cache still shows.
+// isFirstOfShown reports whether a token is the first one of a deleted NodeBootstrap that its author's cache still shows.
 func (c *Checker) isFirstOfShown(w Write, t *madeToken, s *corev1.Secret) bool {
 	return !c.wanted(t, w.Revision) && TokenID(s) == token.NextID(t.owner, "") && w.Shows != nil && w.Shows(t.node, t.owner)
 }
 
-// others are the other live tokens of a token's node that its author could know of.
+// others are the other live tokens of a token's node of which its author could know.
 func (c *Checker) others(w Write, t *madeToken, s *corev1.Secret, revision int64) []*corev1.Secret {
 	return slices.DeleteFunc(c.LiveTokens(t.node, w.Revision, w.At), func(o *corev1.Secret) bool {
 		return o.Name == s.Name || w.Knows != nil && !w.Knows(o, revision)
 	})
 }
 
-// againstToken is why a token that is made should not be, as things stood at a revision.
+// againstToken is why a token should not have been created, as of a revision.
 func (c *Checker) againstToken(w Write, t *madeToken, s *corev1.Secret, revision int64) string {
 	if !c.wanted(t, revision) {
 		return "for a NodeBootstrap that is gone"
@@ -87,7 +87,7 @@ func (c *Checker) againstToken(w Write, t *madeToken, s *corev1.Secret, revision
 	return ""
 }
 
-// Doubled says what is wrong with the live tokens of a node, whoever made them and why.
+// Doubled describes superfluous live tokens of a node, whoever created them.
 func (c *Checker) Doubled(node string, revision int64, now time.Time) string {
 	live := c.LiveTokens(node, revision, now)
 	if len(live) < 2 {
@@ -101,7 +101,7 @@ func (c *Checker) Doubled(node string, revision int64, now time.Time) string {
 	return ""
 }
 
-// What is published is a token that was live when its author looked, or that was made since.
+// checkKubeconfig: a published token was live when its author read it, or was created since.
 func (c *Checker) checkKubeconfig(w Write, s *corev1.Secret) {
 	if w.Late {
 		return
@@ -117,8 +117,8 @@ func (c *Checker) checkKubeconfig(w Write, s *corev1.Secret) {
 	c.violated(LiveTokens, "%s carries the token %q, which is not live", w.Key, id)
 }
 
-// checkStatus sees that a reissue counts as handled when the token is one that was made for it, and none of before is left, and that a node
-// counts as joined when it has no token. Of a NodeBootstrap only the status is written.
+// checkStatus checks that a reissue counts as handled only if the token was created for it and no earlier one is left, and that a
+// node counts as joined only if it has no token. Of a NodeBootstrap only the status is written.
 func (c *Checker) checkStatus(w Write, nb *v1alpha1.NodeBootstrap) {
 	before, ok := w.Before.(*v1alpha1.NodeBootstrap)
 	if !ok {
@@ -153,7 +153,7 @@ func Joined(nb *v1alpha1.NodeBootstrap) bool {
 	return c != nil && c.Status == metav1.ConditionTrue && c.Reason == v1alpha1.ReasonJoined
 }
 
-// CheckNothingLeft sees that there is no token, kubeconfig or unissued request after joining or deletion.
+// CheckNothingLeft checks that no token, kubeconfig or unissued CSR exists after joining or deletion.
 func (c *Checker) CheckNothingLeft(revision int64) {
 	c.Checked[NothingLeft]++
 	wanted := func(node string) bool {
@@ -184,7 +184,7 @@ func (c *Checker) CheckNothingLeft(revision int64) {
 	}
 }
 
-// CheckTruth sees that what the status says is so, and that a node that is awaited has a token.
+// CheckTruth checks that the status is true, and that an awaited node has a token.
 func (c *Checker) CheckTruth(node string, revision int64, now time.Time) {
 	nb := c.nodeBootstrap(node, revision)
 	if nb == nil {

@@ -23,7 +23,7 @@ const (
 	dashboardFile = "config/components/dashboard/nodebootstrap.json"
 )
 
-// Rules are what a file of rules has, and the spec of a PrometheusRule.
+// Rules are the content of a file of rules, and the spec of a PrometheusRule.
 type Rules struct {
 	Groups []struct {
 		Name  string `json:"name"`
@@ -55,10 +55,10 @@ func ReadRules() (Rules, error) {
 	return object.Spec, err
 }
 
-// Query is one of a dashboard's.
+// Query is a query of a dashboard.
 type Query struct{ Panel, Expr string }
 
-// ReadDashboard reads the queries of the dashboard that ships, as Grafana sends them, those of its variables included.
+// ReadDashboard reads the queries of the dashboard that ships, as Grafana sends them, including those of its variables.
 func ReadDashboard() ([]Query, error) {
 	var dashboard struct {
 		Panels []struct {
@@ -96,7 +96,7 @@ func ReadDashboard() ([]Query, error) {
 	return queries, nil
 }
 
-// inGrafana are the variables that Grafana fills in.
+// inGrafana are the variables that Grafana replaces.
 var inGrafana = strings.NewReplacer("$__rate_interval", "5m", "$job", ".+")
 
 // Selector is what hack/tools/prometheus/selectors finds in a PromQL expression.

@@ -13,7 +13,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/docs"
 )
 
-// The alerts fire on what they are for and on nothing else, says promtool.
+// promtool confirms that each alert fires for its cause and for nothing else.
 func TestAlerts(t *testing.T) {
 	rules, err := ReadRules()
 	if err != nil {
@@ -41,7 +41,7 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
-// Each alert is tested both ways, and leads to a section of the documentation that is there.
+// Each alert is tested both ways, and links to an existing section of the documentation.
 func TestAlertsAreTestedAndExplained(t *testing.T) {
 	rules, err := ReadRules()
 	if err != nil {
@@ -94,7 +94,7 @@ func hasHeading(t *testing.T, document, anchor string) bool {
 	return docs.HasHeading(string(content), anchor)
 }
 
-// What the dashboard asks is PromQL. That the metrics are there is tested with a manager, in test/install.
+// The dashboard's queries are PromQL. test/install tests with a manager that their metrics exist.
 func TestDashboardIsPromQL(t *testing.T) {
 	queries, err := ReadDashboard()
 	if err != nil {

@@ -20,7 +20,7 @@ var (
 	stageName    = regexp.MustCompile(`(?i)^FROM .* AS (\S+)$`)
 )
 
-// unpinned are the lines of a Dockerfile that take something that is not named by its digest.
+// unpinned are the lines of a Dockerfile that use something without a digest.
 func unpinned(dockerfile string) []string {
 	var found []string
 	stages := map[string]bool{"scratch": true}
@@ -53,7 +53,7 @@ func unpinned(dockerfile string) []string {
 	return found
 }
 
-// What the image is built from is named by its digest, the Dockerfile's own language included.
+// All images in the Dockerfile, including the frontend's, are named by digest.
 func TestImagesArePinned(t *testing.T) {
 	content := read(t, "Dockerfile")
 	for _, line := range unpinned(content) {
@@ -75,7 +75,7 @@ func TestImagesArePinned(t *testing.T) {
 	}
 }
 
-// workflow is what is looked at of a workflow.
+// workflow is the part of a workflow that the tests read.
 type workflow struct {
 	Permissions any
 	Jobs        map[string]struct {
@@ -86,7 +86,8 @@ type workflow struct {
 	}
 }
 
-// Each action that a workflow uses is named by its commit, and a job that may write waits for the approval of its environment.
+// Each action that a workflow uses is named by its commit, and a job with write permissions waits for the approval of its
+// environment.
 func TestWorkflowsArePinned(t *testing.T) {
 	root, err := localcluster.ProjectRoot()
 	if err != nil {
@@ -133,7 +134,7 @@ func TestWorkflowsArePinned(t *testing.T) {
 	}
 }
 
-// writes reports whether permissions, which are a word or a map, are more than to read.
+// writes reports whether permissions, which are a word or a map, include more than reading.
 func writes(permissions any) bool {
 	switch p := permissions.(type) {
 	case string:

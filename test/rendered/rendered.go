@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package rendered is what kustomize makes of config/ and Helm of charts/, as objects.
+// Package rendered renders config/ with kustomize and charts/ with Helm, and returns the objects.
 package rendered
 
 import (
@@ -22,7 +22,7 @@ import (
 // Objects are by kind, namespace and name.
 type Objects map[string]*unstructured.Unstructured
 
-// Key is what an object is found by.
+// Key identifies an object.
 func Key(kind, namespace, name string) string { return kind + " " + namespace + "/" + name }
 
 // Kustomize renders a directory below config.
@@ -30,7 +30,7 @@ func Kustomize(ctx context.Context, dir string) (Objects, error) {
 	return render(ctx, "kustomize", "build", filepath.Join("config", dir))
 }
 
-// Helm renders the chart for the namespace of config/, with further arguments of helm template.
+// Helm renders the chart for the namespace of config/, with additional arguments of helm template.
 func Helm(ctx context.Context, args ...string) (Objects, error) {
 	return render(ctx, append([]string{"helm", "template", "nodebootstrap", "charts/nodebootstrap", "--namespace", operator.Namespace}, args...)...)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
-// The chart installs, object by object, what config/ does, so that what is tested of the one holds for the other.
+// The chart installs the same objects as config/, so that tests of one apply to the other.
 func TestChartIsConfig(t *testing.T) {
 	for name, c := range map[string]struct {
 		config string
@@ -34,7 +34,7 @@ func TestChartIsConfig(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			delete(want, Key("Namespace", "", operator.Namespace)) // Helm has the namespace made by its --create-namespace
+			delete(want, Key("Namespace", "", operator.Namespace)) // helm creates the namespace with --create-namespace
 			for _, key := range slices.Sorted(maps.Keys(want)) {
 				switch {
 				case got[key] == nil:
@@ -52,7 +52,7 @@ func TestChartIsConfig(t *testing.T) {
 	}
 }
 
-// withoutHelm is an object without what Helm alone wants on it.
+// withoutHelm is an object without the labels and annotations that only Helm needs.
 func withoutHelm(o *unstructured.Unstructured) *unstructured.Unstructured {
 	labels, annotations := o.GetLabels(), o.GetAnnotations()
 	delete(labels, "app.kubernetes.io/managed-by")
@@ -66,7 +66,7 @@ func withoutHelm(o *unstructured.Unstructured) *unstructured.Unstructured {
 	return o
 }
 
-// What the values are for ends up where the manager looks for it.
+// Each value of the chart ends up where the manager reads it.
 func TestChartValues(t *testing.T) {
 	for name, c := range map[string]struct{ values, arg string }{
 		"server":       {"--set=cluster.server=https://api.example.com:6443", "--cluster-server=https://api.example.com:6443"},
@@ -98,7 +98,7 @@ func TestChartValues(t *testing.T) {
 	})
 }
 
-// In another namespace nothing speaks of the one that config/ has.
+// In another namespace no object mentions that of config/.
 func TestChartInAnotherNamespace(t *testing.T) {
 	objects, err := Helm(t.Context(), "--namespace=elsewhere", "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true")
 	if err != nil {

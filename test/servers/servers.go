@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package servers has URLs at which a node can reach an API server and others at which it cannot, for the tests of each place that
-// judges them.
+// Package servers has URLs at which a node can reach an API server and URLs at which it cannot, for the tests of all code that
+// validates them.
 package servers
 
 import "strings"
