@@ -17,19 +17,19 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// Admission changes a write: a policy or a webhook has the API server store something else than it was sent.
+// Admission changes a write: a policy or a webhook makes the API server store something else.
 const (
-	stripped  fault = "stripped"  // without labels, annotations and owners, this once
-	spoiled   fault = "spoiled"   // with other content, this once
+	stripped  fault = "stripped"  // without labels, annotations and owners, once
+	spoiled   fault = "spoiled"   // with other content, once
 	spoiling  fault = "spoiling"  // the same, and each write of this kind for a while
-	immutably fault = "immutably" // a Secret that cannot be updated, this once
+	immutably fault = "immutably" // a Secret that cannot be updated, once
 )
 
-// admissionFaults are the ways in which admission may change a write.
+// admissionFaults are the ways in which admission can change a write.
 func admissionFaults(c *call) []fault {
 	verb, _, _ := strings.Cut(c.what, " ")
 	switch {
-	case verb == "delete": // there is nothing to change
+	case verb == "delete": // nothing to change
 		return nil
 	case c.kind == "Secret" && verb == "create":
 		return []fault{stripped, spoiled, spoiling, immutably}
@@ -40,7 +40,7 @@ func admissionFaults(c *call) []fault {
 	}
 }
 
-// admit has admission control change an object that the operator writes, which is stored otherwise, as it does now.
+// admit lets admission change an object that the operator writes.
 func (w *world) admit(sent, have client.Object) bool {
 	switch w.admission {
 	case "":
@@ -70,7 +70,7 @@ func (w *world) admit(sent, have client.Object) bool {
 	return w.admission != immutably
 }
 
-// withAdmission does a write that admission control changes.
+// withAdmission performs a write that admission changes.
 func (w *world) withAdmission(f fault, run func() error) error {
 	w.admission, w.admitted = f, w.clock.Now()
 	defer func() { w.admission = "" }()
@@ -82,7 +82,7 @@ func (w *world) isSpoiled(c *call) bool {
 	return c.class == writing && w.clock.Now().Before(w.spoiledUntil[c.right()])
 }
 
-// dryRun answers a creation that is only tried.
+// dryRun answers a creation in a dry run.
 func (w *world) dryRun(o client.Object) error {
 	k := keyOf(o)
 	if w.latest(k) != nil {
@@ -94,10 +94,10 @@ func (w *world) dryRun(o client.Object) error {
 	return nil
 }
 
-// manyWrites are more writes of one object in a minute than there is reason for.
+// manyWrites is more writes of one object in a minute than anything justifies.
 const manyWrites = 40
 
-// countWrite notes a write of the operator. Invariant 7: whatever is done to an object, it is not written again and again.
+// countWrite counts a write of the operator. Invariant 7: whatever happens to an object, it is not written again and again.
 func (w *world) countWrite(c *call) {
 	if minute := w.clock.Now().Truncate(time.Minute); !minute.Equal(w.writesSince) {
 		w.writesSince, w.writes = minute, map[key]int{}
@@ -107,14 +107,14 @@ func (w *world) countWrite(c *call) {
 	}
 }
 
-// leadsElsewhere reports whether a fault rightly leads to another end: a token that is of no use any more, because its Secret is no
-// longer the operator's or cannot be changed as it has to be, is replaced by the next one.
+// leadsElsewhere reports whether a fault is allowed to lead to another end state: a token that is useless, because its Secret is
+// no longer the operator's or cannot be changed as needed, is replaced by the next one.
 func (a at) leadsElsewhere() bool {
 	return a.fault == immutably && strings.HasPrefix(a.id, "create Secret "+token.Namespace) ||
 		a.fault == stripped && strings.HasPrefix(a.id, "update Secret "+token.Namespace)
 }
 
-// admissionDelays reports whether a fault may delay a write by a minute or so.
+// admissionDelays reports whether a fault can delay a write by a minute or so.
 func admissionDelays(a at) bool {
 	return a.fault == stripped || a.fault == spoiled || a.fault == spoiling || a.fault == immutably
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// endsWell lets the cluster come to rest, whatever has happened to it. Then the status tells the truth, each node that is
-// wanted can join, and each can be forgotten. It stops at the first thing that is not as it should be.
+// endsWell lets the cluster settle, whatever has happened to it. Then the status is true, each wanted node can join, and
+// each can be removed. It stops at the first violation.
 func (w *world) endsWell(machines map[string]*machine) {
 	const backoff = 20 * time.Minute // the workqueue's is not longer
 	w.run(backoff)
@@ -38,14 +38,14 @@ func (w *world) endsWell(machines map[string]*machine) {
 	}
 }
 
-// finallyJoins has a new machine join as the node, if that is wanted, after a reissue if there is no credential.
+// finallyJoins lets a new machine join as the node, if that is wanted, after a reissue if no credential exists.
 func (w *world) finallyJoins(m *machine) {
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", m.node)
 	if nb == nil {
 		return
 	}
 	w.note("- a new machine joins as %s", m.node)
-	// A token is good for one key; and after the deadline for joining the last one expires.
+	// A token is for one key; and after the join deadline the last one expires.
 	runsOut := nb.Status.Token != nil && nb.Status.Token.ExpirationTime.Sub(w.clock.Now()) < time.Minute
 	if !w.isReady(m.node) || len(nb.Status.Certificates) > 0 || runsOut {
 		w.asksReissue(m.node, fmt.Sprint("finally ", w.revision))
@@ -59,7 +59,7 @@ func (w *world) finallyJoins(m *machine) {
 		}
 		w.run(5 * time.Second)
 	}
-	w.run(time.Minute) // after a reissue this is how long it takes until a Lease proves anything
+	w.run(time.Minute) // after a reissue, a Lease proves nothing before that
 	m.beat()
 	w.run(time.Minute)
 	if !w.isJoined(m.node) {
@@ -67,7 +67,7 @@ func (w *world) finallyJoins(m *machine) {
 	}
 }
 
-// collectApproved has a person approve first where a person does.
+// collectApproved approves as a person first, if the approval is Manual.
 func (m *machine) collectApproved() bool {
 	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
 	if nb := get[*v1alpha1.NodeBootstrap](m.w.store, "", m.node); nb != nil && r != nil && nb.Spec.ApprovalMode() == v1alpha1.ApprovalManual && undecided(r) {
@@ -77,10 +77,10 @@ func (m *machine) collectApproved() bool {
 	return m.collect()
 }
 
-// seconds are how long somebody waits for what he can go on with who has other things to do.
+// seconds are how long a busy person waits before the next step.
 const seconds = 30
 
-// goesOn does those of some steps that can be done.
+// goesOn does those of some steps that are possible.
 func (w *world) goesOn(steps []*step) {
 	for _, s := range steps {
 		for range seconds {
@@ -93,5 +93,5 @@ func (w *world) goesOn(steps []*step) {
 	}
 }
 
-// withoutLeaving are the steps except for the last.
+// withoutLeaving are the steps except the last.
 func withoutLeaving(steps []*step) []*step { return slices.Delete(steps, len(steps)-1, len(steps)) }

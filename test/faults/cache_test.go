@@ -25,14 +25,14 @@ import (
 // namespace is the operator's.
 const namespace = "nodebootstrap-system"
 
-// cached is what a cache shows of a version: nothing, when its selectors leave the object out.
+// cached is a version as a cache shows it; nil if its selectors exclude the object.
 type cached struct {
 	object    client.Object
-	unchanged runtime.Object // a copy that nobody is given
+	unchanged runtime.Object // a copy that nothing else can reach
 	index     map[string][]string
 }
 
-// caching is how the operator sets its cache up: the selectors, transforms and indexes that ship.
+// caching is how the operator configures its cache: the selectors, transforms and indexes that ship.
 var caching = func() (c struct {
 	options map[string]cache.ByObject
 	indexes map[string]map[string]client.IndexerFunc
@@ -58,7 +58,7 @@ func (i indexer) IndexField(_ context.Context, o client.Object, field string, va
 	return nil
 }
 
-// cacheConfig is how objects of a kind are held that are in a namespace; false when they are not.
+// cacheConfig is how objects of a kind in a namespace are cached; false if they are not.
 func cacheConfig(kind, namespace string) (label labels.Selector, field fields.Selector, transform toolscache.TransformFunc, ok bool) {
 	by := caching.options[kind]
 	label, field, transform = by.Label, by.Field, by.Transform
@@ -78,7 +78,7 @@ func cacheConfig(kind, namespace string) (label labels.Selector, field fields.Se
 	return label, field, transform, ok
 }
 
-// shown is what a cache shows of a version.
+// shown is a version as a cache shows it.
 func shown(v *version) *cached {
 	if v.cached != nil {
 		return v.cached
@@ -112,12 +112,12 @@ func shown(v *version) *cached {
 	return v.cached
 }
 
-// hand gives out what is in a cache, as it is: the operator has its cache make no copies.
+// hand returns an object from a cache without a copy, as the operator's cache is configured.
 func hand(into, from client.Object) {
 	reflect.ValueOf(into).Elem().Set(reflect.ValueOf(from).Elem())
 }
 
-// checkCaches finds what the operator has changed in its cache.
+// checkCaches finds objects in the cache that the operator has modified.
 func (w *world) checkCaches() {
 	for k, versions := range w.versions {
 		for _, v := range versions {
@@ -128,7 +128,7 @@ func (w *world) checkCaches() {
 	}
 }
 
-// selector is what a list asks for.
+// selector is the selector of a list.
 type selector struct{ kind, namespace, field, value string }
 
 func newSelector(list client.ObjectList, opts []client.ListOption) selector {
@@ -167,7 +167,7 @@ func (s selector) matches(v *version) bool {
 	return c.object != nil && (s.field == "" || slices.Contains(c.index[s.field], s.value))
 }
 
-// list is what a cache at a revision answers.
+// list is the answer of a cache at a revision.
 func (s *store) list(sel selector, revision int) []client.Object {
 	var out []client.Object
 	for _, k := range s.kinds[sel.kind] {
@@ -175,14 +175,14 @@ func (s *store) list(sel selector, revision int) []client.Object {
 			out = append(out, shown(v).object)
 		}
 	}
-	if s.reversed { // a cache lists in no order
+	if s.reversed { // a cache has no order
 		slices.Reverse(out)
 	}
 	return out
 }
 
-// before is the revision ahead of the last change that a get or a list was answered differently by, and when that was; zero
-// when there was none.
+// before is the revision before the last change that affects the answer to a get or a list, and the time of that change;
+// zero if there was none.
 func (s *store) before(revision int, keys []key, concerned func(*version) bool) (int, time.Time) {
 	found, at := 0, time.Time{}
 	for _, k := range keys {

@@ -26,7 +26,7 @@ import (
 
 // liveReader reads from the API server.
 type liveReader struct {
-	client.Reader // what is not below is not known here
+	client.Reader // panics on any method that is not implemented below
 	w             *world
 }
 
@@ -35,7 +35,7 @@ func (r liveReader) Get(_ context.Context, name client.ObjectKey, into client.Ob
 	return r.w.call(&call{class: live, what: "read " + k.String()}, func() error { return r.w.read(k, r.w.revision, false, into) })
 }
 
-// List knows the only list there is: that of the request of a name, which the operator may list and not get.
+// List implements the only list that the operator sends: that of the CSR of a name, because it may list CSRs and not get them.
 func (r liveReader) List(_ context.Context, into client.ObjectList, opts ...client.ListOption) error {
 	var o client.ListOptions
 	o.ApplyOptions(opts)
@@ -57,7 +57,7 @@ func (r liveReader) List(_ context.Context, into client.ObjectList, opts ...clie
 
 // apiClient reads from a cache and writes.
 type apiClient struct {
-	client.Client // what is not below is not known here
+	client.Client // panics on any method that is not implemented below
 	w             *world
 }
 
@@ -87,7 +87,7 @@ func (c apiClient) List(_ context.Context, into client.ObjectList, opts ...clien
 	})
 }
 
-// read answers as the API server does, or as a cache that is at a revision.
+// read answers as the API server does, or as a cache at a revision.
 func (w *world) read(k key, revision int, fromCache bool, into client.Object) error {
 	v := w.at(k, revision)
 	if v == nil || fromCache && shown(v).object == nil {
@@ -148,7 +148,7 @@ func (c apiClient) Delete(_ context.Context, o client.Object, opts ...client.Del
 	})
 }
 
-// Patch knows the only patch that there is: the one that removes the finalizers of a request.
+// Patch implements the only patch that the operator sends: it removes the finalizers of a CSR.
 func (c apiClient) Patch(_ context.Context, o client.Object, patch client.Patch, _ ...client.PatchOption) error {
 	data, err := patch.Data(o)
 	if r, ok := o.(*certificatesv1.CertificateSigningRequest); !ok || err != nil ||
@@ -160,7 +160,7 @@ func (c apiClient) Patch(_ context.Context, o client.Object, patch client.Patch,
 
 func (c apiClient) write(verb string, k key, sent client.Object, run func() error) error {
 	q := &call{class: writing, what: verb + " " + k.String(), kind: k.kind, key: k}
-	had := c.w.latest(k) // which webhooks are shown, too
+	had := c.w.latest(k) // webhooks see it too
 	q.body = func() string {
 		var out string
 		if had != nil {
@@ -177,7 +177,7 @@ func (c apiClient) write(verb string, k key, sent client.Object, run func() erro
 	return c.w.call(q, run)
 }
 
-// body is what an API server or a webhook may repeat of what it was sent: as text, and as it was on the wire.
+// body is what an API server or a webhook can repeat of a write: as text, and as it was on the wire.
 func body(o client.Object) func() string {
 	return func() string {
 		data, _ := json.Marshal(o) //nolint:errchkjson // all of these can be marshalled
@@ -198,7 +198,7 @@ func (c apiClient) SubResource(name string) client.SubResourceClient {
 }
 
 type subresource struct {
-	client.SubResourceClient // what is not below is not known here
+	client.SubResourceClient // panics on any method that is not implemented below
 	w                        *world
 	name                     string
 }
@@ -217,7 +217,7 @@ func (s subresource) Update(_ context.Context, o client.Object, _ ...client.SubR
 	}
 }
 
-// approve stores the conditions of a request alone, and stamps their times. A verdict cannot be taken back.
+// approve stores only the conditions of a CSR, and stamps their times. A verdict is final.
 func (s *store) approve(author string, o *certificatesv1.CertificateSigningRequest) error {
 	have, err := s.current(o)
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// tokenOf is the Secret of a live token, as the API server's authenticator finds it; nil when there is none.
+// tokenOf is the Secret of a live token, as the API server's authenticator finds it; nil if none exists.
 func (w *world) tokenOf(bearer string) *corev1.Secret {
 	id, part, _ := strings.Cut(bearer, ".")
 	revision := w.revision
@@ -39,7 +39,7 @@ func (w *world) tokenOf(bearer string) *corev1.Secret {
 
 func (w *world) live(s *corev1.Secret) bool { return invariants.Live(s, w.now()) }
 
-// identity is who a live token authenticates as.
+// identity is the user as which a live token authenticates.
 func identity(token *corev1.Secret) (user string, groups []string) {
 	groups = []string{bootstrapapi.BootstrapDefaultGroup}
 	for group := range strings.SplitSeq(string(token.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), ",") {
@@ -56,7 +56,7 @@ const (
 	roleSelfNodeClient   = "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient"
 )
 
-// bound reports whether a ClusterRole is given to a user or one of the groups, and what the authorizer says of it.
+// bound reports whether a ClusterRole is bound to a user or one of the groups, and the authorizer's reason.
 func (w *world) bound(role, user string, groups []string) (bool, string) {
 	revision := w.revision
 	if w.lagging {
@@ -83,7 +83,7 @@ func (w *world) allowed(spec authorizationv1.SubjectAccessReviewSpec) (bool, str
 	return w.bound(roleNodeClient, spec.User, spec.Groups)
 }
 
-// clusterActs has one of the controllers of kube-controller-manager do one thing; false when there is nothing to do.
+// clusterActs lets one of the controllers of kube-controller-manager do one thing; false if there is nothing to do.
 func (w *world) clusterActs() bool {
 	act := w.clusterAction()
 	if act != nil {
@@ -92,7 +92,7 @@ func (w *world) clusterActs() bool {
 	return act != nil
 }
 
-// clusterAction is what they do next; nil when there is nothing to do.
+// clusterAction is their next action; nil if there is nothing to do.
 func (w *world) clusterAction() func() {
 	controllers := []func() func(){w.approverAction, w.signerAction, w.cleanersAction, w.collectorAction}
 	if w.signerDown {
@@ -106,7 +106,7 @@ func (w *world) clusterAction() func() {
 	return nil
 }
 
-// clusterDue is when time alone gives them something to do.
+// clusterDue is when they next have something to do without another change.
 func (w *world) clusterDue() (next time.Time, ok bool) {
 	take := func(t time.Time) {
 		if t = t.Add(-w.skew); !ok || t.Before(next) {
@@ -143,7 +143,7 @@ func pending(r *certificatesv1.CertificateSigningRequest) bool {
 
 var nodesInRequests sync.Map // by content
 
-// requestedNode is csr.RequestedNode, which takes a while.
+// requestedNode caches csr.RequestedNode, which takes a while.
 func requestedNode(r *certificatesv1.CertificateSigningRequest) string {
 	content := string(r.Spec.Request)
 	if node, ok := nodesInRequests.Load(content); ok {
@@ -178,7 +178,7 @@ func (w *world) approverAction() func() {
 	return nil
 }
 
-// decide approves or denies as someone else than the operator does: kubectl writes the time of its own clock.
+// decide approves or denies as another client than the operator: kubectl writes the time of its own clock.
 func (w *world) decide(author string, r *certificatesv1.CertificateSigningRequest, verdict certificatesv1.RequestConditionType, reason string) {
 	r = r.DeepCopy()
 	c := certificatesv1.CertificateSigningRequestCondition{Type: verdict, Status: corev1.ConditionTrue, Reason: reason, Message: "by " + author}
@@ -239,7 +239,7 @@ const (
 	orphanFinalizer     = metav1.FinalizerOrphanDependents
 )
 
-// collectorAction is the garbage collector, with what it does for kubectl delete --cascade.
+// collectorAction is the garbage collector, including its part of kubectl delete --cascade.
 func (w *world) collectorAction() func() {
 	owners := map[string]client.Object{}
 	for _, nb := range all[*v1alpha1.NodeBootstrap](w.store) {
@@ -257,7 +257,7 @@ func (w *world) collectorAction() func() {
 			}
 		}
 	}
-	for _, nb := range all[*v1alpha1.NodeBootstrap](w.store) { // their dependents are gone, or nobody's
+	for _, nb := range all[*v1alpha1.NodeBootstrap](w.store) { // their dependents no longer exist, or have no owner
 		if nb.DeletionTimestamp != nil {
 			return func() { w.put("garbage-collector", keyOf(nb), nil) }
 		}

@@ -19,14 +19,14 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// checkSettled looks at a cluster in which nobody has anything to do.
+// checkSettled checks a cluster in which nothing is left to do.
 func (w *world) checkSettled() {
 	w.CheckNothingLeft(int64(w.revision))
 	w.checkNoMoreWrites()
 }
 
-// Invariant 4: no more writes, whoever looks again: the process that is there, and a new one. What is about to be due is done
-// first: the API server's clock is known to a second.
+// Invariant 4: no more writes, neither by the current process nor by a new one. Work that is almost due is done first,
+// because the API server's clock is known to a second.
 func (w *world) checkNoMoreWrites() {
 	const aMoment = 3 * time.Second
 	for range 20 {
@@ -43,7 +43,7 @@ func (w *world) checkNoMoreWrites() {
 	w.idle()
 	w.startOperator()
 	w.idle()
-	w.op.wakeAll() // what depends on the order of a map may differ each time
+	w.op.wakeAll() // anything that depends on the order of a map may differ each time
 	w.idle()
 	for _, c := range w.changes[before:] {
 		if c.new.author == operatorAuthor {
@@ -81,10 +81,10 @@ func asJSON(v any) string {
 	return string(data)
 }
 
-// timestamps, and the seconds that a message tells.
+// timestamps, and the seconds in a message.
 var timestamps = regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`)
 
-// state is what the cluster is like at the end, without what has to differ between two runs: times and secret parts.
+// state is the cluster's end state, without what differs between two runs: times and secret parts.
 func (w *world) state() []string {
 	var out []string
 	known := invariants.CanariesOf(w.Parts)
@@ -95,7 +95,7 @@ func (w *world) state() []string {
 				continue
 			}
 			if r, ok := v.object.(*certificatesv1.CertificateSigningRequest); ok && !pending(r) {
-				continue // it is history, which status.certificates tells of: without its token it is deleted if it seems pending
+				continue // it is history, which status.certificates shows: without its token it is deleted if it seems pending
 			}
 			o := v.object.DeepCopyObject()
 			if nb, ok := o.(*v1alpha1.NodeBootstrap); ok {
@@ -113,11 +113,11 @@ func (w *world) state() []string {
 					}
 				}
 				delete(s.Data, "expiration")
-				s.Immutable = nil // admission control may have done that, and it does no harm
+				s.Immutable = nil // admission control may have set that, and it is harmless
 			}
 			m, _ := meta.Accessor(o)
 			m.SetResourceVersion("")
-			if kind == "ClusterRoleBinding" || w.Foreign[k.public()] { // one that is not needed for a moment may be created again; what is not the operator's it never touches
+			if kind == "ClusterRoleBinding" || w.Foreign[k.public()] { // one that is not needed for a moment may be created again; the operator never touches foreign ones
 				m.SetUID("")
 			}
 			data, err := json.MarshalIndent(o, "", " ")
@@ -130,7 +130,7 @@ func (w *world) state() []string {
 	return out
 }
 
-// forgetAlive leaves out whether the old kubelet was seen after a reissue: that is a matter of when it renewed its Lease.
+// forgetAlive drops whether the old kubelet was seen after a reissue, which depends on when it renewed its Lease.
 func forgetAlive(nb *v1alpha1.NodeBootstrap) {
 	nb.Status.NodeAliveTime = nil
 	for i := range nb.Status.Conditions {
@@ -141,7 +141,7 @@ func forgetAlive(nb *v1alpha1.NodeBootstrap) {
 	}
 }
 
-// forgetVainClaims leaves out the claims that nothing followed.
+// forgetVainClaims drops the claims that nothing followed.
 func (w *world) forgetVainClaims(s *v1alpha1.NodeBootstrapStatus) {
 	vain := map[string]bool{}
 	for _, d := range s.Certificates {
@@ -157,14 +157,14 @@ func (w *world) forgetVainClaims(s *v1alpha1.NodeBootstrapStatus) {
 	}
 }
 
-// cameToNothing reports whether a decision is a claim that nothing followed: the request is gone, and nobody ever approved it.
-// A cache that is behind may let one be made whose token is gone already, which is noticed before the approval.
+// cameToNothing reports whether a decision is a claim that nothing followed: the CSR was deleted, and never approved. A stale
+// cache can lead to a claim for a deleted token, which is noticed before the approval.
 func (w *world) cameToNothing(name string, verdict v1alpha1.Verdict) bool {
 	versions := w.versions[key{kind: "CertificateSigningRequest", name: name}]
 	return verdict == v1alpha1.VerdictApproved && len(versions) > 0 && versions[len(versions)-1].object == nil && !slices.ContainsFunc(versions, isApproved)
 }
 
-// difference tells where two ends differ; empty when they do not.
+// difference returns where two end states differ; empty if they do not.
 func difference(want, got []string) string {
 	if slices.Equal(want, got) {
 		return ""

@@ -17,71 +17,71 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// class is what kind of call one is.
+// class is the type of a call.
 type class int
 
 const (
 	fromCache class = iota
-	live            // a read of the API server, or a review, which stores nothing
+	live            // an uncached read, or a review, which stores nothing
 	writing
 )
 
-// call is one of the operator's.
+// call is a call of the operator.
 type call struct {
 	class class
-	// what says what is called, without anything that differs between two runs of a story. id is what with a number.
+	// what describes the call, without anything that differs between two runs of a story. id is what with a number.
 	what, id string
-	// kind and key are of the object that is read or written, and cache is what a read from a cache is answered by.
+	// kind and key are of the object that is read or written, and cache is the cache that answers a read.
 	kind, cache string
 	key         key
-	// body is what is sent.
+	// body is the content that is sent.
 	body func() string
 	// pass counts the calls of Reconcile.
 	pass int
 
-	// revision is the one that a cache answers at. before is that of a cache that the last change has not reached yet, which
-	// was made at changed.
+	// revision is the one at which a cache answers. before is that of a cache without the last change, which was made at
+	// changed.
 	revision, before int
 	changed          time.Time
-	// recent says that the last change is so young that a cache may not have it, and that the process has not seen it yet: a
+	// recent means that the last change is so new that a cache may lack it, and that the process has not seen it yet: a
 	// cache never goes back.
 	recent bool
-	// at is the revision of the store at the beginning of the call, and next the step of the story that comes next.
+	// at is the revision of the store at the beginning of the call, and next the next step of the story.
 	at, next int
-	// pending says that kube-controller-manager has something to do. It is looked up in undisturbed runs alone.
+	// pending means that kube-controller-manager has something to do. Only undisturbed runs set it.
 	pending bool
 }
 
-// fault is what goes wrong with a call.
+// fault is a failure of a call.
 type fault string
 
 const (
 	crash       fault = "crash"        // the process ends at a read
 	crashBefore fault = "crash-before" // the process ends before a write is sent
-	crashAfter  fault = "crash-after"  // the process ends when a write was stored
-	lost        fault = "lost"         // a write is stored and the reply does not arrive
+	crashAfter  fault = "crash-after"  // the process ends after a write was stored
+	lost        fault = "lost"         // a write is stored and its answer is lost
 	conflict    fault = "conflict"     // 409: a conflict
 	tooMany     fault = "429"          // with Retry-After
-	internal    fault = "500"          // with a text that repeats what was sent
+	internal    fault = "500"          // with a text that repeats the content that was sent
 	timeout     fault = "timeout"      // nothing was done
-	stale       fault = "stale"        // the cache shows the state before the last change, this once
-	behind      fault = "behind"       // the same, and it stays so for cacheLag
-	unseen      fault = "unseen"       // the cache does not show this write, nor what follows, for cacheLag
-	forbidden   fault = "403"          // the right to do such a thing is taken away, and given back after a while
-	cutOff      fault = "cut-off"      // nothing gets through to the API server, nor from it, for a while
-	ahead       fault = "ahead"        // what people or a machine do next, they do just before this call
-	meanwhile   fault = "meanwhile"    // what kube-controller-manager does next, it does just before this call
-	paused      fault = "paused"       // the process is paused, another one takes over, and then this one goes on with its pass
-	away        fault = "away"         // the same, and people or a machine do what comes next before it goes on
+	stale       fault = "stale"        // the cache shows the state before the last change, once
+	behind      fault = "behind"       // the same, for cacheLag
+	unseen      fault = "unseen"       // the cache does not show this write, nor later ones, for cacheLag
+	forbidden   fault = "403"          // the permission for such calls is removed, and restored after a while
+	cutOff      fault = "cut-off"      // the network to the API server fails for a while
+	ahead       fault = "ahead"        // people or a machine take their next step just before this call
+	meanwhile   fault = "meanwhile"    // kube-controller-manager takes its next action just before this call
+	paused      fault = "paused"       // the process is paused, another one takes over, and then this one continues its reconcile
+	away        fault = "away"         // the same, and people or a machine take their next step before it continues
 )
 
-// cacheLag is how long a cache may not show what was stored.
+// cacheLag is how long a cache may lack what was stored.
 const cacheLag = 2 * time.Second
 
 // latency is how long a call of the API server takes.
 const latency = 2 * time.Millisecond
 
-// failuresOf are all that may go wrong with a call.
+// failuresOf are all faults that can affect a call.
 func failuresOf(c *call) []fault {
 	switch {
 	case c.class == writing:
@@ -97,7 +97,7 @@ func failuresOf(c *call) []fault {
 	}
 }
 
-// faultsOf are these, and others coming first.
+// faultsOf are these, and the actions of others just before the call.
 func faultsOf(c *call) []fault {
 	if c.pending {
 		return append(failuresOf(c), ahead, meanwhile)
@@ -105,20 +105,20 @@ func faultsOf(c *call) []fault {
 	return append(failuresOf(c), ahead)
 }
 
-// crashed is what a call panics with when the process ends in it.
+// crashed is the panic value of a call in which the process ends.
 type crashed struct{}
 
-// pointless is what a call panics with when nobody had anything to do ahead of it: the run is as without the fault.
+// pointless is the panic value of a call before which nobody had anything to do: the run is the same as without the fault.
 type pointless struct{}
 
-// endless is what a call panics with when there were far too many.
+// endless is the panic value after far too many calls.
 type endless struct{}
 
 func (crashed) Error() string   { return "the process ends" }
 func (pointless) Error() string { return "there is nothing to do" }
 func (endless) Error() string   { return "there are too many calls" }
 
-// thrown is what a call panicked with: singleflight passes it on in an error of its own.
+// thrown unwraps the value with which a call panicked: singleflight wraps it in an error of its own.
 func thrown(recovered any) any {
 	if err, ok := recovered.(error); ok && errors.Unwrap(err) != nil {
 		return errors.Unwrap(err)
@@ -126,7 +126,7 @@ func thrown(recovered any) any {
 	return recovered
 }
 
-// call lets a call of the operator go right or wrong, and records it.
+// call lets a call of the operator succeed or fail, and records it.
 func (w *world) call(c *call, run func() error) error {
 	if w.checking {
 		return run()
@@ -147,7 +147,7 @@ func (w *world) call(c *call, run func() error) error {
 		panic(endless{})
 	}
 	w.comesBefore(f, c)
-	if c.class == fromCache && slices.Contains([]fault{ahead, meanwhile, paused, away}, f) { // a cache that is up to date shows what was just done
+	if c.class == fromCache && slices.Contains([]fault{ahead, meanwhile, paused, away}, f) { // an up-to-date cache shows what was just done
 		c.revision = w.seen(c.kind)
 	}
 	c.at = w.revision
@@ -178,7 +178,7 @@ func (w *world) call(c *call, run func() error) error {
 	return err
 }
 
-// faultFor is what goes wrong with a call; each fault of a plan happens once.
+// faultFor is the fault of a call; each fault of a plan happens once.
 func (w *world) faultFor(c *call) fault {
 	f, ok := w.plan[c.id]
 	if !ok && w.random != nil {
@@ -236,13 +236,13 @@ func (w *world) disturb(f fault, c *call, run func() error) error {
 	}
 }
 
-// recent reports whether a cache may not have heard of what happened at a time.
+// recent reports whether a cache may lack a change of that time.
 func (w *world) recent(at time.Time) bool {
 	age := w.now().Sub(at)
 	return age >= 0 && age <= cacheLag
 }
 
-// withOldState answers as of before the last change, whose event comes afterwards.
+// withOldState answers as of before the last change, whose event follows.
 func (w *world) withOldState(c *call, run func() error) error {
 	if c.class == live {
 		w.lagging = true
@@ -265,7 +265,7 @@ type at struct {
 
 func (a at) String() string { return a.id + " " + string(a.fault) }
 
-// parse reads what String writes.
+// parse reads the output of String.
 func (a *at) parse(text string) error {
 	i := strings.LastIndex(text, " ")
 	if i < 0 {
@@ -275,7 +275,7 @@ func (a *at) parse(text string) error {
 	return nil
 }
 
-// traced is a line of what happened.
+// traced is a line of the trace.
 type traced struct {
 	call  *call
 	fault fault

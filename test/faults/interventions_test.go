@@ -20,7 +20,7 @@ import (
 
 var interventionRuns = flag.Int("faults.interventions", 600, "how many runs TestInterventions does; all with -1")
 
-// interventions are what somebody may do at any time, whatever the operator is about.
+// interventions are what a person may do at any time, whatever the operator is doing.
 var interventions = map[string]func(*world){
 	"deletes the NodeBootstrap":                    func(w *world) { w.unwants(worker) },
 	"deletes the NodeBootstrap, in the foreground": func(w *world) { w.unwants(worker, foregroundFinalizer) },
@@ -52,11 +52,11 @@ var interventions = map[string]func(*world){
 	},
 }
 
-// intervention is one at a call.
+// intervention is one before a call.
 type intervention struct{ call, name string }
 
-// TestInterventions has somebody do something just before each call of the operator in the main story, which then goes on as
-// far as it can. In the end a new machine can join, if it is still wanted, and nothing is left when it is not.
+// TestInterventions intervenes just before each call of the operator in the main story, which then continues as far as
+// possible. In the end a new machine can join, if the node is still wanted, and nothing is left if it is not.
 func TestInterventions(t *testing.T) {
 	r := undisturbed(t, mainStory)
 	var plan []intervention

@@ -19,10 +19,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// rules is what has to be remembered to report whether the invariants hold.
+// rules is the state that the checks of the invariants need.
 type rules struct {
 	*invariants.Checker
-	pass pass // the present one
+	pass pass // the current one
 
 	violations []string
 }
@@ -36,7 +36,7 @@ func (w *world) newRules() rules {
 	return rules{Checker: c}
 }
 
-// violated notes what is wrong.
+// violated records a violation.
 func (w *world) violated(text string) {
 	if slices.Contains(w.violations, text) {
 		return
@@ -79,12 +79,12 @@ func (w *world) passBegins() {
 	w.pass = pass{w.passes, len(w.calls), w.revision, len(w.happened)}
 }
 
-// callsOfPass are those of the present pass. A process that was paused has those of others in between.
+// callsOfPass are those of the current reconcile. Between those of a process that was paused there are calls of others.
 func (w *world) callsOfPass() []*call {
 	return slices.DeleteFunc(slices.Clone(w.calls[w.pass.firstCall:]), func(c *call) bool { return c.pass != w.pass.number })
 }
 
-// looked is the revision at which the present pass made the call that is so many ahead of the last one.
+// looked is the revision at which the current reconcile made the call so many before the last one.
 func (w *world) looked(ahead int) int64 {
 	calls := w.callsOfPass()
 	if len(calls) == 0 {
@@ -93,19 +93,19 @@ func (w *world) looked(ahead int) int64 {
 	return int64(calls[max(0, len(calls)-1-ahead)].at)
 }
 
-// isOf reports whether there is an object, with this UID.
+// isOf reports whether an object exists, with this UID.
 func (v *version) isOf(uid types.UID) bool { return v != nil && v.object.GetUID() == uid }
 
-// liveReads are how many reads directly ahead of an approval look once more at what it rests on.
+// liveReads are how many reads directly before an approval check again what it relies on.
 const liveReads = 2
 
-// check holds a change against the invariants. What admission has changed is not what the operator has sent.
+// check checks a change against the invariants. It ignores the parts that admission has changed.
 func (w *world) check(c change) {
 	operators := c.new.author == operatorAuthor
 	change := invariants.Write{
 		Key: c.key.public(), Revision: int64(c.new.revision), At: w.now(), Before: cmp.Or(c.old, &version{}).object, After: c.new.object,
 		Began: int64(w.pass.firstRevision),
-		// What has changed since the pass began may not have been seen, and what was seen may have changed since.
+		// The reconcile may not have seen changes since it began, and what it saw may have changed since.
 		Seen: []int64{int64(w.pass.firstRevision), w.looked(1)},
 	}
 	w.Learn(change, operators)
@@ -114,17 +114,17 @@ func (w *world) check(c change) {
 	}
 	switch o := c.new.object.(type) {
 	case *certificatesv1.CertificateSigningRequest:
-		change.Seen = []int64{w.looked(liveReads)} // it may be taken away between the last look and the approval, but no earlier
+		change.Seen = []int64{w.looked(liveReads)} // it may be deleted between the last read and the approval, but no earlier
 	case *corev1.Secret:
-		change.Late = o.Namespace == namespace && w.sawOldSecrets() // what is published then is of no use to anybody until the cache has caught up
+		change.Late = o.Namespace == namespace && w.sawOldSecrets() // until the cache has caught up, anything published is useless
 		change.Knows = func(other *corev1.Secret, revision int64) bool { return w.knows(o, other, int(revision)) }
 		change.Shows = w.showed
 	}
 	w.Check(change)
 }
 
-// knows reports whether the operator could know of a token when it made another one. One of a former NodeBootstrap goes with it, and until
-// then a cache may hide it that lags, or that goes by a label which somebody took off.
+// knows reports whether the operator could know of a token when it created another one. A token of a former NodeBootstrap is
+// deleted with it, and until then a cache may not show it, because it lags or because the label by which it selects was removed.
 func (w *world) knows(made, other *corev1.Secret, revision int) bool {
 	former := len(other.OwnerReferences) == 0 || len(made.OwnerReferences) == 0 || other.OwnerReferences[0].UID != made.OwnerReferences[0].UID
 	hidden := former && (w.sawOldSecrets() || shown(w.latest(keyOf(other))).object == nil)
@@ -143,12 +143,12 @@ func objectOf(v *version) any {
 	return v.object
 }
 
-// liveTokens are the live tokens that the operator made for a node.
+// liveTokens are the live tokens that the operator created for a node.
 func (w *world) liveTokens(node string) []*corev1.Secret {
 	return w.LiveTokens(node, int64(w.revision), w.now())
 }
 
-// sawOldSecrets reports whether the present pass read Secrets from a cache that lagged behind.
+// sawOldSecrets reports whether the current reconcile read Secrets from a stale cache.
 func (w *world) sawOldSecrets() bool {
 	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
 }
@@ -193,7 +193,7 @@ func (w *world) checkDeletionSeen(node string, again bool, err error) {
 	}
 }
 
-// passEnds: after an error the status tells of it, if that can be stored.
+// passEnds: after an error the status reports it, if it can be stored.
 func (w *world) passEnds(i item, err error) {
 	faults := w.happened[min(w.pass.firstFault, len(w.happened)):]
 	if i.controller != "node" || err == nil || len(faults) != 1 || strings.Contains(err.Error(), "storing the status") || faults[0].fault == cutOff {
@@ -212,7 +212,7 @@ func (w *world) passEnds(i item, err error) {
 	w.violated(invariants.SameEnd.Violated("the status does not tell of the error: %v", err))
 }
 
-// passSaw reports whether the cache showed a NodeBootstrap to the pass, and not only one of its name before it.
+// passSaw reports whether the cache showed a NodeBootstrap to the reconcile, and not only an earlier one of its name.
 func (w *world) passSaw(nb *v1alpha1.NodeBootstrap) bool {
 	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool {
 		v := w.at(keyOf(nb), c.revision)

@@ -17,7 +17,7 @@ import (
 // longFaults are those that last.
 var longFaults = []fault{spoiling, forbidden, cutOff, paused, away}
 
-// some is all of the faults of a call, but of the long ones only one.
+// some is all of the faults of a call, but only one of the long ones.
 func some(c *call, all []fault) []fault {
 	hash := fnv.New32a()
 	_, _ = hash.Write([]byte(c.id))
@@ -25,10 +25,10 @@ func some(c *call, all []fault) []fault {
 	return slices.DeleteFunc(all, func(f fault) bool { return f != one && slices.Contains(longFaults, f) })
 }
 
-// aWhile is how long a right is gone, or the network.
+// aWhile is how long a permission, or the network, is missing.
 const aWhile = 10 * time.Second
 
-// comesBefore is what happens just before a call that is disturbed.
+// comesBefore acts just before a call that is disturbed.
 func (w *world) comesBefore(f fault, c *call) {
 	before := w.revision
 	switch f {
@@ -52,18 +52,18 @@ func (w *world) comesBefore(f fault, c *call) {
 	}
 }
 
-// expectsChange gives a run up in which nobody had anything to do since a revision.
+// expectsChange abandons a run in which nobody had anything to do since a revision.
 func (w *world) expectsChange(since int) {
 	if w.revision == since && w.random == nil {
 		panic(pointless{})
 	}
 }
 
-// leaseLasts is how long another process waits before it takes over, and then works before a paused one goes on.
+// leaseLasts is how long another process waits before it takes over, and then works before a paused one continues.
 const leaseLasts = 15 * time.Second
 
-// pause has another process take over and work until it has nothing to do. The old one goes on with its pass afterwards, as
-// it does when it has lost the leader's lease without noticing.
+// pause lets another process take over and work until it has nothing to do. The old one then continues its reconcile, as a
+// process does that has lost the leader's Lease without noticing.
 func (w *world) pause(goesOn bool) {
 	pass := w.pass
 	w.note("the process is paused, and another one takes over")
@@ -79,10 +79,10 @@ func (w *world) pause(goesOn bool) {
 	w.pass = pass
 }
 
-// right is what somebody may or may not do.
+// right is the permission that the call needs.
 func (c *call) right() string { return strings.Join(strings.Fields(c.what)[:2], " ") }
 
-// cutOff has nothing get through for a while: calls fail, and all caches stay as they are.
+// cutOff cuts the network for a while: calls fail, and all caches stay as they are.
 func (w *world) cutOff() {
 	w.cutOffUntil = w.clock.Now().Add(aWhile)
 	for kind := range w.kinds {
@@ -90,7 +90,7 @@ func (w *world) cutOff() {
 	}
 }
 
-// refusal is why a call fails while a right is gone, or the network.
+// refusal is why a call fails while a permission, or the network, is missing.
 func (w *world) refusal(c *call) error {
 	now := w.clock.Now()
 	switch {

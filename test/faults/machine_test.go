@@ -24,21 +24,21 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// machine is one that a kubelet runs on, or that of a thief.
+// machine runs a kubelet, or is a thief's.
 type machine struct {
 	w    *world
 	node string
-	// disk is how often it was installed: each time there is a new key.
+	// disk is how often it was installed: each installation has a new key.
 	disk int
-	// image is what the machine was cloned from: clones have one key. Empty for none.
+	// image is the image from which the machine was cloned: clones share one key. Empty for none.
 	image string
-	// finalizers are what it puts on its requests.
+	// finalizers are those of its CSRs.
 	finalizers []string
-	// bearer is the token in the kubeconfig that it was given.
+	// bearer is the token in its kubeconfig.
 	bearer string
-	// request is the name of the one that it waits for.
+	// request is the name of its pending CSR.
 	request string
-	// certified says that it has collected a certificate.
+	// certified reports that it has collected a certificate.
 	certified bool
 	// ahead is how far its clock is ahead of the API server's.
 	ahead time.Duration
@@ -48,10 +48,10 @@ func (w *world) machine(node string) *machine { return &machine{w: w, node: node
 
 func (m *machine) String() string { return fmt.Sprintf("machine %s/%d", m.node, m.disk) }
 
-// wipe installs the machine again.
+// wipe reinstalls the machine.
 func (m *machine) wipe() { *m = machine{w: m.w, node: m.node, disk: m.disk + 1, ahead: m.ahead} }
 
-// give copies the kubeconfig onto the machine, as soon as there is one that works: kubectl wait --for=condition=Ready.
+// give copies the kubeconfig onto the machine, once a working one exists: kubectl wait --for=condition=Ready.
 func (m *machine) give() bool {
 	if !m.w.isReady(m.node) {
 		return false
@@ -73,8 +73,8 @@ func (w *world) published(node string) string {
 	return invariants.Bearer(s)
 }
 
-// ask sends the request for a client certificate as the user of the token. It may do so with a live token alone, and while
-// it is bound to the role.
+// ask sends the CSR for a client certificate as the user of the token. That requires a live token, and the binding to the
+// role.
 func (m *machine) ask() bool {
 	return m.askAs(m.node, certificatesv1.KubeAPIServerClientKubeletSignerName)
 }
@@ -102,13 +102,13 @@ func (m *machine) askAs(name, signer string) bool {
 			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
 		},
 	})
-	if !apierrors.IsAlreadyExists(err) { // a kubelet takes one of its own up again
+	if !apierrors.IsAlreadyExists(err) { // a kubelet resumes its own CSR
 		m.w.must(err)
 	}
 	return true
 }
 
-// collect fetches the certificate, which takes the token once more.
+// collect fetches the certificate, which requires the token again.
 func (m *machine) collect() bool {
 	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
 	if r == nil || len(r.Status.Certificate) == 0 || m.w.tokenOf(m.bearer) == nil {
@@ -118,7 +118,7 @@ func (m *machine) collect() bool {
 	return true
 }
 
-// register makes the Node, or updates it, as the kubelet does with its certificate.
+// register creates the Node, or updates it, as the kubelet does with its certificate.
 func (m *machine) register() bool {
 	if get[*corev1.Node](m.w.store, "", m.node) == nil {
 		m.w.add(m.String(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: m.node}})
@@ -127,7 +127,7 @@ func (m *machine) register() bool {
 	return true
 }
 
-// beat renews the Lease, by the clock of the machine. The API server notes when.
+// beat renews the Lease, by the clock of the machine. The API server records when.
 func (m *machine) beat() bool {
 	now, stored := metav1.NewMicroTime(m.w.now().Add(m.ahead)), metav1.NewTime(m.w.now().Truncate(time.Second))
 	if get[*coordinationv1.Lease](m.w.store, corev1.NamespaceNodeLease, m.node) == nil {
@@ -140,7 +140,7 @@ func (m *machine) beat() bool {
 	return true
 }
 
-// askServing asks for a serving certificate, or with another signer for a new client certificate, as the node itself.
+// askServing requests a serving certificate, or with another signer a new client certificate, as the node itself.
 func (m *machine) askServing(signer string, usage certificatesv1.KeyUsage, seed string, names ...string) bool {
 	if !m.certified {
 		return false
@@ -168,7 +168,7 @@ func (m *machine) askServing(signer string, usage certificatesv1.KeyUsage, seed 
 
 var (
 	privateKeys sync.Map // by seed
-	contents    sync.Map // of requests, which take a while to sign
+	contents    sync.Map // of CSRs, which take a while to sign
 )
 
 // privateKey is the key of a machine, the same in each run.
@@ -185,7 +185,7 @@ func privateKey(seed string) *ecdsa.PrivateKey {
 	return out.(*ecdsa.PrivateKey)
 }
 
-// clientRequest is what a kubelet sends, made by the function that it calls.
+// clientRequest is a kubelet's CSR, created by the function that a kubelet calls.
 func clientRequest(seed, node string) []byte { return certificateRequest(seed, node, nil, nil) }
 
 func certificateRequest(seed, node string, names []string, ips []net.IP) []byte {

@@ -17,8 +17,8 @@ func TestMain(m *testing.M) {
 	debug.SetGCPercent(800) // worlds are small and short-lived
 	for name, value := range map[string]string{
 		"rapid.nofailfile": "true", // a seed is printed, which is enough
-		"rapid.steps":      "80",   // of which many do nothing
-		"rapid.seed":       "5",    // the same histories each time; make faults tells others
+		"rapid.steps":      "80",   // many of which do nothing
+		"rapid.seed":       "5",    // the same histories each time; make faults uses other seeds
 	} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err)

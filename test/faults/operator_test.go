@@ -41,7 +41,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// item is what a workqueue holds: a node's name, a token Secret's, or one of the two singletons.
+// item is an item of a workqueue: the name of a node or of a token Secret, or one of the two singletons.
 type item struct{ controller, name string }
 
 var (
@@ -54,7 +54,7 @@ func nodeItem(name string) item { return item{"node", name} }
 // strayItem is a Secret in kube-system.
 func strayItem(name string) item { return item{"stray-tokens", name} }
 
-// operator is one process of it. What is here is lost in a crash.
+// operator is one process of the operator. Its fields are lost in a crash.
 type operator struct {
 	w         *world
 	node      *node.Reconciler
@@ -71,7 +71,7 @@ type operator struct {
 	shown map[string]int
 }
 
-// startOperator replaces the operator by a new process, which is told of every object that is there.
+// startOperator replaces the operator by a new process, which gets an event for every existing object.
 func (w *world) startOperator() {
 	c, l := apiClient{w: w}, liveReader{w: w}
 	k, limits := apiserver.NewClock(w.clock), &writes.Limits{}
@@ -151,8 +151,8 @@ func (o *operator) due() {
 	}
 }
 
-// wakeFor is what the watches of controllers/watches.go do about a change that has reached the cache. It is written down
-// here once more since they cannot be had without a manager: what is not watched must wake nobody here either.
+// wakeFor does what the watches of controllers/watches.go do about a change that has reached the cache. It duplicates
+// them because they need a manager: an object without a watch must not trigger anything here either.
 func (o *operator) wakeFor(c change) {
 	for _, v := range []*version{c.old, c.new} {
 		if v == nil || v.object == nil || shown(v).object == nil {
@@ -183,7 +183,7 @@ func (o *operator) wakeFor(c change) {
 		case *corev1.ConfigMap:
 			o.addAll()
 		case *rbacv1.ClusterRoleBinding:
-			o.add(approversItem) // and again for as long as the authorizer may not know of the binding
+			o.add(approversItem) // and again while the authorizer may not have seen the binding
 			o.addAfter(approversItem, time.Second)
 			if slices.Contains(rbac.BindingNames, object.Name) {
 				o.addAll()
@@ -225,7 +225,7 @@ func (o *operator) addAll() {
 	}
 }
 
-// work takes one item from the queue and does what controller-runtime does with it; false when there is none.
+// work takes one item from the queue and does what controller-runtime does with it; false if the queue is empty.
 func (o *operator) work() bool {
 	if len(o.queue) == 0 {
 		return false
@@ -235,7 +235,7 @@ func (o *operator) work() bool {
 	o.w.begins(i)
 	result, err := o.reconcile(i)
 	switch {
-	case o.w.op != o: // it has crashed, or another one has taken over
+	case o.w.op != o: // it has crashed, or another process has taken over
 		if err != nil {
 			o.w.said("error", err.Error())
 		}
@@ -285,13 +285,13 @@ func (o *operator) reconcile(i item) (result reconcile.Result, err error) {
 	}
 }
 
-// reconcileOne calls Reconcile of a singleton, whose type of request is its own.
+// reconcileOne calls Reconcile of a singleton, which has its own type of request.
 func reconcileOne[T any](ctx context.Context, f func(context.Context, T) (reconcile.Result, error)) (reconcile.Result, error) {
 	var request T
 	return f(ctx, request)
 }
 
-// reconcileApprovers takes what it tells the nodes from a channel without a buffer meanwhile.
+// reconcileApprovers reads meanwhile from the unbuffered channel through which it triggers the nodes.
 func (o *operator) reconcileApprovers(ctx context.Context) (result reconcile.Result, err error) {
 	ended := make(chan any)
 	go func() {
@@ -311,7 +311,7 @@ func (o *operator) reconcileApprovers(ctx context.Context) (result reconcile.Res
 	}
 }
 
-// recorder keeps events, and checks what the API server would.
+// recorder keeps events, and validates them as the API server would.
 type recorder struct{ w *world }
 
 func (r recorder) Eventf(regarding, _ runtime.Object, kind, reason, action, note string, args ...any) {
@@ -322,10 +322,10 @@ func (r recorder) Eventf(regarding, _ runtime.Object, kind, reason, action, note
 	r.w.said("event", strings.Join([]string{kind, reason, action, text}, " "))
 }
 
-// registry has the metrics of all operators there ever were: they count on, as a secret that gets into them would stay.
+// registry has the metrics of all operators that ever ran: their counts continue, so that a secret in them would stay.
 var registry = prometheus.NewRegistry()
 
-// theMetrics are registered once. The gauges over all NodeBootstraps read an empty cache: worlds come and go.
+// theMetrics are registered once. The gauges over all NodeBootstraps read an empty cache, because worlds are created and dropped.
 var theMetrics = sync.OnceValue(func() *metrics.Metrics {
 	scheme, err := objects.NewScheme()
 	if err != nil {

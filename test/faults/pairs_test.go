@@ -23,11 +23,11 @@ func seeded() *rand.Rand {
 	return rand.New(rand.NewPCG(*seed, 0))
 }
 
-// someFailuresOf are those of a call that pairs are made of.
+// someFailuresOf are the faults of a call that pairs consist of.
 func someFailuresOf(c *call) []fault { return some(c, failuresOf(c)) }
 
-// TestPairsOfFaults disturbs two calls of the main story: one of the undisturbed run, and then one of those that follow in
-// the run so disturbed, which may be others.
+// TestPairsOfFaults disturbs two calls of the main story: one of the undisturbed run, and then one of the following calls
+// of the disturbed run, which may be others.
 func TestPairsOfFaults(t *testing.T) {
 	random := seeded()
 	r := undisturbed(t, mainStory)
@@ -50,7 +50,7 @@ func TestPairsOfFaults(t *testing.T) {
 	var all atomic.Int64
 	inParallel(jobs, func(j job) {
 		w, failure := r.disturbed(j.first)
-		if failure != "" { // TestSingleFaults tells
+		if failure != "" { // TestSingleFaults reports it
 			return
 		}
 		begun := slices.IndexFunc(w.told, func(c *call) bool { return c.id == j.first.id })

@@ -42,7 +42,7 @@ func (h *historian) want(node string) {
 	}
 }
 
-// people is what people do.
+// people are the actions of people.
 func (h *historian) people() map[string]func() {
 	return map[string]func(){
 		"somebody wants a node":       func() { h.want(h.node()) },
@@ -82,7 +82,7 @@ func (h *historian) people() map[string]func() {
 			h.onChild(func(s *corev1.Secret) {
 				nb := get[*v1alpha1.NodeBootstrap](h.store, "", owned.NodeOf(s))
 				if nb == nil || nb.Status.Token == nil || s.Name != token.SecretName(nb.Status.Token.ID) {
-					return // the operator finds by its status alone what has no label: a predecessor is lost
+					return // the operator finds unlabelled tokens only by its status: a predecessor is lost
 				}
 				edited(h.world, userAuthor, s, func(s *corev1.Secret) { s.Labels = nil })
 				h.idle() // before the NodeBootstrap is replaced, with its status
@@ -112,7 +112,7 @@ func (h *historian) people() map[string]func() {
 			h.onRequest(func(r *certificatesv1.CertificateSigningRequest) { h.remove(userAuthor, keyOf(r)) })
 		},
 		"somebody approves": func() {
-			if m := h.machines[h.node()]; m.request != "" { // what is right
+			if m := h.machines[h.node()]; m.request != "" { // the correct denial
 				if r := get[*certificatesv1.CertificateSigningRequest](h.store, "", m.request); r != nil && undecided(r) {
 					h.decide(userAuthor, r, certificatesv1.CertificateApproved, "LooksGood")
 				}
@@ -128,7 +128,7 @@ func (h *historian) people() map[string]func() {
 	}
 }
 
-// onChild does something to one of the Secrets that the operator made.
+// onChild changes one of the Secrets that the operator created.
 func (h *historian) onChild(do func(*corev1.Secret)) {
 	children := slices.DeleteFunc(all[*corev1.Secret](h.store), func(s *corev1.Secret) bool { return h.Foreign[keyOf(s).public()] })
 	if len(children) > 0 {
@@ -136,7 +136,7 @@ func (h *historian) onChild(do func(*corev1.Secret)) {
 	}
 }
 
-// onRequest does something to one of the requests that machines sent.
+// onRequest changes one of the CSRs that machines sent.
 func (h *historian) onRequest(do func(*certificatesv1.CertificateSigningRequest)) {
 	requests := slices.DeleteFunc(all[*certificatesv1.CertificateSigningRequest](h.store), func(r *certificatesv1.CertificateSigningRequest) bool { return h.Foreign[keyOf(r).public()] })
 	if len(requests) > 0 {
@@ -144,7 +144,7 @@ func (h *historian) onRequest(do func(*certificatesv1.CertificateSigningRequest)
 	}
 }
 
-// kubelets is what machines do.
+// kubelets are the actions of machines.
 func (h *historian) kubelets() map[string]func() {
 	m := func() *machine { return h.machines[h.node()] }
 	return map[string]func(){
@@ -201,7 +201,7 @@ func (h *historian) kubelets() map[string]func() {
 	}
 }
 
-// cluster is what happens besides, and the operator's getting to work.
+// cluster are other events, and the operator's work.
 func (h *historian) cluster() map[string]func() {
 	return map[string]func(){
 		"the operator works a little": func() {
@@ -225,20 +225,20 @@ func (h *historian) cluster() map[string]func() {
 	}
 }
 
-// jump lets time go by in which nobody does anything: the machines of the control plane were asleep.
+// jump lets time pass in which nobody does anything: the machines of the control plane were suspended.
 func (h *historian) jump(seconds int) {
 	h.clock.SetTime(h.clock.Now().Add(time.Duration(seconds) * time.Second))
 	h.op.due()
 }
 
-// misfortunes has some of the next calls go wrong.
+// misfortunes lets some of the next calls fail.
 func (h *historian) misfortunes(n int) {
 	h.failing = n
 	h.healthy = rapid.IntRange(0, 30).Draw(h.t, "calls that are well")
 	h.kind = rapid.IntRange(0, 30).Draw(h.t, "what goes wrong")
 }
 
-// setClock sets the operator's clock alone, whose timers do not go by it. It hears of the API server's all the time.
+// setClock sets only the operator's clock, which its timers do not use. It reads the API server's all the time.
 func (h *historian) setClock(seconds int) {
 	d := time.Duration(seconds) * time.Second
 	h.clock.SetTime(h.clock.Now().Add(d))

@@ -14,15 +14,15 @@ import (
 	"pgregory.net/rapid"
 )
 
-// historian makes a history up: what people, machines, the cluster and misfortune do, in any order, while the operator gets
-// to work now and then.
+// historian invents a history: people, machines, the cluster and misfortune act in any order, while the operator runs now
+// and then.
 type historian struct {
 	*world
 	t        *rapid.T
 	machines map[string]*machine // the newest of each node
-	old      []*machine          // those that were there before, and still are
+	old      []*machine          // earlier ones, which still exist
 	thief    *machine
-	// failing is how many of the next calls fail, after so many that do not.
+	// failing is how many of the next calls fail, after healthy ones that do not.
 	failing, healthy int
 	kind             int
 	reissues         int
@@ -30,8 +30,8 @@ type historian struct {
 
 var nodes = []string{worker, neighbour}
 
-// TestRandomHistories looks for a history after which an invariant does not hold, or the right machine cannot join, and
-// makes it as short as it can. It prints with which -rapid.seed or -rapid.failfile the same one can be had again.
+// TestRandomHistories searches for a history after which an invariant does not hold, or the right machine cannot join,
+// and shortens it as far as possible. It prints the -rapid.seed or -rapid.failfile that repeats it.
 func TestRandomHistories(t *testing.T) {
 	met := encounters{}
 	var all tally
@@ -64,7 +64,7 @@ func TestRandomHistories(t *testing.T) {
 	t.Logf("histories with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
 }
 
-// clockOf is how far somebody's clock is ahead of another one: a little, usually, or an hour.
+// clockOf is how far one clock is ahead of another one: usually a little, sometimes an hour.
 func (h *historian) clockOf(whose string) time.Duration {
 	little := rapid.IntRange(-3000, 3000)
 	ahead := time.Duration(rapid.OneOf(little, little, rapid.SampledFrom([]int{-3_600_000, 3_600_000})).Draw(h.t, "milliseconds ahead")) * time.Millisecond
@@ -72,7 +72,7 @@ func (h *historian) clockOf(whose string) time.Duration {
 	return ahead
 }
 
-// encounters are how often things happened in all histories, to see that these are worth something.
+// encounters are how often things happened in all histories, to show that these are useful.
 type encounters map[string]int
 
 func (e encounters) count(w *world) {
@@ -112,14 +112,14 @@ func (h *historian) explain() {
 	}
 }
 
-// holds fails when an invariant does not hold.
+// holds fails if an invariant does not hold.
 func (h *historian) holds() {
 	if len(h.violations) > 0 {
 		h.t.Fatalf("%s\n%s", strings.Join(h.violations, "\n"), h.history())
 	}
 }
 
-// misfortune decides what goes wrong with a call.
+// misfortune chooses the fault of a call.
 func (h *historian) misfortune(c *call) fault {
 	if h.healthy > 0 {
 		h.healthy--
@@ -135,7 +135,7 @@ func (h *historian) misfortune(c *call) fault {
 
 func (h *historian) node() string { return rapid.SampledFrom(nodes).Draw(h.t, "node") }
 
-// ends heals all that is broken, and then each node has to be able to join, and to be forgotten.
+// ends repairs everything that is broken, and then each node must be able to join, and to be removed.
 func (h *historian) ends() {
 	h.note("- all is well again")
 	h.failing, h.signerDown = 0, false

@@ -17,8 +17,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// checkRecord: the log has a line for each token, verdict, deletion and alarm of the operator's, once, and none for what was not done.
-// A process that ends, or that is not answered, has nothing to say about its last write.
+// checkRecord: the log has one line for each token, verdict, deletion and alarm of the operator's, and none for a write that was
+// not stored. A process that ends, or gets no answer, logs nothing about its last write.
 func (w *world) checkRecord() {
 	done := map[string]int{}
 	for _, c := range w.changes {
@@ -47,7 +47,7 @@ func (w *world) checkRecord() {
 	}
 }
 
-// recordOf is what the log has to tell of a change.
+// recordOf is the log lines that a change requires.
 func recordOf(c change) []string {
 	before, after := objectOf(c.old), objectOf(c.new)
 	var out []string
@@ -89,7 +89,7 @@ func cmpOr(a, b any) any {
 	return b
 }
 
-// recordLine is what a line of the log tells of; empty if it is no line of the record.
+// recordLine is the entry of a line of the log; empty if the line is not of the record.
 func recordLine(s saying) string {
 	if s.where != "log" {
 		return ""

@@ -15,8 +15,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// A request for another node's name that was left to kube-controller-manager, which did not approve it, stayed when the token
-// that it was sent with had a successor, and was deleted by kube-controller-manager as expired: no NodeBootstrap told of that token any more.
+// A CSR for another node's name that was left to kube-controller-manager, which did not approve it, stayed when its token was
+// renewed, until kube-controller-manager deleted it as expired: no NodeBootstrap named that token any more.
 func TestRequestForAnotherNodeGoesWithItsToken(t *testing.T) {
 	w := newWorld()
 	w.startOperator()
@@ -39,8 +39,8 @@ func TestRequestForAnotherNodeGoesWithItsToken(t *testing.T) {
 	}
 }
 
-// A reissue revokes the token, but the deletion fails, and somebody has taken the label off its Secret by which the cache finds
-// it: the status alone tells of it, and did so no more after the failure.
+// A reissue revokes the token, but the deletion fails, and someone has removed the label by which the cache finds its Secret:
+// only the status names it, and it no longer did after the failure.
 func TestTokenWithoutALabelIsNotForgottenWhenItsDeletionFails(t *testing.T) {
 	w := newWorld()
 	w.startOperator()

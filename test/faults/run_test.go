@@ -19,14 +19,14 @@ type reference struct {
 	story story
 	calls []*call
 	ends  map[int][]string
-	// hopeless are the moments at which the next step of the story cannot be done yet.
+	// hopeless are the moments at which the next step of the story is not possible yet.
 	hopeless sync.Map
 }
 
-// moment is when nothing has changed since: the calls of one moment differ in what was read before.
+// moment is a point at which nothing has changed since: the calls of one moment differ only in earlier reads.
 type moment struct{ revision, next int }
 
-// undisturbed runs a story without faults, which has to be without fault.
+// undisturbed runs a story without faults, which must succeed.
 func undisturbed(t *testing.T, s story) *reference {
 	t.Helper()
 	w := runStory(s, nil, manyCalls, nil)
@@ -36,11 +36,11 @@ func undisturbed(t *testing.T, s story) *reference {
 	return &reference{story: s, calls: w.told, ends: w.rests}
 }
 
-// calls in a run with faults may be these times as many as in the undisturbed one, and some more: a cache that lags for
-// cacheLag alone costs ten passes after a conflict.
+// A run with faults can have so many times as many calls as the undisturbed one, plus some: a cache that lags for
+// cacheLag costs ten reconciles after a conflict.
 const manyTimes, someMore = 2, 400
 
-// runStory runs a story with faults and checks the invariants; want is the end of the undisturbed run.
+// runStory runs a story with faults and checks the invariants; want is the end state of the undisturbed run.
 func runStory(s story, plan []at, limit int, want map[int][]string) *world {
 	w := newWorld()
 	w.limit = limit
@@ -68,7 +68,7 @@ func runStory(s story, plan []at, limit int, want map[int][]string) *world {
 	return w
 }
 
-// caught does something and turns what it panics with into what it means.
+// caught runs a function and recovers its panic.
 func (w *world) caught(do func()) {
 	defer func() {
 		switch r := thrown(recover()); r {
@@ -84,7 +84,7 @@ func (w *world) caught(do func()) {
 	do()
 }
 
-// disturbed runs a story with faults and reports what does not hold.
+// disturbed runs a story with faults and returns the first violation.
 func (r *reference) disturbed(plan ...at) (*world, string) {
 	var now moment
 	if i := slices.IndexFunc(r.calls, func(c *call) bool { return len(plan) > 0 && plan[0].fault == ahead && c.id == plan[0].id }); i >= 0 {
@@ -114,7 +114,7 @@ func (r *reference) disturbed(plan ...at) (*world, string) {
 	return w, out.String()
 }
 
-// maxReported is how many failures of a test are printed: what is wrong once is wrong many times.
+// maxReported is how many failures of a test are printed, because one bug causes many.
 const maxReported = 20
 
 // reporter counts runs of many goroutines and prints the first failures.
@@ -145,7 +145,7 @@ func (r *reporter) ran(w *world, failure string) {
 	}
 }
 
-// inParallel does jobs on all processors.
+// inParallel runs jobs on all processors.
 func inParallel[T any](jobs []T, do func(T)) {
 	todo := make(chan T)
 	var workers sync.WaitGroup

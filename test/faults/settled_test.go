@@ -14,8 +14,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
-// TestTenSettledDays: in a cluster in which nothing happens but heartbeats and the passing of time, tokens are renewed and
-// those that have expired are taken away, and nothing else is written.
+// TestTenSettledDays: if only heartbeats arrive and time passes, tokens are renewed and expired ones deleted, and nothing
+// else is written.
 func TestTenSettledDays(t *testing.T) {
 	const days = 10
 	w := newWorld()
@@ -53,7 +53,7 @@ func TestTenSettledDays(t *testing.T) {
 	if !joined.collect() || !joined.register() || !joined.beat() {
 		t.Fatal("no certificate")
 	}
-	w.run(30 * time.Hour) // the deadline is over, and so is the life of the last token before it
+	w.run(30 * time.Hour) // the deadline has passed, and the last token before it has expired
 
 	before, calls := len(w.changes), len(w.calls)
 	for range days * 24 {

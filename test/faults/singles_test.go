@@ -16,7 +16,7 @@ var (
 	replayAt    = flag.String("faults.at", "", "the faults of TestReplay, separated by semicolons; empty for none")
 )
 
-// TestReplay runs a story with given faults and prints all that happens.
+// TestReplay runs a story with given faults and prints everything that happens.
 func TestReplay(t *testing.T) {
 	if *replayStory == "" {
 		t.Skip("replays what -faults.story and -faults.at say")
@@ -75,7 +75,7 @@ func TestSingleFaults(t *testing.T) {
 	t.Logf("runs with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
 }
 
-// gathered is what all metrics say.
+// gathered is the text of all metrics.
 func gathered(t *testing.T) string {
 	t.Helper()
 	families, err := registry.Gather()
@@ -92,7 +92,7 @@ func gathered(t *testing.T) string {
 	return out.String()
 }
 
-// plan is each fault of each call that shall be tried.
+// plan is each fault of each call that is to be tested.
 func (r *reference) plan(calls []*call, faultsOf func(*call) []fault) []at {
 	var out []at
 	for _, c := range calls {

@@ -24,8 +24,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// The fake client of controller-runtime was measured and is not used: a write to it takes a millisecond, and it forgets
-// what was, while a cache that lags has to show just that.
+// The fake client of controller-runtime is not used: a write to it takes a millisecond, and it drops past versions,
+// which a stale cache must show.
 
 // key names an object.
 type key struct{ kind, namespace, name string }
@@ -55,16 +55,16 @@ const (
 	userAuthor     = "user"
 )
 
-// A version is an object as it was stored once. Nothing changes it any more.
+// A version is an object as it was stored once. It is immutable.
 type version struct {
 	revision int
 	at       time.Time
 	author   string
 	object   client.Object // nil: deleted
-	cached   *cached       // what a cache shows of it, once somebody has asked
+	cached   *cached       // what a cache shows of it, once it was read
 }
 
-// store is what an API server keeps, with all that it ever kept.
+// store is the storage of an API server, with all past versions.
 type store struct {
 	revision int
 	versions map[key][]*version
@@ -73,7 +73,7 @@ type store struct {
 	now      func() time.Time
 	changed  func(k key, old, new *version)
 	reversed bool // caches list backwards
-	// admits changes what the operator writes, and reports whether it does; nil for nothing.
+	// admits changes what the operator writes, and reports whether it does; nil if nothing does.
 	admits func(sent, have client.Object) bool
 }
 
@@ -81,12 +81,12 @@ func newStore(now func() time.Time) *store {
 	return &store{versions: map[key][]*version{}, kinds: map[string][]key{}, made: map[key]int{}, now: now}
 }
 
-// admitted lets admission control change what the operator writes, and reports whether it does.
+// admitted lets admission change what the operator writes, and reports whether it does.
 func (s *store) admitted(author string, sent, have client.Object) bool {
 	return author == operatorAuthor && s.admits != nil && s.admits(sent, have)
 }
 
-// at is the version of an object at a revision; nil when there was none.
+// at is the version of an object at a revision; nil if it did not exist.
 func (s *store) at(k key, revision int) *version {
 	all := s.versions[k]
 	for i := len(all) - 1; i >= 0; i-- {
@@ -112,7 +112,7 @@ func (s *store) since(k key, revision int) []*version {
 
 func (s *store) latest(k key) *version { return s.at(k, s.revision) }
 
-// get is an object as it is stored; the zero value when it is absent. It is not to be changed.
+// get is an object as it is stored; the zero value if it does not exist. Callers must not change it.
 func get[T client.Object](s *store, namespace, name string) T {
 	var zero T
 	v := s.latest(key{kindOf(reflect.New(reflect.TypeFor[T]().Elem()).Interface()), namespace, name})
@@ -122,7 +122,7 @@ func get[T client.Object](s *store, namespace, name string) T {
 	return v.object.(T)
 }
 
-// all are the objects of a kind, by namespace and name. They are not to be changed.
+// all are the objects of a kind, by namespace and name. Callers must not change them.
 func all[T client.Object](s *store) []T {
 	var out []T
 	for _, k := range s.kinds[reflect.TypeFor[T]().Elem().Name()] {
@@ -133,7 +133,7 @@ func all[T client.Object](s *store) []T {
 	return out
 }
 
-// put stores a version. The object is the store's own from then on; nil deletes.
+// put stores a version. The object belongs to the store from then on; nil deletes.
 func (s *store) put(author string, k key, o client.Object) {
 	old := s.latest(k)
 	s.revision++
@@ -149,7 +149,7 @@ func (s *store) put(author string, k key, o client.Object) {
 	s.changed(k, old, v)
 }
 
-// overTheWire is what arrives of an object that is sent: times in whole seconds, empty maps as none.
+// overTheWire is an object after serialization: times in whole seconds, empty maps as nil.
 func overTheWire(o client.Object) client.Object {
 	data, err := json.Marshal(o)
 	if err != nil {
@@ -165,20 +165,20 @@ func overTheWire(o client.Object) client.Object {
 	return out
 }
 
-// assign makes into what from is.
+// assign copies from into into.
 func assign(into, from client.Object) {
 	reflect.ValueOf(into).Elem().Set(reflect.ValueOf(from.DeepCopyObject()).Elem())
 }
 
 func resource(k key) schema.GroupResource { return schema.GroupResource{Resource: k.kind} }
 
-// uidOf depends on the name alone and on how often there was one of the name, so that it is the same in a run with faults.
+// uidOf depends only on the name and on how often an object of the name was created, so that it is the same in a run with faults.
 func uidOf(k key, n int) types.UID {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s#%d", k, n))
 	return types.UID(hex.EncodeToString(sum[:8]))
 }
 
-// create stores a new object and gives it what an API server does.
+// create stores a new object and sets the fields that an API server sets.
 func (s *store) create(author string, o client.Object) error {
 	k := keyOf(o)
 	switch {
@@ -202,7 +202,7 @@ func (s *store) create(author string, o client.Object) error {
 	return nil
 }
 
-// current is the stored object that an update is for, if there is one and nobody was faster.
+// current is the stored object for an update, if it exists and there is no conflict.
 func (s *store) current(o client.Object) (client.Object, error) {
 	k := keyOf(o)
 	v := s.latest(k)
@@ -217,7 +217,7 @@ func (s *store) current(o client.Object) (client.Object, error) {
 	return v.object, nil
 }
 
-// update stores all of an object but what has a subresource of its own.
+// update stores all of an object except its subresources.
 func (s *store) update(author string, o client.Object) error {
 	have, err := s.current(o)
 	if err != nil {
@@ -267,7 +267,7 @@ func immutable(have, want client.Object) error {
 	return nil
 }
 
-// updateStatus stores the status alone.
+// updateStatus stores only the status.
 func (s *store) updateStatus(author string, o *v1alpha1.NodeBootstrap) error {
 	have, err := s.current(o)
 	if err != nil {
@@ -282,7 +282,7 @@ func (s *store) updateStatus(author string, o *v1alpha1.NodeBootstrap) error {
 	return s.keep(author, o, have, want)
 }
 
-// delete takes an object away, or only marks it when there are finalizers. Of preconditions only the UID is known.
+// delete deletes an object, or only marks it if it has finalizers. Of preconditions it knows only the UID.
 func (s *store) delete(author string, k key, still *metav1.Preconditions) error {
 	v := s.latest(k)
 	switch {
@@ -302,7 +302,7 @@ func (s *store) delete(author string, k key, still *metav1.Preconditions) error 
 	return nil
 }
 
-// removeFinalizers updates an object to have none, which ends a deletion.
+// removeFinalizers removes the finalizers of an object, which completes a deletion.
 func (s *store) removeFinalizers(author string, o client.Object) error {
 	have, err := s.current(o)
 	if err != nil {
@@ -322,7 +322,7 @@ func (s *store) removeFinalizers(author string, o client.Object) error {
 	return s.keep(author, o, have, want)
 }
 
-// edit changes an object in any way, as its owner in the cluster may; it does nothing when there is none.
+// edit changes an object in any way, as a cluster administrator may; it does nothing if it does not exist.
 func edit[T client.Object](s *store, author, namespace, name string, how func(T)) bool {
 	have := get[T](s, namespace, name)
 	if reflect.ValueOf(have).IsNil() {

@@ -16,9 +16,9 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// The stories of this file are about what an administrator does to the whole cluster, and to requests that wait.
+// The stories of this file are about what an administrator does to the whole cluster, and to pending CSRs.
 
-// caStory rotates the cluster's CA: with both for a while, and then with the new one alone.
+// caStory rotates the cluster's CA: with both for a while, and then only with the new one.
 var caStory = story{name: "the CA is rotated", tell: func(w *world) []*step {
 	publishes := func(name, ca string) *step {
 		return &step{name: name, wait: 2 * time.Second, do: func() bool {
@@ -43,7 +43,7 @@ func (w *world) installs() bool {
 	return true
 }
 
-// crdStory takes the CustomResourceDefinition away, and with it all that is of its kind, and installs it again.
+// crdStory deletes the CustomResourceDefinition, and with it all its objects, and reinstalls it.
 var crdStory = story{name: "the CRD is deleted and installed again", tell: func(w *world) []*step {
 	uninstall := func() bool {
 		if !w.isReady(worker) {
@@ -63,8 +63,8 @@ var crdStory = story{name: "the CRD is deleted and installed again", tell: func(
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-// approvalStory has spec.clientCertificate.approval changed while a request waits. A request whose groups do not suit what is
-// wanted now waits for ever, and so the kubelet asks again.
+// approvalStory changes spec.clientCertificate.approval while a CSR is pending. If its groups do not suit the new approval it
+// stays pending for ever, and so the kubelet sends another one.
 func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 	return story{name: "approval " + string(from) + " becomes " + string(to) + " while a request waits", tell: func(w *world) []*step {
 		w.signerDown = true
@@ -82,7 +82,7 @@ func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 		if asksAgain {
 			joining = again
 		}
-		rest := joining.joins(func() bool { // a token that is not in the right groups yet sends requests that nobody approves
+		rest := joining.joins(func() bool { // while a token is not in the right groups, nobody approves its CSRs
 			t := w.theToken()
 			return t != nil && (to == v1alpha1.ApprovalClusterWide) == strings.Contains(string(t.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), token.ClusterWideGroup)
 		})
@@ -93,10 +93,10 @@ func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 			steps = append(steps, w.approves(joining))
 		}
 		return append(append(steps, rest[1:]...), w.leaves(worker, w.joined(worker)))
-	}, except: at.leadsElsewhere} // the request goes with the token that it was sent with
+	}, except: at.leadsElsewhere} // the CSR is deleted with its token
 }
 
-// typesStory has Secrets of ours that an update cannot bring to what they should be.
+// typesStory has Secrets of ours that an update cannot correct.
 var typesStory = story{name: "Secrets are of the wrong type, or cannot be changed", tell: func(w *world) []*step {
 	kubeconfig := key{"Secret", namespace, owned.KubeconfigSecretName(worker)}
 	steps := []*step{
@@ -120,7 +120,7 @@ var typesStory = story{name: "Secrets are of the wrong type, or cannot be change
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-// restoredStory loses the status while a request waits for the signer, as a backup does that is restored without it.
+// restoredStory loses the status while a CSR waits for the signer, as a backup does that is restored without it.
 var restoredStory = story{name: "the status is lost while a request waits for the signer", tell: func(w *world) []*step {
 	w.signerDown = true
 	m := w.machine(worker)
@@ -135,7 +135,7 @@ var restoredStory = story{name: "the status is lost while a request waits for th
 	return append(append(steps, rest[1:]...), w.leaves(worker, w.joined(worker)))
 }, forgetful: true}
 
-// reinstalledStory has the old Node deleted and a reissue asked for, one right after the other.
+// reinstalledStory deletes the old Node and requests a reissue, one right after the other.
 var reinstalledStory = story{name: "the machine is installed again: a reissue, and the Node deleted", tell: func(w *world) []*step {
 	again := w.machine(worker)
 	again.disk = 2
@@ -148,8 +148,8 @@ var reinstalledStory = story{name: "the machine is installed again: a reissue, a
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-// quotaStory has no Secret made from before a renewal is due until the node has joined: the request that was sent with the
-// present token does not wait for that.
+// quotaStory refuses the creation of Secrets from before a renewal is due until the node has joined: the CSR that was sent
+// with the current token does not wait for that.
 var quotaStory = story{name: "a quota refuses Secrets while a token is to be renewed", tell: func(w *world) []*step {
 	const right = "create Secret"
 	steps := []*step{
@@ -165,10 +165,10 @@ var quotaStory = story{name: "a quota refuses Secrets while a token is to be ren
 	return append(steps,
 		&step{name: "the quota is lifted", do: func() bool { delete(w.refused, right); return true }, wait: time.Second},
 		w.leaves(worker, w.joined(worker)))
-}, except: admissionDelays} // what is not created before the quota is set is created too late
+}, except: admissionDelays} // anything not created before the quota is set is created too late
 
-// eager is a story in which the rest of the cluster is always faster than the operator: Kubernetes deletes a token that has
-// expire, and collects garbage, before the operator gets to do so.
+// eager is a story in which the rest of the cluster is always faster than the operator: Kubernetes deletes expired tokens,
+// and collects garbage, before the operator does.
 func eager(s story) story {
 	tell := s.tell
 	s.name += ", and the cluster is faster"
@@ -188,7 +188,8 @@ var clusterStories = []story{
 	typesStory, restoredStory, reinstalledStory, quotaStory, policyStory("Secret"), policyStory("ClusterRoleBinding"), eager(deadlineStory),
 }
 
-// policyStory has a policy that changes what the operator creates, so that it tries with dry runs, and the policy goes after a while.
+// policyStory has a policy that changes what the operator creates, so that it tries dry runs, and the policy is deleted after a
+// while.
 func policyStory(kind string) story {
 	return story{name: "a policy changes each new " + kind + " for a while", tell: func(w *world) []*step {
 		right := "create " + kind
@@ -205,7 +206,7 @@ func policyStory(kind string) story {
 		}
 		steps = append(steps, w.machine(worker).joins(always)...)
 		return append(steps, w.leaves(worker, w.joined(worker)))
-	}, forgetful: true, except: func(a at) bool { // the id of a spoiled token that a cache still shows is skipped, and spoiling ends the policy
+	}, forgetful: true, except: func(a at) bool { // the ID of a spoiled token that a cache still shows is skipped, and spoiling ends the policy
 		return a.fault == spoiling || a.leadsElsewhere()
 	}}
 }

@@ -8,17 +8,18 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// The stories of this file are about second keys: of kubelets that are restarted before they have their certificate, and of thieves.
+// The stories of this file are about second keys: of kubelets that are restarted before they have their certificate, and of
+// thieves.
 
-// seesReplacedKey is how somebody sees that a second key was denied.
+// seesReplacedKey is how a person notices that a second key was denied.
 func (w *world) seesReplacedKey() *step {
 	return &step{name: "somebody sees that a second key was denied", do: func() bool {
 		return w.stalled(worker, v1alpha1.ReasonKeyReplaced)
 	}}
 }
 
-// restarts is how a kubelet that had its key in memory is started again and asks with the kubeconfig that it has. Of keys that are
-// sent within one second that of the later name is the later one.
+// restarts restarts a kubelet that had its key in memory, which sends another CSR with the same kubeconfig. Of keys that are sent
+// within one second the one whose CSR has the later name is the later one.
 func (m *machine) restarts(key int, when func() bool) *step {
 	return &step{name: "the kubelet is restarted and asks with another key", wait: 3 * time.Second, do: func() bool {
 		if !when() {
@@ -31,7 +32,7 @@ func (m *machine) restarts(key int, when func() bool) *step {
 	}}
 }
 
-// noAlarm is the end of a story in which there was no theft.
+// noAlarm is the end of a story without a theft.
 func (w *world) noAlarm() *step {
 	return &step{name: "nobody was alarmed", do: func() bool {
 		if w.alarmed() {
@@ -41,7 +42,8 @@ func (w *world) noAlarm() *step {
 	}}
 }
 
-// crashLoopStory: the kubelet exits after it has asked, since its container runtime is down, and each start has another key.
+// crashLoopStory: the kubelet exits after it has sent its CSR, because its container runtime is down, and each start has another
+// key.
 var crashLoopStory = story{name: "a kubelet restarts before it has its certificate", tell: func(w *world) []*step {
 	m := w.machine(worker)
 	joins := m.joins(always)
@@ -58,7 +60,7 @@ var crashLoopStory = story{name: "a kubelet restarts before it has its certifica
 	return append(append(steps, again.joins(always)...), w.noAlarm(), w.leaves(worker, w.joined(worker)))
 }}
 
-// replacementStory: with a replacement key the second start joins without anybody's help.
+// replacementStory: with a replacement key the second start joins without help.
 var replacementStory = story{name: "a kubelet restarts, with a replacement key", tell: func(w *world) []*step {
 	m := w.machine(worker)
 	joins := m.joins(always)
@@ -69,10 +71,10 @@ var replacementStory = story{name: "a kubelet restarts, with a replacement key",
 	return append(steps, w.noAlarm(), w.leaves(worker, w.joined(worker)))
 }}
 
-// thiefFirstStory: a thief is approved and the machine is denied. When the thief joins there are two machines.
+// thiefFirstStory: a thief is approved and the machine is denied. When the thief joins, two machines have the kubeconfig.
 var thiefFirstStory = story{name: "a thief asks first and joins", tell: func(w *world) []*step {
 	m, thief := w.machine(worker), w.machine(worker)
-	m.disk = 66 // whose request has the later name: both may ask within one second
+	m.disk = 66 // whose CSR has the later name: both may be sent within one second
 	joins := thief.joins(always)
 	return []*step{
 		w.wantsIt(),

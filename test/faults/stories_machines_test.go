@@ -51,7 +51,7 @@ var secondKeyStory = story{name: "a thief asks with a second key", tell: func(w 
 		{name: "the thief copies the kubeconfig", do: thief.give, wait: time.Second},
 		steps[0],
 		{name: "the thief asks too", do: func() bool { return m.approved() && thief.ask() }, wait: 2 * time.Second},
-		w.seesReplacedKey(), // when the node joins at the same moment there is none
+		w.seesReplacedKey(), // if the node joins at the same moment there is none
 		steps[1], steps[2], steps[3],
 		{name: "somebody sees the alarm", do: w.alarmed},
 	}
@@ -60,7 +60,7 @@ var secondKeyStory = story{name: "a thief asks with a second key", tell: func(w 
 
 var cloneStory = story{name: "two machines were cloned from one disk", tell: func(w *world) []*step {
 	first, clone, reinstalled := w.machine(worker), w.machine(neighbour), w.machine(neighbour)
-	first.image, clone.image, reinstalled.disk = "an image", "an image", 3 // whose request has the later name: it may be sent within the same second
+	first.image, clone.image, reinstalled.disk = "an image", "an image", 3 // whose CSR has the later name: it may be sent within the same second
 	steps := []*step{
 		w.wantsIt(),
 		{name: "somebody wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
@@ -71,7 +71,7 @@ var cloneStory = story{name: "two machines were cloned from one disk", tell: fun
 	return append(steps, w.leaves(worker, w.joined(worker)), w.leaves(neighbour, w.joined(neighbour)))
 }}
 
-// denied reports whether a request was denied, or is gone.
+// denied reports whether a CSR was denied, or no longer exists.
 func (w *world) denied(name string) bool {
 	r := get[*certificatesv1.CertificateSigningRequest](w.store, "", name)
 	return r == nil || condition(r, certificatesv1.CertificateDenied) != nil
@@ -96,7 +96,7 @@ var finalizerStory = story{name: "a thief's requests have finalizers", tell: fun
 	return append(steps, w.leaves(worker, w.alarmed))
 }}
 
-// approved reports whether what the machine asked for was approved.
+// approved reports whether the machine's CSR was approved.
 func (m *machine) approved() bool {
 	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
 	return r != nil && condition(r, certificatesv1.CertificateApproved) != nil
@@ -115,11 +115,11 @@ var signerStory = story{name: "a thief asks another signer", tell: func(w *world
 
 var restartStory = story{name: "a kubelet asks twice", tell: func(w *world) []*step {
 	first, second := w.machine(worker), w.machine(worker)
-	second.disk = 4 // whose request has the later name: both ask within one second
+	second.disk = 4 // whose CSR has the later name: both are sent within one second
 	steps := second.joins(always)
 	steps[0].do = func() bool { return first.give() && first.ask() && second.give() && second.ask() }
 	return append(append([]*step{w.wantsIt()}, steps...), w.leaves(worker, w.joined(worker)))
-}, except: func(a at) bool { // when only the first request is seen, it is the one that is approved
+}, except: func(a at) bool { // if only the first CSR is seen, it is the one that is approved
 	return (a.fault == stale || a.fault == behind) && strings.HasPrefix(a.id, "list CertificateSigningRequest token=")
 }}
 
@@ -140,7 +140,7 @@ var backStory = story{name: "the node is deleted and comes back", tell: func(w *
 	again.disk = 2
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
 	steps = append(steps, &step{name: "somebody deletes the Node", wait: 2 * time.Second, do: func() bool {
-		if w.isJoined(worker) { // its credential may still be there
+		if w.isJoined(worker) { // its credential may still exist
 			w.remove(userAuthor, key{kind: "Node", name: worker})
 			return true
 		}
@@ -150,7 +150,7 @@ var backStory = story{name: "the node is deleted and comes back", tell: func(w *
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-// The old kubelet renews its Lease all the time: that must not take away the new machine's token before it has collected its
+// The old kubelet renews its Lease all the time: that must not revoke the new machine's token before it has collected its
 // certificate.
 var aliveStory = story{name: "the old kubelet runs on after a reissue", tell: func(w *world) []*step {
 	old, again := w.machine(worker), w.machine(worker)
@@ -174,7 +174,7 @@ var forgedStory = story{name: "somebody forges the Node of a kubelet that has re
 	return append(append(steps, m.joins(always)...), w.leaves(worker, w.joined(worker)))
 }}
 
-// bareStory is about a token that says nothing any more of whose it is, and about its predecessor.
+// bareStory is about a token without owner, annotation and label, and about its predecessor.
 var bareStory = story{name: "somebody takes away what tokens say", tell: func(w *world) []*step {
 	bare := func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil }
 	renewed := func() bool { return len(w.liveTokens(worker)) == 2 && w.isReady(worker) }
@@ -240,14 +240,14 @@ func (w *world) approves(m *machine) *step {
 	}}
 }
 
-// lateSignerStory has two requests that are approved and not signed for a long while.
+// lateSignerStory has two CSRs that are approved and not signed for a long while.
 var lateSignerStory = story{name: "the signer is away during a renewal", tell: func(w *world) []*step {
 	w.signerDown = true
 	m, again := w.machine(worker), w.machine(worker)
 	again.disk = 2
 	steps := again.joins(always)
 	steps[0].wait = 90 * time.Second
-	steps[0].do = func() bool { // as soon as there is a new token, whatever the status says
+	steps[0].do = func() bool { // as soon as a new token exists, whatever the status says
 		again.bearer = w.published(worker)
 		return m.bearer != "" && again.bearer != m.bearer && again.ask()
 	}
@@ -290,7 +290,7 @@ var servingStory = story{name: "serving certificates", tell: func(w *world) []*s
 		w.leaves(worker, func() bool { return w.isJoined(worker) && issued() }))
 }}
 
-// pendingStory is about a request that is there when nobody wants the node any more.
+// pendingStory is about a CSR that is pending when the NodeBootstrap is deleted.
 func pendingStory(name string, approval v1alpha1.Approval) story {
 	return story{name: name, tell: func(w *world) []*step {
 		w.signerDown = true
@@ -307,7 +307,7 @@ func pendingStory(name string, approval v1alpha1.Approval) story {
 	}}
 }
 
-// reissuePendingStory is about a request that is there when a new credential is asked for.
+// reissuePendingStory is about a CSR that is pending when a reissue is requested.
 var reissuePendingStory = story{name: "a reissue while a request waits for the signer", tell: func(w *world) []*step {
 	w.signerDown = true
 	m, again := w.machine(worker), w.machine(worker)

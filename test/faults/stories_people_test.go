@@ -20,13 +20,13 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// The stories of this file are about what people do to the objects that the operator looks after.
+// The stories of this file are about what people do to the operator's objects.
 
 func (w *world) wantsIt(edits ...func(*v1alpha1.NodeBootstrap)) *step {
 	return &step{name: "somebody wants the node", do: func() bool { return w.wants(worker, edits...) }, wait: 2 * time.Second}
 }
 
-// lookedAt reports whether the status speaks of the spec as it is.
+// lookedAt reports whether the status is about the current spec.
 func (w *world) lookedAt(node string) bool {
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
 	return nb != nil && nb.Status.ObservedGeneration == nb.Generation
@@ -41,7 +41,7 @@ func (w *world) stalled(node, reason string) bool {
 	return c != nil && c.Reason == reason
 }
 
-// theToken is the only live token of the node; nil when there are none or several.
+// theToken is the only live token of the node; nil if there is none, or several.
 func (w *world) theToken() *corev1.Secret {
 	if tokens := w.liveTokens(worker); len(tokens) == 1 {
 		return tokens[0]
@@ -49,7 +49,7 @@ func (w *world) theToken() *corev1.Secret {
 	return nil
 }
 
-// onToken edits the live token once there is one that the person knows of.
+// onToken edits the live token once a token is published.
 func (w *world) onToken(name string, how func(*corev1.Secret)) *step {
 	return &step{name: name, wait: 2 * time.Second, do: func() bool {
 		s := w.theToken()
@@ -134,7 +134,7 @@ var oldReissueStory = story{name: "an old reissue is applied again", tell: func(
 		w.leaves(worker, w.joined(worker)))
 }}
 
-// A person denies what the machine asks, and approves what it asks after that.
+// A person denies the machine's CSR, and approves the next one.
 var deniedStory = story{name: "a person denies, then approves", tell: func(w *world) []*step {
 	m := w.machine(worker)
 	recorded := func() bool {
@@ -270,7 +270,7 @@ func (w *world) conditions(node string) []metav1.Condition {
 	return nb.Status.Conditions
 }
 
-// allStories are those that single faults are tried on.
+// allStories are those for single faults.
 var allStories = slices.Concat([]story{mainStory}, machineStories, []story{
 	deadlineStory, inTheWayStory, recreatedStory, oldReissueStory, deniedStory, revokedStory, editsStory, specStory, bindingsStory,
 	successorStory, discoveryStory,

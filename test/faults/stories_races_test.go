@@ -14,10 +14,10 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 )
 
-// The stories of this file are about what happens at the same moment, and about what is not known yet.
+// The stories of this file are about simultaneous events, and about facts that are still unknown.
 
-// raceStory has a request sent at the very moment at which what its approval would rest on is taken away: a cache that is
-// behind shows the one and not the other. Then the machine joins all the same, or nobody wants it any more.
+// raceStory sends a CSR at the moment at which a prerequisite of its approval is deleted: a stale cache shows one and not
+// the other. Then the machine joins nevertheless, or the node is no longer wanted.
 func raceStory(name string, take func(*world) bool, joins bool) story {
 	return story{name: "a request is sent while " + name, tell: func(w *world) []*step {
 		m, again := w.machine(worker), w.machine(worker)
@@ -46,7 +46,7 @@ var raceStories = []story{
 	}, false),
 }
 
-// successorStory puts Secrets of someone else in the place of those that the operator is about to delete.
+// successorStory replaces Secrets that the operator is about to delete by foreign ones of the same names.
 var successorStory = story{name: "somebody takes the names of what is deleted", tell: func(w *world) []*step {
 	var token key
 	return []*step{
@@ -68,7 +68,7 @@ var successorStory = story{name: "somebody takes the names of what is deleted", 
 	}
 }}
 
-// discoveryStory has the API server's URL found in cluster-info alone, which comes late and changes.
+// discoveryStory finds the API server's URL only in cluster-info, which comes late and changes.
 var discoveryStory = story{name: "the API server is discovered", tell: func(w *world) []*step {
 	w.flagServer = ""
 	const server, another = "https://192.0.2.1:6443", "https://192.0.2.2:6443"

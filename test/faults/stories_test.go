@@ -33,27 +33,27 @@ type story struct {
 	name  string
 	tell  func(*world) []*step
 	steps []*step
-	// except is the calls whose faults rightly lead to another end, and why.
+	// except is the calls whose faults are allowed to lead to another end state.
 	except func(at) bool
-	// forgetful says that the record of decisions may differ: what was lost may be seen again, or not any more.
+	// forgetful means that the record of decisions may differ: a lost one may be recorded again, or not.
 	forgetful bool
 }
 
-// step is one thing that somebody does as soon as it can be done.
+// step is done as soon as it is possible.
 type step struct {
 	name string
 	do   func() bool
 	// wait is how long nobody else does anything afterwards.
 	wait time.Duration
-	// rest says that the cluster comes to rest before, and that it has to be as in the undisturbed run then.
+	// rest means that the cluster settles before the step, in the same state as in the undisturbed run.
 	rest bool
 	done bool
 }
 
-// patience is how long somebody waits for what he can go on with.
+// patience is how long a person waits for the next step to become possible.
 const patience = 20 * time.Minute
 
-// play runs the story in a world and lets the cluster come to rest.
+// play runs the story in a world and lets the cluster settle.
 func (w *world) play(s story) {
 	w.story = &s
 	s.steps = s.tell(w)
@@ -78,7 +78,7 @@ func (w *world) play(s story) {
 	w.atRest(len(s.steps))
 }
 
-// calmDown lets time go by until nothing is to be tried again.
+// calmDown lets time pass until no retry is pending.
 func (w *world) calmDown() {
 	w.run(time.Minute)
 	for begun := w.clock.Now(); (len(w.op.failures) > 0 || w.interfered()) && w.clock.Since(begun) < patience; {
@@ -86,7 +86,7 @@ func (w *world) calmDown() {
 	}
 }
 
-// atRest keeps what the cluster is like before a step, unless that was done already ahead of time.
+// atRest records the cluster's state before a step, unless the step was already done ahead of time.
 func (w *world) atRest(step int) {
 	if step == len(w.story.steps) || !w.story.steps[step].done {
 		w.rests[step] = w.state()
@@ -94,7 +94,7 @@ func (w *world) atRest(step int) {
 	}
 }
 
-// take does a step if it can be done and was not yet.
+// take does a step if it is possible and was not done yet.
 func (w *world) take(s *step) bool {
 	if !s.done {
 		w.inStep = true
@@ -107,7 +107,7 @@ func (w *world) take(s *step) bool {
 	return s.done
 }
 
-// nextStep does what comes next in the story already now, if it can be done.
+// nextStep does the next step of the story now, if it is possible.
 func (w *world) nextStep() {
 	if w.story != nil && w.next < len(w.story.steps) && !w.inStep {
 		w.take(w.story.steps[w.next])
@@ -117,7 +117,7 @@ func (w *world) nextStep() {
 // crdKey is the CustomResourceDefinition, which owns the bindings.
 var crdKey = key{kind: "CustomResourceDefinition", name: rbac.CRDName}
 
-// clusterCA and anotherCA are any valid certificates. Short ones: each pass renders and compares them.
+// clusterCA and anotherCA are any valid certificates, short ones, because each reconcile renders and compares them.
 var (
 	clusterCA = sync.OnceValue(func() string { return newCA(1) })
 	anotherCA = sync.OnceValue(func() string { return newCA(2) })
@@ -136,7 +136,7 @@ func newCA(serial int64) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// setUp fills a new cluster: with what is there in each, and with what looks like the operator's own and is not.
+// setUp fills a new cluster, including foreign objects that look like the operator's.
 func (w *world) setUp() {
 	crd := &metav1.PartialObjectMetadata{TypeMeta: metav1.TypeMeta{Kind: crdKey.kind}, ObjectMeta: metav1.ObjectMeta{Name: crdKey.name}}
 	w.add(userAuthor, crd)
@@ -180,11 +180,11 @@ func (w *world) foreignRequest(user string, groups ...string) *certificatesv1.Ce
 
 const (
 	worker = "worker-1"
-	// shortest is the shortest ttl there is.
+	// shortest is the shortest ttl.
 	shortest = 10 * time.Minute
 )
 
-// isReady tells what a person sees who waits for the credential.
+// isReady reports whether the credential is ready, as a waiting person sees it.
 func (w *world) isReady(node string) bool {
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
 	return nb != nil && nb.Status.ObservedGeneration == nb.Generation && nb.Status.KubeconfigSecretRef != nil &&
@@ -196,7 +196,7 @@ func (w *world) isJoined(node string) bool {
 	return meta.IsStatusConditionTrue(w.conditions(node), v1alpha1.ConditionJoined)
 }
 
-// isDone reports whether the node has joined and its credential is gone.
+// isDone reports whether the node has joined and its credential was deleted.
 func (w *world) isDone(node string) bool {
 	return w.isJoined(node) && meta.IsStatusConditionTrue(w.conditions(node), v1alpha1.ConditionReady)
 }
@@ -231,17 +231,17 @@ func (w *world) asksReissue(node, value string) bool {
 	})
 }
 
-// joins is how a machine joins as soon as something holds.
+// joins is how a machine joins once a condition holds.
 func (m *machine) joins(when func() bool) []*step {
 	return []*step{
 		{name: "the machine gets the kubeconfig and asks", do: func() bool { return when() && m.give() && m.ask() }, wait: 2 * time.Second},
 		{name: "it collects its certificate", do: m.collect, wait: time.Second},
 		{name: "it registers", do: m.register, wait: time.Second},
-		{name: "it renews its Lease", do: m.beat, wait: 3 * time.Second}, // longer than a cache is behind
+		{name: "it renews its Lease", do: m.beat, wait: 3 * time.Second}, // longer than a cache lags
 	}
 }
 
-// runsOn is how a kubelet renews its Lease when a minute has passed.
+// runsOn is how a kubelet renews its Lease after a minute.
 func (m *machine) runsOn() *step {
 	var from time.Time
 	return &step{name: "it renews its Lease a minute later", wait: 2 * time.Second, do: func() bool {
@@ -254,17 +254,18 @@ func (m *machine) runsOn() *step {
 
 func always() bool { return true }
 
-// leaves is how a node that has joined, or shall not join any more, goes.
+// leaves is how a node that has joined, or should no longer join, is removed.
 func (w *world) leaves(node string, when func() bool) *step {
 	return &step{name: "nobody wants the node any more", rest: true, do: func() bool { return when() && w.unwants(node) }, wait: 5 * time.Second}
 }
 
 func (w *world) joined(node string) func() bool { return func() bool { return w.isJoined(node) } }
 
-// mainStory is the one that all pairs of faults are tried on.
+// mainStory is the one for all pairs of faults.
 var mainStory = clocksStory("join, renew, reissue, delete", 0, 0, 0)
 
-// clocksStory has the API server's clock ahead of the operator's, and that of the machine and a person ahead of the API server's.
+// clocksStory sets the API server's clock ahead of the operator's, and those of the machine and a person ahead of the API
+// server's.
 func clocksStory(name string, server, machine, kubectl time.Duration) story {
 	return story{name: name, tell: func(w *world) []*step {
 		w.skew, w.kubectlAhead = server, kubectl

@@ -12,11 +12,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// looks are how often something was looked at that an invariant is about: approvals, tokens and kubeconfigs that were
-// written, ends, other writes, texts, calls.
+// looks are how often each invariant had something to check: approvals, tokens and kubeconfigs that were written,
+// ends, other writes, texts, calls.
 type looks [len(invariants.Names)]int
 
-// tally counts, for each fault, the runs it happened in, and those of them in which there was something to look at.
+// tally counts, for each fault, the runs in which it happened, and those of them in which there was something to check.
 type tally struct {
 	mu   sync.Mutex
 	runs map[fault]int
@@ -47,7 +47,7 @@ func (t *tally) add(w *world) {
 	}
 }
 
-// join adds what another one has counted.
+// join adds the counts of another one.
 func (t *tally) join(o *tally) {
 	if t.runs == nil {
 		t.runs, t.with = map[fault]int{}, map[fault]*looks{}

@@ -15,7 +15,7 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// begin is when all runs begin. It is not a whole second, as times are not.
+// begin is when all runs begin. It is not a whole second, because real times are not.
 var begin = time.Date(2026, 3, 4, 5, 6, 7, 345_000_000, time.UTC)
 
 // world is a cluster with the operator in it, and the run of a story.
@@ -25,47 +25,48 @@ type world struct {
 	op    *operator
 	// flagServer is the operator's --cluster-server.
 	flagServer string
-	// skew is how far the API server's clock is ahead of the operator's, and kubectlAhead that of a person is ahead of it.
+	// skew is how far the API server's clock is ahead of the operator's, and kubectlAhead how far that of a person is ahead of
+	// the API server's.
 	skew, kubectlAhead time.Duration
-	// signerDown says that kube-controller-manager does nothing about certificates; eager, that it collects garbage before
-	// the operator gets to do anything.
+	// signerDown means that kube-controller-manager ignores certificates; eager, that it collects garbage before the
+	// operator acts.
 	signerDown, eager bool
-	// approved is the revision at which the approver had nothing to do: it takes a while to find that out.
+	// approved is the revision at which the approver had nothing to do: finding that out takes a while.
 	approved int
 
 	changes     []change             // by revision, from 1 on
 	frozen      map[string]*freeze   // by kind
-	refused     map[string]time.Time // until when a right is gone, by call.right
+	refused     map[string]time.Time // until when a permission is missing, by call.right
 	cutOffUntil time.Time
 
-	admission    fault                // how admission control changes the present write
+	admission    fault                // how admission changes the current write
 	admitted     time.Time            // when it did so last
 	spoiledUntil map[string]time.Time // until when it spoils each write of a kind, by call.right
 	writes       map[key]int          // of the operator, in the minute since writesSince
 	writesSince  time.Time
 
-	lagging bool // the API server answers a review by what it knew before the last change
+	lagging bool // the API server answers a review as of before the last change
 	story   *story
-	next    int // the step that comes next
+	next    int // the next step
 	inStep  bool
 
 	plan     map[string]fault // by call.id
 	random   func(*call) fault
 	happened []at
-	// pointless says that a fault of the plan changed nothing, so that the run was given up.
+	// pointless means that a fault of the plan changed nothing, so that the run was abandoned.
 	pointless bool
-	// checking says that what is called now is no part of the story, and recording that the run is an undisturbed one.
+	// checking means that calls from now on are not part of the story, and recording that the run is an undisturbed one.
 	checking, recording bool
 	counts              map[string]int // by call.what
 	calls               []*call
 	passes              int
 	limit               int
-	minute              time.Time // the present one
+	minute              time.Time // the current one
 	inMinute            int       // calls in it
 	trace               []fmt.Stringer
 	said_               []saying
 	told                []*call          // the calls of the story, without those of the checks after it
-	rests               map[int][]string // what the cluster was like at rest, by the step that came next
+	rests               map[int][]string // the cluster's state at rest, by the next step
 	rules
 }
 
@@ -79,17 +80,17 @@ func (c change) comesOrGoes() bool {
 	return c.old == nil || c.new == nil || c.new.object == nil || c.old.object.GetUID() != c.new.object.GetUID()
 }
 
-// freeze is a cache of a kind that lags behind.
+// freeze is a stale cache of a kind.
 type freeze struct {
 	revision int
 	until    time.Time
 	held     []change
 }
 
-// saying is what somebody may read who must not see secrets.
+// saying is text that people without access to secrets can read.
 type saying struct{ where, text string }
 
-// base is a new cluster, filled once: objects that are stored do not change any more.
+// base is a new cluster, filled once: stored objects are immutable.
 var base = sync.OnceValue(func() *world {
 	w := bareWorld()
 	w.setUp()
@@ -99,7 +100,7 @@ var base = sync.OnceValue(func() *world {
 	return w
 })
 
-// newWorld is a world of its own with what is there in each.
+// newWorld is a world of its own with the content of base.
 func newWorld() *world {
 	w, b := bareWorld(), base()
 	w.revision, w.changes, w.trace = b.revision, slices.Clone(b.changes), slices.Clone(b.trace)
@@ -114,8 +115,8 @@ func newWorld() *world {
 	return w
 }
 
-// manyCalls are far more than any undisturbed story has, and manyInAMinute are more than there is reason for in one minute of
-// any history: a cache that lags for cacheLag may cost ten passes, and a series of failures as many.
+// manyCalls are far more than any undisturbed story has, and manyInAMinute are more than any minute of a history justifies: a
+// cache that lags for cacheLag may cost ten reconciles, and a series of failures as many.
 const manyCalls, manyInAMinute = 1_000_000, 2_000
 
 func bareWorld() *world {
@@ -126,7 +127,7 @@ func bareWorld() *world {
 	return w
 }
 
-// seen is the revision that a cache of a kind is at.
+// seen is the revision of the cache of a kind.
 func (w *world) seen(kind string) int {
 	if f := w.frozen[kind]; f != nil {
 		return f.revision
@@ -134,7 +135,7 @@ func (w *world) seen(kind string) int {
 	return w.revision
 }
 
-// freeze has the cache of a kind stay as it was at a revision for cacheLag.
+// freeze keeps the cache of a kind at a revision for cacheLag.
 func (w *world) freeze(kind string, revision int) {
 	w.freezeUntil(kind, revision, w.clock.Now().Add(cacheLag))
 }
@@ -222,7 +223,7 @@ func (w *world) thaw() bool {
 	return false
 }
 
-// run lets time go by, from one thing that is due to the next.
+// run lets time pass, from one due event to the next.
 func (w *world) run(d time.Duration) {
 	end := w.clock.Now().Add(d)
 	for {
@@ -243,7 +244,7 @@ func (w *world) run(d time.Duration) {
 	w.idle()
 }
 
-// nextDue is when something happens by itself.
+// nextDue is when the next event is due.
 func (w *world) nextDue() (time.Time, bool) {
 	var next time.Time
 	take := func(t time.Time) {
@@ -263,7 +264,7 @@ func (w *world) nextDue() (time.Time, bool) {
 	return next, !next.IsZero()
 }
 
-// must fails the run: the story itself went wrong.
+// must fails the run: the story itself failed.
 func (w *world) must(err error) {
 	if err != nil {
 		panic(fmt.Errorf("in the story: %w", err))
@@ -272,12 +273,12 @@ func (w *world) must(err error) {
 
 func (w *world) add(author string, o client.Object) { w.must(w.create(author, o)) }
 
-// remove deletes what may be gone.
+// remove deletes an object that may not exist.
 func (w *world) remove(author string, k key) {
 	w.must(client.IgnoreNotFound(w.delete(author, k, nil)))
 }
 
-// history is all that happened, for people.
+// history is everything that happened, for people.
 func (w *world) history() string {
 	var out strings.Builder
 	for _, line := range w.trace {
