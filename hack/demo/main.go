@@ -160,7 +160,7 @@ func (s *story) start(ctx context.Context, cluster *localcluster.Cluster, kubele
 	if err := s.client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(s.node)}, &secret); err != nil {
 		return fmt.Errorf("reading the published kubeconfig: %w", err)
 	}
-	s.tell("kubelet of " + kubelet + " started, with " + with)
+	s.print("kubelet of " + kubelet + " started, with " + with)
 	k, err := cluster.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: kubelet, BootstrapKubeconfig: secret.Data[kubeconfig.Key]})
 	if err != nil {
 		return err

@@ -90,8 +90,8 @@ func (s *story) waitFor(ctx context.Context, name string) error {
 	}
 }
 
-// tell prints a line with the time since the resource was applied.
-func (s *story) tell(line string) {
+// print prints a line with the time since the resource was applied.
+func (s *story) print(line string) {
 	fmt.Printf("%7.2f s  %s\n", time.Since(s.began).Seconds(), line)
 }
 
@@ -106,7 +106,7 @@ func (s *story) happened(name, detail string) {
 		if name == applied {
 			s.began = time.Now()
 		}
-		s.tell(fmt.Sprintf("%-22s %s", name, detail))
+		s.print(fmt.Sprintf("%-22s %s", name, detail))
 		close(step)
 	}
 }

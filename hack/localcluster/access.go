@@ -49,7 +49,7 @@ func (c *Cluster) AdminConfig() *rest.Config { return rest.CopyConfig(c.admin) }
 func (c *Cluster) ConfigFor(user string, groups ...string) (*rest.Config, error) {
 	cfg, err := c.ca.AddUser(envtest.User{Name: user, Groups: groups}, c.anonymousConfig())
 	if err != nil {
-		return nil, fmt.Errorf("making a client configuration for %q: %w", user, err)
+		return nil, fmt.Errorf("creating a client configuration for %q: %w", user, err)
 	}
 	return cfg, nil
 }

@@ -122,7 +122,7 @@ func (c *Cluster) startPlaneProcess(ctx context.Context, p *planeProcess) error 
 		}
 		if ctx.Err() != nil && p.pid != 0 {
 			_ = syscall.Kill(-p.pid, syscall.SIGKILL)
-			<-started //nolint:errcheck // It was killed: how its start ended tells nothing more.
+			<-started //nolint:errcheck // It was killed, so the result of its start does not matter.
 			return fmt.Errorf("starting %s: %w", p.name, ctx.Err())
 		}
 	}

@@ -76,16 +76,16 @@ func startGuard(dir string) (*guard, error) {
 }
 
 // add puts a process group under guard.
-func (g *guard) add(group int) error { return g.tell("add", group) }
+func (g *guard) add(group int) error { return g.send("add", group) }
 
 // drop releases a process group, because its ID may be used again.
-func (g *guard) drop(group int) error { return g.tell("drop", group) }
+func (g *guard) drop(group int) error { return g.send("drop", group) }
 
-func (g *guard) tell(verb string, group int) error {
+func (g *guard) send(verb string, group int) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, err := fmt.Fprintln(g.in, verb, group); err != nil {
-		return fmt.Errorf("telling the guard to %s process group %d: %w", verb, group, err)
+		return fmt.Errorf("asking the guard to %s process group %d: %w", verb, group, err)
 	}
 	return nil
 }

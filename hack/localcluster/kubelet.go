@@ -107,7 +107,7 @@ func (c *Cluster) kubeletDir(cfg KubeletConfig) (string, error) {
 		}
 	}
 	if !known {
-		return "", fmt.Errorf("%s is no kubelet's directory", cfg.Dir)
+		return "", fmt.Errorf("%s is not a kubelet's directory", cfg.Dir)
 	}
 	return cfg.Dir, nil
 }

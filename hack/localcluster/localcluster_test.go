@@ -211,7 +211,7 @@ func TestNothingSurvivesAHardKill(t *testing.T) {
 	}
 	_ = helper.Wait()
 	begin := time.Now()
-	eventually(t, "all processes and the directory are gone", func() error {
+	eventually(t, "no process and no directory is left", func() error {
 		for _, pid := range pids {
 			if alive(pid) {
 				return fmt.Errorf("process %d is still there", pid)
@@ -222,7 +222,7 @@ func TestNothingSurvivesAHardKill(t *testing.T) {
 		}
 		return nil
 	})
-	t.Logf("%v and %s were gone after %s", pids, dir, time.Since(begin))
+	t.Logf("%v and %s disappeared after %s", pids, dir, time.Since(begin))
 }
 
 // runHelper starts a cluster with a kubelet, prints its directory and

@@ -62,7 +62,7 @@ func TestNames(t *testing.T) {
 		}
 		seen[c.Name] = true
 		if c.Why == "" || (c.Spoil == nil) == (c.SpoilMeta == nil) {
-			t.Errorf("%s says nothing, or does nothing, or more than one thing", c.Name)
+			t.Errorf("%s has no explanation, or not exactly one defect", c.Name)
 		}
 	}
 }
@@ -70,7 +70,7 @@ func TestNames(t *testing.T) {
 func TestExpectations(t *testing.T) {
 	for _, c := range Harmless() {
 		if c.Verdict != approve || c.Reason != "" || c.SpoilMeta == nil || c.Requester {
-			t.Errorf("%s: %s with the reason %q is no verdict on what is harmless", c.Name, c.Verdict, c.Reason)
+			t.Errorf("%s: %s with the reason %q is no verdict on a harmless case", c.Name, c.Verdict, c.Reason)
 		}
 	}
 	denials := []string{wrongDuration, tooLarge, malformed, badSignature, wrongKey, wrongUsages, wrongSubject, unexpectedAttributes}
@@ -125,7 +125,7 @@ func TestGoodRequestsAreGood(t *testing.T) {
 				}
 				again := parse(t, encode(takeApart(spec.Request, key()).sealed()))
 				if !bytes.Equal(again.RawTBSCertificateRequest, parsed.RawTBSCertificateRequest) || again.CheckSignature() != nil {
-					t.Error("taken apart and put together again it is another request")
+					t.Error("decoding and encoding changes the CSR")
 				}
 			})
 		}
@@ -257,7 +257,7 @@ func TestEachCaseHasTheDefectItSays(t *testing.T) {
 			}
 		}
 		if c.Verdict != wait || undeclared(request.parsed) != 1 {
-			t.Errorf("it asks for %q and %v", request.parsed.DNSNames, request.parsed.IPAddresses)
+			t.Errorf("it requests %q and %v", request.parsed.DNSNames, request.parsed.IPAddresses)
 		}
 	})
 }

@@ -54,7 +54,7 @@ var (
 // must panics on errors that only a bug in this package causes.
 func must[T any](v T, err error) T {
 	if err != nil {
-		panic(fmt.Errorf("making an adversarial request: %w", err))
+		panic(fmt.Errorf("creating an adversarial CSR: %w", err))
 	}
 	return v
 }

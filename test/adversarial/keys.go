@@ -24,7 +24,7 @@ func keys() []Case {
 			{Name: "key-ecdsa-p224", Why: "P-224 is the one curve of crypto/x509 that is too short.", Spoil: otherKey(p224)},
 		}),
 		all(deny, badSignature, []Case{
-			{Name: "key-rsa-768", Why: "crypto/rsa verifies nothing with a key below 1024 bits; somebody has factored this size.", Spoil: otherKey(rsa768)},
+			{Name: "key-rsa-768", Why: "crypto/rsa verifies nothing with a key below 1024 bits; numbers of this size have been factored.", Spoil: otherKey(rsa768)},
 			{Name: "key-rsa-exponent-1", Why: "With the exponent 1 anybody signs for the key.", Spoil: otherKey(rsaOne)},
 			{Name: "key-rsa-exponent-even", Why: "An even exponent has no inverse, so nobody can have the private key.", Spoil: rsaKey(func(n *big.Int) []byte {
 				return rsaKeyInfo(der(n), number(65536))

@@ -20,10 +20,10 @@ func clientRequesters() []Case {
 			{Name: "user-other-token", Why: "Another token's request is for another NodeBootstrap to decide.", Spoil: username(func(string, string) string { return "system:bootstrap:zzz999" })},
 			{Name: "user-longer-token", Why: "A token whose id begins alike is another token.", Spoil: username(func(user, _ string) string { return user + "0" })},
 			{Name: "user-shorter-token", Why: "A token whose id is the beginning of the id is another token.", Spoil: username(func(user, _ string) string { return user[:len(user)-1] })},
-			{Name: "user-upper-case", Why: "User names are told apart by case.", Spoil: username(func(user, _ string) string { return strings.ToUpper(user) })},
+			{Name: "user-upper-case", Why: "User names are case-sensitive.", Spoil: username(func(user, _ string) string { return strings.ToUpper(user) })},
 			{Name: "user-final-space", Why: "A name that is trimmed is another name.", Spoil: username(func(user, _ string) string { return user + " " })},
-			{Name: "user-without-prefix", Why: "The id alone is a user that an authenticator of any kind may give.", Spoil: username(func(user, _ string) string { return strings.TrimPrefix(user, "system:bootstrap:") })},
-			{Name: "user-prefix-in-prefix", Why: "The user's name has to begin with the prefix, not to hold it.", Spoil: username(func(user, _ string) string { return "oidc:" + user })},
+			{Name: "user-without-prefix", Why: "The ID without a prefix is a user that any authenticator can return.", Spoil: username(func(user, _ string) string { return strings.TrimPrefix(user, "system:bootstrap:") })},
+			{Name: "user-prefix-in-prefix", Why: "The user's name must begin with the prefix, not contain it.", Spoil: username(func(user, _ string) string { return "oidc:" + user })},
 			{Name: "user-node", Why: "A node's own renewal is for kube-controller-manager to approve.", Spoil: username(func(_, node string) string { return "system:node:" + node })},
 			{Name: "user-service-account", Why: "A Pod that may send requests has no token of a node.", Spoil: username(func(string, string) string { return "system:serviceaccount:default:default" })},
 			{Name: "user-person", Why: "A person's request is for a person to approve.", Spoil: username(func(string, string) string { return "kubernetes-admin" })},
@@ -41,7 +41,7 @@ func clientRequesters() []Case {
 			{Name: "groups-kubeadm", Why: "Other tools approve what comes from their own group.", Spoil: withGroup("system:bootstrappers:kubeadm:default-node-token")},
 			{Name: "groups-longer", Why: "A group that begins alike is another group.", Spoil: withGroup("system:bootstrappers:nodebootstrap:x")},
 			{Name: "groups-empty-name", Why: "An empty group is a group.", Spoil: withGroup("")},
-			{Name: "groups-upper-case", Why: "Group names are told apart by case.", Spoil: groups(func(have []string) []string {
+			{Name: "groups-upper-case", Why: "Group names are case-sensitive.", Spoil: groups(func(have []string) []string {
 				return append(slices.DeleteFunc(have, func(g string) bool { return g == "system:bootstrappers:nodebootstrap" }), "system:bootstrappers:NodeBootstrap")
 			})},
 			{Name: "requester-uid", Why: "A bootstrap token's user has no uid: this is someone else.", Spoil: func(spec *spec, _ string, _ crypto.Signer) { spec.UID = "6f6cd8a0-58cd-4a4c-8d9f-1d7a2c9b4e11" }},
@@ -60,7 +60,7 @@ func clientMeta() []Case {
 			{Name: "signer-serving", Why: "A serving certificate is asked for by a node, not by a token.", Spoil: signer(certificatesv1.KubeletServingSignerName)},
 			{Name: "signer-legacy", Why: "The legacy signer promises nothing on what it signs.", Spoil: signer("kubernetes.io/legacy-unknown")},
 			{Name: "signer-foreign", Why: "Somebody's own signer gives the certificate a meaning that nobody here knows.", Spoil: signer("example.com/foreign")},
-			{Name: "signer-upper-case", Why: "Signer names are told apart by case.", Spoil: signer("kubernetes.io/Kube-APIServer-Client-Kubelet")},
+			{Name: "signer-upper-case", Why: "Signer names are case-sensitive.", Spoil: signer("kubernetes.io/Kube-APIServer-Client-Kubelet")},
 			{Name: "signer-longer", Why: "A signer whose name begins alike is another signer.", Spoil: signer(certificatesv1.KubeAPIServerClientKubeletSignerName + "s")},
 			{Name: "signer-other-domain", Why: "A signer of the same name in another domain is another signer.", Spoil: signer("example.com/kube-apiserver-client-kubelet")},
 			{Name: "signer-final-space", Why: "A name that is trimmed is another name.", Spoil: signer(certificatesv1.KubeAPIServerClientKubeletSignerName + " ")},
@@ -112,7 +112,7 @@ func usages(prefix string, own, others certificatesv1.KeyUsage) []Case {
 		{Name: prefix + "twice-instead", Why: "A list with a repetition has the length of the right one.", Spoil: changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
 			return append(slices.DeleteFunc(have, func(u certificatesv1.KeyUsage) bool { return u == own }), signature)
 		})},
-		{Name: prefix + "upper-case", Why: "Usages are told apart by case.", Spoil: changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
+		{Name: prefix + "upper-case", Why: "Usages are case-sensitive.", Spoil: changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
 			return append(slices.DeleteFunc(have, func(u certificatesv1.KeyUsage) bool { return u == own }), certificatesv1.KeyUsage(strings.ToUpper(string(own))))
 		})},
 		{Name: prefix + "empty-name", Why: "An empty usage is one that nobody knows.", Spoil: withUsage("")},

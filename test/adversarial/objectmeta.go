@@ -23,7 +23,7 @@ func objectMeta(prefix string) []Case {
 		{Name: "finalizer", Why: outlives, SpoilMeta: finalizers("example.com/protect")},
 		{Name: "finalizer-kubernetes", Why: "A finalizer with a name of Kubernetes is nobody's either.", SpoilMeta: finalizers("kubernetes.io/pv-protection")},
 		{Name: "finalizer-operator", Why: "The operator sets no finalizers: one in its name is someone else's.", SpoilMeta: finalizers("nodebootstrap.io/protect")},
-		{Name: "finalizer-foreground", Why: "The garbage collector keeps a request with this one until what it owns is gone.", SpoilMeta: finalizers(metav1.FinalizerDeleteDependents)},
+		{Name: "finalizer-foreground", Why: "The garbage collector keeps a request with this one until its dependents are deleted.", SpoilMeta: finalizers(metav1.FinalizerDeleteDependents)},
 		{Name: "finalizer-orphan", Why: "The garbage collector takes this one away on deletion, when it works.", SpoilMeta: finalizers(metav1.FinalizerOrphanDependents)},
 		{Name: "finalizer-two", Why: "Whoever takes one away has not taken both away.", SpoilMeta: finalizers("example.com/one", "example.com/two")},
 		{Name: "finalizer-many", Why: "Thousands of finalizers fill the memory of whoever caches them.", SpoilMeta: finalizers(names(1000)...)},

@@ -39,7 +39,7 @@ func badBlocks() []Case {
 	return []Case{
 		{Name: "pem-empty", Why: "Nothing is no request.", Spoil: rewrite(func([]byte) []byte { return nil })},
 		{Name: "pem-none", Why: "Text is no request.", Spoil: rewrite(func([]byte) []byte { return []byte("certificate, please\n") })},
-		{Name: "pem-der-alone", Why: "DER without PEM is not what the API takes.", Spoil: rewrite(func(text []byte) []byte { return bytesOf(text) })},
+		{Name: "pem-der-alone", Why: "The API requires PEM.", Spoil: rewrite(func(text []byte) []byte { return bytesOf(text) })},
 		{Name: "pem-junk-in-block", Why: "Base64 of something else is no request.", Spoil: recode(func([]byte) []byte { return []byte("certificate, please") })},
 		{Name: "pem-no-base64", Why: "A block that is not base64 is no block.", Spoil: rewrite(func(text []byte) []byte {
 			return bytes.Replace(text, []byte("-----\nMI"), []byte("-----\n!I"), 1)
@@ -47,8 +47,8 @@ func badBlocks() []Case {
 		{Name: "pem-empty-block", Why: "A block of nothing is no request.", Spoil: recode(func([]byte) []byte { return nil })},
 		{Name: "pem-older-type", Why: "The older name of the block is read by OpenSSL, not by the API server.", Spoil: blockType("NEW CERTIFICATE REQUEST")},
 		{Name: "pem-type-certificate", Why: "A certificate is no request.", Spoil: blockType("CERTIFICATE")},
-		{Name: "pem-type-key", Why: "A private key must never be sent, let alone be read.", Spoil: blockType("EC PRIVATE KEY")},
-		{Name: "pem-type-lower-case", Why: "Block types are told apart by case.", Spoil: blockType("certificate request")},
+		{Name: "pem-type-key", Why: "A private key must never be sent or read.", Spoil: blockType("EC PRIVATE KEY")},
+		{Name: "pem-type-lower-case", Why: "Block types are case-sensitive.", Spoil: blockType("certificate request")},
 		{Name: "pem-type-final-space", Why: "A block type that is trimmed by one reader is another one to the next.", Spoil: blockType("CERTIFICATE REQUEST ")},
 		{Name: "pem-headers", Why: "Headers are passed over by readers and may hold anything.", Spoil: rewrite(func(text []byte) []byte {
 			return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Headers: map[string]string{"Node": "other-node"}, Bytes: bytesOf(text)})
@@ -56,7 +56,7 @@ func badBlocks() []Case {
 		{Name: "pem-without-end", Why: "A block without an end is no block.", Spoil: rewrite(func(text []byte) []byte {
 			return text[:bytes.Index(text, []byte("-----END"))]
 		})},
-		{Name: "pem-other-end", Why: "A block has to end as it began.", Spoil: rewrite(func(text []byte) []byte {
+		{Name: "pem-other-end", Why: "A block must end as it began.", Spoil: rewrite(func(text []byte) []byte {
 			return bytes.Replace(text, []byte("END CERTIFICATE REQUEST"), []byte("END CERTIFICATE"), 1)
 		})},
 	}

@@ -25,7 +25,7 @@ func servingWithoutAddress() []Case {
 		{Name: "serving-only-registered-id", Why: "crypto/x509 does not show an object identifier.", Spoil: only(choice(8, []byte{42, 3, 4}))},
 		{Name: "serving-only-constructed-dns", Why: "crypto/x509 passes over a DNS name in pieces; another reader may put them together.", Spoil: only(tagged(2, text(asn1.TagIA5String, "api.example.com")))},
 		{Name: "serving-only-universal-string", Why: "crypto/x509 passes over a name without a kind.", Spoil: only(text(asn1.TagIA5String, "api.example.com"))},
-		{Name: "serving-only-in-second-value", Why: "crypto/x509 reads the first list of extensions alone.", Spoil: attributes(requestAttribute(oidExtensionRequest,
+		{Name: "serving-only-in-second-value", Why: "crypto/x509 reads only the first list of extensions.", Spoil: attributes(requestAttribute(oidExtensionRequest,
 			sequence(), sequence(extension(oidSAN, sequence(hidden)))))},
 		{Name: "serving-only-in-sequence", Why: "crypto/x509 passes over an extension request whose values are no SET.", Spoil: attributes(
 			sequence(der(oidExtensionRequest), sequence(sequence(extension(oidSAN, sequence(hidden))))))},
@@ -70,7 +70,7 @@ func besidesTheAddresses() []Case {
 		{Name: "serving-ext-tail", Why: "encoding/asn1 passes over what follows an extension's value.", Spoil: extensions(func(san []byte) []byte {
 			return extensionRequest(inside(extension(oidSAN, san), null()))
 		})},
-		{Name: "serving-second-value", Why: "crypto/x509 reads the first list of extensions alone.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-second-value", Why: "crypto/x509 reads only the first list of extensions.", Spoil: extensions(func(san []byte) []byte {
 			return requestAttribute(oidExtensionRequest, sequence(extension(oidSAN, san)), sequence(extension(oidSAN, sequence(dnsName("api.example.com")))))
 		})},
 		{Name: "serving-second-request", Why: "Two attributes with extensions: readers differ on which one counts.", Spoil: extensions(func(san []byte) []byte {

@@ -54,7 +54,7 @@ func badAlgorithms() []Case {
 
 func badSignatureBits() []Case {
 	return []Case{
-		{Name: "signature-without-octets", Why: "A BIT STRING has to say how many bits are unused.", Spoil: signatureBits(func([]byte) []byte {
+		{Name: "signature-without-octets", Why: "A BIT STRING must give the number of unused bits.", Spoil: signatureBits(func([]byte) []byte {
 			return element(asn1.ClassUniversal, asn1.TagBitString, false)
 		})},
 		{Name: "signature-constructed", Why: "A BIT STRING in pieces is BER, not DER: two encodings of one request.", Spoil: signatureBits(func(s []byte) []byte {

@@ -55,10 +55,10 @@ func (b *bench) hostile(ctx context.Context) error {
 // crowdOn starts the manager twice. The first one finds half of the objects and receives the others as they are created; the
 // second finds all of them, with undecided CSRs and edited Secrets of its own.
 func (b *bench) crowdOn(ctx context.Context, c *crowded, build build) (float64, error) {
-	if err := c.makeConfigMaps(ctx); err != nil {
+	if err := c.createConfigMaps(ctx); err != nil {
 		return 0, err
 	}
-	if err := c.makeForeign(ctx, 0, crowd/2); err != nil {
+	if err := c.createForeign(ctx, 0, crowd/2); err != nil {
 		return 0, err
 	}
 	m, err := c.start(ctx, build)
@@ -76,7 +76,7 @@ func (b *bench) crowdOn(ctx context.Context, c *crowded, build build) (float64, 
 	if err != nil {
 		return 0, err
 	}
-	if err := c.makeForeign(ctx, crowd/2, crowd); err != nil {
+	if err := c.createForeign(ctx, crowd/2, crowd); err != nil {
 		return 0, err
 	}
 	if err := c.ask(ctx, kubelets, crowd/2); err != nil {
@@ -178,8 +178,8 @@ func (c *crowded) nodeBootstrap(i int) *v1alpha1.NodeBootstrap {
 	return nb
 }
 
-// makeConfigMaps creates the two that the operator can read.
-func (c *crowded) makeConfigMaps(ctx context.Context) error {
+// createConfigMaps creates the two that the operator can read.
+func (c *crowded) createConfigMaps(ctx context.Context) error {
 	for _, cm := range []*corev1.ConfigMap{
 		{ObjectMeta: c.metadata(metav1.NamespacePublic, bootstrapapi.ConfigMapClusterInfo), Data: map[string]string{bootstrapapi.KubeConfigKey: string(c.text("apiVersion: v1"))}},
 		{ObjectMeta: c.metadata(operator.Namespace, "kube-root-ca.crt"), Data: map[string]string{"ca.crt": string(c.text(string(c.ServerCA())))}},
@@ -191,10 +191,10 @@ func (c *crowded) makeConfigMaps(ctx context.Context) error {
 	return nil
 }
 
-// makeForeign creates NodeBootstraps, most of them of members, and objects that are not the operator's: Secrets in both
+// createForeign creates NodeBootstraps, most of them of members, and objects that are not the operator's: Secrets in both
 // namespaces, of which those in kube-system have the operator's label, ClusterRoleBindings that name tokens, Nodes, and CSRs of
 // people and of nodes.
-func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
+func (c *crowded) createForeign(ctx context.Context, from, to int) error {
 	asPerson, asNode := http.Header{"Impersonate-User": {"somebody"}, "Impersonate-Group": {"system:masters"}}, http.Header{"Impersonate-Group": {"system:nodes", "system:authenticated"}}
 	doer, err := rest.HTTPClientFor(c.AdminConfig())
 	if err != nil {
@@ -219,7 +219,7 @@ func (c *crowded) makeForeign(ctx context.Context, from, to int) error {
 		}
 		for _, o := range []client.Object{t, secret, binding, node, c.nodeBootstrap(i)} {
 			if err := c.Client.Create(ctx, o); err != nil {
-				return fmt.Errorf("making %T: %w", o, err)
+				return fmt.Errorf("creating %T: %w", o, err)
 			}
 		}
 		who := asNode.Clone()

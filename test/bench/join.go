@@ -112,7 +112,7 @@ func (s *site) joinAs(ctx context.Context, from sender, node string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.makeNode(ctx, node); err != nil {
+	if err := s.createNode(ctx, node); err != nil {
 		return err
 	}
 	// A Lease proves the join only if it is renewed in a later second than the approval.

@@ -15,12 +15,12 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// makeMembers creates NodeBootstraps of nodes that are already members, each with an address.
-func (s *site) makeMembers(ctx context.Context, n int) error {
-	if err := s.makeNodes(ctx, n, nodeName); err != nil {
+// createMembers creates NodeBootstraps of nodes that are already members, each with an address.
+func (s *site) createMembers(ctx context.Context, n int) error {
+	if err := s.createNodes(ctx, n, nodeName); err != nil {
 		return err
 	}
-	_, err := s.makeNodeBootstraps(ctx, n, func(i int, nb *v1alpha1.NodeBootstrap) {
+	_, err := s.createNodeBootstraps(ctx, n, func(i int, nb *v1alpha1.NodeBootstrap) {
 		nb.Spec.ServingCertificate.Addresses = []string{nodeName(i)}
 	})
 	return err
@@ -108,7 +108,7 @@ func (b *bench) largest(ctx context.Context) error {
 
 // joinHalf lets half of the nodes join, and records the peak memory of the manager.
 func (b *bench) joinHalf(ctx context.Context, s *site, m *minted, n int) error {
-	if err := s.makeNodes(ctx, n/2, nodeName); err != nil {
+	if err := s.createNodes(ctx, n/2, nodeName); err != nil {
 		return err
 	}
 	if err := s.untilJoined(ctx, m.running, n/2); err != nil {
@@ -182,7 +182,7 @@ func (s *site) heartbeats(ctx context.Context, n int) error {
 	leases := make([]*coordinationv1.Lease, n)
 	for i := range leases {
 		leases[i] = &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: nodeName(i)}}
-		if err := s.Client.Get(ctx, client.ObjectKeyFromObject(leases[i]), leases[i]); err != nil { // makeNodes created it
+		if err := s.Client.Get(ctx, client.ObjectKeyFromObject(leases[i]), leases[i]); err != nil { // createNodes created it
 			return err
 		}
 	}

@@ -83,7 +83,7 @@ var measurements = []struct {
 	name, about string
 	run         func(*bench, context.Context) error
 }{
-	{"mint", "NodeBootstraps that are there at start, to the last with credentials", (*bench).mint},
+	{"mint", "from the start, with existing NodeBootstraps, to the last credential", (*bench).mint},
 	{"large", "the same in a large cluster, and its memory, restart and rest", (*bench).large},
 	{"largest", "the largest cluster, and honest requests while all of its kubeconfigs are rendered again", (*bench).largest},
 	{"approve", "requests of kubelets at once, to the last approved", (*bench).approve},

@@ -68,8 +68,8 @@ func (b *bench) mintThen(ctx context.Context, build build, n int, then func(cont
 
 func nodeName(i int) string { return fmt.Sprintf("worker-%d", i) }
 
-// makeNodeBootstraps creates some, each changed by edit.
-func (s *site) makeNodeBootstraps(ctx context.Context, n int, edit func(int, *v1alpha1.NodeBootstrap)) ([]*v1alpha1.NodeBootstrap, error) {
+// createNodeBootstraps creates some, each changed by edit.
+func (s *site) createNodeBootstraps(ctx context.Context, n int, edit func(int, *v1alpha1.NodeBootstrap)) ([]*v1alpha1.NodeBootstrap, error) {
 	out := make([]*v1alpha1.NodeBootstrap, n)
 	return out, inParallel(n, func(i int) error {
 		out[i] = &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: nodeName(i)}}
@@ -92,7 +92,7 @@ type minted struct {
 
 // mintOn creates n NodeBootstraps, starts the manager and waits until all have their credentials.
 func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*minted, error) {
-	if _, err := s.makeNodeBootstraps(ctx, n, nil); err != nil {
+	if _, err := s.createNodeBootstraps(ctx, n, nil); err != nil {
 		return nil, err
 	}
 	before, err := s.stored(ctx)
@@ -240,7 +240,7 @@ func (s *site) newCredential(nb *v1alpha1.NodeBootstrap) (*credential, error) {
 // rawMint measures the same three writes for each node, sent as fast as the API server accepts them.
 func (b *bench) rawMint(ctx context.Context, n int) (rate float64, err error) {
 	err = onSite(ctx, quiet, func(s *site) error {
-		all, err := s.makeNodeBootstraps(ctx, n, nil)
+		all, err := s.createNodeBootstraps(ctx, n, nil)
 		if err != nil {
 			return err
 		}

@@ -118,7 +118,7 @@ func (b *bench) withoutOperator(ctx context.Context, s *site, bindings []string)
 			return nil, err
 		}
 	}
-	all, err := s.makeNodeBootstraps(ctx, b.requests, nil)
+	all, err := s.createNodeBootstraps(ctx, b.requests, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +158,7 @@ func (b *bench) serving(ctx context.Context) error {
 	return onSites(ctx, slices.Repeat([]localcluster.Config{quiet}, 1+len(b.builds)), func(sites []*site) error {
 		var rivals []*rival
 		for i, s := range sites {
-			if err := s.makeMembers(ctx, b.requests); err != nil {
+			if err := s.createMembers(ctx, b.requests); err != nil {
 				return err
 			}
 			senders, err := s.nodes(b.requests)

@@ -240,10 +240,10 @@ func until(ctx context.Context, every time.Duration, what string, is func() (boo
 	}
 }
 
-// makeNodes creates Nodes as kubelets that have joined leave them.
-func (s *site) makeNodes(ctx context.Context, n int, name func(int) string) error {
+// createNodes creates Nodes as kubelets that have joined leave them.
+func (s *site) createNodes(ctx context.Context, n int, name func(int) string) error {
 	return inParallel(n, func(i int) error {
-		if err := s.makeNode(ctx, name(i)); err != nil {
+		if err := s.createNode(ctx, name(i)); err != nil {
 			return err
 		}
 		return s.Client.Create(ctx, &coordinationv1.Lease{
@@ -253,8 +253,8 @@ func (s *site) makeNodes(ctx context.Context, n int, name func(int) string) erro
 	})
 }
 
-// makeNode registers a node with its status, as a kubelet does.
-func (s *site) makeNode(ctx context.Context, name string) error {
+// createNode registers a node with its status, as a kubelet does.
+func (s *site) createNode(ctx context.Context, name string) error {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	node.Status.NodeInfo.KubeletVersion = "v1.37.0"
 	return s.Client.Create(ctx, node)

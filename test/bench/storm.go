@@ -57,7 +57,7 @@ func (b *bench) storm(ctx context.Context, s *site, m *minted) error {
 		return err
 	}
 	if have, asked, err := b.renewedCAs(ctx, s); err != nil || have == asked {
-		return errors.Join(err, errors.New("all kubeconfigs were rendered again before the nodes had asked: take more with -most"))
+		return errors.Join(err, errors.New("all kubeconfigs were rendered again before the nodes had sent their CSRs: increase -most"))
 	}
 	err = until(ctx, time.Second/2, "the last kubeconfig with the new CA", func() (bool, error) {
 		have, asked, err := b.renewedCAs(ctx, s)

@@ -68,7 +68,7 @@ func (p *administrator) commit(ctx context.Context, node string) {
 		var nb v1alpha1.NodeBootstrap
 		err := p.client.Get(ctx, client.ObjectKey{Name: node}, &nb)
 		if err == nil && nb.DeletionTimestamp != nil {
-			return fmt.Errorf("the one before is still being deleted")
+			return fmt.Errorf("the previous one is still being deleted")
 		}
 		if apierrors.IsNotFound(err) {
 			err = p.client.Create(ctx, &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: node}})

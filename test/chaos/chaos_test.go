@@ -258,7 +258,7 @@ func (s *suite) report() {
 		s.seed, s.line.elapsed().Round(time.Second), s.managers.kills(), s.managers.ended, s.restarts, s.stories(), len(s.slots), s.kubelets.Load())
 	s.t.Logf("%d connections through the proxy: %d cut, %d refused", s.proxy.opened.Load(), s.proxy.cut.Load(), s.proxy.refused.Load())
 	look(s.seen, func(l *ledger) any {
-		s.t.Logf("%v; %d of these while one manager alone was at work", maps.Clone(l.steps), l.strict)
+		s.t.Logf("%v; %d of these while only one manager ran", maps.Clone(l.steps), l.strict)
 		return nil
 	})
 }
@@ -267,7 +267,7 @@ func (s *suite) report() {
 func (s *suite) stories() int {
 	n := 0
 	for _, slot := range s.slots {
-		n += slot.told
+		n += slot.played
 	}
 	return n
 }

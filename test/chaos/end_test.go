@@ -196,7 +196,7 @@ func (s *suite) wrongWith(ctx context.Context, node string, end fate) error {
 	})
 	switch {
 	case end == gone && known:
-		return errors.New("its NodeBootstrap is there")
+		return errors.New("its NodeBootstrap still exists")
 	case end == gone:
 		return nil
 	case err != nil:
@@ -224,7 +224,7 @@ func (s *suite) wrongCredential(ctx context.Context, node string) error {
 		return fmt.Errorf("the kubeconfig does not work: %w", err)
 	}
 	if want := bootstrapapi.BootstrapUserPrefix + tokenIDIn(published.Data[kubeconfig.Key]); who.Status.UserInfo.Username != want {
-		return fmt.Errorf("with the kubeconfig one is %s, want %s", who.Status.UserInfo.Username, want)
+		return fmt.Errorf("the kubeconfig authenticates as %s, want %s", who.Status.UserInfo.Username, want)
 	}
 	return nil
 }

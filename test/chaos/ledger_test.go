@@ -250,7 +250,7 @@ func mayBeOperators(w invariants.Write) bool {
 
 func onlyStatus(before client.Object, nb *v1alpha1.NodeBootstrap) bool {
 	was, ok := before.(*v1alpha1.NodeBootstrap)
-	return ok && was.UID == nb.UID && was.Generation == nb.Generation && invariants.Wish(was) == invariants.Wish(nb)
+	return ok && was.UID == nb.UID && was.Generation == nb.Generation && invariants.ReissueRequest(was) == invariants.ReissueRequest(nb)
 }
 
 // ours reports whether a CSR was sent with a token of the operator's. The API server writes the groups.
@@ -326,7 +326,7 @@ func (l *ledger) count(c change, w invariants.Write) {
 			l.step(c, statusStored, "%s: %s", o.Name, summary(&o.Status))
 			return
 		}
-		l.note("  [%d] NodeBootstrap: %s %.8s gone=%t deleted=%t reissue=%q", c.revision, o.Name, o.UID, w.After == nil, o.DeletionTimestamp != nil, invariants.Wish(o))
+		l.note("  [%d] NodeBootstrap: %s %.8s gone=%t deleted=%t reissue=%q", c.revision, o.Name, o.UID, w.After == nil, o.DeletionTimestamp != nil, invariants.ReissueRequest(o))
 	case *corev1.Node:
 		switch {
 		case w.Before == nil:

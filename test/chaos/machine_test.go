@@ -84,7 +84,7 @@ func (m *machine) run(ctx context.Context) {
 		if key == nil || !keeps || id != used {
 			var err error
 			if key, err = ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader); err != nil {
-				m.s.fail("making a key: %v", err)
+				m.s.fail("creating a key: %v", err)
 				return
 			}
 			used = id

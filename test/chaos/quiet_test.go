@@ -21,8 +21,8 @@ func (s *suite) checkQuiet(ctx context.Context) {
 		s.fail("%v", err)
 		return
 	}
-	if err := s.lookedAtAll(ctx); err != nil {
-		s.fail("the last manager did not look at all NodeBootstraps: %v", err)
+	if err := s.reconciledAll(ctx); err != nil {
+		s.fail("the last manager did not reconcile all NodeBootstraps: %v", err)
 		return
 	}
 	wait(ctx, *quietFlag) // not a wait for something: the time in which nothing may be written
@@ -44,8 +44,8 @@ func (s *suite) writes() []env.Entry {
 
 var reconciled = regexp.MustCompile(`(?m)^controller_runtime_reconcile_total\{controller="node",result="[a-z_]+"\} ([0-9.e+]+)$`)
 
-// lookedAtAll waits until the manager has reconciled as often as there are NodeBootstraps.
-func (s *suite) lookedAtAll(ctx context.Context) error {
+// reconciledAll waits until the manager has reconciled as often as there are NodeBootstraps.
+func (s *suite) reconciledAll(ctx context.Context) error {
 	goal := look(s.seen, func(l *ledger) int {
 		return len(slices.DeleteFunc(l.Keys("NodeBootstrap"), func(k invariants.Key) bool { return l.bootstrap(k.Name) == nil }))
 	})

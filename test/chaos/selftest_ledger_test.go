@@ -35,19 +35,19 @@ import (
 
 var made = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// teller stores changes, all at the same time unless a test advances it.
-type teller struct {
+// storageWriter stores changes, all at the same time unless a test advances it.
+type storageWriter struct {
 	t       *testing.T
 	now     time.Time
 	nb      v1alpha1.NodeBootstrap // of node-a
 	changes []change
 }
 
-func (h *teller) put(key string, value []byte) {
+func (h *storageWriter) put(key string, value []byte) {
 	h.changes = append(h.changes, change{revision: int64(len(h.changes) + 1), at: h.now, key: key, value: value})
 }
 
-func (h *teller) store(key string, o runtime.Object) {
+func (h *storageWriter) store(key string, o runtime.Object) {
 	h.t.Helper()
 	value, err := runtime.Encode(clientgoscheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion, certificatesv1.SchemeGroupVersion), o)
 	if err != nil {
@@ -56,16 +56,16 @@ func (h *teller) store(key string, o runtime.Object) {
 	h.put(key, value)
 }
 
-func (h *teller) forget(key string) { h.put(key, nil) }
+func (h *storageWriter) forget(key string) { h.put(key, nil) }
 
-func (h *teller) passes(d time.Duration) { h.now = h.now.Add(d) }
+func (h *storageWriter) passes(d time.Duration) { h.now = h.now.Add(d) }
 
 func tokenKey(id string) string {
 	return secretsPrefix + "kube-system/" + bootstrapapi.BootstrapTokenSecretPrefix + id
 }
 
 // token stores a token of node-a that is created so long after the beginning and lives a day.
-func (h *teller) token(id, owner string, after time.Duration) {
+func (h *storageWriter) token(id, owner string, after time.Duration) {
 	h.t.Helper()
 	h.now = made.Add(after)
 	h.store(tokenKey(id), &corev1.Secret{
@@ -83,7 +83,7 @@ func (h *teller) token(id, owner string, after time.Duration) {
 }
 
 // publish stores the kubeconfig of node-a with a token.
-func (h *teller) publish(id string) {
+func (h *storageWriter) publish(id string) {
 	h.t.Helper()
 	text := fmt.Sprintf("users:\n- user:\n    token: %s.0123456789%[1]s\n", id)
 	name := owned.KubeconfigSecretName("node-a")
@@ -94,7 +94,7 @@ func (h *teller) publish(id string) {
 }
 
 // bootstrap stores the NodeBootstrap of node-a with a reissue request, and the one that was handled last.
-func (h *teller) bootstrap(wish, handled string) {
+func (h *storageWriter) bootstrap(wish, handled string) {
 	h.t.Helper()
 	h.nb.Name, h.nb.UID = "node-a", "1"
 	h.nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: wish}
@@ -107,14 +107,14 @@ func (h *teller) bootstrap(wish, handled string) {
 }
 
 // joined stores that the node has joined.
-func (h *teller) joined() {
+func (h *storageWriter) joined() {
 	h.t.Helper()
 	h.nb.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonJoined}}
 	h.bootstrap("", "")
 }
 
 // another stores another NodeBootstrap of the name.
-func (h *teller) another() {
+func (h *storageWriter) another() {
 	h.t.Helper()
 	h.nb = v1alpha1.NodeBootstrap{}
 	h.bootstrap("", "")
@@ -123,7 +123,7 @@ func (h *teller) another() {
 }
 
 // asked is a CSR for a node's certificate that was sent with a token, and approved.
-func (h *teller) asked(name, node, id string, key *ecdsa.PrivateKey) *certificatesv1.CertificateSigningRequest {
+func (h *storageWriter) asked(name, node, id string, key *ecdsa.PrivateKey) *certificatesv1.CertificateSigningRequest {
 	h.t.Helper()
 	request, err := cert.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, nil, nil)
 	if err != nil {
@@ -142,12 +142,12 @@ func (h *teller) asked(name, node, id string, key *ecdsa.PrivateKey) *certificat
 }
 
 // approve stores the approval in the status, and then in the CSR.
-func (h *teller) approve(name, node, id string, key *ecdsa.PrivateKey) {
+func (h *storageWriter) approve(name, node, id string, key *ecdsa.PrivateKey) {
 	h.t.Helper()
 	h.claimed(h.asked(name, node, id, key))
 }
 
-func (h *teller) claimed(r *certificatesv1.CertificateSigningRequest) {
+func (h *storageWriter) claimed(r *certificatesv1.CertificateSigningRequest) {
 	h.t.Helper()
 	fingerprint, err := csr.Fingerprint(r)
 	if err != nil {
@@ -160,7 +160,7 @@ func (h *teller) claimed(r *certificatesv1.CertificateSigningRequest) {
 }
 
 // issue stores an approved CSR for node-a with a certificate.
-func (h *teller) issue(name, id, issuedTo string, key *ecdsa.PrivateKey) {
+func (h *storageWriter) issue(name, id, issuedTo string, key *ecdsa.PrivateKey) {
 	h.t.Helper()
 	r := h.asked(name, "node-a", id, key)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + issuedTo}}
@@ -185,11 +185,11 @@ func newKey(t *testing.T) *ecdsa.PrivateKey {
 func TestLedgerFindsViolations(t *testing.T) {
 	a, b := newKey(t), newKey(t)
 	for name, c := range map[string]struct {
-		tell    func(*teller)
+		write   func(*storageWriter)
 		overlap bool
 		want    string
 	}{
-		"good": {tell: func(h *teller) {
+		"good": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-a", "aaaaaa", a)
 			h.issue("x", "aaaaaa", "node-a", a)
@@ -197,82 +197,82 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h.token("bbbbbb", "1", time.Second)
 			h.approve("y", "node-a", "bbbbbb", b)
 		}},
-		"same key twice": {tell: func(h *teller) {
+		"same key twice": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-a", "aaaaaa", a)
 			h.approve("y", "node-a", "aaaaaa", a)
 		}},
-		"renewed": {tell: func(h *teller) { h.token("aaaaaa", "1", 0); h.token("bbbbbb", "1", 18*time.Hour) }},
-		"two live tokens": {want: "live tokens", tell: func(h *teller) {
+		"renewed": {write: func(h *storageWriter) { h.token("aaaaaa", "1", 0); h.token("bbbbbb", "1", 18*time.Hour) }},
+		"two live tokens": {want: "live tokens", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)
 		}},
-		"renewed twice": {want: "live tokens", tell: func(h *teller) {
+		"renewed twice": {want: "live tokens", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", 18*time.Hour)
 			h.token("cccccc", "1", 19*time.Hour)
 		}},
-		"a token of a NodeBootstrap that was deleted just before": {tell: func(h *teller) {
+		"a token of a NodeBootstrap that was deleted just before": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(bootstrapsPrefix + "node-a")
 			h.another()
 			h.token("bbbbbb", "2", time.Second)
 		}},
-		"a token of a NodeBootstrap that was deleted long before": {want: "live tokens", tell: func(h *teller) {
+		"a token of a NodeBootstrap that was deleted long before": {want: "live tokens", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(bootstrapsPrefix + "node-a")
 			h.another()
 			h.token("bbbbbb", "2", grace+time.Second)
 		}},
-		"a token that would expire, of a NodeBootstrap that was deleted long before": {want: "of another NodeBootstrap", tell: func(h *teller) {
+		"a token that would expire, of a NodeBootstrap that was deleted long before": {want: "of another NodeBootstrap", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(bootstrapsPrefix + "node-a")
 			h.another()
 			h.token("bbbbbb", "2", 18*time.Hour)
 		}},
-		"two live tokens by a manager of the past": {overlap: true, tell: func(h *teller) {
+		"two live tokens because of a superseded manager": {overlap: true, write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)
 			h.forget(tokenKey("aaaaaa"))
 		}},
-		"two live tokens that stay": {overlap: true, want: "now, node-a has 2 live tokens", tell: func(h *teller) {
+		"two live tokens that stay": {overlap: true, want: "now, node-a has 2 live tokens", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)
 			h.passes(doubleLimit + time.Second)
 			h.forget("/registry/anything")
 		}},
-		"id given again": {want: "given again", tell: func(h *teller) {
+		"ID used again": {want: "used again", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
 			h.token("aaaaaa", "1", time.Second)
 		}},
-		"the secret part changes": {want: "has changed", tell: func(h *teller) {
+		"the secret part changes": {want: "has changed", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.token("aaaaaa", "1", 0)
 			h.changes[2].value = []byte(strings.Replace(string(h.changes[2].value), "MDEyMzQ1Njc4OWFhYWFhYQ", "MDEyMzQ1Njc4OWFhYWFhYg", 1))
 		}},
-		"a token for a NodeBootstrap that is no more": {want: "for a NodeBootstrap that is gone", tell: func(h *teller) {
+		"a token for a deleted NodeBootstrap": {want: "for a NodeBootstrap that no longer exists", write: func(h *storageWriter) {
 			h.forget(bootstrapsPrefix + "node-a")
 			h.token("aaaaaa", "1", grace+time.Second)
 		}},
-		"a token after misuse": {want: "although a token was misused", tell: func(h *teller) {
+		"a token after misuse": {want: "although a token was misused", write: func(h *storageWriter) {
 			h.nb.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue}}
 			h.bootstrap("", "")
 			h.token("aaaaaa", "1", grace+time.Second)
 		}},
-		"a kubeconfig with a token that is gone": {want: "which is not live", tell: func(h *teller) {
+		"a kubeconfig with a deleted token": {want: "which is not live", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
 			h.passes(grace + time.Second)
 			h.publish("aaaaaa")
 		}},
-		"a reissue that leaves the token": {want: "was published before", tell: func(h *teller) {
+		"a reissue that leaves the token": {want: "was published before", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.publish("aaaaaa")
 			h.bootstrap("wish", "")
 			h.bootstrap("wish", "wish")
 		}},
-		"a reissue": {tell: func(h *teller) {
+		"a reissue": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.bootstrap("wish", "")
 			h.publish("aaaaaa")
@@ -281,62 +281,62 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h.publish("bbbbbb")
 			h.bootstrap("wish", "wish")
 		}},
-		"joined": {tell: func(h *teller) {
+		"joined": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
 			h.joined()
 		}},
-		"joined, and the token is there": {want: "counts as joined, and", tell: func(h *teller) {
+		"joined, and the token still exists": {want: "counts as joined, and", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.joined()
 		}},
-		"approved long after its token was gone": {want: "for a token that is gone", tell: func(h *teller) {
+		"approved long after its token was deleted": {want: "for a token that no longer exists", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
 			h.passes(grace + time.Second)
 			h.approve("x", "node-a", "aaaaaa", a)
 		}},
-		"approved just after its token was gone": {tell: func(h *teller) {
+		"approved just after its token was deleted": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.passes(grace + time.Second)
 			h.forget(tokenKey("aaaaaa"))
 			h.approve("x", "node-a", "aaaaaa", a)
 		}},
-		"approved before the status has it": {want: "does not have the approval", tell: func(h *teller) {
+		"approved before the status has the approval": {want: "does not have the approval", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.store(requestsPrefix+"x", h.asked("x", "node-a", "aaaaaa", a))
 		}},
-		"approved although it could not be revoked": {want: "could not be revoked", tell: func(h *teller) {
+		"approved although it could not be revoked": {want: "could not be revoked", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			r := h.asked("x", "node-a", "aaaaaa", a)
 			r.Finalizers = []string{"example.com/stay"}
 			h.claimed(r)
 		}},
-		"another node's name": {want: "names CN=system:node:node-b", tell: func(h *teller) {
+		"another node's name": {want: "names CN=system:node:node-b", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-b", "aaaaaa", a)
 		}},
-		"another node's certificate": {want: "was issued for another name", tell: func(h *teller) {
+		"another node's certificate": {want: "was issued for another name", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.issue("x", "aaaaaa", "node-b", a)
 		}},
-		"second key": {want: "key 2 is approved", tell: func(h *teller) {
+		"second key": {want: "key 2 is approved", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.approve("x", "node-a", "aaaaaa", a)
 			h.approve("y", "node-a", "aaaaaa", b)
 		}},
-		"another signer": {want: "asks kubernetes.io/kube-apiserver-client", tell: func(h *teller) {
+		"another signer": {want: "has the signer kubernetes.io/kube-apiserver-client", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			r := h.asked("x", "node-a", "aaaaaa", a)
 			r.Spec.SignerName = certificatesv1.KubeAPIServerClientSignerName
 			h.store(requestsPrefix+"x", r)
 		}},
-		"unknown token": {want: "the operator did not make", tell: func(h *teller) { h.approve("x", "node-a", "aaaaaa", a) }},
+		"unknown token": {want: "the operator did not create", write: func(h *storageWriter) { h.approve("x", "node-a", "aaaaaa", a) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &teller{t: t, now: made}
+			h := &storageWriter{t: t, now: made}
 			h.bootstrap("", "")
-			c.tell(h)
+			c.write(h)
 			l := newLedger(t.Logf, leeway{overlap: func() bool { return c.overlap }, lag: func() time.Duration { return 0 }})
 			var violations []string
 			for _, change := range h.changes {

@@ -59,7 +59,7 @@ func TestProxyBreaksWhatItShould(t *testing.T) {
 	}
 	const size = 200_000
 	if n, _ := exchange(t, p, size); n != size {
-		t.Errorf("in a calm %d of %d bytes came back", n, size)
+		t.Errorf("without faults %d of %d bytes came back", n, size)
 	}
 	p.set(conditions{cutAfter: 1000})
 	if n, _ := exchange(t, p, size); n >= 2000 || p.cut.Load() == 0 {
@@ -88,7 +88,7 @@ func TestProxyBreaksWhatItShould(t *testing.T) {
 	}
 	p.cutAll()
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Error("a connection that was cut goes on")
+		t.Error("a connection still works after it was cut")
 	}
 	if got := p.sent.Load(); got < size {
 		t.Errorf("%d bytes were counted", got)

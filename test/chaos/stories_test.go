@@ -29,14 +29,14 @@ type slot struct {
 	rnd         *rand.Rand
 	hunted      bool // by thieves
 	machine     *machine
-	told        int
+	played      int
 	stolen      int // the number of thefts
 }
 
 // A story is what happens to one node. It ends early when its context is done.
 type story struct {
 	name string
-	tell func(context.Context, *slot)
+	play func(context.Context, *slot)
 }
 
 var stories = []story{
@@ -142,9 +142,9 @@ func (s *slot) live(ctx context.Context) {
 		s.s.line.note("%s: story: %s", s.node, story.name)
 		limited, cancel := context.WithTimeout(ctx, storyLimit)
 		s.commit(limited)
-		story.tell(limited, s)
+		story.play(limited, s)
 		cancel()
-		s.told++
+		s.played++
 		if s.rnd.IntN(3) > 0 {
 			s.shutDown()
 			s.remove(ctx)
@@ -241,7 +241,7 @@ func (s *slot) handled(ctx context.Context) {
 	defer cancel()
 	s.s.seen.until(ctx, func(l *ledger) bool {
 		nb := l.bootstrap(s.node)
-		return nb == nil || nb.Status.LastHandledReissueAt == invariants.Wish(nb)
+		return nb == nil || nb.Status.LastHandledReissueAt == invariants.ReissueRequest(nb)
 	})
 }
 
@@ -268,8 +268,8 @@ func (l *ledger) ready(node, reason string) error {
 	if nb == nil || nb.DeletionTimestamp != nil {
 		return fmt.Errorf("%s has no NodeBootstrap", node)
 	}
-	if nb.Status.LastHandledReissueAt != invariants.Wish(nb) {
-		return fmt.Errorf("%s: the reissue %q is not handled, but %q", node, invariants.Wish(nb), nb.Status.LastHandledReissueAt)
+	if nb.Status.LastHandledReissueAt != invariants.ReissueRequest(nb) {
+		return fmt.Errorf("%s: the reissue %q is not handled, but %q", node, invariants.ReissueRequest(nb), nb.Status.LastHandledReissueAt)
 	}
 	c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady)
 	if c == nil || c.Status != metav1.ConditionTrue || c.Reason != reason || c.ObservedGeneration != nb.Generation {

@@ -45,12 +45,12 @@ func (s *suite) steal(ctx context.Context, t theft, kubeconfig []byte, own, othe
 	for range t.times {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
 		if err != nil {
-			s.fail("making a key: %v", err)
+			s.fail("creating a key: %v", err)
 			return
 		}
 		asked, err := cert.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + t.node(own, other)}, nil, nil)
 		if err != nil {
-			s.fail("making a request: %v", err)
+			s.fail("creating a CSR: %v", err)
 			return
 		}
 		_, err = client.CertificatesV1().CertificateSigningRequests().Create(ctx, &certificatesv1.CertificateSigningRequest{

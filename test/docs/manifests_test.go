@@ -139,7 +139,7 @@ func decode(t *testing.T, where, content string) []*unstructured.Unstructured {
 			t.Fatalf("%s: %v", where, err)
 		case len(o.Object) == 0:
 		case o.GetKind() == "" || o.GetAPIVersion() == "":
-			t.Errorf("%s: it is no object, and not marked as a fragment", where)
+			t.Errorf("%s: not an object, and not marked as a fragment", where)
 		default:
 			objects = append(objects, o)
 		}

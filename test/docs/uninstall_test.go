@@ -65,7 +65,7 @@ kubectl get clusterrolebindings nodebootstrap-create-csrs nodebootstrap-approve-
 				}
 				for key := range was {
 					if !is[key] {
-						t.Errorf("%s is gone", key)
+						t.Errorf("%s was deleted", key)
 					}
 				}
 				return nil

@@ -162,7 +162,7 @@ func TestAdversarialClientRequests(t *testing.T) {
 		if policies && spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName && !apierrors.IsInvalid(a.refusal) {
 			refused++
 			if !operator.Refuses("nodebootstrap-guard-tokens", a.refusal) {
-				t.Errorf("%s: a token asks for the signer %s, and the policy does not refuse it: %v", a.Name, spec.SignerName, a.refusal)
+				t.Errorf("%s: a token requests the signer %s, and the policy does not refuse it: %v", a.Name, spec.SignerName, a.refusal)
 			}
 		}
 	}
@@ -171,7 +171,7 @@ func TestAdversarialClientRequests(t *testing.T) {
 	}
 	t.Logf("of %d requests the API server let in %d", len(cases), len(attacks))
 	if len(attacks) < 100 {
-		t.Errorf("the API server let in only %d requests: does the operator get to see them?", len(attacks))
+		t.Errorf("the API server admitted only %d CSRs: does the operator see them?", len(attacks))
 	}
 	for _, a := range attacks {
 		env.Eventually(t, a.Name, func() error { return outcome(t, a) })
@@ -201,7 +201,7 @@ func TestHarmlessMetadata(t *testing.T) {
 			}
 			a := attack{Case: c, node: prefix + c.Name}
 			if !send(t, &a, key) {
-				t.Fatalf("the API server does not let in %s", a.node)
+				t.Fatalf("the API server refuses %s", a.node)
 			}
 			sent = append(sent, a)
 		}
@@ -279,7 +279,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	}
 	t.Logf("of %d requests the API server let in %d", sent, len(all))
 	if len(all) < 100 {
-		t.Errorf("the API server let in only %d requests: does the operator get to see them?", len(all))
+		t.Errorf("the API server admitted only %d CSRs: does the operator see them?", len(all))
 	}
 	for _, a := range denials {
 		env.Eventually(t, a.Name, func() error { return outcome(t, a) })
@@ -288,7 +288,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	// The good CSR of the same node is approved, so the others did not wait for another reason.
 	good := attack{Case: adversarial.Case{Name: "good"}, node: waiting}
 	if !submitServing(t, &good, key) {
-		t.Fatal("the API server does not let in the good request")
+		t.Fatal("the API server refuses the good request")
 	}
 	env.Eventually(t, "the good request's certificate", func() error {
 		cluster.Get(t, "", good.request.Name, good.request)

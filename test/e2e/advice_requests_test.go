@@ -87,7 +87,7 @@ func TestRestartAfterADenial(t *testing.T) {
 			if out, err := kubectl(t, "certificate", "deny", first.Name); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			env.Eventually(t, "Ready telling of the denial", func() error {
+			env.Eventually(t, "Ready reporting the denial", func() error {
 				var nb v1alpha1.NodeBootstrap
 				cluster.Get(t, "", name, &nb)
 				if got := env.ReadyMessage(&nb); !strings.Contains(got, "last CSR "+first.Name+" was denied: DeniedElsewhere") {
@@ -124,7 +124,7 @@ func findsItsDeniedRequest(t *testing.T, config localcluster.KubeletConfig, deni
 	select {
 	case <-kubelet.Done():
 	case <-time.After(env.Limit):
-		t.Error("the kubelet goes on")
+		t.Error("the kubelet does not exit")
 	}
 	if err := kubelet.Stop(); err != nil {
 		t.Fatal(err)

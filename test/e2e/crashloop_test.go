@@ -42,7 +42,7 @@ func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificate
 		case <-kubelet.Done():
 			t.Logf("start %d: the kubelet has exited by itself", try+1)
 		case <-time.After(env.Limit):
-			t.Fatal("the kubelet runs on without a container runtime")
+			t.Fatal("the kubelet still runs without a container runtime")
 		}
 		if err := kubelet.Stop(); err != nil {
 			t.Log(err)
@@ -57,7 +57,7 @@ func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificate
 		}
 	}
 	if sent == nil {
-		t.Fatal("the kubelet never got as far as sending its request")
+		t.Fatal("the kubelet never sent its CSR")
 	}
 	env.Eventually(t, "the verdict on "+sent.Name, func() error {
 		cluster.Get(t, "", sent.Name, sent)
@@ -157,7 +157,7 @@ func TestThiefWhoAskedFirstJoins(t *testing.T) {
 	select {
 	case <-thief.Done():
 	case <-time.After(env.Limit):
-		t.Fatal("the thief's kubelet runs on without a container runtime")
+		t.Fatal("the thief's kubelet still runs without a container runtime")
 	}
 	if err := thief.Stop(); err != nil {
 		t.Log(err)

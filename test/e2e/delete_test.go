@@ -21,7 +21,7 @@ func TestDeletedBeforeJoining(t *testing.T) {
 	cluster.Create(t, nb)
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	cluster.Delete(t, nb)
-	env.Eventually(t, "everything being gone", func() error { return cluster.NothingLeft(t.Context(), name) })
+	env.Eventually(t, "the deletion of everything", func() error { return cluster.NothingLeft(t.Context(), name) })
 	env.Eventually(t, "the token being refused", func() error {
 		if out, err := kubectlAs(t, kubeconfig, "auth", "whoami"); err == nil {
 			return fmt.Errorf("kubectl says %s", out)
@@ -33,7 +33,7 @@ func TestDeletedBeforeJoining(t *testing.T) {
 
 func waitNoBindings(t *testing.T) {
 	t.Helper()
-	env.Eventually(t, "the bindings being gone", func() error {
+	env.Eventually(t, "the deletion of the bindings", func() error {
 		for _, binding := range rbac.BindingNames {
 			if err := cluster.Absent(t.Context(), "", binding, &rbacv1.ClusterRoleBinding{}); err != nil {
 				return err
@@ -59,7 +59,7 @@ func TestDeletedWhileTheManagerIsDown(t *testing.T) {
 	if err := startManager(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	env.Eventually(t, "everything being gone", func() error {
+	env.Eventually(t, "the deletion of everything", func() error {
 		if requests := sentWith(t, awaited.Status.Token.ID); len(requests) > 0 {
 			return fmt.Errorf("%d requests are left", len(requests))
 		}

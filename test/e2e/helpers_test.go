@@ -147,7 +147,7 @@ func waitUnknown(t *testing.T, kubeconfig []byte) {
 		case err != nil:
 			return err
 		}
-		return fmt.Errorf("whoever has it is %s", who.Status.UserInfo.Username)
+		return fmt.Errorf("it authenticates as %s", who.Status.UserInfo.Username)
 	})
 }
 
@@ -182,7 +182,7 @@ func parseRequest(t *testing.T, r *certificatesv1.CertificateSigningRequest) *x5
 	t.Helper()
 	block, _ := pem.Decode(r.Spec.Request)
 	if block == nil {
-		t.Fatalf("the request %s is no PEM", r.Name)
+		t.Fatalf("the CSR %s is not PEM", r.Name)
 	}
 	parsed, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {

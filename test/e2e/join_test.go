@@ -53,7 +53,7 @@ func TestNodeJoinsAndCredentialIsGone(t *testing.T) {
 	waitUnknown(t, kubeconfig)
 	env.Eventually(t, "no request of the thief's", func() error {
 		if requests := sentWith(t, nb.Status.Token.ID); len(requests) != 1 || requests[0].Name != decision.Name {
-			return fmt.Errorf("%d requests that were sent with the token are there, want %s alone", len(requests), decision.Name)
+			return fmt.Errorf("%d CSRs that were sent with the token exist, want only %s", len(requests), decision.Name)
 		}
 		return nil
 	})
@@ -163,7 +163,7 @@ func TestReissueForReinstalledMachine(t *testing.T) {
 		t.Errorf("status.lastHandledReissueAt is %q", joined.Status.LastHandledReissueAt)
 	}
 	if now := waitNodeReady(t, name); now.UID != node.UID {
-		t.Error("this was to be tried with the old Node object, which is gone")
+		t.Error("the old Node no longer exists, so that the test proves nothing")
 	}
 	decisions := joined.Status.Certificates
 	if len(decisions) != 2 {
@@ -175,7 +175,7 @@ func TestReissueForReinstalledMachine(t *testing.T) {
 		}
 	}
 	if decisions[0].KeyFingerprint == decisions[1].KeyFingerprint || decisions[0].TokenID == decisions[1].TokenID {
-		t.Errorf("the reinstalled machine has a new key, asked for with a new token, but the record is %+v", decisions)
+		t.Errorf("the reinstalled machine has a new key, requested with a new token, but the record is %+v", decisions)
 	}
 }
 

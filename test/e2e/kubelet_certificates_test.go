@@ -81,7 +81,7 @@ func TestKindsOfClientKeys(t *testing.T) {
 			t.Errorf("%s: the usages are %q", name, usages)
 		}
 		if kind.algorithm == x509.RSA && !planted.PublicKey.Equal(parsed.PublicKey) {
-			t.Errorf("%s: this was to be tried with the planted key", name)
+			t.Errorf("%s: the kubelet did not use the planted key", name)
 		}
 		if reason := approvedFor(request); reason != csr.ReasonKubeletClient {
 			t.Errorf("%s: the request is approved for %q: %+v", name, reason, request.Status)
@@ -117,7 +117,7 @@ func TestServingCertificates(t *testing.T) {
 	request := soleServingRequest(t, name)
 	if parsed := parseRequest(t, request); !slices.Equal(parsed.DNSNames, []string{name}) ||
 		len(parsed.IPAddresses) != 1 || parsed.IPAddresses[0].String() != ip {
-		t.Errorf("the kubelet has asked for %q and %q", parsed.DNSNames, parsed.IPAddresses)
+		t.Errorf("the kubelet has requested %q and %q", parsed.DNSNames, parsed.IPAddresses)
 	}
 	if err := recorded(joined, request, csr.ReasonKubeletServing); err != nil {
 		t.Error(err)
@@ -133,7 +133,7 @@ func TestServingCertificates(t *testing.T) {
 		t.Errorf("a request for an address that is not declared has the status %+v", undecided.Status)
 	}
 	if _, err := servedBy(t.Context(), late); err == nil || !strings.Contains(err.Error(), "remote error: tls") {
-		t.Errorf("without a certificate the kubelet was to refuse to serve, but the error is %v", err)
+		t.Errorf("a kubelet without a certificate must refuse to serve, but the error is %v", err)
 	}
 
 	env.Change(t, cluster, waiting, func(nb *v1alpha1.NodeBootstrap) {
@@ -215,7 +215,7 @@ func servedBy(ctx context.Context, name string) (*x509.Certificate, error) {
 	}
 	i := slices.IndexFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Type == corev1.NodeInternalIP })
 	if i < 0 {
-		return nil, errors.New("the node tells of no IP")
+		return nil, errors.New("the node reports no IP")
 	}
 	ip, port := node.Status.Addresses[i].Address, strconv.Itoa(int(node.Status.DaemonEndpoints.KubeletEndpoint.Port))
 	roots := x509.NewCertPool()

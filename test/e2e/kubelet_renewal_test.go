@@ -131,7 +131,7 @@ func waitRecorded(t *testing.T, node string, certificate *x509.Certificate) {
 	requests := servingRequests(t, node)
 	i := slices.IndexFunc(requests, func(r certificatesv1.CertificateSigningRequest) bool { return isIssued(&r, certificate) })
 	if i < 0 {
-		t.Fatalf("to no request of the node %s the certificate was issued that its kubelet serves with", node)
+		t.Fatalf("no CSR of the node %s has the serving certificate of its kubelet", node)
 	}
 	env.Eventually(t, "the record of the approval", func() error {
 		var nb v1alpha1.NodeBootstrap

@@ -102,7 +102,7 @@ func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	cluster.Delete(t, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: operator.Namespace}})
-	env.Eventually(t, "the namespace being gone", func() error {
+	env.Eventually(t, "the deletion of the namespace", func() error {
 		return cluster.Absent(t.Context(), "", operator.Namespace, &corev1.Namespace{})
 	})
 	if err := install(t.Context()); err != nil {
@@ -134,7 +134,7 @@ func TestCRDDeletedAndInstalledAgain(t *testing.T) {
 	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "delete", "crd", rbac.CRDName); err != nil {
 		t.Fatal(err)
 	}
-	env.Eventually(t, "all that it owned being gone", func() error {
+	env.Eventually(t, "the deletion of everything that it owned", func() error {
 		if err := cluster.NothingLeft(t.Context(), name); err != nil {
 			return err
 		}

@@ -146,7 +146,7 @@ func (e *Env) DeleteAfter(t testing.TB, o client.Object) {
 	t.Helper()
 	if len(o.GetFinalizers()) > 0 {
 		if err := e.Client.Patch(context.Background(), o, noFinalizers); client.IgnoreNotFound(err) != nil {
-			t.Errorf("taking the finalizers of %T %s away: %v", o, o.GetName(), err)
+			t.Errorf("removing the finalizers of %T %s: %v", o, o.GetName(), err)
 		}
 	}
 	if err := e.Client.Delete(context.Background(), o); client.IgnoreNotFound(err) != nil {
@@ -170,7 +170,7 @@ func (e *Env) Absent(ctx context.Context, namespace, name string, into client.Ob
 	case err != nil:
 		return err
 	default:
-		return fmt.Errorf("%T %s/%s is there", into, namespace, name)
+		return fmt.Errorf("%T %s/%s exists", into, namespace, name)
 	}
 }
 

@@ -63,7 +63,7 @@ func (w *world) finallyJoins(m *machine) {
 	m.beat()
 	w.run(time.Minute)
 	if !w.isJoined(m.node) {
-		w.violated(fmt.Sprintf("the right machine can join: %s has, and nobody noticed", m))
+		w.violated(fmt.Sprintf("the right machine can join: %s has, and the status does not show it", m))
 	}
 }
 

@@ -24,28 +24,28 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// liveReader reads from the API server.
-type liveReader struct {
+// uncachedReader reads from the API server.
+type uncachedReader struct {
 	client.Reader // panics on any method that is not implemented below
 	w             *world
 }
 
-func (r liveReader) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
+func (r uncachedReader) Get(_ context.Context, name client.ObjectKey, into client.Object, _ ...client.GetOption) error {
 	k := key{kindOf(into), name.Namespace, name.Name}
-	return r.w.call(&call{class: live, what: "read " + k.String()}, func() error { return r.w.read(k, r.w.revision, false, into) })
+	return r.w.call(&call{class: uncached, what: "read " + k.String()}, func() error { return r.w.read(k, r.w.revision, false, into) })
 }
 
 // List implements the only list that the operator sends: that of the CSR of a name, because it may list CSRs and not get them.
-func (r liveReader) List(_ context.Context, into client.ObjectList, opts ...client.ListOption) error {
+func (r uncachedReader) List(_ context.Context, into client.ObjectList, opts ...client.ListOption) error {
 	var o client.ListOptions
 	o.ApplyOptions(opts)
 	name, named := o.FieldSelector.RequiresExactMatch(metav1.ObjectNameField)
 	requests, ok := into.(*certificatesv1.CertificateSigningRequestList)
 	if !ok || !named {
-		return fmt.Errorf("a list of %T by %s is not known here", into, o.FieldSelector)
+		return fmt.Errorf("a list of %T by %s is not implemented", into, o.FieldSelector)
 	}
 	k := key{kind: "CertificateSigningRequest", name: name}
-	return r.w.call(&call{class: live, what: "read " + k.String()}, func() error {
+	return r.w.call(&call{class: uncached, what: "read " + k.String()}, func() error {
 		var request certificatesv1.CertificateSigningRequest
 		err := r.w.read(k, r.w.revision, false, &request)
 		if err == nil {
@@ -121,13 +121,13 @@ func (c apiClient) Create(_ context.Context, o client.Object, opts ...client.Cre
 	}
 	switch review := o.(type) {
 	case *authenticationv1.TokenReview:
-		return c.w.call(&call{class: live, what: "review token", body: body(o)}, func() error {
+		return c.w.call(&call{class: uncached, what: "review token", body: body(o)}, func() error {
 			review.Status.Authenticated = c.w.tokenOf(review.Spec.Token) != nil
 			return nil
 		})
 	case *authorizationv1.SubjectAccessReview:
 		who := strings.Join(append(review.Spec.Groups, review.Spec.User), ",")
-		return c.w.call(&call{class: live, what: "review access of " + who}, func() error {
+		return c.w.call(&call{class: uncached, what: "review access of " + who}, func() error {
 			review.Status.Allowed, review.Status.Reason = c.w.allowed(review.Spec)
 			return nil
 		})
@@ -153,7 +153,7 @@ func (c apiClient) Patch(_ context.Context, o client.Object, patch client.Patch,
 	data, err := patch.Data(o)
 	if r, ok := o.(*certificatesv1.CertificateSigningRequest); !ok || err != nil ||
 		string(data) != fmt.Sprintf(`{"metadata":{"uid":%q,"resourceVersion":%q,"finalizers":null}}`, r.UID, r.ResourceVersion) {
-		return fmt.Errorf("the patch %s of %T is not known here", data, o)
+		return fmt.Errorf("the patch %s of %T is not implemented", data, o)
 	}
 	return c.write("patch", keyOf(o), nil, func() error { return c.w.removeFinalizers(operatorAuthor, o) })
 }
@@ -213,7 +213,7 @@ func (s subresource) Update(_ context.Context, o client.Object, _ ...client.SubR
 		q := &call{class: writing, what: "decide on " + k.String(), kind: k.kind, key: k, body: body(o)}
 		return s.w.call(q, func() error { return s.w.approve(operatorAuthor, o) })
 	default:
-		return fmt.Errorf("updating the %s of %T is not known here", s.name, o)
+		return fmt.Errorf("updating the %s of %T is not implemented", s.name, o)
 	}
 }
 

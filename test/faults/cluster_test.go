@@ -78,7 +78,7 @@ func (w *world) bound(role, user string, groups []string) (bool, string) {
 
 func (w *world) allowed(spec authorizationv1.SubjectAccessReviewSpec) (bool, string) {
 	if spec.ResourceAttributes.Subresource != "nodeclient" {
-		panic("a review of another right is not known here")
+		panic("a review of another right is not implemented")
 	}
 	return w.bound(roleNodeClient, spec.User, spec.Groups)
 }

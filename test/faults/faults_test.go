@@ -22,7 +22,7 @@ type class int
 
 const (
 	fromCache class = iota
-	live            // an uncached read, or a review, which stores nothing
+	uncached        // an uncached read, or a review, which stores nothing
 	writing
 )
 
@@ -36,8 +36,8 @@ type call struct {
 	key         key
 	// body is the content that is sent.
 	body func() string
-	// pass counts the calls of Reconcile.
-	pass int
+	// reconcile counts the calls of Reconcile.
+	reconcile int
 
 	// revision is the one at which a cache answers. before is that of a cache without the last change, which was made at
 	// changed.
@@ -86,9 +86,9 @@ func failuresOf(c *call) []fault {
 	switch {
 	case c.class == writing:
 		return append(admissionFaults(c), crashBefore, crashAfter, lost, conflict, tooMany, internal, timeout, unseen, forbidden, cutOff, paused, away)
-	case c.class == live && strings.HasPrefix(c.what, "review"): // the API server's authenticator and authorizer have caches too
+	case c.class == uncached && strings.HasPrefix(c.what, "review"): // the API server's authenticator and authorizer have caches too
 		return []fault{crash, tooMany, internal, timeout, stale, forbidden, cutOff, paused, away}
-	case c.class == live:
+	case c.class == uncached:
 		return []fault{crash, tooMany, internal, timeout, forbidden, cutOff, paused, away}
 	case c.recent:
 		return []fault{stale, behind}
@@ -133,7 +133,7 @@ func (w *world) call(c *call, run func() error) error {
 	}
 	w.counts[c.what]++
 	c.id = fmt.Sprintf("%s#%d", c.what, w.counts[c.what])
-	c.pass = w.pass.number
+	c.reconcile = w.thisReconcile.number
 	op := w.op
 	c.recent = c.class == fromCache && c.before >= op.shown[c.cache] && w.recent(c.changed)
 	c.next, c.pending = w.next, w.recording && w.clusterAction() != nil
@@ -244,7 +244,7 @@ func (w *world) recent(at time.Time) bool {
 
 // withOldState answers as of before the last change, whose event follows.
 func (w *world) withOldState(c *call, run func() error) error {
-	if c.class == live {
+	if c.class == uncached {
 		w.lagging = true
 		defer func() { w.lagging = false }()
 		return run()
@@ -283,7 +283,7 @@ type traced struct {
 }
 
 func (t traced) String() string {
-	out := fmt.Sprintf("      pass %d: %s", t.call.pass, t.call.id)
+	out := fmt.Sprintf("   reconcile %d: %s", t.call.reconcile, t.call.id)
 	if t.fault != "" {
 		out += " *** " + string(t.fault)
 	}

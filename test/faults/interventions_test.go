@@ -86,7 +86,7 @@ func (i intervention) run() (*world, string) {
 	w := newWorld()
 	w.random = func(c *call) fault {
 		if c.id == i.call {
-			w.note("somebody %s", i.name)
+			w.note("someone %s", i.name)
 			interventions[i.name](w)
 		}
 		return ""
@@ -104,5 +104,5 @@ func (i intervention) run() (*world, string) {
 	if len(w.violations) == 0 {
 		return w, ""
 	}
-	return w, fmt.Sprintf("somebody %s just before %s:\n%s\n%s", i.name, i.call, strings.Join(w.violations, "\n"), w.history())
+	return w, fmt.Sprintf("someone %s just before %s:\n%s\n%s", i.name, i.call, strings.Join(w.violations, "\n"), w.history())
 }

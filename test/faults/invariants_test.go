@@ -22,13 +22,13 @@ import (
 // rules is the state that the checks of the invariants need.
 type rules struct {
 	*invariants.Checker
-	pass pass // the current one
+	thisReconcile reconcileCall // the current one
 
 	violations []string
 }
 
-// pass is one call of Reconcile, with where it began.
-type pass struct{ number, firstCall, firstRevision, firstFault int }
+// reconcileCall is one call of Reconcile, with where it began.
+type reconcileCall struct{ number, firstCall, firstRevision, firstFault int }
 
 func (w *world) newRules() rules {
 	c := invariants.New(stored{w.store}, namespace, time.Second, w.violated)
@@ -76,19 +76,19 @@ func (k key) public() invariants.Key {
 }
 
 func (w *world) passBegins() {
-	w.pass = pass{w.passes, len(w.calls), w.revision, len(w.happened)}
+	w.thisReconcile = reconcileCall{w.reconciles, len(w.calls), w.revision, len(w.happened)}
 }
 
-// callsOfPass are those of the current reconcile. Between those of a process that was paused there are calls of others.
-func (w *world) callsOfPass() []*call {
-	return slices.DeleteFunc(slices.Clone(w.calls[w.pass.firstCall:]), func(c *call) bool { return c.pass != w.pass.number })
+// callsOfReconcile are those of the current reconcile. Between those of a process that was paused there are calls of others.
+func (w *world) callsOfReconcile() []*call {
+	return slices.DeleteFunc(slices.Clone(w.calls[w.thisReconcile.firstCall:]), func(c *call) bool { return c.reconcile != w.thisReconcile.number })
 }
 
-// looked is the revision at which the current reconcile made the call so many before the last one.
-func (w *world) looked(ahead int) int64 {
-	calls := w.callsOfPass()
+// readRevision is the revision at which the current reconcile made the call so many before the last one.
+func (w *world) readRevision(ahead int) int64 {
+	calls := w.callsOfReconcile()
 	if len(calls) == 0 {
-		return int64(w.pass.firstRevision)
+		return int64(w.thisReconcile.firstRevision)
 	}
 	return int64(calls[max(0, len(calls)-1-ahead)].at)
 }
@@ -96,8 +96,8 @@ func (w *world) looked(ahead int) int64 {
 // isOf reports whether an object exists, with this UID.
 func (v *version) isOf(uid types.UID) bool { return v != nil && v.object.GetUID() == uid }
 
-// liveReads are how many reads directly before an approval check again what it relies on.
-const liveReads = 2
+// uncachedReads are how many reads directly before an approval check again what it relies on.
+const uncachedReads = 2
 
 // check checks a change against the invariants. It ignores the parts that admission has changed.
 func (w *world) check(c change) {
@@ -106,7 +106,7 @@ func (w *world) check(c change) {
 		Key: c.key.public(), Revision: int64(c.new.revision), At: w.now(), Before: cmp.Or(c.old, &version{}).object, After: c.new.object,
 		Began: int64(w.pass.firstRevision),
 		// The reconcile may not have seen changes since it began, and what it saw may have changed since.
-		Seen: []int64{int64(w.pass.firstRevision), w.looked(1)},
+		Seen: []int64{int64(w.thisReconcile.firstRevision), w.readRevision(1)},
 	}
 	w.Learn(change, operators)
 	if !operators || w.admission != "" {
@@ -114,7 +114,7 @@ func (w *world) check(c change) {
 	}
 	switch o := c.new.object.(type) {
 	case *certificatesv1.CertificateSigningRequest:
-		change.Seen = []int64{w.looked(liveReads)} // it may be deleted between the last read and the approval, but no earlier
+		change.Seen = []int64{w.readRevision(uncachedReads)} // it may be deleted between the last read and the approval, but no earlier
 	case *corev1.Secret:
 		change.Late = o.Namespace == namespace && w.sawOldSecrets() // until the cache has caught up, anything published is useless
 		change.Knows = func(other *corev1.Secret, revision int64) bool { return w.knows(o, other, int(revision)) }
@@ -150,13 +150,13 @@ func (w *world) liveTokens(node string) []*corev1.Secret {
 
 // sawOldSecrets reports whether the current reconcile read Secrets from a stale cache.
 func (w *world) sawOldSecrets() bool {
-	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
+	return slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
 }
 
 // showed reports whether the cache showed a NodeBootstrap to the current reconcile.
 func (w *world) showed(name string, uid types.UID) bool {
 	k := key{kind: "NodeBootstrap", name: name}
-	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool {
+	return slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool {
 		if c.class != fromCache || c.what != "get "+k.String() {
 			return false
 		}
@@ -167,7 +167,7 @@ func (w *world) showed(name string, uid types.UID) bool {
 
 // checkDeletionSeen: a reconcile that sees that a NodeBootstrap is deleted leaves no token that its cache shows.
 func (w *world) checkDeletionSeen(node string, again bool, err error) {
-	calls := w.callsOfPass()
+	calls := w.callsOfReconcile()
 	k := key{kind: "NodeBootstrap", name: node}
 	i := slices.IndexFunc(calls, func(c *call) bool { return c.class == fromCache && c.what == "get "+k.String() })
 	if i < 0 || again || err != nil {
@@ -193,15 +193,15 @@ func (w *world) checkDeletionSeen(node string, again bool, err error) {
 	}
 }
 
-// passEnds: after an error the status reports it, if it can be stored.
-func (w *world) passEnds(i item, err error) {
-	faults := w.happened[min(w.pass.firstFault, len(w.happened)):]
+// reconcileEnds: after an error the status reports it, if it can be stored.
+func (w *world) reconcileEnds(i item, err error) {
+	faults := w.happened[min(w.thisReconcile.firstFault, len(w.happened)):]
 	if i.controller != "node" || err == nil || len(faults) != 1 || strings.Contains(err.Error(), "storing the status") || faults[0].fault == cutOff {
 		return // the status could not be stored either
 	}
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", i.name)
-	written := slices.ContainsFunc(w.callsOfPass(), func(c *call) bool { return c.id == faults[0].id && c.class == writing })
-	if nb == nil || !written || nb.DeletionTimestamp != nil || meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) || !w.passSaw(nb) {
+	written := slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool { return c.id == faults[0].id && c.class == writing })
+	if nb == nil || !written || nb.DeletionTimestamp != nil || meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionStalled) || !w.reconcileSaw(nb) {
 		return
 	}
 	for _, c := range nb.Status.Conditions {
@@ -209,12 +209,12 @@ func (w *world) passEnds(i item, err error) {
 			return
 		}
 	}
-	w.violated(invariants.SameEnd.Violated("the status does not tell of the error: %v", err))
+	w.violated(invariants.SameEnd.Violated("the status does not report the error: %v", err))
 }
 
-// passSaw reports whether the cache showed a NodeBootstrap to the reconcile, and not only an earlier one of its name.
-func (w *world) passSaw(nb *v1alpha1.NodeBootstrap) bool {
-	return slices.ContainsFunc(w.callsOfPass(), func(c *call) bool {
+// reconcileSaw reports whether the cache showed a NodeBootstrap to the reconcile, and not only an earlier one of its name.
+func (w *world) reconcileSaw(nb *v1alpha1.NodeBootstrap) bool {
+	return slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool {
 		v := w.at(keyOf(nb), c.revision)
 		return c.class == fromCache && c.what == "get "+keyOf(nb).String() && v != nil && v.object.GetUID() == nb.UID
 	})

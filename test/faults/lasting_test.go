@@ -65,7 +65,7 @@ const leaseLasts = 15 * time.Second
 // pause lets another process take over and work until it has nothing to do. The old one then continues its reconcile, as a
 // process does that has lost the leader's Lease without noticing.
 func (w *world) pause(goesOn bool) {
-	pass := w.pass
+	old := w.thisReconcile
 	w.note("the process is paused, and another one takes over")
 	w.startOperator()
 	w.run(leaseLasts)
@@ -75,8 +75,8 @@ func (w *world) pause(goesOn bool) {
 		w.expectsChange(before)
 		w.run(leaseLasts)
 	}
-	w.note("the old process goes on with pass %d", pass.number)
-	w.pass = pass
+	w.note("the old process continues with reconcile %d", old.number)
+	w.thisReconcile = old
 }
 
 // right is the permission that the call needs.

@@ -73,7 +73,7 @@ type operator struct {
 
 // startOperator replaces the operator by a new process, which gets an event for every existing object.
 func (w *world) startOperator() {
-	c, l := apiClient{w: w}, liveReader{w: w}
+	c, l := apiClient{w: w}, uncachedReader{w: w}
 	k, limits := apiserver.NewClock(w.clock), &writes.Limits{}
 	a := bypass.NewDetector(c, k)
 	w.op = &operator{

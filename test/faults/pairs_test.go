@@ -53,8 +53,8 @@ func TestPairsOfFaults(t *testing.T) {
 		if failure != "" { // TestSingleFaults reports it
 			return
 		}
-		begun := slices.IndexFunc(w.told, func(c *call) bool { return c.id == j.first.id })
-		second := r.plan(w.told[begun+1:], someFailuresOf)
+		begun := slices.IndexFunc(w.storyCalls, func(c *call) bool { return c.id == j.first.id })
+		second := r.plan(w.storyCalls[begun+1:], someFailuresOf)
 		all.Add(int64(len(second)))
 		if each >= 0 {
 			random := rand.New(rand.NewPCG(j.seed, 0))

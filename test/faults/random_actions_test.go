@@ -45,8 +45,8 @@ func (h *historian) want(node string) {
 // people are the actions of people.
 func (h *historian) people() map[string]func() {
 	return map[string]func(){
-		"somebody wants a node":       func() { h.want(h.node()) },
-		"somebody wants a node too":   func() { h.want(h.node()) }, // more often than the others
+		"someone wants a node":        func() { h.want(h.node()) },
+		"someone wants a node too":    func() { h.want(h.node()) }, // more often than the others
 		"nobody wants a node":         func() { h.unwants(h.node()) },
 		"nobody wants it, foreground": func() { h.unwants(h.node(), foregroundFinalizer) },
 		"nobody wants it, orphans":    func() { h.unwants(h.node(), orphanFinalizer) },
@@ -55,12 +55,12 @@ func (h *historian) people() map[string]func() {
 			h.unwants(node)
 			h.want(node)
 		},
-		"somebody asks for a reissue": func() {
+		"someone asks for a reissue": func() {
 			h.reissues++
 			h.asksReissue(h.node(), fmt.Sprint(h.reissues))
 		},
-		"somebody edits a spec": func() { edit(h.store, userAuthor, "", h.node(), h.spec()) },
-		"somebody allows replacement keys": func() {
+		"someone edits a spec": func() { edit(h.store, userAuthor, "", h.node(), h.spec()) },
+		"someone allows replacement keys": func() {
 			n := rapid.Int32Range(0, 7).Draw(h.t, "keys")
 			edit(h.store, userAuthor, "", h.node(), func(nb *v1alpha1.NodeBootstrap) {
 				if nb.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide {
@@ -68,9 +68,9 @@ func (h *historian) people() map[string]func() {
 				}
 			})
 		},
-		"somebody deletes a Node":   func() { h.remove(userAuthor, key{kind: "Node", name: h.node()}) },
-		"somebody deletes a Secret": func() { h.onChild(func(s *corev1.Secret) { h.remove(userAuthor, keyOf(s)) }) },
-		"somebody edits a Secret": func() {
+		"someone deletes a Node":   func() { h.remove(userAuthor, key{kind: "Node", name: h.node()}) },
+		"someone deletes a Secret": func() { h.onChild(func(s *corev1.Secret) { h.remove(userAuthor, keyOf(s)) }) },
+		"someone edits a Secret": func() {
 			h.onChild(func(s *corev1.Secret) {
 				edited(h.world, userAuthor, s, func(s *corev1.Secret) {
 					delete(s.Data, kubeconfig.Key)
@@ -78,7 +78,7 @@ func (h *historian) people() map[string]func() {
 				})
 			})
 		},
-		"somebody takes labels off a Secret": func() {
+		"someone takes labels off a Secret": func() {
 			h.onChild(func(s *corev1.Secret) {
 				nb := get[*v1alpha1.NodeBootstrap](h.store, "", owned.NodeOf(s))
 				if nb == nil || nb.Status.Token == nil || s.Name != token.SecretName(nb.Status.Token.ID) {
@@ -91,34 +91,34 @@ func (h *historian) people() map[string]func() {
 				})
 			})
 		},
-		"somebody rotates the CA": func() {
+		"someone rotates the CA": func() {
 			ca := rapid.SampledFrom([]string{clusterCA(), anotherCA(), ""}).Draw(h.t, "CA")
 			edit(h.store, userAuthor, namespace, "kube-root-ca.crt", func(c *corev1.ConfigMap) { c.Data = map[string]string{"ca.crt": ca} })
 		},
-		"somebody prepares a Node": func() {
+		"someone prepares a Node": func() {
 			if node := h.node(); get[*corev1.Node](h.store, "", node) == nil {
 				h.add(userAuthor, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: node}})
 			}
 		},
-		"somebody deletes a binding": func() {
+		"someone deletes a binding": func() {
 			name := rapid.SampledFrom(rbac.BindingNames).Draw(h.t, "binding")
 			h.remove(userAuthor, key{kind: "ClusterRoleBinding", name: name})
 		},
-		"somebody edits a binding": func() {
+		"someone edits a binding": func() {
 			name := rapid.SampledFrom(rbac.BindingNames).Draw(h.t, "binding")
 			edit(h.store, userAuthor, "", name, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil })
 		},
-		"somebody deletes a request": func() {
+		"someone deletes a request": func() {
 			h.onRequest(func(r *certificatesv1.CertificateSigningRequest) { h.remove(userAuthor, keyOf(r)) })
 		},
-		"somebody approves": func() {
-			if m := h.machines[h.node()]; m.request != "" { // the correct denial
+		"someone approves": func() {
+			if m := h.machines[h.node()]; m.request != "" { // a legitimate approval
 				if r := get[*certificatesv1.CertificateSigningRequest](h.store, "", m.request); r != nil && undecided(r) {
 					h.decide(userAuthor, r, certificatesv1.CertificateApproved, "LooksGood")
 				}
 			}
 		},
-		"somebody denies": func() {
+		"someone denies": func() {
 			h.onRequest(func(r *certificatesv1.CertificateSigningRequest) {
 				if undecided(r) {
 					h.decide(userAuthor, r, certificatesv1.CertificateDenied, "LooksBad")

@@ -33,7 +33,7 @@ func undisturbed(t *testing.T, s story) *reference {
 	if len(w.violations) > 0 {
 		t.Fatalf("%s, undisturbed: %s\n%s", s.name, strings.Join(w.violations, "\n"), w.history())
 	}
-	return &reference{story: s, calls: w.told, ends: w.rests}
+	return &reference{story: s, calls: w.storyCalls, ends: w.rests}
 }
 
 // A run with faults can have so many times as many calls as the undisturbed one, plus some: a cache that lags for
@@ -54,7 +54,7 @@ func runStory(s story, plan []at, limit int, want map[int][]string) *world {
 	}
 	w.caught(func() {
 		w.play(s)
-		w.told = slices.Clone(w.calls)
+		w.storyCalls = slices.Clone(w.calls)
 		for step, state := range w.rests {
 			if d := difference(want[step], state); want != nil && d != "" {
 				w.violated(invariants.SameEnd.Violated("before step %d\n%s", step+1, d))

@@ -19,7 +19,7 @@ import (
 // The stories of this file are about what an administrator does to the whole cluster, and to pending CSRs.
 
 // caStory rotates the cluster's CA: with both for a while, and then only with the new one.
-var caStory = story{name: "the CA is rotated", tell: func(w *world) []*step {
+var caStory = story{name: "the CA is rotated", build: func(w *world) []*step {
 	publishes := func(name, ca string) *step {
 		return &step{name: name, wait: 2 * time.Second, do: func() bool {
 			return w.isReady(worker) && edit(w.store, userAuthor, namespace, "kube-root-ca.crt", func(c *corev1.ConfigMap) { c.Data = map[string]string{"ca.crt": ca} })
@@ -44,7 +44,7 @@ func (w *world) installs() bool {
 }
 
 // crdStory deletes the CustomResourceDefinition, and with it all its objects, and reinstalls it.
-var crdStory = story{name: "the CRD is deleted and installed again", tell: func(w *world) []*step {
+var crdStory = story{name: "the CRD is deleted and installed again", build: func(w *world) []*step {
 	uninstall := func() bool {
 		if !w.isReady(worker) {
 			return false
@@ -66,7 +66,7 @@ var crdStory = story{name: "the CRD is deleted and installed again", tell: func(
 // approvalStory changes spec.clientCertificate.approval while a CSR is pending. If its groups do not suit the new approval it
 // stays pending for ever, and so the kubelet sends another one.
 func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
-	return story{name: "approval " + string(from) + " becomes " + string(to) + " while a request waits", tell: func(w *world) []*step {
+	return story{name: "approval " + string(from) + " becomes " + string(to) + " while a request waits", build: func(w *world) []*step {
 		w.signerDown = true
 		m, again := w.machine(worker), w.machine(worker)
 		again.disk = 2
@@ -74,9 +74,9 @@ func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 			w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = from }),
 			m.joins(always)[0],
 			{name: "the approval is changed", wait: 2 * time.Second, do: func() bool {
-				return w.lookedAt(worker) && edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = to })
+				return w.isObserved(worker) && edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = to })
 			}},
-			{name: "kube-controller-manager is back", wait: 2 * time.Second, do: func() bool { w.signerDown = !w.lookedAt(worker); return !w.signerDown }},
+			{name: "kube-controller-manager is back", wait: 2 * time.Second, do: func() bool { w.signerDown = !w.isObserved(worker); return !w.signerDown }},
 		}
 		joining := m
 		if asksAgain {
@@ -97,7 +97,7 @@ func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 }
 
 // typesStory has Secrets of ours that an update cannot correct.
-var typesStory = story{name: "Secrets are of the wrong type, or cannot be changed", tell: func(w *world) []*step {
+var typesStory = story{name: "Secrets are of the wrong type, or cannot be changed", build: func(w *world) []*step {
 	kubeconfig := key{"Secret", namespace, owned.KubeconfigSecretName(worker)}
 	steps := []*step{
 		w.wantsIt(),
@@ -121,7 +121,7 @@ var typesStory = story{name: "Secrets are of the wrong type, or cannot be change
 }}
 
 // restoredStory loses the status while a CSR waits for the signer, as a backup does that is restored without it.
-var restoredStory = story{name: "the status is lost while a request waits for the signer", tell: func(w *world) []*step {
+var restoredStory = story{name: "the status is lost while a request waits for the signer", build: func(w *world) []*step {
 	w.signerDown = true
 	m := w.machine(worker)
 	rest := m.joins(always)
@@ -136,12 +136,12 @@ var restoredStory = story{name: "the status is lost while a request waits for th
 }, forgetful: true}
 
 // reinstalledStory deletes the old Node and requests a reissue, one right after the other.
-var reinstalledStory = story{name: "the machine is installed again: a reissue, and the Node deleted", tell: func(w *world) []*step {
+var reinstalledStory = story{name: "the machine is installed again: a reissue, and the Node deleted", build: func(w *world) []*step {
 	again := w.machine(worker)
 	again.disk = 2
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
 	steps = append(steps,
-		&step{name: "somebody asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }},
+		&step{name: "someone asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }},
 		&step{name: "and deletes the Node", wait: 2 * time.Second, do: func() bool { w.remove(userAuthor, key{kind: "Node", name: worker}); return true }},
 	)
 	steps = append(steps, again.joins(always)...)
@@ -150,7 +150,7 @@ var reinstalledStory = story{name: "the machine is installed again: a reissue, a
 
 // quotaStory refuses the creation of Secrets from before a renewal is due until the node has joined: the CSR that was sent
 // with the current token does not wait for that.
-var quotaStory = story{name: "a quota refuses Secrets while a token is to be renewed", tell: func(w *world) []*step {
+var quotaStory = story{name: "a quota refuses Secrets while a token is to be renewed", build: func(w *world) []*step {
 	const right = "create Secret"
 	steps := []*step{
 		w.wantsIt(),
@@ -170,11 +170,11 @@ var quotaStory = story{name: "a quota refuses Secrets while a token is to be ren
 // eager is a story in which the rest of the cluster is always faster than the operator: Kubernetes deletes expired tokens,
 // and collects garbage, before the operator does.
 func eager(s story) story {
-	tell := s.tell
+	build := s.build
 	s.name += ", and the cluster is faster"
-	s.tell = func(w *world) []*step {
+	s.build = func(w *world) []*step {
 		w.eager = true
-		return tell(w)
+		return build(w)
 	}
 	return s
 }
@@ -191,7 +191,7 @@ var clusterStories = []story{
 // policyStory has a policy that changes what the operator creates, so that it tries dry runs, and the policy is deleted after a
 // while.
 func policyStory(kind string) story {
-	return story{name: "a policy changes each new " + kind + " for a while", tell: func(w *world) []*step {
+	return story{name: "a policy changes each new " + kind + " for a while", build: func(w *world) []*step {
 		right := "create " + kind
 		steps := []*step{
 			{name: "a policy is installed", do: func() bool { w.spoiledUntil[right] = w.clock.Now().Add(24 * time.Hour); return true }},

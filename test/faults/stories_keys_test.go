@@ -13,7 +13,7 @@ import (
 
 // seesReplacedKey is how a person notices that a second key was denied.
 func (w *world) seesReplacedKey() *step {
-	return &step{name: "somebody sees that a second key was denied", do: func() bool {
+	return &step{name: "someone sees that a second key was denied", do: func() bool {
 		return w.stalled(worker, v1alpha1.ReasonKeyReplaced)
 	}}
 }
@@ -44,14 +44,14 @@ func (w *world) noAlarm() *step {
 
 // crashLoopStory: the kubelet exits after it has sent its CSR, because its container runtime is down, and each start has another
 // key.
-var crashLoopStory = story{name: "a kubelet restarts before it has its certificate", tell: func(w *world) []*step {
+var crashLoopStory = story{name: "a kubelet restarts before it has its certificate", build: func(w *world) []*step {
 	m := w.machine(worker)
 	joins := m.joins(always)
 	steps := []*step{
 		w.wantsIt(), joins[0],
 		m.restarts(4, m.approved), w.seesReplacedKey(),
 		m.restarts(10, func() bool { return w.denied(m.request) }),
-		{name: "somebody fixes the machine and asks for a reissue", wait: 2 * time.Second, do: func() bool {
+		{name: "someone fixes the machine and asks for a reissue", wait: 2 * time.Second, do: func() bool {
 			return w.denied(m.request) && w.asksReissue(worker, "1")
 		}},
 	}
@@ -61,7 +61,7 @@ var crashLoopStory = story{name: "a kubelet restarts before it has its certifica
 }}
 
 // replacementStory: with a replacement key the second start joins without help.
-var replacementStory = story{name: "a kubelet restarts, with a replacement key", tell: func(w *world) []*step {
+var replacementStory = story{name: "a kubelet restarts, with a replacement key", build: func(w *world) []*step {
 	m := w.machine(worker)
 	joins := m.joins(always)
 	steps := []*step{
@@ -72,7 +72,7 @@ var replacementStory = story{name: "a kubelet restarts, with a replacement key",
 }}
 
 // thiefFirstStory: a thief is approved and the machine is denied. When the thief joins, two machines have the kubeconfig.
-var thiefFirstStory = story{name: "a thief asks first and joins", tell: func(w *world) []*step {
+var thiefFirstStory = story{name: "a thief asks first and joins", build: func(w *world) []*step {
 	m, thief := w.machine(worker), w.machine(worker)
 	m.disk = 66 // whose CSR has the later name: both may be sent within one second
 	joins := thief.joins(always)
@@ -83,7 +83,7 @@ var thiefFirstStory = story{name: "a thief asks first and joins", tell: func(w *
 		{name: "the machine asks", do: func() bool { return thief.approved() && m.ask() }, wait: 2 * time.Second},
 		w.seesReplacedKey(),
 		joins[1], joins[2], joins[3],
-		{name: "somebody sees the alarm", do: w.alarmed},
+		{name: "someone sees the alarm", do: w.alarmed},
 		w.leaves(worker, w.joined(worker)),
 	}
 }}

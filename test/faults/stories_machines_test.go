@@ -27,22 +27,22 @@ func (w *world) alarmed() bool {
 	return meta.IsStatusConditionTrue(w.conditions(worker), v1alpha1.ConditionTokenMisused)
 }
 
-var theftStory = story{name: "a thief asks for another name first", tell: func(w *world) []*step {
+var theftStory = story{name: "a thief asks for another name first", build: func(w *world) []*step {
 	thief := w.machine(worker)
 	thief.disk = 66
 	steps := []*step{
 		w.wantsIt(),
-		{name: "somebody wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
+		{name: "someone wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
 		thief.steals("a thief asks for the neighbour's name", func() bool {
 			return thief.askAs(neighbour, certificatesv1.KubeAPIServerClientKubeletSignerName)
 		}),
-		{name: "somebody sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+		{name: "someone sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
 	}
 	steps = append(steps, w.machine(worker).joins(always)...)
 	return append(steps, w.leaves(worker, w.joined(worker)), w.leaves(neighbour, always))
 }}
 
-var secondKeyStory = story{name: "a thief asks with a second key", tell: func(w *world) []*step {
+var secondKeyStory = story{name: "a thief asks with a second key", build: func(w *world) []*step {
 	m, thief := w.machine(worker), w.machine(worker)
 	thief.disk = 66
 	steps := m.joins(always)
@@ -53,17 +53,17 @@ var secondKeyStory = story{name: "a thief asks with a second key", tell: func(w 
 		{name: "the thief asks too", do: func() bool { return m.approved() && thief.ask() }, wait: 2 * time.Second},
 		w.seesReplacedKey(), // if the node joins at the same moment there is none
 		steps[1], steps[2], steps[3],
-		{name: "somebody sees the alarm", do: w.alarmed},
+		{name: "someone sees the alarm", do: w.alarmed},
 	}
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var cloneStory = story{name: "two machines were cloned from one disk", tell: func(w *world) []*step {
+var cloneStory = story{name: "two machines were cloned from one disk", build: func(w *world) []*step {
 	first, clone, reinstalled := w.machine(worker), w.machine(neighbour), w.machine(neighbour)
 	first.image, clone.image, reinstalled.disk = "an image", "an image", 3 // whose CSR has the later name: it may be sent within the same second
 	steps := []*step{
 		w.wantsIt(),
-		{name: "somebody wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
+		{name: "someone wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
 	}
 	steps = append(steps, first.joins(always)...)
 	steps = append(steps, &step{name: "the clone asks with the same key", do: func() bool { return clone.give() && clone.ask() }, wait: 2 * time.Second})
@@ -77,7 +77,7 @@ func (w *world) denied(name string) bool {
 	return r == nil || condition(r, certificatesv1.CertificateDenied) != nil
 }
 
-var finalizerStory = story{name: "a thief's requests have finalizers", tell: func(w *world) []*step {
+var finalizerStory = story{name: "a thief's requests have finalizers", build: func(w *world) []*step {
 	thief, another := w.machine(worker), w.machine(worker)
 	thief.disk, thief.finalizers = 66, []string{"example.com/stay"}
 	another.disk, another.finalizers = 67, thief.finalizers
@@ -87,7 +87,7 @@ var finalizerStory = story{name: "a thief's requests have finalizers", tell: fun
 		another.steals("and for another name", func() bool {
 			return w.denied(thief.request) && another.askAs(neighbour, certificatesv1.KubeAPIServerClientKubeletSignerName)
 		}),
-		{name: "somebody sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+		{name: "someone sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
 		{name: "a thief has another signer asked", do: func() bool {
 			another.bearer, another.disk = "", 68
 			return another.give() && another.askAs(worker, certificatesv1.KubeAPIServerClientSignerName)
@@ -102,18 +102,18 @@ func (m *machine) approved() bool {
 	return r != nil && condition(r, certificatesv1.CertificateApproved) != nil
 }
 
-var signerStory = story{name: "a thief asks another signer", tell: func(w *world) []*step {
+var signerStory = story{name: "a thief asks another signer", build: func(w *world) []*step {
 	thief := w.machine(worker)
 	steps := []*step{
 		w.wantsIt(),
 		thief.steals("a thief asks another signer", func() bool { return thief.askAs(worker, certificatesv1.KubeAPIServerClientSignerName) }),
-		{name: "somebody sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+		{name: "someone sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
 	}
 	steps = append(steps, w.machine(worker).joins(always)...)
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var restartStory = story{name: "a kubelet asks twice", tell: func(w *world) []*step {
+var restartStory = story{name: "a kubelet asks twice", build: func(w *world) []*step {
 	first, second := w.machine(worker), w.machine(worker)
 	second.disk = 4 // whose CSR has the later name: both are sent within one second
 	steps := second.joins(always)
@@ -123,23 +123,23 @@ var restartStory = story{name: "a kubelet asks twice", tell: func(w *world) []*s
 	return (a.fault == stale || a.fault == behind) && strings.HasPrefix(a.id, "list CertificateSigningRequest token=")
 }}
 
-var manualStory = story{name: "approval Manual", tell: func(w *world) []*step {
+var manualStory = story{name: "approval Manual", build: func(w *world) []*step {
 	m := w.machine(worker)
 	steps := m.joins(always)
 	wants := w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual })
 	return []*step{wants, steps[0], w.approves(m), steps[1], steps[2], steps[3], w.leaves(worker, w.joined(worker))}
 }}
 
-var clusterWideStory = story{name: "approval ClusterWide", tell: func(w *world) []*step {
+var clusterWideStory = story{name: "approval ClusterWide", build: func(w *world) []*step {
 	steps := []*step{w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide })}
 	return append(append(steps, w.machine(worker).joins(always)...), w.leaves(worker, w.joined(worker)))
 }}
 
-var backStory = story{name: "the node is deleted and comes back", tell: func(w *world) []*step {
+var backStory = story{name: "the node is deleted and comes back", build: func(w *world) []*step {
 	again := w.machine(worker)
 	again.disk = 2
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
-	steps = append(steps, &step{name: "somebody deletes the Node", wait: 2 * time.Second, do: func() bool {
+	steps = append(steps, &step{name: "someone deletes the Node", wait: 2 * time.Second, do: func() bool {
 		if w.isJoined(worker) { // its credential may still exist
 			w.remove(userAuthor, key{kind: "Node", name: worker})
 			return true
@@ -152,12 +152,12 @@ var backStory = story{name: "the node is deleted and comes back", tell: func(w *
 
 // The old kubelet renews its Lease all the time: that must not revoke the new machine's token before it has collected its
 // certificate.
-var aliveStory = story{name: "the old kubelet runs on after a reissue", tell: func(w *world) []*step {
+var aliveStory = story{name: "the old kubelet runs on after a reissue", build: func(w *world) []*step {
 	old, again := w.machine(worker), w.machine(worker)
 	again.disk = 2
 	steps := append([]*step{w.wantsIt()}, old.joins(always)...)
 	steps = append(steps,
-		&step{name: "somebody asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }, wait: 11 * time.Second},
+		&step{name: "someone asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }, wait: 11 * time.Second},
 		&step{name: "the old kubelet renews its Lease", do: old.beat, wait: 2 * time.Second},
 	)
 	joins := again.joins(always)
@@ -168,14 +168,14 @@ var aliveStory = story{name: "the old kubelet runs on after a reissue", tell: fu
 	return append(steps, again.runsOn(), w.leaves(worker, w.joined(worker)))
 }}
 
-var forgedStory = story{name: "somebody forges the Node of a kubelet that has reported", tell: func(w *world) []*step {
+var forgedStory = story{name: "someone forges the Node of a kubelet that has reported", build: func(w *world) []*step {
 	m := w.machine(worker)
-	steps := []*step{w.wantsIt(), {name: "somebody forges the Node", do: func() bool { return w.isReady(worker) && m.register() }, wait: 5 * time.Second}}
+	steps := []*step{w.wantsIt(), {name: "someone forges the Node", do: func() bool { return w.isReady(worker) && m.register() }, wait: 5 * time.Second}}
 	return append(append(steps, m.joins(always)...), w.leaves(worker, w.joined(worker)))
 }}
 
 // bareStory is about a token without owner, annotation and label, and about its predecessor.
-var bareStory = story{name: "somebody takes away what tokens say", tell: func(w *world) []*step {
+var bareStory = story{name: "someone takes away what tokens say", build: func(w *world) []*step {
 	bare := func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil }
 	renewed := func() bool { return len(w.liveTokens(worker)) == 2 && w.isReady(worker) }
 	steps := []*step{
@@ -194,7 +194,7 @@ var bareStory = story{name: "somebody takes away what tokens say", tell: func(w 
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var memberStory = story{name: "the node was a member before", tell: func(w *world) []*step {
+var memberStory = story{name: "the node was a member before", build: func(w *world) []*step {
 	m := w.machine(worker)
 	return []*step{
 		{name: "a machine joins in another way", do: func() bool { return m.register() && m.beat() }, wait: time.Second},
@@ -203,9 +203,9 @@ var memberStory = story{name: "the node was a member before", tell: func(w *worl
 	}
 }}
 
-var preparedStory = story{name: "the Node is created ahead", tell: func(w *world) []*step {
+var preparedStory = story{name: "the Node is created ahead", build: func(w *world) []*step {
 	steps := append([]*step{
-		{name: "somebody creates the Node for its labels", wait: time.Second, do: func() bool {
+		{name: "someone creates the Node for its labels", wait: time.Second, do: func() bool {
 			n := &corev1.Node{}
 			n.Name = worker
 			w.add(userAuthor, n)
@@ -216,10 +216,10 @@ var preparedStory = story{name: "the Node is created ahead", tell: func(w *world
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var preparedLateStory = story{name: "the Node is created while the request waits", tell: func(w *world) []*step {
+var preparedLateStory = story{name: "the Node is created while the request waits", build: func(w *world) []*step {
 	m := w.machine(worker)
 	steps := m.joins(always)
-	creates := &step{name: "somebody creates the Node for its labels", wait: 2 * time.Second, do: func() bool {
+	creates := &step{name: "someone creates the Node for its labels", wait: 2 * time.Second, do: func() bool {
 		n := &corev1.Node{}
 		n.Name = worker
 		w.add(userAuthor, n)
@@ -241,7 +241,7 @@ func (w *world) approves(m *machine) *step {
 }
 
 // lateSignerStory has two CSRs that are approved and not signed for a long while.
-var lateSignerStory = story{name: "the signer is away during a renewal", tell: func(w *world) []*step {
+var lateSignerStory = story{name: "the signer is away during a renewal", build: func(w *world) []*step {
 	w.signerDown = true
 	m, again := w.machine(worker), w.machine(worker)
 	again.disk = 2
@@ -263,7 +263,7 @@ var lateSignerStory = story{name: "the signer is away during a renewal", tell: f
 	}
 }, except: admissionDelays} // the predecessor expires meanwhile
 
-var servingStory = story{name: "serving certificates", tell: func(w *world) []*step {
+var servingStory = story{name: "serving certificates", build: func(w *world) []*step {
 	m := w.machine(worker)
 	asks := func(seed string, names ...string) func() bool {
 		return func() bool {
@@ -281,8 +281,8 @@ var servingStory = story{name: "serving certificates", tell: func(w *world) []*s
 	return append(steps,
 		&step{name: "the kubelet asks for a serving certificate", do: asks("first", worker), wait: 2 * time.Second},
 		&step{name: "it asks for one that names more", do: func() bool { return issued() && asks("second", "more.example.com", worker)() }, wait: 2 * time.Second},
-		&step{name: "somebody declares that too", wait: 2 * time.Second, do: func() bool {
-			return w.lookedAt(worker) && edit(w.store, userAuthor, "", worker, declare(worker, "192.0.2.7", "more.example.com"))
+		&step{name: "someone declares that too", wait: 2 * time.Second, do: func() bool {
+			return w.isObserved(worker) && edit(w.store, userAuthor, "", worker, declare(worker, "192.0.2.7", "more.example.com"))
 		}},
 		&step{name: "it asks for a new client certificate", wait: 2 * time.Second, do: func() bool {
 			return issued() && m.askServing(certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth, "third")
@@ -292,14 +292,14 @@ var servingStory = story{name: "serving certificates", tell: func(w *world) []*s
 
 // pendingStory is about a CSR that is pending when the NodeBootstrap is deleted.
 func pendingStory(name string, approval v1alpha1.Approval) story {
-	return story{name: name, tell: func(w *world) []*step {
+	return story{name: name, build: func(w *world) []*step {
 		w.signerDown = true
 		m := w.machine(worker)
 		return []*step{
 			w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = approval }),
 			m.joins(always)[0],
-			{name: "somebody sees that it waits", do: func() bool {
-				return w.lookedAt(worker) && (approval == v1alpha1.ApprovalManual || w.stalled(worker, v1alpha1.ReasonCertificateNotIssued))
+			{name: "someone sees that it waits", do: func() bool {
+				return w.isObserved(worker) && (approval == v1alpha1.ApprovalManual || w.stalled(worker, v1alpha1.ReasonCertificateNotIssued))
 			}},
 			w.leaves(worker, always),
 			{name: "the signer is back", do: func() bool { w.signerDown = false; return true }},
@@ -308,14 +308,14 @@ func pendingStory(name string, approval v1alpha1.Approval) story {
 }
 
 // reissuePendingStory is about a CSR that is pending when a reissue is requested.
-var reissuePendingStory = story{name: "a reissue while a request waits for the signer", tell: func(w *world) []*step {
+var reissuePendingStory = story{name: "a reissue while a request waits for the signer", build: func(w *world) []*step {
 	w.signerDown = true
 	m, again := w.machine(worker), w.machine(worker)
 	again.disk = 2
 	steps := []*step{
 		w.wantsIt(),
 		m.joins(always)[0],
-		{name: "somebody asks for a reissue", do: func() bool { return m.approved() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
+		{name: "someone asks for a reissue", do: func() bool { return m.approved() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
 		{name: "the signer is back", do: func() bool {
 			if w.isReady(worker) {
 				w.signerDown = false

@@ -23,11 +23,11 @@ import (
 // The stories of this file are about what people do to the operator's objects.
 
 func (w *world) wantsIt(edits ...func(*v1alpha1.NodeBootstrap)) *step {
-	return &step{name: "somebody wants the node", do: func() bool { return w.wants(worker, edits...) }, wait: 2 * time.Second}
+	return &step{name: "someone wants the node", do: func() bool { return w.wants(worker, edits...) }, wait: 2 * time.Second}
 }
 
-// lookedAt reports whether the status is about the current spec.
-func (w *world) lookedAt(node string) bool {
+// isObserved reports whether the status is about the current spec.
+func (w *world) isObserved(node string) bool {
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", node)
 	return nb != nil && nb.Status.ObservedGeneration == nb.Generation
 }
@@ -57,12 +57,12 @@ func (w *world) onToken(name string, how func(*corev1.Secret)) *step {
 	}}
 }
 
-var deadlineStory = story{name: "a deadline passes", tell: func(w *world) []*step {
+var deadlineStory = story{name: "a deadline passes", build: func(w *world) []*step {
 	steps := []*step{
 		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) {
 			nb.Spec.Token.TTL.Duration, nb.Spec.Token.JoinDeadline = 11*time.Minute, &metav1.Duration{Duration: shortest}
 		}),
-		{name: "somebody asks for a reissue when it is too late", wait: 2 * time.Second, do: func() bool {
+		{name: "someone asks for a reissue when it is too late", wait: 2 * time.Second, do: func() bool {
 			return w.stalled(worker, v1alpha1.ReasonJoinDeadlineExceeded) && w.asksReissue(worker, "1")
 		}},
 	}
@@ -70,10 +70,10 @@ var deadlineStory = story{name: "a deadline passes", tell: func(w *world) []*ste
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []*step {
+var inTheWayStory = story{name: "others are in the way", build: func(w *world) []*step {
 	theirs := []key{{"Secret", namespace, owned.KubeconfigSecretName(worker)}, {kind: "ClusterRoleBinding", name: rbac.BindingCreateCSRs}}
 	gives := func(k key) *step {
-		return &step{name: "somebody takes away what is in the way", wait: 2 * time.Second, do: func() bool {
+		return &step{name: "someone takes away what is in the way", wait: 2 * time.Second, do: func() bool {
 			if !w.stalled(worker, v1alpha1.ReasonObjectNotOurs) {
 				return false
 			}
@@ -83,7 +83,7 @@ var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []
 		}}
 	}
 	steps := []*step{
-		{name: "somebody has Secrets and a binding of the names", wait: time.Second, do: func() bool {
+		{name: "someone has Secrets and a binding of the names", wait: time.Second, do: func() bool {
 			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: theirs[0].namespace, Name: theirs[0].name}, Data: map[string][]byte{"a": []byte("b")}})
 			w.add(userAuthor, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: theirs[1].name}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}})
 			id := token.NextID(uidOf(key{kind: "NodeBootstrap", name: worker}, 1), "")
@@ -100,7 +100,7 @@ var inTheWayStory = story{name: "others are in the way", tell: func(w *world) []
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var recreatedStory = story{name: "deleted and wanted again at once", tell: func(w *world) []*step {
+var recreatedStory = story{name: "deleted and wanted again at once", build: func(w *world) []*step {
 	steps := []*step{
 		w.wantsIt(),
 		{name: "the NodeBootstrap is replaced", do: func() bool { return w.isReady(worker) && w.unwants(worker) && w.wants(worker) }, wait: 5 * time.Second},
@@ -112,7 +112,7 @@ var recreatedStory = story{name: "deleted and wanted again at once", tell: func(
 }}
 
 // A member's NodeBootstrap is applied again with the annotation of a reissue that was handled long ago, as it is in Git.
-var oldReissueStory = story{name: "an old reissue is applied again", tell: func(w *world) []*step {
+var oldReissueStory = story{name: "an old reissue is applied again", build: func(w *world) []*step {
 	made := 0
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
 	return append(steps,
@@ -125,7 +125,7 @@ var oldReissueStory = story{name: "an old reissue is applied again", tell: func(
 				nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: begin.Add(-time.Hour).UTC().Format(time.RFC3339)}
 			})
 		}},
-		&step{name: "the member is looked at", wait: time.Second, do: func() bool {
+		&step{name: "the member is observed", wait: time.Second, do: func() bool {
 			if w.Tokens() > made {
 				w.violated(invariants.LiveTokens.Violated("a member got a token for an old reissue"))
 			}
@@ -135,7 +135,7 @@ var oldReissueStory = story{name: "an old reissue is applied again", tell: func(
 }}
 
 // A person denies the machine's CSR, and approves the next one.
-var deniedStory = story{name: "a person denies, then approves", tell: func(w *world) []*step {
+var deniedStory = story{name: "a person denies, then approves", build: func(w *world) []*step {
 	m := w.machine(worker)
 	recorded := func() bool {
 		nb := get[*v1alpha1.NodeBootstrap](w.store, "", worker)
@@ -172,14 +172,14 @@ var deniedStory = story{name: "a person denies, then approves", tell: func(w *wo
 }}
 
 func deletedStory(name string, finalizers ...string) story {
-	return story{name: name, tell: func(w *world) []*step {
+	return story{name: name, build: func(w *world) []*step {
 		return []*step{w.wantsIt(), {name: "nobody wants the node", wait: 5 * time.Second, do: func() bool {
 			return w.isReady(worker) && w.unwants(worker, finalizers...)
 		}}}
 	}}
 }
 
-var revokedStory = story{name: "somebody deletes the token", tell: func(w *world) []*step {
+var revokedStory = story{name: "someone deletes the token", build: func(w *world) []*step {
 	steps := []*step{w.wantsIt(), {name: "a revocation", wait: 2 * time.Second, do: func() bool {
 		s := w.theToken()
 		if s == nil || !w.isReady(worker) {
@@ -192,7 +192,7 @@ var revokedStory = story{name: "somebody deletes the token", tell: func(w *world
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var editsStory = story{name: "somebody edits the Secrets", tell: func(w *world) []*step {
+var editsStory = story{name: "someone edits the Secrets", build: func(w *world) []*step {
 	onKubeconfig := func(name string, how func(*corev1.Secret)) *step {
 		return &step{name: name, wait: 2 * time.Second, do: func() bool {
 			return w.isReady(worker) && edit(w.store, userAuthor, namespace, owned.KubeconfigSecretName(worker), how)
@@ -212,7 +212,7 @@ var editsStory = story{name: "somebody edits the Secrets", tell: func(w *world) 
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var specStory = story{name: "somebody edits the spec", tell: func(w *world) []*step {
+var specStory = story{name: "someone edits the spec", build: func(w *world) []*step {
 	edits := func(name string, how func(*v1alpha1.NodeBootstrapSpec)) *step {
 		return &step{name: name, wait: 2 * time.Second, do: func() bool {
 			return w.isReady(worker) && edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { how(&nb.Spec) })
@@ -229,7 +229,7 @@ var specStory = story{name: "somebody edits the spec", tell: func(w *world) []*s
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var bindingsStory = story{name: "somebody edits bindings", tell: func(w *world) []*step {
+var bindingsStory = story{name: "someone edits bindings", build: func(w *world) []*step {
 	bypass := func() bool {
 		return meta.IsStatusConditionFalse(w.conditions(worker), v1alpha1.ConditionApprovalEnforced)
 	}
@@ -246,7 +246,7 @@ var bindingsStory = story{name: "somebody edits bindings", tell: func(w *world) 
 		w.wantsIt(),
 		edits(rbac.BindingCreateCSRs, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }),
 		edits(rbac.BindingApproveRenewals, func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "another" }),
-		{name: "somebody lets every token become any node", wait: 2 * time.Second, do: func() bool {
+		{name: "someone lets every token become any node", wait: 2 * time.Second, do: func() bool {
 			w.Foreign[keyOf(theirs).public()] = true
 			w.add(userAuthor, theirs.DeepCopy())
 			return true

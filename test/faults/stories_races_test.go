@@ -19,7 +19,7 @@ import (
 // raceStory sends a CSR at the moment at which a prerequisite of its approval is deleted: a stale cache shows one and not
 // the other. Then the machine joins nevertheless, or the node is no longer wanted.
 func raceStory(name string, take func(*world) bool, joins bool) story {
-	return story{name: "a request is sent while " + name, tell: func(w *world) []*step {
+	return story{name: "a request is sent while " + name, build: func(w *world) []*step {
 		m, again := w.machine(worker), w.machine(worker)
 		again.disk = 2
 		steps := []*step{w.wantsIt(), {name: "it is sent while " + name, wait: 3 * time.Second, do: func() bool { return m.give() && m.ask() && take(w) }}}
@@ -47,7 +47,7 @@ var raceStories = []story{
 }
 
 // successorStory replaces Secrets that the operator is about to delete by foreign ones of the same names.
-var successorStory = story{name: "somebody takes the names of what is deleted", tell: func(w *world) []*step {
+var successorStory = story{name: "someone takes the names of what is deleted", build: func(w *world) []*step {
 	var token key
 	return []*step{
 		w.wantsIt(),
@@ -57,7 +57,7 @@ var successorStory = story{name: "somebody takes the names of what is deleted", 
 			}
 			return token.name != "" && w.unwants(worker)
 		}},
-		{name: "somebody makes Secrets of these names", wait: time.Second, do: func() bool {
+		{name: "someone makes Secrets of these names", wait: time.Second, do: func() bool {
 			for _, k := range []key{token, {"Secret", namespace, owned.KubeconfigSecretName(worker)}} {
 				w.remove(userAuthor, k)
 				w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}})
@@ -69,7 +69,7 @@ var successorStory = story{name: "somebody takes the names of what is deleted", 
 }}
 
 // discoveryStory finds the API server's URL only in cluster-info, which comes late and changes.
-var discoveryStory = story{name: "the API server is discovered", tell: func(w *world) []*step {
+var discoveryStory = story{name: "the API server is discovered", build: func(w *world) []*step {
 	w.flagServer = ""
 	const server, another = "https://192.0.2.1:6443", "https://192.0.2.2:6443"
 	info := func(server string) map[string]string {

@@ -31,7 +31,7 @@ import (
 // story is what people and machines do, in this order.
 type story struct {
 	name  string
-	tell  func(*world) []*step
+	build func(*world) []*step
 	steps []*step
 	// except is the calls whose faults are allowed to lead to another end state.
 	except func(at) bool
@@ -56,17 +56,17 @@ const patience = 20 * time.Minute
 // play runs the story in a world and lets the cluster settle.
 func (w *world) play(s story) {
 	w.story = &s
-	s.steps = s.tell(w)
+	s.steps = s.build(w)
 	w.startOperator()
 	for i, step := range s.steps {
 		w.next = i
 		if step.rest && !step.done {
-			w.calmDown()
+			w.letSettle()
 			w.atRest(i)
 		}
 		for begun := w.clock.Now(); !w.take(step); {
 			if w.clock.Now().Sub(begun) > patience {
-				w.violated(invariants.SameEnd.Violated("the story does not go on: %s", step.name))
+				w.violated(invariants.SameEnd.Violated("the story cannot continue: %s", step.name))
 				return
 			}
 			w.run(time.Second)
@@ -74,12 +74,12 @@ func (w *world) play(s story) {
 		w.next = i + 1
 		w.run(step.wait)
 	}
-	w.calmDown()
+	w.letSettle()
 	w.atRest(len(s.steps))
 }
 
-// calmDown lets time pass until no retry is pending.
-func (w *world) calmDown() {
+// letSettle lets time pass until no retry is pending.
+func (w *world) letSettle() {
 	w.run(time.Minute)
 	for begun := w.clock.Now(); (len(w.op.failures) > 0 || w.interfered()) && w.clock.Since(begun) < patience; {
 		w.run(time.Second)
@@ -267,7 +267,7 @@ var mainStory = clocksStory("join, renew, reissue, delete", 0, 0, 0)
 // clocksStory sets the API server's clock ahead of the operator's, and those of the machine and a person ahead of the API
 // server's.
 func clocksStory(name string, server, machine, kubectl time.Duration) story {
-	return story{name: name, tell: func(w *world) []*step {
+	return story{name: name, build: func(w *world) []*step {
 		w.skew, w.kubectlAhead = server, kubectl
 		return w.fromJoiningToDeletion(machine)
 	}}
@@ -276,10 +276,10 @@ func clocksStory(name string, server, machine, kubectl time.Duration) story {
 func (w *world) fromJoiningToDeletion(ahead time.Duration) []*step {
 	m, again := w.machine(worker), w.machine(worker)
 	again.disk, m.ahead, again.ahead = 2, ahead, ahead
-	steps := []*step{{name: "somebody wants the node", do: func() bool { return w.wants(worker) }, wait: 11 * time.Minute}}
+	steps := []*step{{name: "someone wants the node", do: func() bool { return w.wants(worker) }, wait: 11 * time.Minute}}
 	steps = append(steps, m.joins(func() bool { return w.passed(shortest) })...)
 	steps = append(steps,
-		&step{name: "somebody asks for a reissue", do: func() bool { return w.isJoined(worker) && w.asksReissue(worker, "1") }, wait: time.Second},
+		&step{name: "someone asks for a reissue", do: func() bool { return w.isJoined(worker) && w.asksReissue(worker, "1") }, wait: time.Second},
 		&step{name: "the old kubelet is still there", do: m.beat, wait: time.Second},
 	)
 	steps = append(steps, again.joins(always)...)

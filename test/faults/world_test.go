@@ -59,13 +59,13 @@ type world struct {
 	checking, recording bool
 	counts              map[string]int // by call.what
 	calls               []*call
-	passes              int
+	reconciles          int
 	limit               int
 	minute              time.Time // the current one
 	inMinute            int       // calls in it
 	trace               []fmt.Stringer
 	said_               []saying
-	told                []*call          // the calls of the story, without those of the checks after it
+	storyCalls          []*call          // the calls of the story, without those of the checks after it
 	rests               map[int][]string // the cluster's state at rest, by the next step
 	rules
 }
@@ -189,12 +189,12 @@ func (w *world) note(format string, args ...any) {
 func (w *world) said(where, text string) { w.said_ = append(w.said_, saying{where, text}) }
 
 func (w *world) begins(i item) {
-	w.passes++
-	w.trace = append(w.trace, note(fmt.Sprintf("   pass %d: %s %s", w.passes, i.controller, i.name)))
+	w.reconciles++
+	w.trace = append(w.trace, note(fmt.Sprintf("   reconcile %d: %s %s", w.reconciles, i.controller, i.name)))
 	w.passBegins()
 }
 
-func (w *world) ends(i item, err error) { w.passEnds(i, err) }
+func (w *world) ends(i item, err error) { w.reconcileEnds(i, err) }
 
 // idle lets the operator and the rest of the cluster work until nobody has anything to do at this time.
 func (w *world) idle() {

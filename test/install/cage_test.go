@@ -322,7 +322,7 @@ func TestTokenWithoutItsOwnerIsDeleted(t *testing.T) {
 	if err := intruder.Create(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	env.Eventually(t, "the token being gone", func() error {
+	env.Eventually(t, "the deletion of the token", func() error {
 		return cluster.Absent(t.Context(), s.Namespace, s.Name, &corev1.Secret{})
 	})
 }

@@ -54,7 +54,7 @@ func TestNodeJoinsWithPoliciesInForce(t *testing.T) {
 	})
 	cluster.WaitAwaited(t, name)
 	cluster.Delete(t, nb)
-	env.Eventually(t, "the credential being gone", func() error { return cluster.NothingLeft(t.Context(), name) })
+	env.Eventually(t, "the deletion of the credential", func() error { return cluster.NothingLeft(t.Context(), name) })
 	after, err := audit.Entries()
 	if err != nil {
 		t.Fatal(err)

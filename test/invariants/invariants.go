@@ -108,15 +108,15 @@ type Checker struct {
 	// Checked counts the checks by invariant.
 	Checked [len(Names)]int
 
-	tokens  map[string]*madeToken
-	keys    map[string][]string // that were approved with a token, by ID
-	nodesOf map[string][]string // for which a key was approved
-	wishes  map[types.UID]int64 // when a reissue was last requested, by NodeBootstrap
-	report  func(string)
+	tokens          map[string]*createdToken
+	keys            map[string][]string // that were approved with a token, by ID
+	nodesOf         map[string][]string // for which a key was approved
+	reissueRequests map[types.UID]int64 // when a reissue was last requested, by NodeBootstrap
+	report          func(string)
 }
 
-// madeToken is a token that the operator created.
-type madeToken struct {
+// createdToken is a token that the operator created.
+type createdToken struct {
 	node      string
 	owner     types.UID
 	created   int64 // the revision at which it was first created
@@ -127,8 +127,8 @@ type madeToken struct {
 // New returns a checker that reports violations.
 func New(storage Storage, namespace string, slack time.Duration, report func(string)) *Checker {
 	return &Checker{
-		Storage: storage, Namespace: namespace, Slack: slack, Foreign: map[Key]bool{}, Parts: map[string]string{}, tokens: map[string]*madeToken{},
-		keys: map[string][]string{}, nodesOf: map[string][]string{}, wishes: map[types.UID]int64{}, report: report,
+		Storage: storage, Namespace: namespace, Slack: slack, Foreign: map[Key]bool{}, Parts: map[string]string{}, tokens: map[string]*createdToken{},
+		keys: map[string][]string{}, nodesOf: map[string][]string{}, reissueRequests: map[types.UID]int64{}, report: report,
 	}
 }
 
@@ -163,8 +163,8 @@ func (c *Checker) Learn(w Write, byOperator bool) {
 	case *corev1.Secret:
 		c.learnSecret(w, o, byOperator)
 	case *v1alpha1.NodeBootstrap:
-		if before, _ := w.Before.(*v1alpha1.NodeBootstrap); before == nil || Wish(before) != Wish(o) {
-			c.wishes[o.UID] = w.Revision
+		if before, _ := w.Before.(*v1alpha1.NodeBootstrap); before == nil || ReissueRequest(before) != ReissueRequest(o) {
+			c.reissueRequests[o.UID] = w.Revision
 		}
 	case nil:
 		if s, ok := w.Before.(*corev1.Secret); ok && c.tokens[TokenID(s)] != nil {
@@ -185,9 +185,9 @@ func (c *Checker) learnSecret(w Write, s *corev1.Secret, byOperator bool) {
 		return
 	}
 	id := TokenID(s)
-	t := &madeToken{node: owned.NodeOf(s), owner: s.OwnerReferences[0].UID, created: w.Revision}
+	t := &createdToken{node: owned.NodeOf(s), owner: s.OwnerReferences[0].UID, created: w.Revision}
 	if before := c.tokens[id]; before != nil && before.gone && !w.Late && (before.published > 0 || !c.Reuse) && c.wanted(t, w.Revision) && (w.Began == 0 || w.Began >= before.created) {
-		c.violated(LiveTokens, "the token id %s, which was given to %s before, is given again", id, before.node)
+		c.violated(LiveTokens, "the token ID %s, which %s had before, is used again", id, before.node)
 	}
 	c.tokens[id] = t
 }
@@ -230,13 +230,15 @@ func (c *Checker) nodeBootstrap(name string, revision int64) *v1alpha1.NodeBoots
 }
 
 // wanted reports whether the NodeBootstrap for which a token was created exists.
-func (c *Checker) wanted(t *madeToken, revision int64) bool {
+func (c *Checker) wanted(t *createdToken, revision int64) bool {
 	nb := c.nodeBootstrap(t.node, revision)
 	return nb != nil && nb.DeletionTimestamp == nil && nb.UID == t.owner
 }
 
-// Wish is the reissue that a NodeBootstrap requests, or for which a token was created.
-func Wish(o client.Object) string { return o.GetAnnotations()[v1alpha1.ReissueRequestedAtAnnotation] }
+// ReissueRequest is the reissue that a NodeBootstrap requests, or for which a token was created.
+func ReissueRequest(o client.Object) string {
+	return o.GetAnnotations()[v1alpha1.ReissueRequestedAtAnnotation]
+}
 
 // TokenID is the ID of a token.
 func TokenID(s *corev1.Secret) string { return string(s.Data[bootstrapapi.BootstrapTokenIDKey]) }

@@ -47,13 +47,13 @@ func (c *Checker) checkRequest(w Write, r *certificatesv1.CertificateSigningRequ
 	fingerprint, unreadable := csr.Fingerprint(r)
 	switch {
 	case t == nil:
-		c.violated(Approvals, "%s was sent with a token that the operator did not make", r.Name)
+		c.violated(Approvals, "%s was sent with a token that the operator did not create", r.Name)
 		return
 	case errors.Join(err, unreadable) != nil:
 		c.violated(Approvals, "%s cannot be read: %v", r.Name, errors.Join(err, unreadable))
 		return
 	case r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName:
-		c.violated(Approvals, "%s asks %s", r.Name, r.Spec.SignerName)
+		c.violated(Approvals, "%s has the signer %s", r.Name, r.Spec.SignerName)
 	case asked.Subject.String() != "CN=system:node:"+t.node+",O=system:nodes":
 		c.violated(Approvals, "%s names %s with the token of %s", r.Name, asked.Subject, t.node)
 	case len(r.Finalizers) > 0 || len(r.OwnerReferences) > 0:
@@ -93,23 +93,23 @@ func (c *Checker) noneSeen(w Write, against func(revision int64) string) string 
 }
 
 // againstApproval is the missing prerequisite of an approval.
-func (c *Checker) againstApproval(w Write, t *madeToken, id string, revision int64) string {
+func (c *Checker) againstApproval(w Write, t *createdToken, id string, revision int64) string {
 	s := get[*corev1.Secret](c, TokenKey(id), revision)
 	switch nb := c.nodeBootstrap(t.node, revision); {
 	case !c.wanted(t, revision):
-		return "for a NodeBootstrap that is gone"
+		return "for a NodeBootstrap that no longer exists"
 	case s == nil || !Live(s, w.At):
-		return "for a token that is gone"
+		return "for a token that no longer exists"
 	case nb.Spec.ApprovalMode() != v1alpha1.ApprovalNode:
 		return "with approval " + string(nb.Spec.ApprovalMode())
-	case Wish(nb) != "" && Wish(nb) != nb.Status.LastHandledReissueAt:
+	case ReissueRequest(nb) != "" && ReissueRequest(nb) != nb.Status.LastHandledReissueAt:
 		return "although a reissue is asked for"
 	}
 	return ""
 }
 
 // claimed reports whether the decision was in the status before it was applied.
-func (c *Checker) claimed(w Write, t *madeToken, r *certificatesv1.CertificateSigningRequest, fingerprint string) bool {
+func (c *Checker) claimed(w Write, t *createdToken, r *certificatesv1.CertificateSigningRequest, fingerprint string) bool {
 	there := false
 	for _, revision := range w.Seen {
 		if !c.wanted(t, revision) { // deleted at the last moment, or else againstApproval reports it
@@ -143,7 +143,7 @@ func (c *Checker) replacementKeys(node string) int {
 func (c *Checker) checkServing(w Write, r *certificatesv1.CertificateSigningRequest) {
 	node := csr.RequestedNode(r)
 	if r.Spec.Username != "system:node:"+node {
-		c.violated(Approvals, "a serving certificate for %s is approved that %s asks for", node, r.Spec.Username)
+		c.violated(Approvals, "a serving certificate for %s is approved that %s requests", node, r.Spec.Username)
 	}
 	against := c.noneSeen(w, func(revision int64) string {
 		nb := c.nodeBootstrap(node, revision)
@@ -172,14 +172,14 @@ func (c *Checker) checkCertificate(r *certificatesv1.CertificateSigningRequest) 
 	}
 	issued, err := x509.ParseCertificate(block.Bytes)
 	if err != nil || issued.Subject.String() != asked.Subject.String() || !slices.Equal(issued.RawSubjectPublicKeyInfo, asked.RawSubjectPublicKeyInfo) {
-		c.violated(Approvals, "the certificate of %s was issued for another name or key than it asks for: %v", r.Name, err)
+		c.violated(Approvals, "the certificate of %s was issued for another name or key than it requests: %v", r.Name, err)
 	}
 }
 
 func parse(r *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {
 	block, _ := pem.Decode(r.Spec.Request)
 	if block == nil {
-		return nil, errors.New("it is no PEM")
+		return nil, errors.New("not PEM")
 	}
 	return x509.ParseCertificateRequest(block.Bytes)
 }

@@ -41,29 +41,29 @@ func (c *Checker) checkToken(w Write, s *corev1.Secret) {
 		c.violated(LiveTokens, "%s has %d", t.node, 1+len(others))
 	}
 	if against := c.noneSeen(w, func(revision int64) string { return c.againstToken(w, t, s, revision) }); against != "" && !c.isFirstOfShown(w, t, s) {
-		c.violated(LiveTokens, "%s is made %s", s.Name, against)
+		c.violated(LiveTokens, "%s is created %s", s.Name, against)
 	}
 }
 
 // isFirstOfShown reports whether a token is the first one of a deleted NodeBootstrap that its author's cache still shows.
-func (c *Checker) isFirstOfShown(w Write, t *madeToken, s *corev1.Secret) bool {
+func (c *Checker) isFirstOfShown(w Write, t *createdToken, s *corev1.Secret) bool {
 	return !c.wanted(t, w.Revision) && TokenID(s) == token.NextID(t.owner, "") && w.Shows != nil && w.Shows(t.node, t.owner)
 }
 
 // others are the other live tokens of a token's node of which its author could know.
-func (c *Checker) others(w Write, t *madeToken, s *corev1.Secret, revision int64) []*corev1.Secret {
+func (c *Checker) others(w Write, t *createdToken, s *corev1.Secret, revision int64) []*corev1.Secret {
 	return slices.DeleteFunc(c.LiveTokens(t.node, w.Revision, w.At), func(o *corev1.Secret) bool {
 		return o.Name == s.Name || w.Knows != nil && !w.Knows(o, revision)
 	})
 }
 
 // againstToken is why a token should not have been created, as of a revision.
-func (c *Checker) againstToken(w Write, t *madeToken, s *corev1.Secret, revision int64) string {
+func (c *Checker) againstToken(w Write, t *createdToken, s *corev1.Secret, revision int64) string {
 	if !c.wanted(t, revision) {
-		return "for a NodeBootstrap that is gone"
+		return "for a NodeBootstrap that no longer exists"
 	}
 	nb := c.nodeBootstrap(t.node, revision)
-	reissue := Wish(nb) != nb.Status.LastHandledReissueAt
+	reissue := ReissueRequest(nb) != nb.Status.LastHandledReissueAt
 	is := func(condition string) bool {
 		return !reissue && meta.IsStatusConditionTrue(nb.Status.Conditions, condition)
 	}
@@ -80,7 +80,7 @@ func (c *Checker) againstToken(w Write, t *madeToken, s *corev1.Secret, revision
 			return fmt.Sprintf("while %s is good for another %s", other.Name, left)
 		case c.tokens[TokenID(other)].owner != t.owner:
 			return fmt.Sprintf("while %s of another NodeBootstrap is live", other.Name)
-		case reissue && Wish(other) != Wish(s):
+		case reissue && ReissueRequest(other) != ReissueRequest(s):
 			return fmt.Sprintf("for a reissue while %s is live", other.Name)
 		}
 	}
@@ -131,16 +131,16 @@ func (c *Checker) checkStatus(w Write, nb *v1alpha1.NodeBootstrap) {
 	if handled && nb.Status.Token != nil {
 		c.Checked[LiveTokens]++
 		s := get[*corev1.Secret](c, TokenKey(nb.Status.Token.ID), w.Revision)
-		if s != nil && Live(s, w.At) && Wish(s) != nb.Status.LastHandledReissueAt {
-			c.violated(LiveTokens, "%s is taken for the one that the reissue %q asks for", s.Name, nb.Status.LastHandledReissueAt)
+		if s != nil && Live(s, w.At) && ReissueRequest(s) != nb.Status.LastHandledReissueAt {
+			c.violated(LiveTokens, "%s counts as the token for the reissue %q", s.Name, nb.Status.LastHandledReissueAt)
 		}
 	}
 	for _, s := range c.LiveTokens(nb.Name, w.Revision, w.At) {
 		t := c.tokens[TokenID(s)]
 		switch {
 		case t.owner != nb.UID || w.Knows != nil && !w.Knows(s, w.Seen[0]):
-		case handled && nb.Status.LastHandledReissueAt == Wish(nb) && nb.DeletionTimestamp == nil && t.published > 0 && t.published < c.wishes[nb.UID]:
-			c.violated(LiveTokens, "the reissue %q of %s counts as handled, and %s is left, which was published before", Wish(nb), nb.Name, s.Name)
+		case handled && nb.Status.LastHandledReissueAt == ReissueRequest(nb) && nb.DeletionTimestamp == nil && t.published > 0 && t.published < c.reissueRequests[nb.UID]:
+			c.violated(LiveTokens, "the reissue %q of %s counts as handled, and %s is left, which was published before", ReissueRequest(nb), nb.Name, s.Name)
 		case Joined(nb) && !Joined(before) && !w.Late:
 			c.violated(NothingLeft, "%s counts as joined, and %s is left", nb.Name, s.Name)
 		}
@@ -206,6 +206,6 @@ func (c *Checker) CheckTruth(node string, revision int64, now time.Time) {
 	case !is(v1alpha1.ConditionJoined) && !is(v1alpha1.ConditionStalled) && len(c.LiveTokens(node, revision, now)) == 0:
 		c.violated(SameEnd, "%s is awaited and has no token", node)
 	case nb.Status.ObservedGeneration != nb.Generation:
-		c.violated(SameEnd, "the status is not of the present generation of %s", node)
+		c.violated(SameEnd, "the status is not of the current generation of %s", node)
 	}
 }

@@ -79,7 +79,7 @@ func TestAlertsAreTestedAndExplained(t *testing.T) {
 			}
 			link, ok := strings.CutPrefix(r.Annotations["runbook_url"], "https://github.com/nodebootstrap/nodebootstrap/blob/main/")
 			if name, anchor, found := strings.Cut(link, "#"); !ok || !found || !hasHeading(t, name, anchor) {
-				t.Errorf("%s leads to %q, which is not there", r.Alert, r.Annotations["runbook_url"])
+				t.Errorf("%s links to %q, which does not exist", r.Alert, r.Annotations["runbook_url"])
 			}
 		}
 	}
@@ -110,7 +110,7 @@ func TestDashboardIsPromQL(t *testing.T) {
 	}
 	for i, q := range queries {
 		if len(selectors[i]) == 0 {
-			t.Errorf("%s: %q asks for no metric", q.Panel, q.Expr)
+			t.Errorf("%s: %q uses no metric", q.Panel, q.Expr)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func decode(content []byte) (Objects, error) {
 		}
 		key := Key(o.GetKind(), o.GetNamespace(), o.GetName())
 		if objects[key] != nil {
-			return nil, fmt.Errorf("%s is there twice", key)
+			return nil, fmt.Errorf("%s exists twice", key)
 		}
 		objects[key] = o
 	}
