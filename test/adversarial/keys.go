@@ -20,12 +20,12 @@ func keys() []Case {
 		all(deny, wrongKey, []Case{
 			{Name: "key-rsa-1024", Why: "An RSA key of 1024 bits can be factored by those who can afford it.", Spoil: otherKey(rsa1024)},
 			{Name: "key-rsa-2047", Why: "An RSA key one bit too short shows that the limit is on bits, not on bytes.", Spoil: otherKey(rsa2047)},
-			{Name: "key-rsa-8193", Why: "An RSA key one bit too long costs everybody who verifies with it more than it should.", Spoil: otherKey(rsa8193)},
+			{Name: "key-rsa-8193", Why: "An RSA key one bit too long makes every verification more expensive.", Spoil: otherKey(rsa8193)},
 			{Name: "key-ecdsa-p224", Why: "P-224 is the one curve of crypto/x509 that is too short.", Spoil: otherKey(p224)},
 		}),
 		all(deny, badSignature, []Case{
 			{Name: "key-rsa-768", Why: "crypto/rsa verifies nothing with a key below 1024 bits; numbers of this size have been factored.", Spoil: otherKey(rsa768)},
-			{Name: "key-rsa-exponent-1", Why: "With the exponent 1 anybody signs for the key.", Spoil: otherKey(rsaOne)},
+			{Name: "key-rsa-exponent-1", Why: "With the exponent 1 anybody can sign for the key.", Spoil: otherKey(rsaOne)},
 			{Name: "key-rsa-exponent-even", Why: "An even exponent has no inverse, so nobody can have the private key.", Spoil: rsaKey(func(n *big.Int) []byte {
 				return rsaKeyInfo(der(n), number(65536))
 			})},
@@ -44,25 +44,25 @@ func keys() []Case {
 				p.key = dsa1024().(*dsaKey).info()
 				p.algorithm = algorithm(oidDSAWithSHA256)
 			})},
-			{Name: "key-rsa-for-pss-only", Why: "crypto/x509 does not know a key of the kind id-RSASSA-PSS and goes on without one.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			{Name: "key-rsa-for-pss-only", Why: "crypto/x509 does not know a key of the type id-RSASSA-PSS and continues without one.", Spoil: rebuildWith(rsa2048, func(p *parts) {
 				n, e := rsaNumbers(rsa2048())
 				p.key = sequence(algorithm(oidRSAPSS), bitString(sequence(n, e)))
 			})},
-			{Name: "key-unknown-algorithm", Why: "A key that crypto/x509 does not know is no reason to go on without one.", Spoil: ecKey(func(point []byte) []byte {
+			{Name: "key-unknown-algorithm", Why: "A key that crypto/x509 does not know is no reason to continue without one.", Spoil: ecKey(func(point []byte) []byte {
 				return sequence(algorithm(oidUnknown), bitString(point))
 			})},
 		}),
 		all(deny, malformed, malformedKeys()),
 		all(deny, unexpectedAttributes, []Case{
-			{Name: "key-tail", Why: "encoding/asn1 passes over what follows the known fields, so that the key has two fingerprints.", Spoil: rebuild(func(p *parts, _ string) { p.key = inside(p.key, null()) })},
-			{Name: "key-algorithm-tail", Why: "What follows the curve is passed over, so that the key has two fingerprints.", Spoil: ecKey(func(point []byte) []byte {
+			{Name: "key-tail", Why: "encoding/asn1 ignores what follows the known fields, so that the key has two fingerprints.", Spoil: rebuild(func(p *parts, _ string) { p.key = inside(p.key, null()) })},
+			{Name: "key-algorithm-tail", Why: "What follows the curve is ignored, so that the key has two fingerprints.", Spoil: ecKey(func(point []byte) []byte {
 				return sequence(algorithm(oidECDSA, der(oidP256), null()), bitString(point))
 			})},
-			{Name: "key-rsa-tail", Why: "What follows the exponent is passed over, so that the key has two fingerprints.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			{Name: "key-rsa-tail", Why: "What follows the exponent is ignored, so that the key has two fingerprints.", Spoil: rebuildWith(rsa2048, func(p *parts) {
 				n, e := rsaNumbers(rsa2048())
 				p.key = sequence(algorithm(oidRSA, null()), bitString(sequence(n, e, null())))
 			})},
-			{Name: "key-rsa-bits-tail", Why: "What follows the RSA key in its BIT STRING is passed over, so that the key has two fingerprints.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+			{Name: "key-rsa-bits-tail", Why: "What follows the RSA key in its BIT STRING is ignored, so that the key has two fingerprints.", Spoil: rebuildWith(rsa2048, func(p *parts) {
 				n, e := rsaNumbers(rsa2048())
 				p.key = sequence(algorithm(oidRSA, null()), bitString(slices.Concat(sequence(n, e), null())))
 			})},
@@ -83,7 +83,7 @@ func malformedKeys() []Case {
 			point[0] = 6 | point[len(point)-1]&1
 			return ecKeyInfo(point)
 		})},
-		{Name: "key-ec-infinity", Why: "The point at infinity is nobody's public key and verifies what anybody makes up.", Spoil: ecKey(func([]byte) []byte {
+		{Name: "key-ec-infinity", Why: "The point at infinity is nobody's public key and verifies arbitrary signatures.", Spoil: ecKey(func([]byte) []byte {
 			return ecKeyInfo([]byte{0})
 		})},
 		{Name: "key-ec-off-curve", Why: "A point that is not on the curve is on a weaker one.", Spoil: ecKey(func(point []byte) []byte {
@@ -91,7 +91,7 @@ func malformedKeys() []Case {
 			point[len(point)-1] ^= 1
 			return ecKeyInfo(point)
 		})},
-		{Name: "key-ec-explicit-curve", Why: "Who may choose the generator of a curve has the private key of any point (CVE-2020-0601).", Spoil: ecKey(func(point []byte) []byte {
+		{Name: "key-ec-explicit-curve", Why: "An attacker who chooses the generator of a curve has the private key of any point (CVE-2020-0601).", Spoil: ecKey(func(point []byte) []byte {
 			return sequence(algorithm(oidECDSA, explicitP256(point)), bitString(point))
 		})},
 		{Name: "key-ec-implicit-curve", Why: "A key whose curve is left to the issuer means another key for each reader.", Spoil: ecKey(func(point []byte) []byte {
@@ -114,7 +114,7 @@ func malformedKeys() []Case {
 		{Name: "key-rsa-modulus-zero", Why: "There is no arithmetic modulo zero: a reader that tries may crash.", Spoil: rsaKey(func(*big.Int) []byte {
 			return rsaKeyInfo(number(0), number(65537))
 		})},
-		{Name: "key-rsa-modulus-padded", Why: "Zeros in front of the modulus give the same key another fingerprint.", Spoil: rsaKey(func(n *big.Int) []byte {
+		{Name: "key-rsa-modulus-padded", Why: "Zeros before the modulus give the same key another fingerprint.", Spoil: rsaKey(func(n *big.Int) []byte {
 			tag, content := split(der(n))
 			return rsaKeyInfo(element(0, int(tag), false, []byte{0}, content), number(65537))
 		})},

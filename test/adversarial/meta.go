@@ -17,29 +17,29 @@ const maxSeconds = 366 * 24 * 60 * 60
 func clientRequesters() []Case {
 	return ofRequester(slices.Concat(
 		all(leave, notOurs, []Case{
-			{Name: "user-other-token", Why: "Another token's request is for another NodeBootstrap to decide.", Spoil: username(func(string, string) string { return "system:bootstrap:zzz999" })},
-			{Name: "user-longer-token", Why: "A token whose id begins alike is another token.", Spoil: username(func(user, _ string) string { return user + "0" })},
+			{Name: "user-other-token", Why: "Another token's request belongs to another NodeBootstrap.", Spoil: username(func(string, string) string { return "system:bootstrap:zzz999" })},
+			{Name: "user-longer-token", Why: "A token whose ID has the same beginning is another token.", Spoil: username(func(user, _ string) string { return user + "0" })},
 			{Name: "user-shorter-token", Why: "A token whose id is the beginning of the id is another token.", Spoil: username(func(user, _ string) string { return user[:len(user)-1] })},
 			{Name: "user-upper-case", Why: "User names are case-sensitive.", Spoil: username(func(user, _ string) string { return strings.ToUpper(user) })},
 			{Name: "user-final-space", Why: "A name that is trimmed is another name.", Spoil: username(func(user, _ string) string { return user + " " })},
 			{Name: "user-without-prefix", Why: "The ID without a prefix is a user that any authenticator can return.", Spoil: username(func(user, _ string) string { return strings.TrimPrefix(user, "system:bootstrap:") })},
 			{Name: "user-prefix-in-prefix", Why: "The user's name must begin with the prefix, not contain it.", Spoil: username(func(user, _ string) string { return "oidc:" + user })},
-			{Name: "user-node", Why: "A node's own renewal is for kube-controller-manager to approve.", Spoil: username(func(_, node string) string { return "system:node:" + node })},
-			{Name: "user-service-account", Why: "A Pod that may send requests has no token of a node.", Spoil: username(func(string, string) string { return "system:serviceaccount:default:default" })},
-			{Name: "user-person", Why: "A person's request is for a person to approve.", Spoil: username(func(string, string) string { return "kubernetes-admin" })},
+			{Name: "user-node", Why: "kube-controller-manager approves a node's own renewal.", Spoil: username(func(_, node string) string { return "system:node:" + node })},
+			{Name: "user-service-account", Why: "A Pod that can send requests has no node's token.", Spoil: username(func(string, string) string { return "system:serviceaccount:default:default" })},
+			{Name: "user-person", Why: "A person's request must be approved by a person.", Spoil: username(func(string, string) string { return "kubernetes-admin" })},
 			{Name: "user-anonymous", Why: "Anybody may be anonymous.", Spoil: username(func(string, string) string { return "system:anonymous" })},
 			{Name: "user-empty", Why: "A request without a requester was not sent with a token.", Spoil: username(func(string, string) string { return "" })},
 		}),
 		all(deny, wrongRequester, []Case{
 			{Name: "groups-none", Why: "Every token's user is in groups.", Spoil: groups(func([]string) []string { return nil })},
 			{Name: "groups-no-bootstrappers", Why: "Every token's user is a bootstrapper.", Spoil: withoutGroup("system:bootstrappers")},
-			{Name: "groups-not-ours", Why: "A token that was taken out of the operator's group is not the one that it made.", Spoil: withoutGroup("system:bootstrappers:nodebootstrap")},
-			{Name: "groups-not-authenticated", Why: "Whoever has a token is authenticated.", Spoil: withoutGroup("system:authenticated")},
+			{Name: "groups-not-ours", Why: "A token that was taken out of the operator's group is not the one that it created.", Spoil: withoutGroup("system:bootstrappers:nodebootstrap")},
+			{Name: "groups-not-authenticated", Why: "The holder of a token is authenticated.", Spoil: withoutGroup("system:authenticated")},
 			{Name: "groups-masters", Why: "An administrator who impersonates a token is not its machine.", Spoil: withGroup("system:masters")},
 			{Name: "groups-nodes", Why: "A bootstrap token is not a node.", Spoil: withGroup("system:nodes")},
 			{Name: "groups-unauthenticated", Why: "Nobody is authenticated and not.", Spoil: withGroup("system:unauthenticated")},
-			{Name: "groups-kubeadm", Why: "Other tools approve what comes from their own group.", Spoil: withGroup("system:bootstrappers:kubeadm:default-node-token")},
-			{Name: "groups-longer", Why: "A group that begins alike is another group.", Spoil: withGroup("system:bootstrappers:nodebootstrap:x")},
+			{Name: "groups-kubeadm", Why: "Other tools approve requests from their own group.", Spoil: withGroup("system:bootstrappers:kubeadm:default-node-token")},
+			{Name: "groups-longer", Why: "A group with the same beginning is another group.", Spoil: withGroup("system:bootstrappers:nodebootstrap:x")},
 			{Name: "groups-empty-name", Why: "An empty group is a group.", Spoil: withGroup("")},
 			{Name: "groups-upper-case", Why: "Group names are case-sensitive.", Spoil: groups(func(have []string) []string {
 				return append(slices.DeleteFunc(have, func(g string) bool { return g == "system:bootstrappers:nodebootstrap" }), "system:bootstrappers:NodeBootstrap")
@@ -56,15 +56,15 @@ func clientRequesters() []Case {
 func clientMeta() []Case {
 	return slices.Concat(
 		all(deny, wrongSigner, []Case{
-			{Name: "signer-client", Why: "This signer makes a client certificate of any name.", Spoil: signer(certificatesv1.KubeAPIServerClientSignerName)},
-			{Name: "signer-serving", Why: "A serving certificate is asked for by a node, not by a token.", Spoil: signer(certificatesv1.KubeletServingSignerName)},
-			{Name: "signer-legacy", Why: "The legacy signer promises nothing on what it signs.", Spoil: signer("kubernetes.io/legacy-unknown")},
-			{Name: "signer-foreign", Why: "Somebody's own signer gives the certificate a meaning that nobody here knows.", Spoil: signer("example.com/foreign")},
+			{Name: "signer-client", Why: "This signer issues client certificates for any name.", Spoil: signer(certificatesv1.KubeAPIServerClientSignerName)},
+			{Name: "signer-serving", Why: "A node requests its serving certificate, not a token.", Spoil: signer(certificatesv1.KubeletServingSignerName)},
+			{Name: "signer-legacy", Why: "The legacy signer guarantees nothing about its certificates.", Spoil: signer("kubernetes.io/legacy-unknown")},
+			{Name: "signer-foreign", Why: "A custom signer gives the certificate a meaning that the operator does not know.", Spoil: signer("example.com/foreign")},
 			{Name: "signer-upper-case", Why: "Signer names are case-sensitive.", Spoil: signer("kubernetes.io/Kube-APIServer-Client-Kubelet")},
-			{Name: "signer-longer", Why: "A signer whose name begins alike is another signer.", Spoil: signer(certificatesv1.KubeAPIServerClientKubeletSignerName + "s")},
+			{Name: "signer-longer", Why: "A signer whose name has the same beginning is another signer.", Spoil: signer(certificatesv1.KubeAPIServerClientKubeletSignerName + "s")},
 			{Name: "signer-other-domain", Why: "A signer of the same name in another domain is another signer.", Spoil: signer("example.com/kube-apiserver-client-kubelet")},
 			{Name: "signer-final-space", Why: "A name that is trimmed is another name.", Spoil: signer(certificatesv1.KubeAPIServerClientKubeletSignerName + " ")},
-			{Name: "signer-empty", Why: "Nobody is asked.", Spoil: signer("")},
+			{Name: "signer-empty", Why: "No signer is requested.", Spoil: signer("")},
 		}),
 		all(deny, wrongDuration, []Case{
 			{Name: "duration-a-second-too-long", Why: "A certificate cannot be revoked: it must not live longer than a year.", Spoil: seconds(maxSeconds + 1)},
@@ -101,9 +101,9 @@ func clientUsages() []Case {
 func usages(prefix string, own, others certificatesv1.KeyUsage) []Case {
 	const signature, encipherment = certificatesv1.UsageDigitalSignature, certificatesv1.UsageKeyEncipherment
 	return all(deny, wrongUsages, []Case{
-		{Name: prefix + "none", Why: "A certificate without usages is good for all of them.", Spoil: changeUsages(func([]certificatesv1.KeyUsage) []certificatesv1.KeyUsage { return nil })},
-		{Name: prefix + "without-own", Why: "Without its extended usage the certificate is good for any.", Spoil: withoutUsage(own)},
-		{Name: prefix + "without-signature", Why: "A kubelet always asks for digital signature.", Spoil: withoutUsage(signature)},
+		{Name: prefix + "none", Why: "A certificate without usages is valid for all of them.", Spoil: changeUsages(func([]certificatesv1.KeyUsage) []certificatesv1.KeyUsage { return nil })},
+		{Name: prefix + "without-own", Why: "Without its extended usage the certificate is valid for any.", Spoil: withoutUsage(own)},
+		{Name: prefix + "without-signature", Why: "A kubelet always requests digital signature.", Spoil: withoutUsage(signature)},
 		{Name: prefix + "of-the-other-kind", Why: "A client's certificate must not serve, a server's must not be a client's.", Spoil: changeUsages(func(have []certificatesv1.KeyUsage) []certificatesv1.KeyUsage {
 			return append(slices.DeleteFunc(have, func(u certificatesv1.KeyUsage) bool { return u == own }), others)
 		})},
@@ -120,7 +120,7 @@ func usages(prefix string, own, others certificatesv1.KeyUsage) []Case {
 			otherKey(p256)(spec, node, key)
 			spec.Usages = append(slices.Clone(spec.Usages), encipherment)
 		}},
-		{Name: prefix + "rsa-without-encipherment", Why: "A kubelet with an RSA key asks for key encipherment.", Spoil: func(spec *spec, node string, key crypto.Signer) {
+		{Name: prefix + "rsa-without-encipherment", Why: "A kubelet with an RSA key requests key encipherment.", Spoil: func(spec *spec, node string, key crypto.Signer) {
 			otherKey(rsa2048)(spec, node, key)
 			withoutUsage(encipherment)(spec, node, key)
 		}},

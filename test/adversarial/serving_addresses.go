@@ -37,13 +37,13 @@ func servingReserved() []Case {
 		{Name: "serving-dns-other-rack-punycode", Why: "This is the name that is looked up for the load balancer's Unicode one.", Spoil: alsoDNS("lb.xn--rck-b-gra.example.com")},
 		{Name: "serving-ip-other-rack", Why: "The nodes of another rack would take it for the API server.", Spoil: alsoIP("2001:db8:a::1")},
 		{Name: "serving-dns-other-rack-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("2001:DB8:A:0::1")},
-		{Name: "serving-dns-wildcard", Why: "A wildcard is the name of all other nodes, and of the API server.", Spoil: alsoDNS("*.example.com")},
+		{Name: "serving-dns-wildcard", Why: "A wildcard matches all other nodes, and the API server.", Spoil: alsoDNS("*.example.com")},
 		{Name: "serving-dns-loopback-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("127.0.0.1")},
 		{Name: "serving-dns-service-ip", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("10.0.0.1")},
-		{Name: "serving-dns-reserved-alone", Why: "A reserved name is no better without the good ones.", Spoil: rebuild(func(p *parts, _ string) {
+		{Name: "serving-dns-reserved-alone", Why: "A reserved name is also refused without the good ones.", Spoil: rebuild(func(p *parts, _ string) {
 			p.useSAN(dnsName("kubernetes.default.svc"))
 		})},
-		{Name: "serving-dns-reserved-in-front", Why: "All names count, not the last one.", Spoil: rebuild(func(p *parts, _ string) {
+		{Name: "serving-dns-reserved-in-front", Why: "All names count, not only the last one.", Spoil: rebuild(func(p *parts, _ string) {
 			p.useSAN(dnsName("api.example.com"), p.names())
 		})},
 	})
@@ -56,7 +56,7 @@ func servingElsewhere() []Case {
 		{Name: "serving-dns-domain-elsewhere", Why: "One node would serve in place of another.", Spoil: alsoDNS("other-node.example.com")},
 		{Name: "serving-dns-elsewhere-upper-case", Why: "DNS is not case-sensitive, so it is the other node's name nevertheless.", Spoil: alsoDNS("Other-Node")},
 		{Name: "serving-ip-elsewhere", Why: "One node would serve in place of another.", Spoil: alsoIP("192.0.2.8")},
-		{Name: "serving-dns-elsewhere-alone", Why: "Another node's name is no better without the good ones.", Spoil: rebuild(func(p *parts, _ string) {
+		{Name: "serving-dns-elsewhere-alone", Why: "Another node's name is also refused without the good ones.", Spoil: rebuild(func(p *parts, _ string) {
 			p.useSAN(dnsName("other-node"))
 		})},
 	})
@@ -65,22 +65,22 @@ func servingElsewhere() []Case {
 // servingUndeclaredNames request, in addition to the good addresses, a DNS name that no NodeBootstrap declares.
 func servingUndeclaredNames() []Case {
 	return all(wait, addressNotDeclared, []Case{
-		{Name: "serving-dns-unknown", Why: "The node would serve as whatever it likes.", Spoil: alsoDNS("www.example.org")},
-		{Name: "serving-dns-longer", Why: "A name that begins alike is another name.", Spoil: alsoDNS("<node>0")},
+		{Name: "serving-dns-unknown", Why: "The node would serve under any name.", Spoil: alsoDNS("www.example.org")},
+		{Name: "serving-dns-longer", Why: "A name with the same beginning is another name.", Spoil: alsoDNS("<node>0")},
 		{Name: "serving-dns-shorter", Why: "A name that is the beginning of the name is another name.", Spoil: alsoDNS("<nod>")},
-		{Name: "serving-dns-ending", Why: "A name that ends alike is another name.", Spoil: alsoDNS("x<node>.example.com")},
-		{Name: "serving-dns-subdomain", Why: "Who may use a name may not use all below it.", Spoil: alsoDNS("www.<node>.example.com")},
-		{Name: "serving-dns-parent", Why: "Who may use a name may not use the one above it.", Spoil: alsoDNS("example.com")},
+		{Name: "serving-dns-ending", Why: "A name with the same ending is another name.", Spoil: alsoDNS("x<node>.example.com")},
+		{Name: "serving-dns-subdomain", Why: "The owner of a name does not own all names below it.", Spoil: alsoDNS("www.<node>.example.com")},
+		{Name: "serving-dns-parent", Why: "The owner of a name does not own the one above it.", Spoil: alsoDNS("example.com")},
 		{Name: "serving-dns-other-domain", Why: "The node's name in another domain is another machine.", Spoil: alsoDNS("<node>.example.org")},
 		{Name: "serving-dns-more-domain", Why: "A name that begins with the whole declared one belongs to someone else's domain.", Spoil: alsoDNS("<node>.example.com.evil.example")},
-		{Name: "serving-dns-final-dot", Why: "A final dot makes another text of the same name.", Spoil: alsoDNS("<node>.example.com.")},
+		{Name: "serving-dns-final-dot", Why: "A final dot is another spelling of the same name.", Spoil: alsoDNS("<node>.example.com.")},
 		{Name: "serving-dns-leading-dot", Why: "A dot in front is a domain in some constraints.", Spoil: alsoDNS(".example.com")},
 		{Name: "serving-dns-two-dots", Why: "An empty label is no name.", Spoil: alsoDNS("<node>..example.com")},
 		{Name: "serving-dns-dot", Why: "The root of DNS is above all names.", Spoil: alsoDNS(".")},
 		{Name: "serving-dns-empty", Why: "An empty name is a beginning and an ending of all names.", Spoil: alsoDNS("")},
 		{Name: "serving-dns-wildcard-all", Why: "Some clients take a single star for every name.", Spoil: alsoDNS("*")},
 		{Name: "serving-dns-wildcard-in-label", Why: "A star within a label matches other nodes.", Spoil: alsoDNS("<nod>*.example.com")},
-		{Name: "serving-dns-wildcard-own", Why: "Who may use a name may not use all below it.", Spoil: alsoDNS("*.<node>.example.com")},
+		{Name: "serving-dns-wildcard-own", Why: "The owner of a name does not own all names below it.", Spoil: alsoDNS("*.<node>.example.com")},
 		{Name: "serving-dns-final-nul", Why: "A reader written in C stops at the NUL.", Spoil: alsoDNS("<node>\x00")},
 		{Name: "serving-dns-nul-and-more", Why: "A reader written in C stops at the NUL and sees another name.", Spoil: alsoDNS("<node>\x00.evil.example")},
 		{Name: "serving-dns-nul-in-front", Why: "A reader written in C sees an empty name.", Spoil: alsoDNS("\x00<node>")},
@@ -100,7 +100,7 @@ func servingUndeclaredNames() []Case {
 		{Name: "serving-dns-declared-ip-v6", Why: "Old clients take a DNS name that looks like an IP address for one.", Spoil: alsoDNS("2001:db8::7")},
 		{Name: "serving-dns-declared-range", Why: "The text of a declared range is not a name.", Spoil: alsoDNS("198.51.100.0/24")},
 		{Name: "serving-dns-ip-in-range", Why: "A DNS name that looks like an address of the declared range is none.", Spoil: alsoDNS("198.51.100.9")},
-		{Name: "serving-dns-ip-padded", Why: "Zeros in front make octal numbers of it for some readers.", Spoil: alsoDNS("192.000.002.007")},
+		{Name: "serving-dns-ip-padded", Why: "Some readers take numbers with leading zeros as octal.", Spoil: alsoDNS("192.000.002.007")},
 		{Name: "serving-dns-ip-as-number", Why: "Some readers take a single number for an address.", Spoil: alsoDNS("3221225991")},
 		{Name: "serving-dns-ip-hexadecimal", Why: "Some readers take a hexadecimal number for an address.", Spoil: alsoDNS("0xc0000207")},
 	})
@@ -109,7 +109,7 @@ func servingUndeclaredNames() []Case {
 // servingUndeclaredIPs request, in addition to the good addresses, an IP address that no NodeBootstrap declares.
 func servingUndeclaredIPs() []Case {
 	return all(wait, addressNotDeclared, []Case{
-		{Name: "serving-ip-unknown", Why: "The node would serve as whatever it likes.", Spoil: alsoIP("203.0.113.7")},
+		{Name: "serving-ip-unknown", Why: "The node would serve under any name.", Spoil: alsoIP("203.0.113.7")},
 		{Name: "serving-ip-one-below", Why: "The neighbour's address is not the node's.", Spoil: alsoIP("192.0.2.6")},
 		{Name: "serving-ip-reversed", Why: "The bytes in reverse are another address.", Spoil: alsoIP("7.2.0.192")},
 		{Name: "serving-ip-below-range", Why: "The address just below the declared range is outside.", Spoil: alsoIP("198.51.99.255")},
@@ -118,11 +118,11 @@ func servingUndeclaredIPs() []Case {
 		{Name: "serving-ip-v6-one-above", Why: "The neighbour's address is not the node's.", Spoil: alsoIP("2001:db8::8")},
 		{Name: "serving-ip-v6-other-network", Why: "The same host in another network is another machine.", Spoil: alsoIP("2001:db8:0:1::7")},
 		{Name: "serving-ip-compatible", Why: "An IPv6 address that ends in the declared IPv4 one is another address.", Spoil: alsoIP("::192.0.2.7")},
-		{Name: "serving-ip-translated", Why: "An address that SIIT makes of the declared one is another address.", Spoil: alsoIP("::ffff:0:192.0.2.7")},
-		{Name: "serving-ip-nat64", Why: "An address that NAT64 makes of the declared one is another address.", Spoil: alsoIP("64:ff9b::192.0.2.7")},
+		{Name: "serving-ip-translated", Why: "The SIIT address of the declared one is another address.", Spoil: alsoIP("::ffff:0:192.0.2.7")},
+		{Name: "serving-ip-nat64", Why: "The NAT64 address of the declared one is another address.", Spoil: alsoIP("64:ff9b::192.0.2.7")},
 		{Name: "serving-ip-nat64-loopback", Why: "NAT64 of a loopback address may reach the translator itself.", Spoil: alsoIP("64:ff9b::127.0.0.1")},
-		{Name: "serving-ip-6to4", Why: "An address that 6to4 makes of the declared one is a whole network.", Spoil: alsoIP("2002:c000:207::")},
-		{Name: "serving-ip-isatap", Why: "An address that ISATAP makes of the declared one is another address.", Spoil: alsoIP("fe80::5efe:192.0.2.7")},
+		{Name: "serving-ip-6to4", Why: "The 6to4 prefix of the declared one is a whole network.", Spoil: alsoIP("2002:c000:207::")},
+		{Name: "serving-ip-isatap", Why: "The ISATAP address of the declared one is another address.", Spoil: alsoIP("fe80::5efe:192.0.2.7")},
 		{Name: "serving-ip-range-in-v6", Why: "An IPv6 address that ends in one of the declared range is outside.", Spoil: alsoIP("::198.51.100.9")},
 		{Name: "serving-ip-link-local", Why: "Clouds hand out credentials under this address.", Spoil: alsoIP("169.254.169.254")},
 		{Name: "serving-ip-link-local-v6", Why: "A link-local address is that of a machine on each link.", Spoil: alsoIP("fe80::1")},

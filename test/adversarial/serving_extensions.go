@@ -23,16 +23,16 @@ func servingWithoutAddress() []Case {
 		{Name: "serving-only-other-name", Why: "crypto/x509 does not show a user principal name.", Spoil: only(otherName())},
 		{Name: "serving-only-directory-name", Why: "crypto/x509 does not show a subject in the SAN.", Spoil: only(directoryName("system:node:other-node"))},
 		{Name: "serving-only-registered-id", Why: "crypto/x509 does not show an object identifier.", Spoil: only(choice(8, []byte{42, 3, 4}))},
-		{Name: "serving-only-constructed-dns", Why: "crypto/x509 passes over a DNS name in pieces; another reader may put them together.", Spoil: only(tagged(2, text(asn1.TagIA5String, "api.example.com")))},
-		{Name: "serving-only-universal-string", Why: "crypto/x509 passes over a name without a kind.", Spoil: only(text(asn1.TagIA5String, "api.example.com"))},
+		{Name: "serving-only-constructed-dns", Why: "crypto/x509 ignores a DNS name in pieces; another reader may put them together.", Spoil: only(tagged(2, text(asn1.TagIA5String, "api.example.com")))},
+		{Name: "serving-only-universal-string", Why: "crypto/x509 ignores a name without a kind.", Spoil: only(text(asn1.TagIA5String, "api.example.com"))},
 		{Name: "serving-only-in-second-value", Why: "crypto/x509 reads only the first list of extensions.", Spoil: attributes(requestAttribute(oidExtensionRequest,
 			sequence(), sequence(extension(oidSAN, sequence(hidden)))))},
-		{Name: "serving-only-in-sequence", Why: "crypto/x509 passes over an extension request whose values are no SET.", Spoil: attributes(
+		{Name: "serving-only-in-sequence", Why: "crypto/x509 ignores an extension request whose values are no SET.", Spoil: attributes(
 			sequence(der(oidExtensionRequest), sequence(sequence(extension(oidSAN, sequence(hidden))))))},
-		{Name: "serving-only-for-microsoft", Why: "crypto/x509 passes over Microsoft's name for the extension request.", Spoil: attributes(requestAttribute(oidMicrosoftRequest,
+		{Name: "serving-only-for-microsoft", Why: "crypto/x509 ignores Microsoft's name for the extension request.", Spoil: attributes(requestAttribute(oidMicrosoftRequest,
 			sequence(extension(oidSAN, sequence(hidden)))))},
 		{Name: "serving-only-unstructured-name", Why: "Some authorities take names from here.", Spoil: attributes(requestAttribute(oidUnstructuredName, text(asn1.TagUTF8String, "api.example.com")))},
-		{Name: "serving-only-behind-attributes", Why: "encoding/asn1 passes over a second set of attributes.", Spoil: rebuild(func(p *parts, _ string) {
+		{Name: "serving-only-behind-attributes", Why: "encoding/asn1 ignores a second set of attributes.", Spoil: rebuild(func(p *parts, _ string) {
 			p.attributes = slices.Concat(tagged(0), tagged(0, sanRequest(hidden)))
 		})},
 	})
@@ -56,18 +56,18 @@ func besidesTheAddresses() []Case {
 		{Name: "serving-san-critical-false", Why: "A default value that is spelled out is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
 			return extensionRequest(sequence(der(oidSAN), der(false), octetString(san)))
 		})},
-		{Name: "serving-san-tail", Why: "crypto/x509 passes over what follows the list of names.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-san-tail", Why: "crypto/x509 ignores what follows the list of names.", Spoil: extensions(func(san []byte) []byte {
 			return extensionRequest(extension(oidSAN, slices.Concat(san, sequence(dnsName("api.example.com")))))
 		})},
-		{Name: "serving-ext-ca", Why: "A certificate that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidBasicConstraints, sequence(der(true))))},
-		{Name: "serving-ext-ca-in-front", Why: "What is unexpected counts wherever it stands, also in front of what is expected.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-ext-ca", Why: "A certificate that can sign certificates can create any node and any user.", Spoil: besidesSAN(critical(oidBasicConstraints, sequence(der(true))))},
+		{Name: "serving-ext-ca-in-front", Why: "An unexpected extension counts wherever it stands, also before the expected one.", Spoil: extensions(func(san []byte) []byte {
 			return extensionRequest(critical(oidBasicConstraints, sequence(der(true))), extension(oidSAN, san))
 		})},
-		{Name: "serving-ext-key-usage", Why: "A key that may sign certificates makes any node and any user.", Spoil: besidesSAN(critical(oidKeyUsage, keyUsage(5)))},
+		{Name: "serving-ext-key-usage", Why: "A key that can sign certificates can create any node and any user.", Spoil: besidesSAN(critical(oidKeyUsage, keyUsage(5)))},
 		{Name: "serving-ext-usage-client", Why: "A certificate for clients would make the server a user.", Spoil: besidesSAN(extension(oidExtKeyUsage,
 			sequence(der(asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 2}))))},
-		{Name: "serving-ext-unknown-critical", Why: "An extension that is not known cannot be judged.", Spoil: besidesSAN(critical(oidUnknown, null()))},
-		{Name: "serving-ext-tail", Why: "encoding/asn1 passes over what follows an extension's value.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-ext-unknown-critical", Why: "An unknown extension cannot be evaluated.", Spoil: besidesSAN(critical(oidUnknown, null()))},
+		{Name: "serving-ext-tail", Why: "encoding/asn1 ignores what follows an extension's value.", Spoil: extensions(func(san []byte) []byte {
 			return extensionRequest(inside(extension(oidSAN, san), null()))
 		})},
 		{Name: "serving-second-value", Why: "crypto/x509 reads only the first list of extensions.", Spoil: extensions(func(san []byte) []byte {
@@ -76,7 +76,7 @@ func besidesTheAddresses() []Case {
 		{Name: "serving-second-request", Why: "Two attributes with extensions: readers differ on which one counts.", Spoil: extensions(func(san []byte) []byte {
 			return slices.Concat(sanRequestOf(san), extensionRequest(extension(oidUnknown, null())))
 		})},
-		{Name: "serving-request-for-microsoft", Why: "crypto/x509 passes over Microsoft's name for the extension request.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-request-for-microsoft", Why: "crypto/x509 ignores Microsoft's name for the extension request.", Spoil: extensions(func(san []byte) []byte {
 			return slices.Concat(sanRequestOf(san), requestAttribute(oidMicrosoftRequest, sequence(extension(oidSAN, sequence(dnsName("api.example.com"))))))
 		})},
 		{Name: "serving-challenge-password", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
@@ -85,10 +85,10 @@ func besidesTheAddresses() []Case {
 		{Name: "serving-attribute-in-front", Why: "A second attribute is none that a kubelet sends.", Spoil: extensions(func(san []byte) []byte {
 			return slices.Concat(requestAttribute(oidUnknown, null()), sanRequestOf(san))
 		})},
-		{Name: "serving-no-attribute-behind", Why: "crypto/x509 passes over what is no attribute.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-no-attribute-behind", Why: "crypto/x509 ignores what is no attribute.", Spoil: extensions(func(san []byte) []byte {
 			return slices.Concat(sanRequestOf(san), null())
 		})},
-		{Name: "serving-attribute-tail", Why: "encoding/asn1 passes over what follows an attribute's values.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-attribute-tail", Why: "encoding/asn1 ignores what follows an attribute's values.", Spoil: extensions(func(san []byte) []byte {
 			return inside(sanRequestOf(san), null())
 		})},
 	}
@@ -102,7 +102,7 @@ func badServingNames() []Case {
 		{Name: "serving-san-twice-in-two-requests", Why: "Readers differ on which of two SANs counts.", Spoil: extensions(func(san []byte) []byte {
 			return slices.Concat(sanRequestOf(san), sanRequest(dnsName("api.example.com")))
 		})},
-		{Name: "serving-san-long-length", Why: "A length with zeros in front is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
+		{Name: "serving-san-long-length", Why: "A length with leading zeros is BER: two encodings of one request.", Spoil: extensions(func(san []byte) []byte {
 			return extensionRequest(extension(oidSAN, longLength(san)))
 		})},
 		{Name: "serving-ip-with-mask", Why: "An address with its mask is a constraint, not an address.", Spoil: alsoNamed(choice(7, []byte{192, 0, 2, 7, 255, 255, 255, 0}))},
@@ -125,9 +125,9 @@ func servingNames() []Case {
 		{Name: "serving-san-x400", Why: "crypto/x509 does not show an X.400 address.", Spoil: alsoNamed(tagged(3, sequence()))},
 		{Name: "serving-san-directory-name", Why: "crypto/x509 does not show a subject in the SAN.", Spoil: alsoNamed(directoryName("system:node:other-node"))},
 		{Name: "serving-san-registered-id", Why: "crypto/x509 does not show an object identifier.", Spoil: alsoNamed(choice(8, []byte{42, 3, 4}))},
-		{Name: "serving-san-constructed-dns", Why: "crypto/x509 passes over a DNS name in pieces; another reader may put them together.", Spoil: alsoNamed(tagged(2, text(asn1.TagIA5String, "api.example.com")))},
-		{Name: "serving-san-universal-string", Why: "crypto/x509 passes over a name without a kind.", Spoil: alsoNamed(text(asn1.TagIA5String, "api.example.com"))},
-		{Name: "serving-san-unknown-kind", Why: "crypto/x509 passes over a kind of name that does not exist.", Spoil: alsoNamed(choice(30, []byte("api.example.com")))},
+		{Name: "serving-san-constructed-dns", Why: "crypto/x509 ignores a DNS name in pieces; another reader may put them together.", Spoil: alsoNamed(tagged(2, text(asn1.TagIA5String, "api.example.com")))},
+		{Name: "serving-san-universal-string", Why: "crypto/x509 ignores a name without a kind.", Spoil: alsoNamed(text(asn1.TagIA5String, "api.example.com"))},
+		{Name: "serving-san-unknown-kind", Why: "crypto/x509 ignores a kind of name that does not exist.", Spoil: alsoNamed(choice(30, []byte("api.example.com")))},
 		{Name: "serving-san-ips-first", Why: "A kubelet's names come first: another order is another request.", Spoil: rebuild(func(p *parts, _ string) {
 			p.useSAN(slices.Concat(p.ips...), slices.Concat(p.dns...))
 		})},

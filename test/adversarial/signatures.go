@@ -30,7 +30,7 @@ func badAlgorithms() []Case {
 		{Name: "signed-rsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: rebuildWith(rsa2048, func(p *parts) {
 			p.algorithm, p.hash = algorithm(oidSHA1WithRSA, null()), crypto.SHA1
 		})},
-		{Name: "signed-rsa-md5", Why: "Anybody makes two requests with the same MD5.", Spoil: rebuildWith(rsa2048, func(p *parts) {
+		{Name: "signed-rsa-md5", Why: "Anybody can create two requests with the same MD5.", Spoil: rebuildWith(rsa2048, func(p *parts) {
 			p.algorithm, p.hash = algorithm(oidMD5WithRSA, null()), crypto.MD5
 		})},
 		{Name: "signed-rsa-pss", Why: "crypto/x509 accepts RSA-PSS, which no kubelet uses, with parameters of the sender's choice.", Spoil: rebuildWith(rsa2048, func(p *parts) {

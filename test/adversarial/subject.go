@@ -11,10 +11,10 @@ import (
 // commonNames are CSRs for another name than the node's.
 func commonNames() []Case {
 	return slices.Concat(all(deny, wrongSubject, []Case{
-		{Name: "cn-other-node", Why: "One node's token would make another node.", Spoil: asks("system:node:other-node")},
-		{Name: "cn-longer", Why: "A node whose name begins alike is another node.", Spoil: asks("system:node:<node>0")},
+		{Name: "cn-other-node", Why: "One node's token would register another node.", Spoil: asks("system:node:other-node")},
+		{Name: "cn-longer", Why: "A node whose name has the same beginning is another node.", Spoil: asks("system:node:<node>0")},
 		{Name: "cn-shorter", Why: "A node whose name is the beginning of the name is another node.", Spoil: asks("system:node:<nod>")},
-		{Name: "cn-ending", Why: "A node whose name ends alike is another node.", Spoil: asks("system:node:x<node>")},
+		{Name: "cn-ending", Why: "A node whose name has the same ending is another node.", Spoil: asks("system:node:x<node>")},
 		{Name: "cn-domain", Why: "The node's name with a domain is another node.", Spoil: asks("system:node:<node>.example.com")},
 		{Name: "cn-final-dot", Why: "For DNS a final dot changes nothing, for Kubernetes it is another node.", Spoil: asks("system:node:<node>.")},
 		{Name: "cn-no-node", Why: "Some authorizers read an empty node name as any.", Spoil: asks("system:node:")},
@@ -25,8 +25,8 @@ func commonNames() []Case {
 		{Name: "cn-prefix-plural", Why: "A prefix that is nearly right is wrong.", Spoil: asks("system:nodes:<node>")},
 		{Name: "cn-prefix-upper-case", Why: "User names are case-sensitive.", Spoil: asks("System:Node:<node>")},
 		{Name: "cn-upper-case", Why: "User names are case-sensitive.", Spoil: asks("system:node:<NODE>")},
-		{Name: "cn-final-space", Why: "Comparisons of names by X.520 pass over spaces at the end.", Spoil: asks("system:node:<node> ")},
-		{Name: "cn-leading-space", Why: "Comparisons of names by X.520 pass over spaces in front.", Spoil: asks(" system:node:<node>")},
+		{Name: "cn-final-space", Why: "Comparisons of names by X.520 ignore trailing spaces.", Spoil: asks("system:node:<node> ")},
+		{Name: "cn-leading-space", Why: "Comparisons of names by X.520 ignore leading spaces.", Spoil: asks(" system:node:<node>")},
 		{Name: "cn-inner-space", Why: "A reader that trims what follows the prefix finds the node's name.", Spoil: asks("system:node: <node>")},
 		{Name: "cn-final-newline", Why: "A pattern that ends in $ may match before a newline.", Spoil: asks("system:node:<node>\n")},
 		{Name: "cn-final-nul", Why: "A reader written in C stops at the NUL.", Spoil: asks("system:node:<node>\x00")},
@@ -34,10 +34,10 @@ func commonNames() []Case {
 		{Name: "cn-nul-in-front", Why: "A reader written in C sees an empty name.", Spoil: asks("\x00system:node:<node>")},
 		{Name: "cn-cyrillic", Why: "A Cyrillic letter looks like the Latin one.", Spoil: asks("<cyrillic>")},
 		{Name: "cn-full-width", Why: "A full-width letter is the plain one after normalization.", Spoil: asks("system:node:<wide>")},
-		{Name: "cn-zero-width-space", Why: "A space of no width is not seen.", Spoil: asks("system:node:<node>\u200b")},
-		{Name: "cn-soft-hyphen", Why: "A soft hyphen is not seen.", Spoil: asks("system:node:\u00ad<node>")},
+		{Name: "cn-zero-width-space", Why: "A zero-width space is invisible.", Spoil: asks("system:node:<node>\u200b")},
+		{Name: "cn-soft-hyphen", Why: "A soft hyphen is invisible.", Spoil: asks("system:node:\u00ad<node>")},
 		{Name: "cn-combining", Why: "A combining character may be dropped by normalization.", Spoil: asks("system:node:<node>\u0301")},
-		{Name: "cn-right-to-left", Why: "What follows the mark is shown in reverse.", Spoil: asks("system:node:\u202e<node>")},
+		{Name: "cn-right-to-left", Why: "Text after the mark is shown in reverse.", Spoil: asks("system:node:\u202e<node>")},
 		{Name: "cn-byte-order-mark", Why: "A byte order mark in front is often dropped.", Spoil: asks("\ufeffsystem:node:<node>")},
 		{Name: "cn-escaped", Why: "A reader that undoes escapes finds the node's name.", Spoil: asks(`system:node\3a<node>`)},
 		{Name: "cn-administrator", Why: "The user of the administrator's certificate.", Spoil: asks("kubernetes-admin")},
@@ -51,14 +51,14 @@ func commonNames() []Case {
 		{Name: "cn-bmp-string", Reason: unexpectedAttributes, Why: "Readers differ on what a BMPString means.", Spoil: asksAs(asn1.TagBMPString, "system:node:<node>")},
 		{Name: "cn-universal-string", Why: "encoding/asn1 does not know the UniversalString and leaves the name out.", Spoil: asksAs(28, "system:node:<node>")},
 		{Name: "cn-general-string", Why: "A GeneralString may hold escape sequences.", Spoil: asksAs(asn1.TagGeneralString, "system:node:<node>")},
-		{Name: "cn-octet-string", Why: "What is no text at all may be printed like it.", Spoil: asksAs(asn1.TagOctetString, "system:node:<node>")},
+		{Name: "cn-octet-string", Why: "Bytes that are not text may be printed as text.", Spoil: asksAs(asn1.TagOctetString, "system:node:<node>")},
 		{Name: "cn-constructed-string", Why: "A string in pieces is left out by encoding/asn1 and read by others.", Spoil: asksFor(func(node string) [][]byte {
 			piece := text(asn1.TagPrintableString, "system:node:"+node)
 			return [][]byte{organization(), set(sequence(der(oidCommonName), element(asn1.ClassUniversal, asn1.TagPrintableString, true, piece)))}
 		})},
 		{Name: "cn-printable-with-nul", Why: "A NUL is no character of a PrintableString.", Spoil: asksAs(asn1.TagPrintableString, "system:node:<node>\x00"), Reason: malformed},
 		{Name: "cn-printable-with-underscore", Why: "An underscore is no character of a PrintableString.", Spoil: asksAs(asn1.TagPrintableString, "system:node:<node>_"), Reason: malformed},
-		{Name: "cn-invalid-utf8", Why: "What is no UTF-8 is printed by each reader in its own way.", Spoil: asksAs(asn1.TagUTF8String, "system:node:<node>\xc0\x80"), Reason: malformed},
+		{Name: "cn-invalid-utf8", Why: "Each reader prints invalid UTF-8 in its own way.", Spoil: asksAs(asn1.TagUTF8String, "system:node:<node>\xc0\x80"), Reason: malformed},
 		{Name: "cn-half-bmp-string", Why: "A BMPString has two bytes for each character.", Spoil: asksFor(func(string) [][]byte {
 			return [][]byte{organization(), set(attribute(oidCommonName, asn1.TagBMPString, "odd"))}
 		}), Reason: malformed},
@@ -82,11 +82,11 @@ func subjects() []Case {
 		{Name: "o-masters-and-nodes-as-one", Why: "A reader that splits at commas finds two groups.", Spoil: node(func(cn []byte) [][]byte {
 			return [][]byte{rdn(oidOrganization, "system:nodes,system:masters"), cn}
 		})},
-		{Name: "o-twice", Why: "A certificate with the group twice is none that a kubelet asks for.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{organization(), organization(), cn} })},
+		{Name: "o-twice", Why: "A certificate with the group twice is none that a kubelet requests.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{organization(), organization(), cn} })},
 		{Name: "o-missing", Why: "A user with a node's name who is in no group escapes the node authorizer.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{cn} })},
 		{Name: "o-empty", Why: "An empty group is no group.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{rdn(oidOrganization, ""), cn} })},
 		{Name: "o-upper-case", Why: "Group names are case-sensitive.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{rdn(oidOrganization, "System:Nodes"), cn} })},
-		{Name: "o-final-space", Why: "Comparisons of names by X.520 pass over spaces at the end.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{rdn(oidOrganization, "system:nodes "), cn} })},
+		{Name: "o-final-space", Why: "Comparisons of names by X.520 ignore trailing spaces.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{rdn(oidOrganization, "system:nodes "), cn} })},
 		{Name: "o-singular", Why: "A group that is nearly right is wrong.", Spoil: node(func(cn []byte) [][]byte { return [][]byte{rdn(oidOrganization, "system:node"), cn} })},
 		{Name: "o-utf8-string", Reason: unexpectedAttributes, Why: "Another kind of string hides behind the same text.", Spoil: node(func(cn []byte) [][]byte {
 			return [][]byte{set(attribute(oidOrganization, asn1.TagUTF8String, "system:nodes")), cn}
@@ -109,10 +109,10 @@ func subjects() []Case {
 		{Name: "subject-email", Why: "Some authenticators take the user's name from the mail address.", Spoil: with(set(attribute(oidEmailAddress, asn1.TagIA5String, "root@example.com")))},
 		{Name: "subject-country", Why: "A country is no part of a kubelet's subject.", Spoil: with(rdn(oidCountry, "DE"))},
 		{Name: "subject-domain", Why: "A domain component is no part of a kubelet's subject.", Spoil: with(set(attribute(oidComponent, asn1.TagIA5String, "example")))},
-		{Name: "subject-unknown-attribute", Why: "An attribute that pkix.Name does not know is not seen in it.", Spoil: with(rdn(oidUnknown, "x"))},
+		{Name: "subject-unknown-attribute", Why: "An attribute that pkix.Name does not know is invisible in it.", Spoil: with(rdn(oidUnknown, "x"))},
 		{Name: "subject-empty-part", Reason: unexpectedAttributes, Why: "A part without attributes is not seen in pkix.Name.", Spoil: with(set())},
 		{Name: "subject-empty", Why: "A certificate without a subject is a user without a name.", Spoil: asksFor(func(string) [][]byte { return nil })},
-		{Name: "subject-attribute-tail", Reason: unexpectedAttributes, Why: "encoding/asn1 passes over what follows an attribute's value.", Spoil: asksFor(func(node string) [][]byte {
+		{Name: "subject-attribute-tail", Reason: unexpectedAttributes, Why: "encoding/asn1 ignores what follows an attribute's value.", Spoil: asksFor(func(node string) [][]byte {
 			return [][]byte{organization(), set(inside(attribute(oidCommonName, asn1.TagPrintableString, "system:node:"+node), null()))}
 		})},
 		{Name: "subject-as-set", Why: "A name is a SEQUENCE of parts, in an order.", Reason: malformed, Spoil: rebuild(func(p *parts, _ string) {
@@ -123,7 +123,7 @@ func subjects() []Case {
 			_, content := split(cn)
 			return [][]byte{organization(), sequence(content)}
 		})},
-		{Name: "subject-missing", Why: "A request without a subject shifts what follows it.", Reason: malformed, Spoil: rebuild(func(p *parts, _ string) { p.subject = nil })},
+		{Name: "subject-missing", Why: "A request without a subject shifts the fields after it.", Reason: malformed, Spoil: rebuild(func(p *parts, _ string) { p.subject = nil })},
 	})
 }
 

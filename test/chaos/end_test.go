@@ -55,7 +55,7 @@ func (s *suite) checkEnd() {
 	for i, slot := range s.slots {
 		end := fates[(first+i)%len(fates)]
 		ends[slot] = end
-		s.line.note("%s: shall be %s in the end", slot.node, end)
+		s.line.note("%s: end state %s", slot.node, end)
 		people.Go(func() { slot.end(ctx, end) })
 	}
 	people.Wait()

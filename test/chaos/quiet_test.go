@@ -103,7 +103,7 @@ func (s *suite) checkRequests() {
 	}
 	bound := requestsPerStart*s.managers.started + requestsPerBreak*(int(s.proxy.cut.Load())+2*s.restarts) +
 		requestsPerStory*(s.stories()+len(s.slots)) + requestsPerSecond*len(s.slots)*int(s.line.elapsed().Seconds())
-	s.t.Logf("%d requests of the operator, and not more than %d: %v", len(entries), bound, kinds)
+	s.t.Logf("%d requests of the operator, at most %d: %v", len(entries), bound, kinds)
 	if len(entries) > bound {
 		s.t.Error(invariants.Bounded.Violated("the operator has sent %d requests, more than %d", len(entries), bound))
 	}

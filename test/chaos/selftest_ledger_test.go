@@ -33,7 +33,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-var made = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+var beginning = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // storageWriter stores changes, all at the same time unless a test advances it.
 type storageWriter struct {
@@ -67,17 +67,17 @@ func tokenKey(id string) string {
 // token stores a token of node-a that is created so long after the beginning and lives a day.
 func (h *storageWriter) token(id, owner string, after time.Duration) {
 	h.t.Helper()
-	h.now = made.Add(after)
+	h.now = beginning.Add(after)
 	h.store(tokenKey(id), &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Name: bootstrapapi.BootstrapTokenSecretPrefix + id, CreationTimestamp: metav1.NewTime(made.Add(after)),
+			Name: bootstrapapi.BootstrapTokenSecretPrefix + id, CreationTimestamp: metav1.NewTime(beginning.Add(after)),
 			Labels: map[string]string{owned.ManagedByLabel: owned.ManagedBy}, Annotations: map[string]string{owned.NodeNameAnnotation: "node-a"},
 			OwnerReferences: []metav1.OwnerReference{{UID: types.UID(owner), Controller: new(true)}},
 		},
 		Type: bootstrapapi.SecretTypeBootstrapToken,
 		Data: map[string][]byte{
 			bootstrapapi.BootstrapTokenUsageAuthentication: []byte("true"), bootstrapapi.BootstrapTokenIDKey: []byte(id), bootstrapapi.BootstrapTokenSecretKey: []byte("0123456789" + id),
-			bootstrapapi.BootstrapTokenExpirationKey: []byte(made.Add(after + 24*time.Hour).Format(time.RFC3339)),
+			bootstrapapi.BootstrapTokenExpirationKey: []byte(beginning.Add(after + 24*time.Hour).Format(time.RFC3339)),
 		},
 	})
 }
@@ -334,7 +334,7 @@ func TestLedgerFindsViolations(t *testing.T) {
 		"unknown token": {want: "the operator did not create", write: func(h *storageWriter) { h.approve("x", "node-a", "aaaaaa", a) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h := &storageWriter{t: t, now: made}
+			h := &storageWriter{t: t, now: beginning}
 			h.bootstrap("", "")
 			c.write(h)
 			l := newLedger(t.Logf, leeway{overlap: func() bool { return c.overlap }, lag: func() time.Duration { return 0 }})

@@ -58,7 +58,7 @@ func (s *suite) steal(ctx context.Context, t theft, kubeconfig []byte, own, othe
 			Spec:       certificatesv1.CertificateSigningRequestSpec{Request: asked, SignerName: t.signer, Usages: kubeletUsages},
 		}, metav1.CreateOptions{})
 		if err != nil {
-			s.line.note("%s: the thief is not answered: %v", own, err)
+			s.line.note("%s: the thief gets no answer: %v", own, err)
 			return
 		}
 	}

@@ -169,7 +169,7 @@ func TestAdversarialClientRequests(t *testing.T) {
 	if policies && refused == 0 {
 		t.Error("no request asks for another signer")
 	}
-	t.Logf("of %d requests the API server let in %d", len(cases), len(attacks))
+	t.Logf("of %d requests the API server admitted %d", len(cases), len(attacks))
 	if len(attacks) < 100 {
 		t.Errorf("the API server admitted only %d CSRs: does the operator see them?", len(attacks))
 	}
@@ -277,7 +277,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 		}
 		waits(t, a)
 	}
-	t.Logf("of %d requests the API server let in %d", sent, len(all))
+	t.Logf("of %d requests the API server admitted %d", sent, len(all))
 	if len(all) < 100 {
 		t.Errorf("the API server admitted only %d CSRs: does the operator see them?", len(all))
 	}

@@ -97,7 +97,7 @@ func TestKubeletRenewsItsCertificates(t *testing.T) {
 			t.Errorf("the renewal %s is approved for %q", r.Name, reason)
 		}
 	}
-	t.Logf("%d client certificates and %d serving certificates were asked for with a certificate", len(clientRenewals(t, name)), len(servingRequests(t, name)))
+	t.Logf("%d client certificates and %d serving certificates were requested with a certificate", len(clientRenewals(t, name)), len(servingRequests(t, name)))
 }
 
 // signFor changes the duration of issued certificates until the test is over.

@@ -265,7 +265,7 @@ func (o *operator) reconcile(i item) (result reconcile.Result, err error) {
 		case nil:
 		case crashed{}:
 			if o.w.op == o {
-				o.w.note("the operator crashes and is started again")
+				o.w.note("the operator crashes and restarts")
 				o.w.startOperator()
 			}
 		default:

@@ -66,5 +66,5 @@ func TestPairsOfFaults(t *testing.T) {
 		}
 	})
 	t.Logf("%d faults that come first, %d of %d runs with two faults, %d failed; -faults.seed=%d", len(first), report.runs, all.Load(), report.failed, *seed)
-	t.Logf("runs with each fault, and those in which there was something to look at that an invariant is about:\n%s", &report.tally)
+	t.Logf("runs with each fault, and those in which an invariant had something to check:\n%s", &report.tally)
 }

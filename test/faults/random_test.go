@@ -61,7 +61,7 @@ func TestRandomHistories(t *testing.T) {
 		all.add(h.world)
 	})
 	t.Logf("in these histories there were %s", met)
-	t.Logf("histories with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
+	t.Logf("histories with each fault, and those in which an invariant had something to check:\n%s", &all)
 }
 
 // clockOf is how far one clock is ahead of another one: usually a little, sometimes an hour.
@@ -137,7 +137,7 @@ func (h *historian) node() string { return rapid.SampledFrom(nodes).Draw(h.t, "n
 
 // ends repairs everything that is broken, and then each node must be able to join, and to be removed.
 func (h *historian) ends() {
-	h.note("- all is well again")
+	h.note("- all faults are repaired")
 	h.failing, h.signerDown = 0, false
 	edit(h.store, userAuthor, namespace, "kube-root-ca.crt", func(c *corev1.ConfigMap) { c.Data = map[string]string{"ca.crt": clusterCA()} })
 	h.endsWell(h.machines)

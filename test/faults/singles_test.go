@@ -72,7 +72,7 @@ func TestSingleFaults(t *testing.T) {
 		t.Error(invariants.Secrets.Violated("the metrics have %s: %s", found.Name, found.Around))
 	}
 	t.Logf("%d stories, %d runs, %d tokens whose secret parts are in no log, event, status, metric or error; -faults.seed=%d", len(allStories), total, len(secrets), *seed)
-	t.Logf("runs with each fault, and those in which there was something to look at that an invariant is about:\n%s", &all)
+	t.Logf("runs with each fault, and those in which an invariant had something to check:\n%s", &all)
 }
 
 // gathered is the text of all metrics.

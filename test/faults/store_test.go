@@ -69,7 +69,7 @@ type store struct {
 	revision int
 	versions map[key][]*version
 	kinds    map[string][]key // sorted
-	made     map[key]int
+	created  map[key]int
 	now      func() time.Time
 	changed  func(k key, old, new *version)
 	reversed bool // caches list backwards
@@ -78,7 +78,7 @@ type store struct {
 }
 
 func newStore(now func() time.Time) *store {
-	return &store{versions: map[key][]*version{}, kinds: map[string][]key{}, made: map[key]int{}, now: now}
+	return &store{versions: map[key][]*version{}, kinds: map[string][]key{}, created: map[key]int{}, now: now}
 }
 
 // admitted lets admission change what the operator writes, and reports whether it does.
@@ -188,10 +188,10 @@ func (s *store) create(author string, o client.Object) error {
 		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
 	}
 	created := overTheWire(o)
-	if s.made[k]++; s.admitted(author, created, nil) { // it is created again with the same UID, as in the undisturbed run
-		defer func() { s.made[k]-- }()
+	if s.created[k]++; s.admitted(author, created, nil) { // it is created again with the same UID, as in the undisturbed run
+		defer func() { s.created[k]-- }()
 	}
-	created.SetUID(uidOf(k, s.made[k]))
+	created.SetUID(uidOf(k, s.created[k]))
 	created.SetCreationTimestamp(metav1.NewTime(s.now().Truncate(time.Second)))
 	created.SetGeneration(1)
 	if r, ok := created.(*certificatesv1.CertificateSigningRequest); ok {

@@ -196,7 +196,7 @@ func policyStory(kind string) story {
 		steps := []*step{
 			{name: "a policy is installed", do: func() bool { w.spoiledUntil[right] = w.clock.Now().Add(24 * time.Hour); return true }},
 			w.wantsIt(),
-			{name: "the policy goes", wait: 3 * time.Second, do: func() bool {
+			{name: "the policy is deleted", wait: 3 * time.Second, do: func() bool {
 				reported := w.clock.Since(begin) > 150*time.Second
 				if reported {
 					delete(w.spoiledUntil, right)

@@ -34,7 +34,7 @@ func (m *machine) restarts(key int, when func() bool) *step {
 
 // noAlarm is the end of a story without a theft.
 func (w *world) noAlarm() *step {
-	return &step{name: "nobody was alarmed", do: func() bool {
+	return &step{name: "no alarm was raised", do: func() bool {
 		if w.alarmed() {
 			w.violated("no alarm without evidence: a restarted kubelet raises it")
 		}

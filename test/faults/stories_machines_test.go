@@ -152,7 +152,7 @@ var backStory = story{name: "the node is deleted and comes back", build: func(w 
 
 // The old kubelet renews its Lease all the time: that must not revoke the new machine's token before it has collected its
 // certificate.
-var aliveStory = story{name: "the old kubelet runs on after a reissue", build: func(w *world) []*step {
+var aliveStory = story{name: "the old kubelet keeps running after a reissue", build: func(w *world) []*step {
 	old, again := w.machine(worker), w.machine(worker)
 	again.disk = 2
 	steps := append([]*step{w.wantsIt()}, old.joins(always)...)
@@ -175,13 +175,13 @@ var forgedStory = story{name: "someone forges the Node of a kubelet that has rep
 }}
 
 // bareStory is about a token without owner, annotation and label, and about its predecessor.
-var bareStory = story{name: "someone takes away what tokens say", build: func(w *world) []*step {
+var bareStory = story{name: "someone removes the metadata of tokens", build: func(w *world) []*step {
 	bare := func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil }
 	renewed := func() bool { return len(w.liveTokens(worker)) == 2 && w.isReady(worker) }
 	steps := []*step{
 		w.wantsIt(),
 		w.onToken("the token says nothing", bare),
-		{name: "the predecessor says nothing", wait: 2 * time.Second, do: func() bool {
+		{name: "the predecessor loses its metadata", wait: 2 * time.Second, do: func() bool {
 			if !renewed() {
 				return false
 			}
@@ -203,7 +203,7 @@ var memberStory = story{name: "the node was a member before", build: func(w *wor
 	}
 }}
 
-var preparedStory = story{name: "the Node is created ahead", build: func(w *world) []*step {
+var preparedStory = story{name: "the Node is created in advance", build: func(w *world) []*step {
 	steps := append([]*step{
 		{name: "someone creates the Node for its labels", wait: time.Second, do: func() bool {
 			n := &corev1.Node{}

@@ -70,10 +70,10 @@ var deadlineStory = story{name: "a deadline passes", build: func(w *world) []*st
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var inTheWayStory = story{name: "others are in the way", build: func(w *world) []*step {
+var inTheWayStory = story{name: "objects of the same names exist", build: func(w *world) []*step {
 	theirs := []key{{"Secret", namespace, owned.KubeconfigSecretName(worker)}, {kind: "ClusterRoleBinding", name: rbac.BindingCreateCSRs}}
 	gives := func(k key) *step {
-		return &step{name: "someone takes away what is in the way", wait: 2 * time.Second, do: func() bool {
+		return &step{name: "someone deletes the conflicting objects", wait: 2 * time.Second, do: func() bool {
 			if !w.stalled(worker, v1alpha1.ReasonObjectNotOurs) {
 				return false
 			}
@@ -83,7 +83,7 @@ var inTheWayStory = story{name: "others are in the way", build: func(w *world) [
 		}}
 	}
 	steps := []*step{
-		{name: "someone has Secrets and a binding of the names", wait: time.Second, do: func() bool {
+		{name: "someone creates Secrets and a binding of the same names", wait: time.Second, do: func() bool {
 			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: theirs[0].namespace, Name: theirs[0].name}, Data: map[string][]byte{"a": []byte("b")}})
 			w.add(userAuthor, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: theirs[1].name}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}})
 			id := token.NextID(uidOf(key{kind: "NodeBootstrap", name: worker}, 1), "")
@@ -100,7 +100,7 @@ var inTheWayStory = story{name: "others are in the way", build: func(w *world) [
 	return append(steps, w.leaves(worker, w.joined(worker)))
 }}
 
-var recreatedStory = story{name: "deleted and wanted again at once", build: func(w *world) []*step {
+var recreatedStory = story{name: "deleted and recreated at once", build: func(w *world) []*step {
 	steps := []*step{
 		w.wantsIt(),
 		{name: "the NodeBootstrap is replaced", do: func() bool { return w.isReady(worker) && w.unwants(worker) && w.wants(worker) }, wait: 5 * time.Second},
@@ -246,12 +246,12 @@ var bindingsStory = story{name: "someone edits bindings", build: func(w *world) 
 		w.wantsIt(),
 		edits(rbac.BindingCreateCSRs, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }),
 		edits(rbac.BindingApproveRenewals, func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "another" }),
-		{name: "someone lets every token become any node", wait: 2 * time.Second, do: func() bool {
+		{name: "someone lets every token join as any node", wait: 2 * time.Second, do: func() bool {
 			w.Foreign[keyOf(theirs).public()] = true
 			w.add(userAuthor, theirs.DeepCopy())
 			return true
 		}},
-		{name: "and thinks better of it", wait: 2 * time.Second, do: func() bool {
+		{name: "and reverts that", wait: 2 * time.Second, do: func() bool {
 			if bypass() {
 				w.remove(userAuthor, keyOf(theirs))
 			}

@@ -47,7 +47,7 @@ var raceStories = []story{
 }
 
 // successorStory replaces Secrets that the operator is about to delete by foreign ones of the same names.
-var successorStory = story{name: "someone takes the names of what is deleted", build: func(w *world) []*step {
+var successorStory = story{name: "someone reuses the names of deleted Secrets", build: func(w *world) []*step {
 	var token key
 	return []*step{
 		w.wantsIt(),
@@ -57,7 +57,7 @@ var successorStory = story{name: "someone takes the names of what is deleted", b
 			}
 			return token.name != "" && w.unwants(worker)
 		}},
-		{name: "someone makes Secrets of these names", wait: time.Second, do: func() bool {
+		{name: "someone creates Secrets of these names", wait: time.Second, do: func() bool {
 			for _, k := range []key{token, {"Secret", namespace, owned.KubeconfigSecretName(worker)}} {
 				w.remove(userAuthor, k)
 				w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}})

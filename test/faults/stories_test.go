@@ -280,7 +280,7 @@ func (w *world) fromJoiningToDeletion(ahead time.Duration) []*step {
 	steps = append(steps, m.joins(func() bool { return w.passed(shortest) })...)
 	steps = append(steps,
 		&step{name: "someone asks for a reissue", do: func() bool { return w.isJoined(worker) && w.asksReissue(worker, "1") }, wait: time.Second},
-		&step{name: "the old kubelet is still there", do: m.beat, wait: time.Second},
+		&step{name: "the old kubelet still runs", do: m.beat, wait: time.Second},
 	)
 	steps = append(steps, again.joins(always)...)
 	return append(steps, again.runsOn(), w.leaves(worker, w.joined(worker)))

@@ -105,7 +105,7 @@ func newWorld() *world {
 	w, b := bareWorld(), base()
 	w.revision, w.changes, w.trace = b.revision, slices.Clone(b.changes), slices.Clone(b.trace)
 	for k, versions := range b.versions {
-		w.versions[k], w.made[k] = slices.Clone(versions), b.made[k]
+		w.versions[k], w.created[k] = slices.Clone(versions), b.created[k]
 	}
 	for kind, keys := range b.kinds {
 		w.kinds[kind] = slices.Clone(keys)

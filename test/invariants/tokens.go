@@ -96,7 +96,7 @@ func (c *Checker) Doubled(node string, revision int64, now time.Time) string {
 	newest := live[len(live)-1]
 	w := Write{Revision: revision, At: newest.CreationTimestamp.Time, Seen: []int64{revision}}
 	if against := c.againstToken(w, c.tokens[TokenID(newest)], newest, revision); len(live) > 2 || against != "" {
-		return fmt.Sprintf("%s has %d live tokens: %s is made %s", node, len(live), newest.Name, against)
+		return fmt.Sprintf("%s has %d live tokens: %s is created %s", node, len(live), newest.Name, against)
 	}
 	return ""
 }
@@ -165,8 +165,8 @@ func (c *Checker) CheckNothingLeft(revision int64) {
 		if s == nil || c.Foreign[k] {
 			continue
 		}
-		node, made := owned.NodeOf(s), c.NodeOf(TokenID(s)) != "" // whatever it has become since
-		if made || node != "" && owned.Ours(s, node) {
+		node, ours := owned.NodeOf(s), c.NodeOf(TokenID(s)) != "" // whatever it has become since
+		if ours || node != "" && owned.Ours(s, node) {
 			if !wanted(cmp.Or(c.NodeOf(TokenID(s)), node)) {
 				c.violated(NothingLeft, "%s", k)
 			}
