@@ -74,8 +74,8 @@ func clientMeta() []Case {
 	)
 }
 
-// besides are the usages that neither kind of CSR has.
-var besides = []certificatesv1.KeyUsage{
+// foreignUsages are the usages that neither kind of CSR has.
+var foreignUsages = []certificatesv1.KeyUsage{
 	certificatesv1.UsageSigning, certificatesv1.UsageContentCommitment, certificatesv1.UsageKeyAgreement,
 	certificatesv1.UsageDataEncipherment, certificatesv1.UsageCertSign, certificatesv1.UsageCRLSign,
 	certificatesv1.UsageEncipherOnly, certificatesv1.UsageDecipherOnly, certificatesv1.UsageAny,
@@ -87,7 +87,7 @@ var besides = []certificatesv1.KeyUsage{
 
 func clientUsages() []Case {
 	cases := usages("usage-", certificatesv1.UsageClientAuth, certificatesv1.UsageServerAuth)
-	for _, usage := range besides {
+	for _, usage := range foreignUsages {
 		cases = append(cases, Case{
 			Name:  "usage-with-" + strings.NewReplacer(" ", "-", "/", "-").Replace(string(usage)),
 			Why:   "A kubelet's client certificate is good for nothing else.",

@@ -204,7 +204,7 @@ func (s *site) sendForeignOf(ctx context.Context, writer, foreign int) error {
 	}{
 		{"system:bootstrap:foreign", []string{"system:bootstrappers", "system:masters"}, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth},
 		{fmt.Sprintf("system:node:foreign-%d", writer), []string{"system:nodes"}, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth},
-		{"somebody", []string{"system:masters"}, "example.com/signer", certificatesv1.UsageClientAuth},
+		{"someone", []string{"system:masters"}, "example.com/signer", certificatesv1.UsageClientAuth},
 	}
 	for i, from := range senders {
 		cfg, err := s.ConfigFor(from.user, from.groups...)

@@ -195,7 +195,7 @@ func (c *crowded) createConfigMaps(ctx context.Context) error {
 // namespaces, of which those in kube-system have the operator's label, ClusterRoleBindings that name tokens, Nodes, and CSRs of
 // people and of nodes.
 func (c *crowded) createForeign(ctx context.Context, from, to int) error {
-	asPerson, asNode := http.Header{"Impersonate-User": {"somebody"}, "Impersonate-Group": {"system:masters"}}, http.Header{"Impersonate-Group": {"system:nodes", "system:authenticated"}}
+	asPerson, asNode := http.Header{"Impersonate-User": {"someone"}, "Impersonate-Group": {"system:masters"}}, http.Header{"Impersonate-Group": {"system:nodes", "system:authenticated"}}
 	doer, err := rest.HTTPClientFor(c.AdminConfig())
 	if err != nil {
 		return err
@@ -225,7 +225,7 @@ func (c *crowded) createForeign(ctx context.Context, from, to int) error {
 		who := asNode.Clone()
 		who.Set("Impersonate-User", "system:node:"+node.Name)
 		for _, who := range []http.Header{asPerson.Clone(), who} {
-			from, err := c.sender(who, node.Name, who.Get("Impersonate-User") == "somebody")
+			from, err := c.sender(who, node.Name, who.Get("Impersonate-User") == "someone")
 			if err != nil {
 				return err
 			}

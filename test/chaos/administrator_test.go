@@ -33,7 +33,7 @@ type administrator struct {
 	s         *suite
 	client    client.Client
 	clientset *kubernetes.Clientset
-	wishes    atomic.Int64
+	reissues  atomic.Int64
 }
 
 func newAdministrator(s *suite, e *env.Env) (*administrator, error) {
@@ -99,9 +99,9 @@ func (p *administrator) removeNode(ctx context.Context, node string) {
 
 // reissue requests a new credential, if a NodeBootstrap exists.
 func (p *administrator) reissue(ctx context.Context, node string) {
-	wish := fmt.Sprintf("wish-%d", p.wishes.Add(1))
-	p.s.line.note("%s: asking for a reissue, %s", node, wish)
-	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.ReissueRequestedAtAnnotation, wish)
+	value := fmt.Sprintf("reissue-%d", p.reissues.Add(1))
+	p.s.line.note("%s: asking for a reissue, %s", node, value)
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, v1alpha1.ReissueRequestedAtAnnotation, value)
 	p.insist(ctx, "asking for a reissue for "+node, func(ctx context.Context) error {
 		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: node}}
 		return ignoreNotFound(p.client.Patch(ctx, nb, client.RawPatch(client.Merge.Type(), patch)))

@@ -31,22 +31,22 @@ import (
 
 // The steps that the ledger counts, and for which a kill can wait.
 const (
-	tokenMade         = "token made"
-	tokenGone         = "token gone"
+	tokenCreated      = "token created"
+	tokenDeleted      = "token deleted"
 	kubeconfigWritten = "kubeconfig written"
-	kubeconfigGone    = "kubeconfig gone"
+	kubeconfigDeleted = "kubeconfig deleted"
 	statusStored      = "status stored"
 	requestSent       = "request sent"
 	requestApproved   = "request approved"
 	requestDenied     = "request denied"
-	requestGone       = "request gone"
+	requestDeleted    = "request deleted"
 	certificateIssued = "certificate issued"
-	nodeMade          = "node made"
+	nodeCreated       = "node created"
 )
 
 var steps = []string{
-	tokenMade, tokenGone, kubeconfigWritten, kubeconfigGone, statusStored, requestSent, requestApproved, requestDenied,
-	requestGone, certificateIssued, nodeMade,
+	tokenCreated, tokenDeleted, kubeconfigWritten, kubeconfigDeleted, statusStored, requestSent, requestApproved, requestDenied,
+	requestDeleted, certificateIssued, nodeCreated,
 }
 
 // leeway is the reasons for which a write may rest on an older state.
@@ -306,14 +306,14 @@ func (l *ledger) count(c change, w invariants.Write) {
 		id := invariants.TokenID(o)
 		switch node := l.NodeOf(id); {
 		case node != "" && w.After == nil:
-			l.step(c, tokenGone, "%s of %s", id, node)
+			l.step(c, tokenDeleted, "%s of %s", id, node)
 		case node != "" && w.Before == nil:
-			l.step(c, tokenMade, "%s of %s for NodeBootstrap %.8s", id, node, o.OwnerReferences[0].UID)
+			l.step(c, tokenCreated, "%s of %s for NodeBootstrap %.8s", id, node, o.OwnerReferences[0].UID)
 			if l.Doubled(node, c.revision, c.at) != "" {
 				l.doubles[node] = c.at
 			}
 		case node == "" && owned.NodeOf(o) != "" && w.After == nil:
-			l.step(c, kubeconfigGone, "%s", o.Name)
+			l.step(c, kubeconfigDeleted, "%s", o.Name)
 		case node == "" && owned.NodeOf(o) != "":
 			l.step(c, kubeconfigWritten, "%s with the token %s", o.Name, tokenIDIn(o.Data[kubeconfig.Key]))
 		}
@@ -330,7 +330,7 @@ func (l *ledger) count(c change, w invariants.Write) {
 	case *corev1.Node:
 		switch {
 		case w.Before == nil:
-			l.step(c, nodeMade, "%s %.8s", o.Name, o.UID)
+			l.step(c, nodeCreated, "%s %.8s", o.Name, o.UID)
 		case w.After == nil:
 			l.note("  [%d] Node gone: %s", c.revision, o.Name)
 		}
@@ -343,7 +343,7 @@ func (l *ledger) countRequest(c change, w invariants.Write, r *certificatesv1.Ce
 	step := ""
 	switch {
 	case w.After == nil:
-		step = requestGone
+		step = requestDeleted
 	case before == nil || before.UID != r.UID:
 		step = requestSent
 	case invariants.Decided(r, certificatesv1.CertificateApproved) && !invariants.Decided(before, certificatesv1.CertificateApproved):

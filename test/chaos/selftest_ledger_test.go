@@ -58,7 +58,7 @@ func (h *storageWriter) store(key string, o runtime.Object) {
 
 func (h *storageWriter) forget(key string) { h.put(key, nil) }
 
-func (h *storageWriter) passes(d time.Duration) { h.now = h.now.Add(d) }
+func (h *storageWriter) advance(d time.Duration) { h.now = h.now.Add(d) }
 
 func tokenKey(id string) string {
 	return secretsPrefix + "kube-system/" + bootstrapapi.BootstrapTokenSecretPrefix + id
@@ -94,10 +94,10 @@ func (h *storageWriter) publish(id string) {
 }
 
 // bootstrap stores the NodeBootstrap of node-a with a reissue request, and the one that was handled last.
-func (h *storageWriter) bootstrap(wish, handled string) {
+func (h *storageWriter) bootstrap(requested, handled string) {
 	h.t.Helper()
 	h.nb.Name, h.nb.UID = "node-a", "1"
-	h.nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: wish}
+	h.nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: requested}
 	h.nb.Status.LastHandledReissueAt = handled
 	value, err := json.Marshal(&h.nb)
 	if err != nil {
@@ -238,7 +238,7 @@ func TestLedgerFindsViolations(t *testing.T) {
 		"two live tokens that stay": {overlap: true, want: "now, node-a has 2 live tokens", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.token("bbbbbb", "1", time.Hour)
-			h.passes(doubleLimit + time.Second)
+			h.advance(doubleLimit + time.Second)
 			h.forget("/registry/anything")
 		}},
 		"ID used again": {want: "used again", write: func(h *storageWriter) {
@@ -263,23 +263,23 @@ func TestLedgerFindsViolations(t *testing.T) {
 		"a kubeconfig with a deleted token": {want: "which is not live", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
-			h.passes(grace + time.Second)
+			h.advance(grace + time.Second)
 			h.publish("aaaaaa")
 		}},
 		"a reissue that leaves the token": {want: "was published before", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.publish("aaaaaa")
-			h.bootstrap("wish", "")
-			h.bootstrap("wish", "wish")
+			h.bootstrap("requested", "")
+			h.bootstrap("requested", "requested")
 		}},
 		"a reissue": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
-			h.bootstrap("wish", "")
+			h.bootstrap("requested", "")
 			h.publish("aaaaaa")
 			h.forget(tokenKey("aaaaaa"))
 			h.token("bbbbbb", "1", 0)
 			h.publish("bbbbbb")
-			h.bootstrap("wish", "wish")
+			h.bootstrap("requested", "requested")
 		}},
 		"joined": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
@@ -293,12 +293,12 @@ func TestLedgerFindsViolations(t *testing.T) {
 		"approved long after its token was deleted": {want: "for a token that no longer exists", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.forget(tokenKey("aaaaaa"))
-			h.passes(grace + time.Second)
+			h.advance(grace + time.Second)
 			h.approve("x", "node-a", "aaaaaa", a)
 		}},
 		"approved just after its token was deleted": {write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
-			h.passes(grace + time.Second)
+			h.advance(grace + time.Second)
 			h.forget(tokenKey("aaaaaa"))
 			h.approve("x", "node-a", "aaaaaa", a)
 		}},

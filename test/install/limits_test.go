@@ -69,8 +69,8 @@ func limit(t *testing.T, keys map[string]string, without ...string) {
 	allowed(t, func() error { return probing.Create(t.Context(), longest.DeepCopy()) })
 }
 
-// wish is a NodeBootstrap of a user to whom the limits apply.
-type wish struct {
+// limitCase is a NodeBootstrap of a user to whom the limits apply.
+type limitCase struct {
 	set map[string]string // keys of the parameters
 	ask func(*v1alpha1.NodeBootstrap)
 	// refusedFor is in the message; empty if it is allowed.
@@ -122,7 +122,7 @@ func TestLimits(t *testing.T) {
 		}
 		return set
 	}
-	byDefault := map[string]wish{
+	byDefault := map[string]limitCase{
 		"a replacement key":      {nil, replacements(1), "may be 0 at most"},
 		"nothing":                {ask: func(*v1alpha1.NodeBootstrap) {}},
 		"ClusterWide":            {ask: clusterWide, refusedFor: "allowClusterWide"},
@@ -161,7 +161,7 @@ func TestLimits(t *testing.T) {
 		}
 	})
 	lists := allow("allowedAddresses", ".rack1.example.com,NODE\nweb.example.com 192.0.2.0/24 2001:db8::/64 198.51.100.9", "reservedAddresses", "api.rack1.example.com 192.0.2.64/28")
-	for name, w := range map[string]wish{
+	for name, w := range map[string]limitCase{
 		"ClusterWide":                 {allow("allowClusterWide", "true"), clusterWide, ""},
 		"a longer ttl":                {allow("maxTokenTTL", "8760h"), ttl(8760 * time.Hour), ""},
 		"a shorter ttl":               {allow("maxTokenTTL", "12h"), ttl(12 * time.Hour), ""},
@@ -200,17 +200,17 @@ func TestLimits(t *testing.T) {
 		})
 	}
 	t.Run("members of system:masters may", func(t *testing.T) {
-		try(t, as(t, "master", "system:masters"), wish{ask: clusterWide})
+		try(t, as(t, "master", "system:masters"), limitCase{ask: clusterWide})
 	})
 	t.Run("members of a group may", func(t *testing.T) {
 		limit(t, allow("exemptGroups", "owners"))
-		try(t, as(t, "anna", "owners"), wish{ask: clusterWide})
-		try(t, as(t, "master", "system:masters"), wish{ask: clusterWide, refusedFor: "allowClusterWide"})
+		try(t, as(t, "anna", "owners"), limitCase{ask: clusterWide})
+		try(t, as(t, "master", "system:masters"), limitCase{ask: clusterWide, refusedFor: "allowClusterWide"})
 	})
 }
 
 // try creates a NodeBootstrap in a dry run. The message must name the key and must not repeat a CA.
-func try(t *testing.T, c client.Client, w wish) {
+func try(t *testing.T, c client.Client, w limitCase) {
 	t.Helper()
 	nb := limited()
 	w.ask(nb)
