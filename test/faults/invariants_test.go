@@ -104,7 +104,7 @@ func (w *world) check(c change) {
 	operators := c.new.author == operatorAuthor
 	change := invariants.Write{
 		Key: c.key.public(), Revision: int64(c.new.revision), At: w.now(), Before: cmp.Or(c.old, &version{}).object, After: c.new.object,
-		Began: int64(w.pass.firstRevision),
+		Began: int64(w.thisReconcile.firstRevision),
 		// The reconcile may not have seen changes since it began, and what it saw may have changed since.
 		Seen: []int64{int64(w.thisReconcile.firstRevision), w.readRevision(1)},
 	}
