@@ -21,6 +21,9 @@ import (
 func Claimed(p *lifecycle.Plan, f *lifecycle.Facts, now time.Time) *v1alpha1.NodeBootstrapStatus {
 	nb := f.NodeBootstrap
 	status := nb.Status.DeepCopy()
+	if p.Phase != lifecycle.Joined { // decisions prove it that disappear with their token
+		status.JoinProofTime = f.JoinProof(status, f.Requests)
+	}
 	if p.Reissue && p.Misuse != nil { // misuse of a token that was created for the reissue
 		handleReissue(p, f, status)
 	}

@@ -8,10 +8,13 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
@@ -131,4 +134,33 @@ func TestReissueIsMintedForOnce(t *testing.T) {
 	nodetest.Plans(t, map[string]nodetest.Planned{
 		"the second reconcile": {Facts: f, Edit: nil, Want: nodetest.Outline{Phase: lifecycle.Awaited, Reissue: true, Token: "#2"}},
 	})
+}
+
+// The operator was down from the approval until the CSR was deleted and the token had expired. The claim disappears with the token; that
+// the certificate was issued, which a renewal of the Lease will prove to be in use, does not.
+func TestProofOfTheJoinOutlivesTheToken(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, edit := range map[string]func(*lifecycle.Facts){
+		"the report drops the token": nodetest.As,
+		"a claim does":               nodetest.Further(nodetest.Request("csr-b", 3, nodetest.Minutes(1))),
+	} {
+		f := nodetest.Reissued()
+		f.NodeBootstrap.Status.AwaitingSince = new(nodetest.Ago(2*day + time.Hour))
+		f.NodeBootstrap.Status.Token.ExpirationTime = nodetest.Ago(2 * day)
+		f.NodeBootstrap.Status.Tokens = []v1alpha1.LiveToken{{ID: nodetest.NthID(2), CSRs: []v1alpha1.DecidedCSR{{
+			Name: "csr-a", UID: "csr-a", KeyFingerprint: "SHA256:00", Verdict: v1alpha1.VerdictApproved, Reason: csr.ReasonKubeletClient, Time: nodetest.Ago(2 * day)}}}}
+		f.TokenSecrets, f.Requests = []*corev1.Secret{nodetest.TokenSecret(2, 3*day), nodetest.TokenSecret(3, nodetest.Minutes(2))}, nil
+		f.LeaseRenewed = nodetest.Now.Add(-3 * day)
+		edit(f)
+		if p, _, _ := reconcile(f); p.Phase != lifecycle.Awaited {
+			t.Fatalf("%s: got %+v", name, nodetest.OutlineOf(&p))
+		}
+		if decisions.LiveToken(&f.NodeBootstrap.Status, nodetest.NthID(2)) != nil {
+			t.Errorf("%s: the status still names the token", name)
+		}
+		f.LeaseRenewed = nodetest.Now
+		if p := nodetest.Decide(f, nodetest.Now); p.Phase != lifecycle.Joined {
+			t.Errorf("%s: got %+v", name, nodetest.OutlineOf(&p))
+		}
+	}
 }

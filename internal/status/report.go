@@ -73,7 +73,8 @@ func Report(f *lifecycle.Facts, p *lifecycle.Plan, o *Outcome, now time.Time) *v
 	decisions.RecordServing(r.new, f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
 	decisions.RecordDenied(r.new, p.WithoutDecisions(f.Requests))
 	r.unrevoked()
-	if r.p.Phase == lifecycle.Joined || r.o.Revoked { // otherwise the reason for the revocation may not be stored yet
+	r.new.JoinProofTime = f.JoinProof(r.new, r.issuedToRecord()) // also by decisions that disappear with their token now
+	if r.p.Phase == lifecycle.Joined || r.o.Revoked {            // otherwise the reason for the revocation may not be stored yet
 		decisions.SetTokens(r.new, live)
 	}
 	r.wait()
@@ -154,11 +155,12 @@ func (r *report) wait() {
 	case r.p.Reissue && (r.o.Token != nil || r.p.Phase == lifecycle.Withdrawn && r.o.Err == nil):
 		handleReissue(r.p, r.f, r.new)
 	case r.new.AwaitingSince == nil:
+		proof := r.new.JoinProofTime
 		beginWait(r.new, r.p.Since)
+		r.new.JoinProofTime = proof
 	default:
 		r.new.NodeAliveTime = r.p.Alive
 	}
-	r.new.JoinProofTime = r.f.JoinProof(r.new, r.issuedToRecord())
 }
 
 func (r *report) joinedNow() {

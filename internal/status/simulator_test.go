@@ -24,7 +24,7 @@ func carryOut(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 
 // finish is carryOut after the claim. The status is a report on the facts before the plan was carried out.
 func finish(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
-	o := &status.Outcome{Token: p.Token, Acceptance: status.Accepted}
+	o := &status.Outcome{Token: p.Token, Revoked: true, Acceptance: status.Accepted}
 	var minted *corev1.Secret
 	if p.MintAfter != nil {
 		minted = token.NewSecret(f.NodeBootstrap, token.NextID(f.NodeBootstrap.UID, *p.MintAfter), nodetest.Canary, nodetest.Now.Add(f.NodeBootstrap.Spec.TokenTTL()))
