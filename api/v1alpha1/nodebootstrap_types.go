@@ -238,6 +238,11 @@ type NodeBootstrapStatus struct {
 	// +kubebuilder:validation:MaxItems=8
 	Keys []SentKey `json:"keys,omitempty"`
 
+	// replacedKey is the newest key that was sent since awaitingSince, if it was denied because another key was approved. If the node joins
+	// nevertheless, two machines have the kubeconfig.
+	// +optional
+	ReplacedKey *SentKey `json:"replacedKey,omitempty"`
+
 	// keyFingerprints are the fingerprints of the keys for which client certificates were approved in the node's name, the newest
 	// last. No other node gets a certificate for one of these keys.
 	// +optional

@@ -232,6 +232,11 @@ func (in *NodeBootstrapStatus) DeepCopyInto(out *NodeBootstrapStatus) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.ReplacedKey != nil {
+		in, out := &in.ReplacedKey, &out.ReplacedKey
+		*out = new(SentKey)
+		(*in).DeepCopyInto(*out)
+	}
 	if in.KeyFingerprints != nil {
 		in, out := &in.KeyFingerprints, &out.KeyFingerprints
 		*out = make([]string, len(*in))

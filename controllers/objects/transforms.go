@@ -129,6 +129,9 @@ func stripTokens(s *v1alpha1.NodeBootstrapStatus) {
 			c.Reason = cut(c.Reason, maxWordBytes)
 		}
 	}
+	if k := s.ReplacedKey; k != nil {
+		k.TokenID, k.KeyFingerprint, k.Name = cut(k.TokenID, maxWordBytes), cut(k.KeyFingerprint, maxWordBytes), cut(k.Name, maxWordBytes)
+	}
 	for i := range s.KeyFingerprints {
 		s.KeyFingerprints[i] = cut(s.KeyFingerprints[i], maxWordBytes)
 	}

@@ -111,11 +111,26 @@ func Record(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) {
 		}
 	}
 	changed = Log(s, d) || changed
+	if changed && InCurrentWait(s, d.TokenID, d.Time) {
+		recordReplaced(s, d.TokenID, c)
+	}
 	if changed && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName {
 		recordKey(s, d.KeyFingerprint)
 		if BindsKey(c) && InCurrentWait(s, d.TokenID, d.Time) && (s.FirstApprovalTime == nil || d.Time.Before(s.FirstApprovalTime)) {
 			s.FirstApprovalTime = &d.Time
 		}
+	}
+}
+
+// recordReplaced keeps the newest key while it is one that was denied because another one was approved. A key that was approved before and
+// is sent again is no newer one: a thief may do so.
+func recordReplaced(s *v1alpha1.NodeBootstrapStatus, tokenID string, c v1alpha1.DecidedCSR) {
+	known := slices.Contains(s.KeyFingerprints, c.KeyFingerprint) && (s.ReplacedKey == nil || s.ReplacedKey.KeyFingerprint != c.KeyFingerprint)
+	switch {
+	case c.Verdict == v1alpha1.VerdictApproved && !Misuse(c.Reason) && !known:
+		s.ReplacedKey = nil
+	case c.Verdict != v1alpha1.VerdictApproved && (c.Reason == csr.ReasonKeyReplaced || c.Reason == ReasonTooManyKeys):
+		s.ReplacedKey = &v1alpha1.SentKey{TokenID: tokenID, KeyFingerprint: c.KeyFingerprint, Name: c.Name, Time: c.Time}
 	}
 }
 

@@ -103,33 +103,22 @@ func (f *Facts) RegisteredSince(at time.Time) bool {
 	return f.Node != nil && f.NodeReported && !f.sameNodeAsReissued() && !f.Node.CreationTimestamp.Time.Before(at.Truncate(time.Second))
 }
 
-// LastReplaced is the decision on the newest key that was sent with tokens, with the token's id, if the key was denied because another
-// approved key was not used yet; nil if the newest key was approved. An approved key that is sent again is not a newer key: a thief may
-// send it.
-func LastReplaced(tokens ...v1alpha1.LiveToken) (tokenID string, replaced *v1alpha1.DecidedCSR) {
-	type sent struct {
-		tokenID string
-		v1alpha1.DecidedCSR
-	}
-	var all []sent
-	for _, t := range tokens {
-		for _, c := range t.CSRs {
-			all = append(all, sent{t.ID, c})
-		}
-	}
-	slices.SortStableFunc(all, func(a, b sent) int { return a.Time.Compare(b.Time.Time) })
+// LastReplaced is the decision on the newest key that was sent with a token, if the key was denied because another one was approved that
+// nobody uses; nil when the newest key was approved.
+func LastReplaced(csrs []v1alpha1.DecidedCSR) *v1alpha1.DecidedCSR {
+	var replaced *v1alpha1.DecidedCSR
 	var approved []string
-	for i := range all {
-		switch c := &all[i]; {
+	for i := range csrs {
+		switch c := &csrs[i]; {
 		case c.Verdict == v1alpha1.VerdictApproved && !decisions.Misuse(c.Reason):
 			if !slices.Contains(approved, c.KeyFingerprint) {
 				replaced, approved = nil, append(approved, c.KeyFingerprint)
 			}
 		case c.Reason == csr.ReasonKeyReplaced, c.Reason == decisions.ReasonTooManyKeys:
-			tokenID, replaced = c.tokenID, &c.DecidedCSR
+			replaced = c
 		}
 	}
-	return tokenID, replaced
+	return replaced
 }
 
 // claimUsed reports whether the joined node uses a certificate that was approved in the current wait. Within the second of the approval
@@ -148,8 +137,8 @@ func (p *Plan) noteUse(f *Facts, now time.Time) {
 		f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
 		return
 	}
-	if tokenID, c := LastReplaced(s.Tokens...); c != nil {
-		p.Misuse = &problem.Problem{Reason: csr.ReasonSecondKey, Message: twoMachines(tokenID, c.Name, c.KeyFingerprint)}
+	if k := s.ReplacedKey; k != nil {
+		p.Misuse = &problem.Problem{Reason: csr.ReasonSecondKey, Message: twoMachines(k.TokenID, k.Name, k.KeyFingerprint)}
 		return
 	}
 	for _, t := range f.tokens() { // this plan deletes their CSRs

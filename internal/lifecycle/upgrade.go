@@ -29,10 +29,12 @@ func (f *Facts) UpgradeStatus() {
 	}
 	f.NodeBootstrap = f.NodeBootstrap.DeepCopy()
 	status := &f.NodeBootstrap.Status
-	status.KeyFingerprints = ClaimedKeys(f.NodeBootstrap)
+	keyFingerprints := ClaimedKeys(f.NodeBootstrap)
 	if awaited {
+		status.KeyFingerprints = nil // the decisions are recorded again in their order
 		f.upgradeTokens(status)
 	}
+	status.KeyFingerprints = keyFingerprints
 	if unrevoked {
 		upgradeUnrevoked(status)
 	}

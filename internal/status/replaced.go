@@ -21,7 +21,7 @@ func (r *report) keyReplaced() *problem.Problem {
 	}
 	var d *v1alpha1.DecidedCSR
 	if named := decisions.LiveToken(r.new, t.ID); named != nil {
-		_, d = lifecycle.LastReplaced(*named)
+		d = lifecycle.LastReplaced(named.CSRs)
 	}
 	claims := lifecycle.ClaimsOf(r.f, t.ID, nil)
 	if d == nil || len(claims) > 0 && r.f.RegisteredSince(claims[0].At) {

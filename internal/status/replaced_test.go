@@ -18,6 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 const isReplaced = "False KeyReplaced"
@@ -227,4 +228,42 @@ func TestReplacementKeyJoins(t *testing.T) {
 	if !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionKeyConflict) || c == nil || !strings.Contains(c.Message, "csr-a") || strings.Contains(c.Message, "csr-b") {
 		t.Errorf("the conditions are %+v", s.Conditions)
 	}
+}
+
+// The decision on a denied key disappears with its token. That it was denied is evidence nevertheless when the node joins with the first key,
+// unless a later key was approved.
+func TestReplacedKeyIsEvidenceAfterItsToken(t *testing.T) {
+	for name, tt := range map[string]struct {
+		then []v1alpha1.CertificateDecision
+		want bool
+	}{
+		"nothing since":       {nil, true},
+		"the first key again": {[]v1alpha1.CertificateDecision{nodetest.ApprovedDecision("csr-c", 1, nodetest.Minutes(3))}, true},
+		"a later key": {[]v1alpha1.CertificateDecision{withKey("SHA256:02", nodetest.ApprovedDecision("csr-c", 2, nodetest.Minutes(3)))},
+			false},
+	} {
+		f := nodetest.Awaited(2, nodetest.Young)
+		s := &f.NodeBootstrap.Status
+		s.Tokens = []v1alpha1.LiveToken{{ID: nodetest.NthID(1)}, {ID: nodetest.NthID(2)}}
+		decisions.Record(s, nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(5)))
+		decisions.Record(s, withKey("SHA256:01", nodetest.Because(csr.ReasonKeyReplaced, nodetest.DeniedDecision("csr-b", 1, nodetest.Minutes(4)))))
+		for _, d := range tt.then {
+			decisions.Record(s, d)
+		}
+		decisions.SetTokens(s, []token.Token{nodetest.Token(2, nodetest.Young)})
+		nodetest.WorksSince(nodetest.Minutes(2))(f)
+		f.NodeBootstrap.Status.JoinProofTime = new(nodetest.Ago(nodetest.Minutes(4)))
+		p, _, _ := reconcile(f)
+		if got := p.Misuse != nil && p.Misuse.Reason == csr.ReasonSecondKey; got != tt.want || p.Phase != lifecycle.Joined {
+			t.Errorf("%s: got %+v", name, nodetest.OutlineOf(&p))
+		}
+		if f.NodeBootstrap.Status.ReplacedKey != nil {
+			t.Errorf("%s: the next wait begins with the key of this one", name)
+		}
+	}
+}
+
+func withKey(key string, d v1alpha1.CertificateDecision) v1alpha1.CertificateDecision {
+	d.KeyFingerprint = key
+	return d
 }

@@ -170,7 +170,7 @@ func (r *report) joinedNow() {
 	if r.f.Node != nil {
 		r.new.NodeUID = r.f.Node.UID
 	}
-	r.new.AwaitingSince, r.new.FirstApprovalTime, r.new.JoinProofTime = nil, nil, nil
+	r.new.AwaitingSince, r.new.FirstApprovalTime, r.new.JoinProofTime, r.new.ReplacedKey = nil, nil, nil, nil
 }
 
 // handleReissue records that a token was created for the requested reissue: alarms about earlier tokens are settled.
@@ -190,7 +190,7 @@ func handleReissue(p *lifecycle.Plan, f *lifecycle.Facts, s *v1alpha1.NodeBootst
 
 func beginWait(s *v1alpha1.NodeBootstrapStatus, since time.Time) {
 	s.AwaitingSince = &metav1.Time{Time: since.Truncate(time.Second)}
-	s.NodeAliveTime, s.FirstApprovalTime, s.JoinProofTime = nil, nil, nil
+	s.NodeAliveTime, s.FirstApprovalTime, s.JoinProofTime, s.ReplacedKey = nil, nil, nil, nil
 }
 
 // hosts keeps every host at which the node may reach the API server: also that of a kubeconfig whose write may have succeeded although it

@@ -105,8 +105,8 @@ func RaisedAlarms(old, new *v1alpha1.NodeBootstrapStatus) []RaisedAlarm {
 					a.Evidence = d
 				}
 			}
-			if tokenID, c := lifecycle.LastReplaced(old.Tokens...); c != nil && a.Evidence.UID == "" { // it became evidence when the earlier key was used
-				a.Evidence = v1alpha1.CertificateDecision{Name: c.Name, UID: c.UID, TokenID: tokenID, KeyFingerprint: c.KeyFingerprint}
+			if k := old.ReplacedKey; k != nil && a.Evidence.UID == "" { // it became evidence when the earlier key was used
+				a.Evidence = v1alpha1.CertificateDecision{Name: k.Name, TokenID: k.TokenID, KeyFingerprint: k.KeyFingerprint}
 			}
 		case v1alpha1.ConditionKeyConflict:
 			if len(new.Keys) > 0 {
