@@ -62,13 +62,14 @@ func ReissuedSince(age time.Duration) func(*lifecycle.Facts) {
 // A choice is a set of alternatives for one part of a cluster's state.
 type choice []func(*lifecycle.Facts)
 
-func As(*lifecycle.Facts) {} // As it is
+// Unchanged leaves facts as they are.
+func Unchanged(*lifecycle.Facts) {}
 
 // choices are the states in which a cluster can be found: after a crash, an edit, a restore from a backup, a theft.
 var choices = []choice{
-	{As, As, As, As, As, func(f *lifecycle.Facts) { f.NodeBootstrap = nil }},
+	{Unchanged, Unchanged, Unchanged, Unchanged, Unchanged, func(f *lifecycle.Facts) { f.NodeBootstrap = nil }},
 	{ // tokens
-		As,
+		Unchanged,
 		func(f *lifecycle.Facts) { AddToken(f, 1, Young) },
 		func(f *lifecycle.Facts) { AddToken(f, 1, Due) },
 		func(f *lifecycle.Facts) { AddToken(f, 1, Old) },
@@ -81,20 +82,20 @@ var choices = []choice{
 		func(f *lifecycle.Facts) { AddToken(f, 1, Young); delete(f.TokenSecrets[0].Data, "expiration") },
 	},
 	{ // what the status says
-		As,
+		Unchanged,
 		func(f *lifecycle.Facts) { setStatus(f, StatusOf(1, Young)) },
 		func(f *lifecycle.Facts) { setStatus(f, StatusOf(2, Young)) },
 		func(f *lifecycle.Facts) { setStatus(f, JoinedBefore().NodeBootstrap.Status) },
 	},
-	{As, onNodeBootstrap(Claimed("csr-a")), onNodeBootstrap(claimedWithSecond), onNodeBootstrap(longHistory), onNodeBootstrap(deniedAKey)},
-	{As, onNodeBootstrap(Raised(csr.ReasonSecondKey))},
-	{As, NoCluster},
-	{As, func(f *lifecycle.Facts) { f.Kubeconfig = KubeconfigSecret(1) }, func(f *lifecycle.Facts) { f.Kubeconfig = ForeignKubeconfig() }},
-	{As, func(f *lifecycle.Facts) { f.Node = NodeMade(Old) }, func(f *lifecycle.Facts) { f.Node = NodeMade(0) }},
-	{As, func(f *lifecycle.Facts) { f.NodeReported = true }},
-	{As, func(f *lifecycle.Facts) { f.LeaseRenewed = Now }},
+	{Unchanged, onNodeBootstrap(Claimed("csr-a")), onNodeBootstrap(claimedWithSecond), onNodeBootstrap(longHistory), onNodeBootstrap(deniedAKey)},
+	{Unchanged, onNodeBootstrap(Raised(csr.ReasonSecondKey))},
+	{Unchanged, NoCluster},
+	{Unchanged, func(f *lifecycle.Facts) { f.Kubeconfig = KubeconfigSecret(1) }, func(f *lifecycle.Facts) { f.Kubeconfig = ForeignKubeconfig() }},
+	{Unchanged, func(f *lifecycle.Facts) { f.Node = NodeMade(Old) }, func(f *lifecycle.Facts) { f.Node = NodeMade(0) }},
+	{Unchanged, func(f *lifecycle.Facts) { f.NodeReported = true }},
+	{Unchanged, func(f *lifecycle.Facts) { f.LeaseRenewed = Now }},
 	{ // CSRs
-		As,
+		Unchanged,
 		With(Request("csr-a", 1, Minutes(1))),
 		With(Request("csr-w", 1, Minutes(1), ForNode("worker-2")), Request("csr-b", 1, 0), Request("csr-c", 1, 0)),
 		With(Request("csr-a", 1, Minutes(1), Approved(Minutes(1)))),
@@ -104,7 +105,7 @@ var choices = []choice{
 		With(Request("csr-a", 1, Minutes(3)), Request("csr-b", 1, Minutes(2)), Request("csr-c", 2, Minutes(2))),
 	},
 	{ // further CSRs of the tokens
-		As,
+		Unchanged,
 		Further(Request("csr-s", 1, Minutes(2), AnotherSigner)),
 		Further(Request("csr-s", 2, Minutes(2), AnotherSigner, Approved(Minutes(1)))),
 		Further(Request("csr-o", 1, Minutes(2), ForNode("worker-9"), Approved(Minutes(1)), WithCertificate)),
@@ -112,12 +113,12 @@ var choices = []choice{
 		Further(BadRequests(1, 12)...),
 		Further(BadRequests(2, 3)...),
 	},
-	{As, As, onNodeBootstrap(Approval(v1alpha1.ApprovalManual)), onNodeBootstrap(Approval(v1alpha1.ApprovalClusterWide))},
-	{As, As, As, onNodeBootstrap(Replacements(1)), onNodeBootstrap(Replacements(7))},
-	{As, As, As, onNodeBootstrap(DeadlineAfter(time.Minute))},
-	{As, onNodeBootstrap(AskReissue), onNodeBootstrap(HandledReissue)},
+	{Unchanged, Unchanged, onNodeBootstrap(Approval(v1alpha1.ApprovalManual)), onNodeBootstrap(Approval(v1alpha1.ApprovalClusterWide))},
+	{Unchanged, Unchanged, Unchanged, onNodeBootstrap(Replacements(1)), onNodeBootstrap(Replacements(7))},
+	{Unchanged, Unchanged, Unchanged, onNodeBootstrap(DeadlineAfter(time.Minute))},
+	{Unchanged, onNodeBootstrap(AskReissue), onNodeBootstrap(HandledReissue)},
 	{ // serving certificates
-		As,
+		Unchanged,
 		onNodeBootstrap(Declares()),
 		serving(ServingRequest("serving-a", Minutes(1))),
 		serving(ServingRequest("serving-a", Minutes(1), Naming("192.0.2.8"))),
@@ -126,7 +127,7 @@ var choices = []choice{
 		serving(ServingRequests(6, Approved(Minutes(1)))...),
 		serving(append(ServingRequests(20, Decided(certificatesv1.CertificateDenied, Minutes(1))), ServingRequest("serving-b", Minutes(1)))...),
 	},
-	{As, func(f *lifecycle.Facts) { f.Bypass = &lifecycle.Bypass{} }, func(f *lifecycle.Facts) {
+	{Unchanged, func(f *lifecycle.Facts) { f.Bypass = &lifecycle.Bypass{} }, func(f *lifecycle.Facts) {
 		f.Bypass = &lifecycle.Bypass{Open: true, Why: []string{"a binding", "another"}}
 	}},
 }

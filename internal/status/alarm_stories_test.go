@@ -75,9 +75,9 @@ const (
 
 func TestTheftIsAnsweredByAReissue(t *testing.T) {
 	play(t, nodetest.Fresh(),
-		moment{nodetest.As, lifecycle.Awaited, "#1", waits, "", ""},
+		moment{nodetest.Unchanged, lifecycle.Awaited, "#1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-a", 1, 0, nodetest.ForNode("worker-2"))), lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", denies},
-		moment{nodetest.As, lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""},
+		moment{nodetest.Unchanged, lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 1, 0)), lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""}, // sent just before the token was deleted
 		moment{nodetest.NoCluster, lifecycle.Withdrawn, "", isWithdrawn, "WrongSubject", ""},
 		moment{nodetest.AskReissue, lifecycle.Awaited, "", "False ServerUnknown", "WrongSubject", "ServerUnknown"},
@@ -162,7 +162,7 @@ func TestPredecessorWithAKeyOutlivesItsSuccessor(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	nodetest.Edits(func(f *lifecycle.Facts) { nodetest.AddToken(f, 1, nodetest.Due) }, nodetest.Records(nodetest.Because(csr.ReasonKubeletClient, nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(50)))))(f)
 	play(t, f,
-		moment{nodetest.As, lifecycle.Awaited, "#2 #1", waits, "", ""},
+		moment{nodetest.Unchanged, lifecycle.Awaited, "#2 #1", waits, "", ""},
 		moment{nodetest.Further(nodetest.Request("csr-b", 2, 0, nodetest.ForNode("worker-2"))), lifecycle.Awaited, "#1", waits, "WrongSubject", denies},
 	)
 	if !kubeconfig.Carries(f.Kubeconfig, nodetest.Token(1, nodetest.Due)) {

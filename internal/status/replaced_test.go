@@ -169,7 +169,7 @@ func TestRestartsOverAndOverAreNoFlood(t *testing.T) {
 		recorded string
 		alarm    string
 	}{
-		"one by one":       {nodetest.As, "1 Approved, 7 Denied, 1 Ignored", ""},
+		"one by one":       {nodetest.Unchanged, "1 Approved, 7 Denied, 1 Ignored", ""},
 		"replacement keys": {nodetest.Replacements(7), "8 Approved, 1 Ignored", ""},
 		"with a defect":    {nodetest.Records(nodetest.Because(csr.ReasonWrongDuration, nodetest.DeniedDecision("bad", 1, nodetest.Minutes(1)))), "1 Approved, 7 Denied, 1 Ignored", decisions.ReasonTooManyRequests},
 	} {

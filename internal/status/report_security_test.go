@@ -81,7 +81,7 @@ func TestReportAlarm(t *testing.T) {
 		want    string
 		first   bool // the alarm is unchanged
 	}{
-		"none":                       {nodetest.As, published(1, nodetest.Young), "", false},
+		"none":                       {nodetest.Unchanged, published(1, nodetest.Young), "", false},
 		"evidence":                   {theft, status.Outcome{}, "True WrongSubject", false},
 		"evidence, write failed":     {theft, status.Outcome{Err: nodetest.ErrWrite}, "True WrongSubject", false},
 		"it is raised":               {nodetest.Raised("SecondKey"), status.Outcome{}, "True SecondKey", true},
@@ -132,7 +132,7 @@ func TestReportApprovalEnforced(t *testing.T) {
 		"nobody, not published":     {nodetest.Fresh(), closed, unpublished(published(1, 0)), yes, ""},
 		"others":                    {nodetest.Awaited(1, nodetest.Young), open, published(1, nodetest.Young), no, "binding one; binding two"},
 		"others, Manual":            {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(open, nodetest.Approval(v1alpha1.ApprovalManual)), published(1, nodetest.Young), no, "certificatesigningrequests/nodeclient"},
-		"not known":                 {nodetest.Awaited(1, nodetest.Young), nodetest.As, published(1, nodetest.Young), unknown, "could not be asked"},
+		"not known":                 {nodetest.Awaited(1, nodetest.Young), nodetest.Unchanged, published(1, nodetest.Young), unknown, "could not be asked"},
 		"ClusterWide":               {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(wide, closed), published(1, nodetest.Young), "False ApprovalClusterWide", "any node"},
 		"ClusterWide, others too":   {nodetest.Awaited(1, nodetest.Young), nodetest.Edits(wide, open), published(1, nodetest.Young), "False ApprovalClusterWide", "spec.clientCertificate.approval"},
 		"ClusterWide, not known":    {nodetest.Awaited(1, nodetest.Young), wide, published(1, nodetest.Young), "False ApprovalClusterWide", ""},
@@ -145,7 +145,7 @@ func TestReportApprovalEnforced(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			for _, before := range []func(*lifecycle.Facts){nodetest.As, func(f *lifecycle.Facts) { // it existed before
+			for _, before := range []func(*lifecycle.Facts){nodetest.Unchanged, func(f *lifecycle.Facts) { // it existed before
 				meta.SetStatusCondition(&f.NodeBootstrap.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionApprovalEnforced, Status: metav1.ConditionUnknown, Reason: "Before"})
 			}} {
 				f := *tt.facts

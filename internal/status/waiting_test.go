@@ -29,7 +29,7 @@ func TestReadySaysWhatTheNodeWaitsFor(t *testing.T) {
 		edit func(*lifecycle.Facts)
 		want string
 	}{
-		"no CSR":                              {nodetest.As, give},
+		"no CSR":                              {nodetest.Unchanged, give},
 		"approved":                            {nodetest.Records(unissued), give},
 		"issued a moment ago":                 {issued(10 * time.Second), "CSR csr-a was issued at 2026-03-04T05:05:57Z: waiting for the kubelet to register its Node"},
 		"issued, and no Node":                 {issued(nodetest.Minutes(3)), "CSR csr-a was issued at 2026-03-04T05:03:07Z, but no Node registered; see the kubelet's log for"},
