@@ -89,7 +89,7 @@ func Meta(nb *v1alpha1.NodeBootstrap, namespace, name string) metav1.ObjectMeta 
 // NotOurs is the problem of an existing Secret that the operator did not create.
 func NotOurs(s *corev1.Secret) *problem.Problem {
 	return &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
-		"the Secret %s/%s exists and does not belong to this NodeBootstrap: delete it. If somebody needs it, copy it to another name first", s.Namespace, s.Name)}
+		"the Secret %s/%s exists and does not belong to this NodeBootstrap: delete it. If it is still needed, copy it to another name first", s.Namespace, s.Name)}
 }
 
 // Labelled reports whether an object has the operator's label.

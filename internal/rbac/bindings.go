@@ -122,7 +122,7 @@ func ProblemFor(nb *v1alpha1.NodeBootstrap, bindings map[string]*rbacv1.ClusterR
 		switch {
 		case b != nil && !Ours(b):
 			return &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
-				"the ClusterRoleBinding %s exists and does not belong to this operator: delete it. If somebody needs it, copy it to another name first", name)}
+				"the ClusterRoleBinding %s exists and does not belong to this operator: delete it. If it is still needed, copy it to another name first", name)}
 		case b == nil || RoleDiffers(b) || !equality.Semantic.DeepEqual(b.Subjects, Binding(name).Subjects):
 			pending = &problem.Problem{Reason: v1alpha1.ReasonBindingsPending, Message: fmt.Sprintf("the ClusterRoleBinding %s is being made", name)}
 		}
