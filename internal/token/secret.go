@@ -6,11 +6,14 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 	bootstraputil "k8s.io/cluster-bootstrap/token/util"
 
@@ -111,4 +114,58 @@ func (t Token) RenewAt(nb *v1alpha1.NodeBootstrap) time.Time {
 	sum := sha256.Sum256([]byte(nb.UID))
 	fraction := float64(binary.BigEndian.Uint32(sum[:4])) / (1 << 32)
 	return t.Expires.Add(-ttl/3 + time.Duration(fraction*float64(ttl/6)))
+}
+
+const (
+	// Group is the group of every token that the operator creates.
+	Group = "system:bootstrappers:nodebootstrap"
+	// ClusterWideGroup is the additional group of tokens whose CSRs kube-controller-manager approves.
+	ClusterWideGroup = "system:bootstrappers:nodebootstrap:cluster-wide"
+)
+
+// GroupsOfOurs are the operator's groups with which the token in a Secret authenticates. The API server parses them in the same way
+// (k8s.io/kubernetes plugin/pkg/auth/authenticator/token/bootstrap).
+func GroupsOfOurs(s *corev1.Secret) []string {
+	if s.Type != bootstrapapi.SecretTypeBootstrapToken {
+		return nil
+	}
+	var ours []string
+	for _, group := range strings.Split(string(s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), ",") {
+		if (group == Group || group == ClusterWideGroup) && !slices.Contains(ours, group) {
+			ours = append(ours, group)
+		}
+	}
+	return ours
+}
+
+func tokenGroups(nb *v1alpha1.NodeBootstrap) []string {
+	if nb.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+		return []string{Group, ClusterWideGroup}
+	}
+	return []string{Group}
+}
+
+// Stray reports whether a Secret holds a token in one of the operator's groups and names no NodeBootstrap as its owner.
+func Stray(s *corev1.Secret) bool {
+	node := owned.NodeOf(s)
+	return s.Namespace == Namespace && len(GroupsOfOurs(s)) > 0 && (node == "" || !owned.Ours(s, node))
+}
+
+// maxReissueBytes is the longest reissue request that is kept unchanged. A time has 35 bytes at most.
+const maxReissueBytes = 128
+
+// Reissue is the reissue that an object requests or, on a token's Secret, was created for; empty for none. Every reader of the annotation
+// uses it.
+func Reissue(o metav1.Object) string {
+	return NormalReissue(o.GetAnnotations()[v1alpha1.ReissueRequestedAtAnnotation])
+}
+
+// NormalReissue is the form in which reissue requests are compared and stored: the value itself, or the hash of a long one. An annotation
+// can have 256 KiB, and a token's Secret has no room for a copy next to its other annotations.
+func NormalReissue(value string) string {
+	if len(value) <= maxReissueBytes {
+		return value
+	}
+	sum := sha256.Sum256([]byte(value))
+	return "SHA256:" + hex.EncodeToString(sum[:])
 }
