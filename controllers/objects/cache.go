@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package objects configures the cache: which objects it holds, which of their fields, and its indexes.
+// Package objects configures the cache: which objects it holds, which of their fields, and its indexes. It also reads objects.
 package objects
 
 import (
@@ -90,52 +90,54 @@ func CacheOptions(namespace string) cache.Options {
 
 // AddIndexes adds the indexes that the reconcilers use.
 func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
-	for _, i := range []struct {
-		object client.Object
-		name   string
-		values client.IndexerFunc
-	}{
-		{&corev1.Secret{}, IndexNode, func(o client.Object) []string {
-			if token.Stray(o.(*corev1.Secret)) {
-				return []string{StrayTokens}
-			}
-			node := owned.NodeOf(o)
-			if o.GetName() == owned.KubeconfigSecretName(node) { // found by name
-				return nil
-			}
-			return nonEmpty(node)
-		}},
-		{&certificatesv1.CertificateSigningRequest{}, IndexToken, func(o client.Object) []string {
-			return nonEmpty(token.IDOfUser(o.(*certificatesv1.CertificateSigningRequest).Spec.Username))
-		}},
-		{&certificatesv1.CertificateSigningRequest{}, IndexNode, func(o client.Object) []string {
-			return nonEmpty(RequestedNode(o.(*certificatesv1.CertificateSigningRequest)))
-		}},
-		{&certificatesv1.CertificateSigningRequest{}, IndexServing, func(o client.Object) []string {
-			return nonEmpty(ServingNode(o.(*certificatesv1.CertificateSigningRequest)))
-		}},
-		{&v1alpha1.NodeBootstrap{}, IndexAddress, func(o client.Object) []string {
-			return csr.DeclaredAddresses(o.(*v1alpha1.NodeBootstrap).Spec.ServingCertificate.Addresses)
-		}},
-		{&v1alpha1.NodeBootstrap{}, IndexKey, func(o client.Object) []string {
-			return lifecycle.ClaimedKeys(o.(*v1alpha1.NodeBootstrap))
-		}},
-		{&v1alpha1.NodeBootstrap{}, IndexServer, func(o client.Object) []string {
-			return kubeconfig.ServerHosts(o.(*v1alpha1.NodeBootstrap))
-		}},
-		{&rbacv1.ClusterRoleBinding{}, IndexUser, func(o client.Object) []string {
-			var users []string
-			for _, s := range o.(*rbacv1.ClusterRoleBinding).Subjects {
-				users = append(users, nonEmpty(tokenUser(s))...)
-			}
-			return users
-		}},
+	for _, i := range []index{
+		indexBy(IndexNode, oneValue(indexedNode)),
+		indexBy(IndexToken, oneValue(func(r *certificatesv1.CertificateSigningRequest) string { return token.IDOfUser(r.Spec.Username) })),
+		indexBy(IndexNode, oneValue(RequestedNode)),
+		indexBy(IndexServing, oneValue(ServingNode)),
+		indexBy(IndexAddress, func(nb *v1alpha1.NodeBootstrap) []string {
+			return csr.DeclaredAddresses(nb.Spec.ServingCertificate.Addresses)
+		}),
+		indexBy(IndexKey, lifecycle.ClaimedKeys),
+		indexBy(IndexServer, kubeconfig.ServerHosts),
+		indexBy(IndexUser, tokenUsers),
 	} {
 		if err := indexer.IndexField(ctx, i.object, i.name, i.values); err != nil {
 			return fmt.Errorf("indexing %T by %s: %w", i.object, i.name, err)
 		}
 	}
 	return nil
+}
+
+type index struct {
+	object client.Object
+	name   string
+	values client.IndexerFunc
+}
+
+func indexBy[T any, P pointer[T]](name string, values func(P) []string) index {
+	return index{P(new(T)), name, func(o client.Object) []string { return values(o.(P)) }}
+}
+
+// oneValue adapts a function with one value, which is empty for objects that are not in the index.
+func oneValue[P any](value func(P) string) func(P) []string {
+	return func(o P) []string {
+		if v := value(o); v != "" {
+			return []string{v}
+		}
+		return nil
+	}
+}
+
+func indexedNode(s *corev1.Secret) string {
+	node := owned.NodeOf(s)
+	switch {
+	case token.Stray(s):
+		return StrayTokens
+	case s.Name == owned.KubeconfigSecretName(node): // found by name
+		return ""
+	}
+	return node
 }
 
 // RequestedNode returns the node that a CSR names, if it was sent with a token of ours: the API server sets the groups.
@@ -155,6 +157,16 @@ func ServingNode(r *certificatesv1.CertificateSigningRequest) string {
 	return node
 }
 
+func tokenUsers(b *rbacv1.ClusterRoleBinding) []string {
+	var users []string
+	for _, s := range b.Subjects {
+		if user := tokenUser(s); user != "" {
+			users = append(users, user)
+		}
+	}
+	return users
+}
+
 // tokenUser returns the user of a subject if it is a bootstrap token's, or EveryToken.
 func tokenUser(s rbacv1.Subject) string {
 	if s.Kind == everyTokenKind {
@@ -164,13 +176,6 @@ func tokenUser(s rbacv1.Subject) string {
 		return ""
 	}
 	return s.Name
-}
-
-func nonEmpty(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return []string{s}
 }
 
 const (
@@ -186,10 +191,9 @@ const APIServerService = "kubernetes"
 // NewScheme returns a scheme with all types that the operator reads and writes.
 func NewScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return nil, fmt.Errorf("registering types: %w", err)
-		}
+	types := runtime.NewSchemeBuilder(clientgoscheme.AddToScheme, v1alpha1.AddToScheme)
+	if err := types.AddToScheme(scheme); err != nil {
+		return nil, fmt.Errorf("registering types: %w", err)
 	}
 	return scheme, nil
 }
@@ -208,11 +212,14 @@ func FindNodeBootstrap(ctx context.Context, reader client.Reader, name string) (
 	return nb, nil
 }
 
-// Find reads an object into into, and returns it; nil if it does not exist.
-func Find[T any, P interface {
+// pointer is the type of a pointer to an object.
+type pointer[T any] interface {
 	*T
 	client.Object
-}](ctx context.Context, reader client.Reader, namespace, name string, into P) (P, error) {
+}
+
+// Find reads an object into into, and returns it; nil if it does not exist.
+func Find[T any, P pointer[T]](ctx context.Context, reader client.Reader, namespace, name string, into P) (P, error) {
 	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, into)
 	if apierrors.IsNotFound(err) {
 		return nil, nil

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -57,11 +58,18 @@ func IsPartial(o metav1.Object) bool {
 }
 
 // cut truncates a long text, and copies it so that the rest can be freed.
-func cut(s string, most int) string {
+func cut[S ~string](s S, most int) S {
 	if len(s) <= most {
 		return s
 	}
-	return strings.Clone(s[:most])
+	return S(strings.Clone(string(s[:most])))
+}
+
+// cutAll cuts several texts.
+func cutAll[S ~string](most int, all ...*S) {
+	for _, s := range all {
+		*s = cut(*s, most)
+	}
 }
 
 // only returns a map with some of the keys, or nil. Values are cut to a length that no value that is compared has.
@@ -98,18 +106,31 @@ func bareMetadata(m *metav1.ObjectMeta, size int, labels, annotations map[string
 	return left
 }
 
+// bareMetadataWithOwners is bareMetadata, and keeps some owners.
+func bareMetadataWithOwners(m *metav1.ObjectMeta, size int, labels, annotations map[string]string, owners []metav1.OwnerReference) remainder {
+	all := slices.Equal(m.OwnerReferences, owners)
+	m.OwnerReferences = nil
+	left := bareMetadata(m, size, labels, annotations)
+	m.OwnerReferences = owners
+	if !all {
+		left = max(left, something)
+	}
+	return left
+}
+
 // mark marks an object that must be read again before an update, if something was left out.
 func (left remainder) mark(m *metav1.ObjectMeta) {
-	switch all := left == nothing; {
-	case all:
-	case len(m.Annotations) > 0 && left == much:
-		m.Annotations[PartialAnnotation] = large
-	case len(m.Annotations) > 0:
-		m.Annotations[PartialAnnotation] = ""
-	case left == much:
-		m.Annotations = largeAnnotations
-	default:
-		m.Annotations = partialAnnotations
+	if left == nothing {
+		return
+	}
+	marks := partialAnnotations
+	if left == much {
+		marks = largeAnnotations
+	}
+	if len(m.Annotations) == 0 {
+		m.Annotations = marks
+	} else {
+		maps.Copy(m.Annotations, marks)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -41,7 +40,7 @@ func StripSecret(s *corev1.Secret) { StripSecretOf(s, owned.NodeOf(s)) }
 // StripSecretOf is StripSecret for a Secret that is read for a node, whatever its annotation says.
 func StripSecretOf(s *corev1.Secret, node string) {
 	size := s.Size()
-	s.Type = corev1.SecretType(cut(string(s.Type), maxWordBytes))
+	s.Type = cut(s.Type, maxWordBytes)
 	left := bareOwned(&s.ObjectMeta, size)
 	switch {
 	case node == "" || len(node) > maxNameBytes || !owned.Ours(s, node):
@@ -67,38 +66,29 @@ func bareOwned(m *metav1.ObjectMeta, size int) remainder {
 		}
 		annotations[v1alpha1.ReissueRequestedAtAnnotation] = made
 	}
-	owners, all := bareOwners(m.OwnerReferences)
-	m.OwnerReferences = nil
-	left := bareMetadata(m, size, labels, annotations)
-	m.OwnerReferences = owners
-	if !all {
-		left = max(left, something)
-	}
-	return left
+	return bareMetadataWithOwners(m, size, labels, annotations, bareOwners(m.OwnerReferences))
 }
 
-// bareOwners returns the controller among owners, and one entry for all others. It reports whether nothing was left out.
-func bareOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference, all bool) {
-	all = true
+// bareOwners returns the controller among owners, and one entry for all others.
+func bareOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference) {
 	other := false
 	for _, o := range owners {
 		if o.Controller == nil || !*o.Controller {
 			other = true
 			continue
 		}
-		kept := metav1.OwnerReference{
+		if len(bare) > 0 { // the API server allows only one
+			continue
+		}
+		bare = append(bare, metav1.OwnerReference{
 			APIVersion: cut(o.APIVersion, maxWordBytes), Kind: cut(o.Kind, maxWordBytes), Name: cut(o.Name, maxNameBytes+2),
-			UID: types.UID(cut(string(o.UID), maxWordBytes)), Controller: o.Controller, BlockOwnerDeletion: o.BlockOwnerDeletion,
-		}
-		all = all && kept == o
-		if len(bare) == 0 { // the API server allows only one
-			bare = append(bare, kept)
-		}
+			UID: cut(o.UID, maxWordBytes), Controller: o.Controller, BlockOwnerDeletion: o.BlockOwnerDeletion,
+		})
 	}
 	if other {
-		bare, all = append(bare, metav1.OwnerReference{Kind: otherEntry}), false
+		bare = append(bare, metav1.OwnerReference{Kind: otherEntry})
 	}
-	return bare, all
+	return bare
 }
 
 // tokenData returns the values of a token of ours, each cut to a length that no correct value has.
@@ -122,13 +112,7 @@ func foreignData(s *corev1.Secret) map[string][]byte {
 		return nil
 	}
 	if len(groups) > maxTokenValueBytes {
-		var ours []string
-		for group := range strings.SplitSeq(string(groups), ",") {
-			if (group == token.Group || group == token.ClusterWideGroup) && !slices.Contains(ours, group) {
-				ours = append(ours, group)
-			}
-		}
-		groups = []byte(strings.Join(ours, ","))
+		groups = []byte(strings.Join(token.GroupsOfOurs(s), ","))
 	}
 	return map[string][]byte{bootstrapapi.BootstrapTokenExtraGroupsKey: groups}
 }
@@ -156,16 +140,12 @@ const (
 //
 // On an approval the API server keeps the stored spec, but takes the metadata from the request: see updateApproval in
 // controllers/node.
-func cutRequest(o any) (any, error) {
-	r, ok := o.(*certificatesv1.CertificateSigningRequest)
-	if !ok {
-		return o, nil
-	}
+var cutRequest = transform(func(r *certificatesv1.CertificateSigningRequest) {
 	finalizers, owners := len(r.Finalizers) > 0, len(r.OwnerReferences) > 0
 	left := bareMetadata(&r.ObjectMeta, r.Size(), nil, nil)
 	if !slices.Contains(r.Spec.Groups, token.Group) && ServingNode(r) == "" {
 		r.Spec, r.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
-		return o, nil
+		return
 	}
 	if finalizers {
 		r.Finalizers = []string{otherEntry}
@@ -183,8 +163,7 @@ func cutRequest(o any) (any, error) {
 		left = max(left, something)
 	}
 	left.mark(&r.ObjectMeta)
-	return o, nil
-}
+})
 
 // cutConditions returns a bounded number of conditions with short texts, among them the first Approved, Denied and Failed. It
 // reports whether it left nothing out.
@@ -196,7 +175,7 @@ func cutConditions(conditions []certificatesv1.CertificateSigningRequestConditio
 			continue
 		}
 		out = append(out, certificatesv1.CertificateSigningRequestCondition{
-			Type: certificatesv1.RequestConditionType(cut(string(c.Type), maxWordBytes)), Status: c.Status,
+			Type: cut(c.Type, maxWordBytes), Status: c.Status,
 			Reason: cut(c.Reason, maxWordBytes), Message: cut(c.Message, maxMessageBytes),
 			LastUpdateTime: c.LastUpdateTime, LastTransitionTime: c.LastTransitionTime,
 		})

@@ -11,7 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -26,6 +26,16 @@ import (
 // of bytes is kept. Values that thousands of objects share are held once, since cached objects are never modified. Transforming
 // an object again changes nothing.
 
+// transform changes the objects of one type.
+func transform[T any](change func(*T)) toolscache.TransformFunc {
+	return func(o any) (any, error) {
+		if object, ok := o.(*T); ok {
+			change(object)
+		}
+		return o, nil
+	}
+}
+
 // intern makes equal strings share their memory.
 func intern[S ~string](all ...*S) {
 	for _, s := range all {
@@ -37,11 +47,7 @@ func intern[S ~string](all ...*S) {
 var ownLabels = map[string]string{owned.ManagedByLabel: owned.ManagedBy}
 
 // transformSecret is StripSecret, and shares the memory of common values.
-func transformSecret(o any) (any, error) {
-	s, ok := o.(*corev1.Secret)
-	if !ok {
-		return o, nil
-	}
+var transformSecret = transform(func(s *corev1.Secret) {
 	StripSecret(s)
 	if maps.Equal(s.Labels, ownLabels) {
 		s.Labels = ownLabels
@@ -51,15 +57,10 @@ func transformSecret(o any) (any, error) {
 	for i := range s.OwnerReferences {
 		intern(&s.OwnerReferences[i].APIVersion, &s.OwnerReferences[i].Kind)
 	}
-	return o, nil
-}
+})
 
 // transformNodeBootstrap is StripNodeBootstrap, and shares the memory of common values.
-func transformNodeBootstrap(o any) (any, error) {
-	nb, ok := o.(*v1alpha1.NodeBootstrap)
-	if !ok {
-		return o, nil
-	}
+var transformNodeBootstrap = transform(func(nb *v1alpha1.NodeBootstrap) {
 	StripNodeBootstrap(nb)
 	intern(&nb.Kind, &nb.APIVersion, &nb.Spec.Cluster.Server, &nb.Spec.Cluster.CABundle, &nb.Status.Server, &nb.Status.CAFingerprint)
 	for i := range nb.Status.APIServerHosts {
@@ -73,8 +74,7 @@ func transformNodeBootstrap(o any) (any, error) {
 		intern(&c.Type, &c.Reason)
 		intern(&c.Status)
 	}
-	return o, nil
-}
+})
 
 // StripNodeBootstrap drops the metadata that GitOps tools and people add. The schema bounds the spec, and the operator bounds
 // the status that it writes; longer values that someone else wrote into the status are cut.
@@ -88,61 +88,62 @@ func StripNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 		much.mark(&nb.ObjectMeta)
 		nb.Spec.Cluster.CABundle = "" // wholeNodeBootstrap reads it
 	}
-	s := &nb.Status
+	stripStatus(&nb.Status)
+}
+
+func stripStatus(s *v1alpha1.NodeBootstrapStatus) {
 	s.LastHandledReissueAt = token.NormalReissue(s.LastHandledReissueAt)
-	s.Server, s.CAFingerprint = cut(s.Server, maxServerBytes), cut(s.CAFingerprint, maxWordBytes)
-	s.LastTokenID, s.NodeUID = cut(s.LastTokenID, maxWordBytes), types.UID(cut(string(s.NodeUID), maxWordBytes))
+	cutAll(maxServerBytes, &s.Server)
+	cutAll(maxWordBytes, &s.CAFingerprint, &s.LastTokenID)
+	cutAll(maxWordBytes, &s.NodeUID)
 	if s.Token != nil {
-		s.Token.ID = cut(s.Token.ID, maxWordBytes)
+		cutAll(maxWordBytes, &s.Token.ID)
 	}
 	if ref := s.KubeconfigSecretRef; ref != nil {
-		ref.Namespace, ref.Name = cut(ref.Namespace, maxWordBytes), cut(ref.Name, maxWordBytes)
+		cutAll(maxWordBytes, &ref.Namespace, &ref.Name)
 	}
 	for i := range s.APIServerHosts {
-		s.APIServerHosts[i] = cut(s.APIServerHosts[i], maxServerBytes)
+		cutAll(maxServerBytes, &s.APIServerHosts[i])
 	}
 	if len(s.Conditions) > maxStatusConditions {
 		s.Conditions = slices.Clone(s.Conditions[:maxStatusConditions])
 	}
 	for i := range s.Conditions {
 		c := &s.Conditions[i]
-		c.Type, c.Reason, c.Message = cut(c.Type, maxWordBytes), cut(c.Reason, maxWordBytes), cut(c.Message, status.MaxConditionMessage)
+		cutAll(maxWordBytes, &c.Type, &c.Reason)
+		cutAll(status.MaxConditionMessage, &c.Message)
 	}
 	for i := range s.Certificates {
 		d := &s.Certificates[i]
-		d.Name, d.UID, d.SignerName = cut(d.Name, maxWordBytes), types.UID(cut(string(d.UID), maxWordBytes)), cut(d.SignerName, maxServerBytes)
-		d.TokenID, d.KeyFingerprint, d.Reason = cut(d.TokenID, maxWordBytes), cut(d.KeyFingerprint, maxWordBytes), cut(d.Reason, maxWordBytes)
-		d.Message = cut(d.Message, maxServerBytes)
+		cutAll(maxWordBytes, &d.Name, &d.TokenID, &d.KeyFingerprint, &d.Reason)
+		cutAll(maxWordBytes, &d.UID)
+		cutAll(maxServerBytes, &d.SignerName, &d.Message)
 	}
-	stripTokens(s)
-	for i := range s.Keys {
-		k := &s.Keys[i]
-		k.TokenID, k.KeyFingerprint, k.Name = cut(k.TokenID, maxWordBytes), cut(k.KeyFingerprint, maxWordBytes), cut(k.Name, maxWordBytes)
-	}
-}
-
-func stripTokens(s *v1alpha1.NodeBootstrapStatus) {
 	for i := range s.Tokens {
-		t := &s.Tokens[i]
-		t.ID = cut(t.ID, maxWordBytes)
-		for i := range t.CSRs {
-			c := &t.CSRs[i]
-			c.Name, c.UID, c.KeyFingerprint = cut(c.Name, maxWordBytes), types.UID(cut(string(c.UID), maxWordBytes)), cut(c.KeyFingerprint, maxWordBytes)
-			c.Reason = cut(c.Reason, maxWordBytes)
+		cutAll(maxWordBytes, &s.Tokens[i].ID)
+		for j := range s.Tokens[i].CSRs {
+			c := &s.Tokens[i].CSRs[j]
+			cutAll(maxWordBytes, &c.Name, &c.KeyFingerprint, &c.Reason)
+			cutAll(maxWordBytes, &c.UID)
 		}
 	}
-	if k := s.ReplacedKey; k != nil {
-		k.TokenID, k.KeyFingerprint, k.Name = cut(k.TokenID, maxWordBytes), cut(k.KeyFingerprint, maxWordBytes), cut(k.Name, maxWordBytes)
+	for i := range s.Keys {
+		stripKey(&s.Keys[i])
+	}
+	if s.ReplacedKey != nil {
+		stripKey(s.ReplacedKey)
 	}
 	for i := range s.KeyFingerprints {
-		s.KeyFingerprints[i] = cut(s.KeyFingerprints[i], maxWordBytes)
+		cutAll(maxWordBytes, &s.KeyFingerprints[i])
 	}
 	for i := range s.UnrevokedCertificates {
 		c := &s.UnrevokedCertificates[i]
-		c.Name, c.UID, c.KeyFingerprint = cut(c.Name, maxWordBytes), types.UID(cut(string(c.UID), maxWordBytes)), cut(c.KeyFingerprint, maxWordBytes)
-		c.Reason = cut(c.Reason, maxWordBytes)
+		cutAll(maxWordBytes, &c.Name, &c.KeyFingerprint, &c.Reason)
+		cutAll(maxWordBytes, &c.UID)
 	}
 }
+
+func stripKey(k *v1alpha1.SentKey) { cutAll(maxWordBytes, &k.TokenID, &k.KeyFingerprint, &k.Name) }
 
 const (
 	// maxServerBytes is the maximum length of a URL in the schema.
@@ -152,56 +153,44 @@ const (
 )
 
 // stripNode keeps a Node's name and identity.
-func stripNode(o any) (any, error) {
-	if n, ok := o.(*metav1.PartialObjectMetadata); ok {
-		if bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil) == much {
-			much.mark(&n.ObjectMeta)
-		}
+var stripNode = transform(func(n *metav1.PartialObjectMetadata) {
+	if bareMetadata(&n.ObjectMeta, metadataSize(&n.ObjectMeta), nil, nil) == much {
+		much.mark(&n.ObjectMeta)
 	}
-	return o, nil
-}
+})
 
 // stripConfigMap keeps the one key that is read, and cuts its value just above the maximum size, so that a too long value is
 // still rejected.
-func stripConfigMap(o any) (any, error) {
-	if c, ok := o.(*corev1.ConfigMap); ok {
-		bareMetadata(&c.ObjectMeta, c.Size(), nil, nil)
-		key, most := RootCAKey, kubeconfig.MaxCABytes+1
-		if c.Name == bootstrapapi.ConfigMapClusterInfo {
-			key, most = bootstrapapi.KubeConfigKey, kubeconfig.MaxClusterInfoBytes+1
-		}
-		c.Data, c.BinaryData, c.Immutable = only(c.Data, most, key), nil, nil
+var stripConfigMap = transform(func(c *corev1.ConfigMap) {
+	bareMetadata(&c.ObjectMeta, c.Size(), nil, nil)
+	key, most := RootCAKey, kubeconfig.MaxCABytes+1
+	if c.Name == bootstrapapi.ConfigMapClusterInfo {
+		key, most = bootstrapapi.KubeConfigKey, kubeconfig.MaxClusterInfoBytes+1
 	}
-	return o, nil
-}
+	c.Data, c.BinaryData, c.Immutable = only(c.Data, most, key), nil, nil
+})
 
 // stripService and stripEndpointSlice keep all addresses, since no node may get a serving certificate for them. Only one object
 // of each kind is cached.
-func stripService(o any) (any, error) {
-	if s, ok := o.(*corev1.Service); ok {
-		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
-		s.Spec = corev1.ServiceSpec{
-			ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, ExternalIPs: s.Spec.ExternalIPs,
-			ExternalName: s.Spec.ExternalName, LoadBalancerIP: s.Spec.LoadBalancerIP,
-		}
-		s.Status.Conditions = nil
-		for i := range s.Status.LoadBalancer.Ingress {
-			s.Status.LoadBalancer.Ingress[i].Ports = nil
-		}
+var stripService = transform(func(s *corev1.Service) {
+	bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
+	s.Spec = corev1.ServiceSpec{
+		ClusterIP: s.Spec.ClusterIP, ClusterIPs: s.Spec.ClusterIPs, ExternalIPs: s.Spec.ExternalIPs,
+		ExternalName: s.Spec.ExternalName, LoadBalancerIP: s.Spec.LoadBalancerIP,
 	}
-	return o, nil
-}
+	s.Status.Conditions = nil
+	for i := range s.Status.LoadBalancer.Ingress {
+		s.Status.LoadBalancer.Ingress[i].Ports = nil
+	}
+})
 
-func stripEndpointSlice(o any) (any, error) {
-	if s, ok := o.(*discoveryv1.EndpointSlice); ok {
-		bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
-		s.Ports = nil
-		for i := range s.Endpoints {
-			s.Endpoints[i] = discoveryv1.Endpoint{Addresses: s.Endpoints[i].Addresses}
-		}
+var stripEndpointSlice = transform(func(s *discoveryv1.EndpointSlice) {
+	bareMetadata(&s.ObjectMeta, s.Size(), nil, nil)
+	s.Ports = nil
+	for i := range s.Endpoints {
+		s.Endpoints[i] = discoveryv1.Endpoint{Addresses: s.Endpoints[i].Addresses}
 	}
-	return o, nil
-}
+})
 
 const (
 	// maxTokenUsers is how many users of bootstrap tokens are kept of a binding. A binding that names more counts as naming
@@ -215,19 +204,14 @@ const (
 )
 
 // stripBinding keeps of the bindings of others only the name and the users of bootstrap tokens.
-func stripBinding(o any) (any, error) {
-	b, ok := o.(*rbacv1.ClusterRoleBinding)
-	if !ok {
-		return o, nil
-	}
+var stripBinding = transform(func(b *rbacv1.ClusterRoleBinding) {
 	if slices.Contains(rbac.BindingNames, b.Name) {
 		stripSharedBinding(b)
-		return o, nil
+		return
 	}
 	bareMetadata(&b.ObjectMeta, b.Size(), nil, nil)
 	b.RoleRef, b.Subjects = rbacv1.RoleRef{}, tokenSubjects(b.Subjects)
-	return o, nil
-}
+})
 
 // tokenSubjects returns copies of the subjects that are users of bootstrap tokens.
 func tokenSubjects(all []rbacv1.Subject) []rbacv1.Subject {
@@ -247,34 +231,24 @@ func tokenSubjects(all []rbacv1.Subject) []rbacv1.Subject {
 // stripSharedBinding keeps the fields of a shared binding that are compared. An edited binding still differs after it.
 func stripSharedBinding(b *rbacv1.ClusterRoleBinding) {
 	labels := only(b.Labels, maxWordBytes, owned.ManagedByLabel)
-	owners, all := bareCRDOwners(b.OwnerReferences)
-	b.OwnerReferences = nil
-	left := bareMetadata(&b.ObjectMeta, b.Size(), labels, nil)
-	b.OwnerReferences = owners
-	if !all {
-		left = max(left, something)
+	bareMetadataWithOwners(&b.ObjectMeta, b.Size(), labels, nil, bareCRDOwners(b.OwnerReferences)).mark(&b.ObjectMeta)
+	cutAll(maxWordBytes, &b.RoleRef.APIGroup, &b.RoleRef.Kind, &b.RoleRef.Name)
+	b.Subjects = slices.Clone(b.Subjects[:min(len(b.Subjects), maxSubjects)])
+	for i := range b.Subjects {
+		s := &b.Subjects[i]
+		cutAll(maxWordBytes, &s.APIGroup, &s.Kind, &s.Name, &s.Namespace)
 	}
-	left.mark(&b.ObjectMeta)
-	b.RoleRef = rbacv1.RoleRef{APIGroup: cut(b.RoleRef.APIGroup, maxWordBytes), Kind: cut(b.RoleRef.Kind, maxWordBytes), Name: cut(b.RoleRef.Name, maxWordBytes)}
-	subjects := make([]rbacv1.Subject, 0, 1)
-	for _, s := range b.Subjects[:min(len(b.Subjects), maxSubjects)] {
-		subjects = append(subjects, rbacv1.Subject{
-			APIGroup: cut(s.APIGroup, maxWordBytes), Kind: cut(s.Kind, maxWordBytes), Name: cut(s.Name, maxWordBytes), Namespace: cut(s.Namespace, maxWordBytes),
-		})
-	}
-	b.Subjects = subjects
 }
 
-// bareCRDOwners returns the CustomResourceDefinition among owners, and one entry for all others. It reports whether no others
-// exist.
-func bareCRDOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference, all bool) {
+// bareCRDOwners returns the CustomResourceDefinition among owners, and one entry for all others.
+func bareCRDOwners(owners []metav1.OwnerReference) (bare []metav1.OwnerReference) {
 	for _, o := range owners {
 		if rbac.OwnsBindings(o) && len(bare) == 0 && len(o.APIVersion) <= maxWordBytes && len(o.UID) <= maxWordBytes {
 			bare = append(bare, o)
 		}
 	}
 	if len(bare) < len(owners) {
-		return append(bare, metav1.OwnerReference{Kind: otherEntry}), false
+		bare = append(bare, metav1.OwnerReference{Kind: otherEntry})
 	}
-	return bare, true
+	return bare
 }

@@ -130,7 +130,7 @@ func GroupsOfOurs(s *corev1.Secret) []string {
 		return nil
 	}
 	var ours []string
-	for _, group := range strings.Split(string(s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), ",") {
+	for group := range strings.SplitSeq(string(s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey]), ",") {
 		if (group == Group || group == ClusterWideGroup) && !slices.Contains(ours, group) {
 			ours = append(ours, group)
 		}
