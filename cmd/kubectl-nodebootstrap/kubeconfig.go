@@ -46,6 +46,9 @@ status.kubeconfigSecretRef names.`,
 		Args:              oneName,
 		ValidArgsFunction: completeNames(connect, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.outputFile == "-" { // standard output, as in kubectl
+				o.outputFile = ""
+			}
 			if err := o.validate(); err != nil {
 				return usageError(cmd, err)
 			}
@@ -64,7 +67,7 @@ status.kubeconfigSecretRef names.`,
 
 func (o *kubeconfigOptions) validate() error {
 	switch {
-	case o.overwrite && o.file() == "":
+	case o.overwrite && o.outputFile == "":
 		return errors.New("--overwrite goes with --output-file")
 	case o.wait < 0:
 		return fmt.Errorf("--wait takes a time like 1m, and %s is negative", o.wait)
@@ -73,8 +76,10 @@ func (o *kubeconfigOptions) validate() error {
 }
 
 func (o *kubeconfigOptions) run(ctx context.Context, c client.WithWatch, name string) error {
-	if err := o.checkTarget(); err != nil {
-		return err
+	if o.outputFile != "" && !o.overwrite { // before the command asks the cluster or waits
+		if err := checkAbsent(o.outputFile); err != nil {
+			return err
+		}
 	}
 	nb, err := o.find(ctx, c, name)
 	if err != nil {
@@ -123,22 +128,6 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 	return secret.Data[kubeconfig.Key], nil
 }
 
-// checkTarget returns an error if the output file exists, before the command asks the cluster or waits.
-func (o *kubeconfigOptions) checkTarget() error {
-	if o.file() == "" || o.overwrite {
-		return nil
-	}
-	return checkAbsent(o.outputFile)
-}
-
-// file returns the path to write to; empty for standard output, which a dash means, too, as in kubectl.
-func (o *kubeconfigOptions) file() string {
-	if o.outputFile == "-" {
-		return ""
-	}
-	return o.outputFile
-}
-
 // warnExpired only warns, since the local clock may be wrong.
 func (o *kubeconfigOptions) warnExpired(token *v1alpha1.TokenStatus, now time.Time) {
 	if token != nil && token.ExpirationTime.Time.Before(now) {
@@ -148,7 +137,7 @@ func (o *kubeconfigOptions) warnExpired(token *v1alpha1.TokenStatus, now time.Ti
 }
 
 func (o *kubeconfigOptions) write(kubeconfig []byte, name string) error {
-	if o.file() == "" {
+	if o.outputFile == "" {
 		_, err := o.Out.Write(kubeconfig)
 		return err
 	}

@@ -126,34 +126,26 @@ func follow(ctx context.Context, c client.WithWatch, name string, look func(*v1a
 	}
 	defer w.Stop()
 	nb, err := get(ctx, c, name) // after the start of the watch, so that no change is missed
-	for err == nil {
-		if done, err := look(nb); done || err != nil {
-			return done, err
-		}
-		if nb, err = next(ctx, w, name); nb == nil {
-			break
-		}
+	if err != nil {
+		return false, err
 	}
-	return false, err
-}
-
-// next returns the NodeBootstrap after its next change; nil if the watch has ended.
-func next(ctx context.Context, w watch.Interface, name string) (*v1alpha1.NodeBootstrap, error) {
-	for {
+	done, err := look(nb)
+	for !done && err == nil {
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return false, ctx.Err()
 		case event, open := <-w.ResultChan():
 			nb, ok := event.Object.(*v1alpha1.NodeBootstrap)
 			switch {
 			case !open || event.Type == watch.Error:
-				return nil, nil
+				return false, nil
 			case !ok || nb.Name != name:
 			case event.Type == watch.Deleted:
-				return nil, notFound(name)
+				return false, notFound(name)
 			default:
-				return nb, nil
+				done, err = look(nb)
 			}
 		}
 	}
+	return done, err
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -88,7 +89,7 @@ func describeState(out io.Writer, nb *v1alpha1.NodeBootstrap, now time.Time) {
 			row("Warning", c.Reason+": "+c.Message)
 		}
 	}
-	row("Server", orNone(nb.Status.Server))
+	row("Server", cmp.Or(nb.Status.Server, none))
 	row("Token", tokenText(nb.Status.Token, now))
 	row("Kubeconfig", secretText(nb.Status.KubeconfigSecretRef))
 	if since := nb.Status.AwaitingSince; since != nil {
@@ -100,10 +101,11 @@ func describeState(out io.Writer, nb *v1alpha1.NodeBootstrap, now time.Time) {
 }
 
 func describeConditions(out io.Writer, conditions []metav1.Condition, now time.Time) {
-	fmt.Fprintf(out, "Conditions:%s\n", noneIf(len(conditions) == 0))
 	if len(conditions) == 0 {
+		fmt.Fprintln(out, "Conditions:  "+none)
 		return
 	}
+	fmt.Fprintln(out, "Conditions:")
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	defer w.Flush()
 	fmt.Fprint(w, "  Type\tStatus\tReason\tFor\tMessage\n")
@@ -113,7 +115,11 @@ func describeConditions(out io.Writer, conditions []metav1.Condition, now time.T
 }
 
 func describeCertificates(out io.Writer, decisions []v1alpha1.CertificateDecision, now time.Time) {
-	fmt.Fprintf(out, "Certificate requests:%s\n", noneIf(len(decisions) == 0))
+	if len(decisions) == 0 {
+		fmt.Fprintln(out, "Certificate requests:  "+none)
+		return
+	}
+	fmt.Fprintln(out, "Certificate requests:")
 	for _, d := range decisions {
 		describeDecision(out, d, now)
 	}
@@ -128,8 +134,8 @@ func describeDecision(out io.Writer, d v1alpha1.CertificateDecision, now time.Ti
 		fmt.Fprintf(w, "    Message:\t%s\n", d.Message)
 	}
 	fmt.Fprintf(w, "    Signer:\t%s\n", d.SignerName)
-	fmt.Fprintf(w, "    Token:\t%s\n", orNone(d.TokenID))
-	fmt.Fprintf(w, "    Key:\t%s\n", orNone(d.KeyFingerprint))
+	fmt.Fprintf(w, "    Token:\t%s\n", cmp.Or(d.TokenID, none))
+	fmt.Fprintf(w, "    Key:\t%s\n", cmp.Or(d.KeyFingerprint, none))
 	if d.IssuedTime != nil {
 		fmt.Fprintf(w, "    Issued:\t%s\n", stamp(*d.IssuedTime, now))
 	}
@@ -166,18 +172,4 @@ func stamp(t metav1.Time, now time.Time) string {
 		return text + " (in " + duration.HumanDuration(d) + ")"
 	}
 	return text + " (" + duration.HumanDuration(now.Sub(t.Time)) + " ago)"
-}
-
-func orNone(text string) string {
-	if text == "" {
-		return none
-	}
-	return text
-}
-
-func noneIf(empty bool) string {
-	if empty {
-		return "  " + none
-	}
-	return ""
 }
