@@ -130,28 +130,31 @@ func nodesSubject(node string) pkix.Name {
 	return pkix.Name{Organization: []string{nodesGroup}, CommonName: nodeUserPrefix + node}
 }
 
-// hasSubjectOf compares the encoded subject: parsing hides second values, unknown attributes and string types.
-func hasSubjectOf(e *evaluation, node string) bool {
-	want, err := asn1.Marshal(nodesSubject(node).ToRDNSequence())
-	return err == nil && bytes.Equal(e.parsed.RawSubject, want)
+// hasSubject compares the encoded subject with the node's: parsing hides second values, unknown attributes and string types. The message
+// is for a subject that means something else.
+func hasSubject(e *evaluation, format string, args ...any) *Result {
+	want, err := asn1.Marshal(nodesSubject(e.node).ToRDNSequence())
+	switch {
+	case err == nil && bytes.Equal(e.parsed.RawSubject, want):
+		return nil
+	case meansNodesSubject(e):
+		return deny(ReasonUnexpectedAttributes, "the subject %q is encoded in another way than a kubelet does: organization first, then common name, "+
+			"each alone and a PrintableString"+stockKubelet, e.parsed.Subject.String())
+	}
+	return deny(ReasonWrongSubject, format, args...)
 }
 
-// meansSubjectOf reports whether the parsed subject is the node's, in any encoding and order. Tools other than a kubelet write other
+// meansNodesSubject reports whether the parsed subject is the node's, in any encoding and order. Tools other than a kubelet write other
 // string types.
-func meansSubjectOf(e *evaluation, node string) bool {
+func meansNodesSubject(e *evaluation) bool {
 	have := e.parsed.Subject.Names
-	want := map[string]any{oidOrganization.String(): nodesGroup, oidCommonName.String(): nodeUserPrefix + node}
+	want := map[string]any{oidOrganization.String(): nodesGroup, oidCommonName.String(): nodeUserPrefix + e.node}
 	for _, v := range have {
 		if value, ok := want[v.Type.String()]; !ok || v.Value != value {
 			return false
 		}
 	}
 	return len(have) == len(want) && !have[0].Type.Equal(have[1].Type)
-}
-
-func denyEncoding(e *evaluation) *Result {
-	return deny(ReasonUnexpectedAttributes, "the subject %q is encoded in another way than a kubelet does: organization first, then common name, "+
-		"each alone and a PrintableString"+stockKubelet, e.parsed.Subject.String())
 }
 
 // stockKubelet ends the message of a denial for a defect that no stock kubelet's CSR has. Both causes are possible, and the advice

@@ -165,13 +165,7 @@ func asksKubeletClientSigner(e *evaluation) *Result {
 func hasClientUsages(e *evaluation) *Result { return hasUsages(e, certificatesv1.UsageClientAuth) }
 
 func hasTokensSubject(e *evaluation) *Result {
-	if hasSubjectOf(e, e.node) {
-		return nil
-	}
-	if meansSubjectOf(e, e.node) {
-		return denyEncoding(e)
-	}
-	return deny(ReasonWrongSubject, "the subject asked for is %.300q; the token is for %q alone. If this is another machine, give it "+
+	return hasSubject(e, "the subject asked for is %.300q; the token is for %q alone. If this is another machine, give it "+
 		"the kubeconfig of a NodeBootstrap of its own; if it is the right one, start its kubelet with --hostname-override=%[3]s. "+
 		"Whoever it is, ask for a reissue, since the token is not safe any more: %[4]s",
 		e.parsed.Subject.String(), nodesSubject(e.node).String(), e.node, ReissueCommand(e.node))

@@ -12,7 +12,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"slices"
@@ -102,8 +101,7 @@ func (e *evaluation) run(checks []check, approved Result) Result {
 }
 
 func fingerprint(parsed *x509.CertificateRequest) string {
-	sum := sha256.Sum256(parsed.RawSubjectPublicKeyInfo)
-	return "SHA256:" + hex.EncodeToString(sum[:])
+	return fmt.Sprintf("SHA256:%x", sha256.Sum256(parsed.RawSubjectPublicKeyInfo))
 }
 
 // Fingerprint is SHA256:<hex> of the DER SubjectPublicKeyInfo in a CSR. It fails if the CSR cannot be parsed.

@@ -109,13 +109,7 @@ func addressesAreDeclared(e *evaluation) *Result {
 func hasServingUsages(e *evaluation) *Result { return hasUsages(e, certificatesv1.UsageServerAuth) }
 
 func hasRequestersSubject(e *evaluation) *Result {
-	if hasSubjectOf(e, e.node) {
-		return nil
-	}
-	if meansSubjectOf(e, e.node) {
-		return denyEncoding(e)
-	}
-	return deny(ReasonWrongSubject, "the subject asked for is %.300q; the requester may only be %q"+stockKubelet, e.parsed.Subject.String(), nodesSubject(e.node).String())
+	return hasSubject(e, "the subject asked for is %.300q; the requester may only be %q"+stockKubelet, e.parsed.Subject.String(), nodesSubject(e.node).String())
 }
 
 func namesAnAddress(e *evaluation) *Result {

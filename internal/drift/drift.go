@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -15,6 +14,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -163,17 +163,11 @@ func decidedFrom(status *v1alpha1.NodeBootstrapStatus) *v1alpha1.NodeBootstrapSt
 func differingFields(have, want *v1alpha1.NodeBootstrapStatus) []string {
 	var out []string
 	got, sent := statusFields(have), statusFields(want)
-	for field := range sent {
-		if _, ok := got[field]; !ok {
-			got[field] = nil
-		}
-	}
-	for field, value := range got {
-		if !bytes.Equal(value, sent[field]) {
+	for _, field := range sets.List(sets.KeySet(got).Union(sets.KeySet(sent))) {
+		if !bytes.Equal(got[field], sent[field]) {
 			out = append(out, "status."+field)
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 
@@ -213,14 +207,14 @@ func (i *Interference) Problem() *problem.Problem {
 	all := i.Difference.Fields()
 	fields := strings.Join(all[:min(len(all), maxFields)], ", ")
 	if i.ByAdmission {
-		return &problem.Problem{Reason: v1alpha1.ReasonAdmissionInterferes, Message: fmt.Sprintf("admission control changes the %s while the operator writes it: "+
+		return problem.New(v1alpha1.ReasonAdmissionInterferes, "admission control changes the %s while the operator writes it: "+
 			"%s is not what was sent. Find the policy or webhook (kubectl get mutatingwebhookconfigurations,mutatingadmissionpolicies) and "+
-			"exempt the operator's ServiceAccount from it. The operator tries again every minute", i.Object, fields)}
+			"exempt the operator's ServiceAccount from it. The operator tries again every minute", i.Object, fields)
 	}
 	if fields != "" {
 		fields = " (" + fields + ")"
 	}
-	return &problem.Problem{Reason: v1alpha1.ReasonContested, Message: fmt.Sprintf("the %s is changed, deleted or reissued again and again%s by another client, and the "+
+	return problem.New(v1alpha1.ReasonContested, "the %s is changed, deleted or reissued again and again%s by another client, and the "+
 		"operator writes it once a minute. Find the client (kubectl get --show-managed-fields names those that write, the audit log also those "+
-		"that delete) and have it leave the object alone", i.Object, fields)}
+		"that delete) and have it leave the object alone", i.Object, fields)
 }

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"maps"
@@ -68,11 +67,11 @@ func Resolve(spec v1alpha1.ClusterSpec, sources Sources, now time.Time) (Cluster
 	case server == "" && broken != nil:
 		return Cluster{}, broken
 	case server == "":
-		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonServerUnknown, Message: fmt.Sprintf(
-			"no API server URL is known: set %s, or %s, or publish %s", fromSpecServer, fromFlagServer, fromClusterInfo)}
+		return Cluster{}, problem.New(v1alpha1.ReasonServerUnknown,
+			"no API server URL is known: set %s, or %s, or publish %s", fromSpecServer, fromFlagServer, fromClusterInfo)
 	}
 	if err := ValidateServer(server); err != nil {
-		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonServerInvalid, Message: fmt.Sprintf("%s: %v", from, err)}
+		return Cluster{}, problem.New(v1alpha1.ReasonServerInvalid, "%s: %v", from, err)
 	}
 	return resolveCA(Cluster{Server: server}, spec, sources, info, broken, now)
 }
@@ -82,14 +81,15 @@ func resolveCA(cluster Cluster, spec v1alpha1.ClusterSpec, sources Sources, info
 		source{fromClusterInfo, info.ca}, source{fromRootCA, sources.RootCA})
 	switch fromFlag := from != fromSpecCA; {
 	case fromFlag && sources.FlagCAError != nil:
-		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonCAInvalid, Message: fmt.Sprintf("%s: the file cannot be read: %v: put the cluster's ca.crt there. It is read again every few seconds", fromFlagCA, sources.FlagCAError)}
+		return Cluster{}, problem.New(v1alpha1.ReasonCAInvalid,
+			"%s: the file cannot be read: %v: put the cluster's ca.crt there. It is read again every few seconds", fromFlagCA, sources.FlagCAError)
 	case fromFlag && sources.FlagCA != nil && len(sources.FlagCA) == 0:
-		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonCAInvalid, Message: fromFlagCA + ": the file is empty: put the cluster's ca.crt there. It is read again every few seconds"}
+		return Cluster{}, problem.New(v1alpha1.ReasonCAInvalid, "%s: the file is empty: put the cluster's ca.crt there. It is read again every few seconds", fromFlagCA)
 	case broken != nil && from != fromSpecCA && from != fromFlagCA:
 		return Cluster{}, broken
 	case ca == "":
-		return Cluster{}, &problem.Problem{Reason: v1alpha1.ReasonCAUnknown, Message: fmt.Sprintf(
-			"no CA is known: set %s, or %s, or publish %s or %s", fromSpecCA, fromFlagCA, fromClusterInfo, fromRootCA)}
+		return Cluster{}, problem.New(v1alpha1.ReasonCAUnknown,
+			"no CA is known: set %s, or %s, or publish %s or %s", fromSpecCA, fromFlagCA, fromClusterInfo, fromRootCA)
 	}
 	var why *problem.Problem
 	cluster.CA, cluster.CAExpires, why = parseCA([]byte(ca), from, now)
@@ -126,13 +126,12 @@ func parseClusterInfo(kubeconfig string) (clusterInfo, *problem.Problem) {
 		return clusterInfo{}, nil
 	}
 	if len(kubeconfig) > MaxClusterInfoBytes {
-		return clusterInfo{}, &problem.Problem{Reason: v1alpha1.ReasonServerInvalid, Message: fmt.Sprintf(
-			"%s holds a kubeconfig of more than %d KiB: fix it, or set %s", fromClusterInfo, MaxClusterInfoBytes>>10, fromSpecServer)}
+		return clusterInfo{}, problem.New(v1alpha1.ReasonServerInvalid,
+			"%s holds a kubeconfig of more than %d KiB: fix it, or set %s", fromClusterInfo, MaxClusterInfoBytes>>10, fromSpecServer)
 	}
 	config, err := clientcmd.Load([]byte(kubeconfig))
 	if err != nil {
-		return clusterInfo{}, &problem.Problem{Reason: v1alpha1.ReasonServerInvalid, Message: fmt.Sprintf(
-			"%s holds no kubeconfig (%v): fix it, or set %s", fromClusterInfo, err, fromSpecServer)}
+		return clusterInfo{}, problem.New(v1alpha1.ReasonServerInvalid, "%s holds no kubeconfig (%v): fix it, or set %s", fromClusterInfo, err, fromSpecServer)
 	}
 	names := slices.Sorted(maps.Keys(config.Clusters)) // kubeadm writes one
 	if len(names) == 0 {
@@ -193,9 +192,8 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *probl
 		return invalid("there is no certificate in it")
 	}
 	if !now.Before(last) {
-		return nil, time.Time{}, &problem.Problem{Reason: v1alpha1.ReasonCAExpired, Message: fmt.Sprintf(
-			"%s: its certificates have expired, the last one at %s: give the cluster's present CA",
-			from, last.UTC().Format(time.RFC3339))}
+		return nil, time.Time{}, problem.New(v1alpha1.ReasonCAExpired,
+			"%s: its certificates have expired, the last one at %s: give the cluster's present CA", from, last.UTC().Format(time.RFC3339))
 	}
 	return out.Bytes(), last, nil
 }
@@ -210,8 +208,7 @@ const (
 
 // fingerprint identifies the certificates of a CA in the status: the SHA-256 of their PEM.
 func fingerprint(pem []byte) string {
-	sum := sha256.Sum256(pem)
-	return "SHA256:" + hex.EncodeToString(sum[:])
+	return fmt.Sprintf("SHA256:%x", sha256.Sum256(pem))
 }
 
 // doesNotVerify is the problem of a discovered CA that verifies none of the chains that API servers present to the operator. Whoever can
@@ -229,9 +226,8 @@ func doesNotVerify(ca []byte, from string, presented [][]*x509.Certificate, now 
 			return nil
 		}
 	}
-	return &problem.Problem{Reason: v1alpha1.ReasonCADoesNotVerify, Message: fmt.Sprintf(
-		"%s: the API server that the operator talks to does not verify with this CA (%.300s): see who changed it and fix it. If nodes reach the API server "+
-			"through a load balancer that terminates TLS, set its CA explicitly, with %s or %s", from, err.Error(), fromSpecCA, fromFlagCA)}
+	return problem.New(v1alpha1.ReasonCADoesNotVerify, "%s: the API server that the operator talks to does not verify with this CA (%.300s): see who changed it and fix it. If nodes reach the API server "+
+		"through a load balancer that terminates TLS, set its CA explicitly, with %s or %s", from, err.Error(), fromSpecCA, fromFlagCA)
 }
 
 // verify checks a chain, the leaf first, as a client does, except for the host name. An expired or not yet valid leaf is no evidence

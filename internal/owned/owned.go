@@ -5,7 +5,6 @@ package owned
 
 import (
 	"bytes"
-	"fmt"
 	"maps"
 	"strings"
 
@@ -64,7 +63,7 @@ func Ours(s *corev1.Secret, node string) bool {
 		return ofNodeBootstrap(owner) && owner.Name == node
 	}
 	// An orphan of "kubectl delete --cascade=orphan".
-	return s.Labels[ManagedByLabel] == ManagedBy && s.Annotations[NodeNameAnnotation] == node
+	return Labelled(s) && s.Annotations[NodeNameAnnotation] == node
 }
 
 func ofNodeBootstrap(owner *metav1.OwnerReference) bool {
@@ -91,8 +90,8 @@ func Meta(nb *v1alpha1.NodeBootstrap, namespace, name string) metav1.ObjectMeta 
 
 // NotOurs is the problem of an existing Secret that the operator did not create.
 func NotOurs(s *corev1.Secret) *problem.Problem {
-	return &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
-		"the Secret %s/%s exists and does not belong to this NodeBootstrap: delete it. If it is still needed, copy it to another name first", s.Namespace, s.Name)}
+	return problem.New(v1alpha1.ReasonObjectNotOurs,
+		"the Secret %s/%s exists and does not belong to this NodeBootstrap: delete it. If it is still needed, copy it to another name first", s.Namespace, s.Name)
 }
 
 // Labelled reports whether an object has the operator's label.

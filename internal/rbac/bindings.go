@@ -4,7 +4,6 @@
 package rbac
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 
@@ -71,20 +70,12 @@ func bindingsFor(nb *v1alpha1.NodeBootstrap) []string {
 
 // Ours reports whether the operator created a binding.
 func Ours(b *rbacv1.ClusterRoleBinding) bool {
-	return b.Labels[owned.ManagedByLabel] == owned.ManagedBy || bindingOwner(b) != nil
+	return owned.Labelled(b) || slices.ContainsFunc(b.OwnerReferences, OwnsBindings)
 }
 
 // OwnsBindings reports whether an owner is the owner of the shared bindings.
 func OwnsBindings(o metav1.OwnerReference) bool {
 	return o.Kind == "CustomResourceDefinition" && o.Name == CRDName
-}
-
-func bindingOwner(b *rbacv1.ClusterRoleBinding) *metav1.OwnerReference {
-	i := slices.IndexFunc(b.OwnerReferences, OwnsBindings)
-	if i < 0 {
-		return nil
-	}
-	return &b.OwnerReferences[i]
 }
 
 // Owner is the owner reference of a shared binding.
@@ -121,10 +112,10 @@ func ProblemFor(nb *v1alpha1.NodeBootstrap, bindings map[string]*rbacv1.ClusterR
 		b := bindings[name]
 		switch {
 		case b != nil && !Ours(b):
-			return &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
-				"the ClusterRoleBinding %s exists and does not belong to this operator: delete it. If it is still needed, copy it to another name first", name)}
+			return problem.New(v1alpha1.ReasonObjectNotOurs,
+				"the ClusterRoleBinding %s exists and does not belong to this operator: delete it. If it is still needed, copy it to another name first", name)
 		case b == nil || RoleDiffers(b) || !equality.Semantic.DeepEqual(b.Subjects, Binding(name).Subjects):
-			pending = &problem.Problem{Reason: v1alpha1.ReasonBindingsPending, Message: fmt.Sprintf("the ClusterRoleBinding %s is being made", name)}
+			pending = problem.New(v1alpha1.ReasonBindingsPending, "the ClusterRoleBinding %s is being made", name)
 		}
 	}
 	return pending

@@ -24,20 +24,20 @@ func SecretName(id string) string { return bootstraputil.BootstrapTokenSecretNam
 
 // IDOfUser is the id of the bootstrap token that authenticates as a user; empty if the user is not a bootstrap token.
 func IDOfUser(username string) string {
-	id, ok := strings.CutPrefix(username, bootstrapapi.BootstrapUserPrefix)
-	if !ok || !bootstraputil.IsValidBootstrapTokenID(id) {
-		return ""
-	}
-	return id
+	return idAfter(bootstrapapi.BootstrapUserPrefix, username)
 }
 
 // IDOfSecret is the id of the bootstrap token that a Secret with this name can hold; empty if it cannot hold one.
 func IDOfSecret(name string) string {
-	id, ok := strings.CutPrefix(name, bootstrapapi.BootstrapTokenSecretPrefix)
-	if !ok {
+	return idAfter(bootstrapapi.BootstrapTokenSecretPrefix, name)
+}
+
+func idAfter(prefix, text string) string {
+	id, ok := strings.CutPrefix(text, prefix)
+	if !ok || !bootstraputil.IsValidBootstrapTokenID(id) {
 		return ""
 	}
-	return IDOfUser(bootstrapapi.BootstrapUserPrefix + id)
+	return id
 }
 
 // maxGivenIDs bounds how many earlier ids of a NodeBootstrap's tokens are derived: thirty years of daily renewals.

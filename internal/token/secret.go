@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -166,6 +166,5 @@ func NormalReissue(value string) string {
 	if len(value) <= maxReissueBytes {
 		return value
 	}
-	sum := sha256.Sum256([]byte(value))
-	return "SHA256:" + hex.EncodeToString(sum[:])
+	return fmt.Sprintf("SHA256:%x", sha256.Sum256([]byte(value)))
 }
