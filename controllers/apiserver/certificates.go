@@ -63,29 +63,32 @@ func (c *Certificates) Wrap(next http.RoundTripper) http.RoundTripper {
 	})
 }
 
-// Observe is called for each response. Usually the certificate is the same pointer as before, since crypto/tls parses equal
-// certificates once.
+// Observe is called for each response, usually with a certificate that is known.
 func (c *Certificates) Observe(chain []*x509.Certificate) {
 	now := c.clock.Now()
+	if !c.presentedAgain(chain[0], now) {
+		c.add(chain, now)
+	}
+}
+
+// presentedAgain updates when a certificate was last presented, and reports whether it is known.
+func (c *Certificates) presentedAgain(leaf *x509.Certificate, now time.Time) bool {
 	for _, p := range *c.seen.Load() {
-		if p.chain[0] == chain[0] {
+		if p.chain[0].Equal(leaf) {
 			p.last.Store(now.UnixNano())
-			return
+			return true
 		}
 	}
-	c.add(chain, now)
+	return false
 }
 
 func (c *Certificates) add(chain []*x509.Certificate, now time.Time) {
 	c.adding.Lock()
 	defer c.adding.Unlock()
-	seen := *c.seen.Load()
-	for _, p := range seen {
-		if p.chain[0].Equal(chain[0]) {
-			p.last.Store(now.UnixNano())
-			return
-		}
+	if c.presentedAgain(chain[0], now) {
+		return
 	}
+	seen := *c.seen.Load()
 	kept := slices.DeleteFunc(slices.Clone(seen), func(p *presented) bool { return now.After(p.chain[0].NotAfter) })
 	if len(kept) >= maxServerCertificates {
 		oldest := slices.MinFunc(kept, func(a, b *presented) int { return a.lastSeen().Compare(b.lastSeen()) })

@@ -55,15 +55,15 @@ func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) 
 		}, []string{"reason"}),
 		renewals: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_token_renewals_total",
-			Help: "Tokens that took the place of one that was about to expire.",
+			Help: "Tokens that replaced one that was about to expire.",
 		}),
 		conflicts: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_key_conflicts_total",
-			Help: "NodeBootstraps with one of whose tokens several keys were sent: each time that the condition KeyConflict became True.",
+			Help: "NodeBootstraps for which several keys were sent with one token: how often the condition KeyConflict became True.",
 		}),
 		outliving: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "nodebootstrap_certificates_not_revoked_total",
-			Help: "Client certificates that were issued although their request or token was revoked, or whose key another one replaced. They are valid until they expire.",
+			Help: "Client certificates that were issued although their CertificateSigningRequest or token was revoked, or whose key was replaced by another one. They are valid until they expire.",
 		}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nodebootstrap_kubeconfig_changes_total",
@@ -71,12 +71,12 @@ func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) 
 		}, []string{"what"}),
 		toCredential: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "nodebootstrap_credential_duration_seconds",
-			Help:    "Time from when a node is waited for to when its credential is available. The beginning is known to the second.",
+			Help:    "Time from the moment a node is awaited to the moment its credential is available. The start is known to the second.",
 			Buckets: []float64{1, 2, 5, 10, 30, 60, 300, 1800},
 		}),
 		toJoined: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "nodebootstrap_join_duration_seconds",
-			Help:    "Time from when a credential is available to when its node has joined.",
+			Help:    "Time from the moment a credential is available to the moment its node has joined.",
 			Buckets: []float64{5, 15, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}),
 	}
@@ -88,7 +88,7 @@ func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) 
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "nodebootstrap_build_info",
-		Help:        "Always 1; the labels say what is running.",
+		Help:        "Always 1; the labels have the version of the operator and of Go.",
 		ConstLabels: prometheus.Labels{"version": version.Name(), "goversion": runtime.Version()},
 	})
 	build.Set(1)
@@ -169,15 +169,15 @@ var (
 	misusedDesc = prometheus.NewDesc("nodebootstrap_alarms",
 		"NodeBootstraps whose token was misused: those with the condition TokenMisused.", nil, nil)
 	conflictDesc = prometheus.NewDesc("nodebootstrap_key_conflicts",
-		"NodeBootstraps with one of whose tokens several keys were sent: those with the condition KeyConflict.", nil, nil)
+		"NodeBootstraps for which several keys were sent with one token: those with the condition KeyConflict.", nil, nil)
 	outlivingDesc = prometheus.NewDesc("nodebootstrap_certificates_not_revoked",
-		"NodeBootstraps with a valid certificate that was to be prevented: those with the condition CertificateNotRevoked.", nil, nil)
+		"NodeBootstraps with a valid certificate that should not exist: those with the condition CertificateNotRevoked.", nil, nil)
 	bypassedDesc = prometheus.NewDesc("nodebootstrap_approvals_not_enforced",
-		"NodeBootstraps whose token's requests are approved by others too: those with the condition ApprovalEnforced False, except for those with approval ClusterWide.", nil, nil)
+		"NodeBootstraps for which something else approves CertificateSigningRequests too: those with the condition ApprovalEnforced False, except for those with approval ClusterWide.", nil, nil)
 	foreignDesc = prometheus.NewDesc("nodebootstrap_foreign_tokens",
-		"Bootstrap tokens in the operator's groups that no NodeBootstrap owns and that have not the operator's label.", nil, nil)
+		"Bootstrap tokens in the operator's groups that no NodeBootstrap owns and that do not have the operator's label.", nil, nil)
 	expiryDesc = prometheus.NewDesc("nodebootstrap_soonest_token_expiry_timestamp_seconds",
-		"When the first of the tokens expires whose node is still waited for, in seconds since 1970. Absent when there is none.", nil, nil)
+		"When the first token of an awaited node expires, in seconds since 1970. Absent if there is no such token.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.

@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -33,8 +32,7 @@ type Reconciler struct {
 	// Uncached reads from the API server.
 	Uncached client.Reader
 
-	mu       sync.Mutex
-	reported map[client.ObjectKey]types.UID
+	reported sync.Map // the UIDs of the logged tokens, by client.ObjectKey
 }
 
 // SetupWithManager sets up a watch for tokens that no NodeBootstrap owns.
@@ -59,7 +57,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	if s == nil || !token.Stray(s) {
-		r.forget(req.NamespacedName)
+		r.reported.Delete(req.NamespacedName)
 		return ctrl.Result{}, nil
 	}
 	if !owned.Labelled(s) {
@@ -93,22 +91,8 @@ func (r *Reconciler) deleteStray(ctx context.Context, s *corev1.Secret) (reconci
 }
 
 func (r *Reconciler) reportOnce(ctx context.Context, s *corev1.Secret) {
-	key := client.ObjectKeyFromObject(s)
-	r.mu.Lock()
-	known := r.reported[key] == s.UID
-	if r.reported == nil {
-		r.reported = map[client.ObjectKey]types.UID{}
-	}
-	r.reported[key] = s.UID
-	r.mu.Unlock()
-	if !known {
+	if known, _ := r.reported.Swap(client.ObjectKeyFromObject(s), s.UID); known != s.UID {
 		log.FromContext(ctx).Info("there is a token in the operator's group that no NodeBootstrap owns and that has not its label: find out who made it, "+
 			"and delete the Secret", "secret", s.Name, "tokenID", token.IDOfSecret(s.Name), "groups", token.GroupsOfOurs(s))
 	}
-}
-
-func (r *Reconciler) forget(key client.ObjectKey) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.reported, key)
 }
