@@ -102,7 +102,7 @@ func newManagerWith(ctx context.Context, cfg *rest.Config, o controllers.Options
 		Controller: config.Controller{SkipNameValidation: &skip},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the manager: %w", err)
+		return nil, fmt.Errorf("creating the manager: %w", err)
 	}
 	return mgr, controllers.Setup(ctx, mgr, o)
 }

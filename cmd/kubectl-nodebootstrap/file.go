@@ -29,7 +29,7 @@ func writeFile(path string, content []byte, overwrite bool) error {
 	case errors.Is(err, fs.ErrExist):
 		return existsError(path)
 	case err != nil:
-		return fmt.Errorf("%w: where a file system has no hard links, use --overwrite", err)
+		return fmt.Errorf("%w: if the file system has no hard links, use --overwrite", err)
 	}
 	return nil
 }
@@ -64,5 +64,5 @@ func checkAbsent(path string) error {
 }
 
 func existsError(path string) error {
-	return fmt.Errorf("%s exists already: choose another file, or replace it with --overwrite", path)
+	return fmt.Errorf("%s already exists: choose another file, or replace it with --overwrite", path)
 }

@@ -32,15 +32,15 @@ func newKubeconfigCommand(streams genericiooptions.IOStreams, connect connector)
 		Short: "Write the kubeconfig with which the node may join",
 		Long: `Write the kubeconfig with which the node may join: the file for kubelet's --bootstrap-kubeconfig.
 
-It holds a bootstrap token and goes to standard output, or to a file that only you can read. Whoever has it can join as
-this node, with approval ClusterWide as any, until the node has joined or the token has expired.
+It contains a bootstrap token, and is written to standard output or to a file that only you can read. Whoever has it can
+join as this node (with approval ClusterWide, as any node) until the node has joined or the token has expired.
 
-Needs the permission to get the NodeBootstrap, with --wait also to watch it, and to get the Secret that its
+Requires permission to get the NodeBootstrap, to watch it if --wait is set, and to get the Secret that its
 status.kubeconfigSecretRef names.`,
-		Example: `  # Into a file, as soon as the operator has made it
+		Example: `  # Write it to a file as soon as the operator has published it
   kubectl nodebootstrap kubeconfig worker-1 --wait 1m --output-file bootstrap-kubeconfig
 
-  # Straight to the machine, where kubelet runs with --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf
+  # Copy it to the machine, whose kubelet runs with --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf
   kubectl nodebootstrap kubeconfig worker-1 |
     ssh root@worker-1 'umask 077; cat > /etc/kubernetes/bootstrap-kubelet.conf'`,
 		Args:              oneName,
@@ -60,17 +60,17 @@ status.kubeconfigSecretRef names.`,
 		},
 	}
 	cmd.Flags().StringVar(&o.outputFile, "output-file", "", "Write to this file, of mode 0600, instead of standard output.")
-	cmd.Flags().BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if there is one.")
-	cmd.Flags().DurationVar(&o.wait, "wait", 0, "Wait so long for the kubeconfig to be there, for example 1m. By default it has to be there.")
+	cmd.Flags().BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if it exists.")
+	cmd.Flags().DurationVar(&o.wait, "wait", 0, "How long to wait until the kubeconfig is published, for example 1m. By default the command does not wait.")
 	return cmd
 }
 
 func (o *kubeconfigOptions) validate() error {
 	switch {
 	case o.overwrite && o.outputFile == "":
-		return errors.New("--overwrite goes with --output-file")
+		return errors.New("--overwrite requires --output-file")
 	case o.wait < 0:
-		return fmt.Errorf("--wait takes a time like 1m, and %s is negative", o.wait)
+		return fmt.Errorf("--wait must not be negative, but is %s: write for example 1m", o.wait)
 	}
 	return nil
 }
@@ -104,7 +104,7 @@ func (o *kubeconfigOptions) find(ctx context.Context, c client.WithWatch, name s
 		return nb, err
 	}
 	if o.wait == 0 {
-		return nil, fmt.Errorf("%w\nWith --wait 1m this waits for it", err)
+		return nil, fmt.Errorf("%w\nTo wait for it, add --wait 1m", err)
 	}
 	return awaitPublished(ctx, c, name, o.wait, func(why string) { fmt.Fprintf(o.ErrOut, "Waiting: %s\n", why) })
 }
@@ -114,10 +114,10 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 	err := c.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, &secret)
 	switch {
 	case apierrors.IsNotFound(err):
-		return nil, fmt.Errorf("the Secret %s/%s is gone. The operator makes it again, or takes it away when the node has joined: try again",
+		return nil, fmt.Errorf("the Secret %s/%s does not exist. If the node has not joined yet, the operator creates it again: try again",
 			ref.Namespace, ref.Name)
 	case apierrors.IsForbidden(err):
-		return nil, fmt.Errorf("this needs the permission to get secrets in the namespace %s, or the one Secret %s there: %w",
+		return nil, fmt.Errorf("this requires permission to get the Secrets in the namespace %s, or at least the Secret %s: %w",
 			ref.Namespace, ref.Name, err)
 	case err != nil:
 		return nil, fmt.Errorf("reading the Secret %s/%s: %w", ref.Namespace, ref.Name, err)
@@ -131,7 +131,7 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 // warnExpired only warns, since the local clock may be wrong.
 func (o *kubeconfigOptions) warnExpired(token *v1alpha1.TokenStatus, now time.Time) {
 	if token != nil && token.ExpirationTime.Time.Before(now) {
-		fmt.Fprintf(o.ErrOut, "Warning: by the clock here the token %s expired %s: is the operator running?\n",
+		fmt.Fprintf(o.ErrOut, "Warning: by the local clock, the token %s expired %s: is the operator running?\n",
 			token.ID, stamp(token.ExpirationTime, now))
 	}
 }

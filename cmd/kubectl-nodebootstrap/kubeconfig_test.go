@@ -60,13 +60,13 @@ func TestKubeconfigThatDoesNotExist(t *testing.T) {
 	}{
 		"joined": {
 			cluster{objects: []client.Object{awaiting(hasJoined)}},
-			[]string{"worker-1 has joined already", "kubectl nodebootstrap reissue worker-1\nkubectl nodebootstrap kubeconfig worker-1 --wait"},
+			[]string{"worker-1 has already joined", "kubectl nodebootstrap reissue worker-1\nkubectl nodebootstrap kubeconfig worker-1 --wait"},
 		},
 		"joined, with a credential that could not be removed": {
 			cluster{objects: []client.Object{awaiting(hasJoined, func(nb *v1alpha1.NodeBootstrap) {
 				nb.Status.Conditions[0] = condition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonWriteFailed, "")
 			}), publishedSecret()}},
-			[]string{"has joined already"},
+			[]string{"has already joined"},
 		},
 		"not reported on": {
 			cluster{objects: []client.Object{awaiting(isNew)}},
@@ -90,7 +90,7 @@ func TestKubeconfigThatDoesNotExist(t *testing.T) {
 		},
 		"reconciling": {
 			cluster{objects: []client.Object{awaiting(isReconciling)}},
-			[]string{"not ready", "Verifying", "With --wait 1m this waits for it"},
+			[]string{"not ready", "Verifying", "To wait for it, add --wait 1m"},
 		},
 		"edited since": {
 			cluster{objects: []client.Object{awaiting(isEdited), publishedSecret()}},
@@ -110,12 +110,12 @@ func TestKubeconfigThatDoesNotExist(t *testing.T) {
 		},
 		"Secret deleted": {
 			cluster{objects: []client.Object{awaiting()}},
-			[]string{"nodebootstrap-system/bootstrap-kubeconfig-worker-1 is gone", "try again"},
+			[]string{"nodebootstrap-system/bootstrap-kubeconfig-worker-1 does not exist", "try again"},
 		},
 		"Secret forbidden": {
 			cluster{objects: []client.Object{awaiting(), publishedSecret()},
 				funcs: failingGet[*corev1.Secret](forbidden(corev1.Resource("secrets"), "bootstrap-kubeconfig-worker-1"))},
-			[]string{"permission to get secrets in the namespace nodebootstrap-system", "bootstrap-kubeconfig-worker-1"},
+			[]string{"permission to get the Secrets in the namespace nodebootstrap-system", "bootstrap-kubeconfig-worker-1"},
 		},
 		"Secret not read": {
 			cluster{objects: []client.Object{awaiting()}, funcs: failingGet[*corev1.Secret](errors.New("connection refused"))},
@@ -219,14 +219,14 @@ func TestKubeconfigReplacesNothing(t *testing.T) {
 			if r.err == nil {
 				t.Fatal("no error")
 			}
-			mention(t, "the error", r.err.Error(), path, "exists already", "--overwrite")
+			mention(t, "the error", r.err.Error(), path, "already exists", "--overwrite")
 		})
 		t.Run(name+" that appears at the last moment", func(t *testing.T) {
 			err := writeFile(path, []byte(kubeconfigText), false)
 			if err == nil {
 				t.Fatal("no error")
 			}
-			mention(t, "the error", err.Error(), path, "exists already", "--overwrite")
+			mention(t, "the error", err.Error(), path, "already exists", "--overwrite")
 		})
 	}
 	wantContent(t, file, "mine")
@@ -342,7 +342,7 @@ func TestKubeconfigWaitEndsWhenItCannotHelp(t *testing.T) {
 		},
 		"joined meanwhile": {
 			func(ctx context.Context, c client.WithWatch, _ int) error { return put(ctx, c, awaiting(hasJoined)) },
-			[]string{"has joined already"},
+			[]string{"has already joined"},
 		},
 		"watching forbidden": {
 			func(context.Context, client.WithWatch, int) error { return forbidden(nodeBootstraps, node) },

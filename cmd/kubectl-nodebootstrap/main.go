@@ -55,12 +55,12 @@ func newCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Co
 		Short:       "Let a machine join the cluster as one node, and as no other",
 		Long: `Let a machine join the cluster as one node, and as no other.
 
-A NodeBootstrap stands for one node, by its name. It is made, listed and deleted with kubectl itself, or by a GitOps
-pipeline. The commands here do what kubectl has no word for.
+A NodeBootstrap lets one machine join as the node of the same name. Create, list and delete NodeBootstraps with kubectl or
+with a GitOps pipeline. The commands here do what kubectl cannot.
 
-The flags with which kubectl finds the cluster work here too, also those that are not listed: see kubectl options.
+kubectl's connection flags work here too, including those that are not listed: see kubectl options.
 
-For names to be completed in the shell, put an executable file kubectl_complete-nodebootstrap in the PATH:
+To complete names in the shell, put an executable file kubectl_complete-nodebootstrap in the PATH:
 
   #!/bin/sh
   exec kubectl nodebootstrap __complete "$@"`,
@@ -72,7 +72,7 @@ For names to be completed in the shell, put an executable file kubectl_complete-
   # Give the machine its kubeconfig, for kubelet's --bootstrap-kubeconfig
   kubectl nodebootstrap kubeconfig worker-1 --wait 1m --output-file bootstrap-kubeconfig
 
-  # See what the nodes are waiting for, all of them and one
+  # See what the nodes are waiting for: all of them, then one
   kubectl get nodebootstraps
   kubectl nodebootstrap status worker-1`,
 		SilenceErrors:     true, // main prints them
@@ -133,7 +133,7 @@ func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
 	types := runtime.NewSchemeBuilder(corev1.AddToScheme, v1alpha1.AddToScheme)
 	if err := types.AddToScheme(scheme); err != nil {
-		return nil, fmt.Errorf("making the scheme: %w", err)
+		return nil, fmt.Errorf("registering types: %w", err)
 	}
 	return scheme, nil
 }

@@ -44,11 +44,11 @@ func get(ctx context.Context, c client.Client, name string) (*v1alpha1.NodeBoots
 func explain(err error, verb, name string) error {
 	switch {
 	case meta.IsNoMatchError(err):
-		return fmt.Errorf("this cluster does not know NodeBootstraps: install the operator first, or name another cluster with --context (%w)", err)
+		return fmt.Errorf("this cluster does not have the NodeBootstrap API: install the operator first, or choose another cluster with --context (%w)", err)
 	case apierrors.IsNotFound(err):
 		return notFound(name)
 	case apierrors.IsForbidden(err):
-		return fmt.Errorf("this needs the permission to %s nodebootstraps.%s: %w", verb, v1alpha1.GroupVersion.Group, err)
+		return fmt.Errorf("this requires permission to %s nodebootstraps.%s: %w", verb, v1alpha1.GroupVersion.Group, err)
 	default:
 		return fmt.Errorf("cannot %s NodeBootstrap %s: %w", verb, name, err)
 	}
@@ -94,7 +94,7 @@ func someNames(cmd *cobra.Command, args []string) error {
 func validNames(cmd *cobra.Command, names []string) error {
 	for _, name := range names {
 		if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
-			return usageError(cmd, fmt.Errorf("%q is no name of a node: %s", name, strings.Join(problems, "; ")))
+			return usageError(cmd, fmt.Errorf("%q is not a valid name of a node: %s", name, strings.Join(problems, "; ")))
 		}
 	}
 	return nil

@@ -38,7 +38,7 @@ func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 	case pending != "":
 		return notReady(nb, "the operator has not handled the reissue requested at %s yet: is it running?", pending)
 	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined):
-		return fmt.Errorf("the node %s has joined already, and no credential is left. If its machine has to join again, "+
+		return fmt.Errorf("the node %s has already joined, and its credential was deleted. If its machine must join again, "+
 			"for example after a reinstallation:%s", nb.Name, reissueCommands(nb.Name))
 	case reason == "":
 		return notReady(nb, "%s", message)
@@ -60,7 +60,7 @@ func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 // not joined cannot use it.
 func misusedError(nb *v1alpha1.NodeBootstrap) error {
 	alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused)
-	return fmt.Errorf("the token of NodeBootstrap %s was misused, so its kubeconfig is not handed out: %s: %s\n"+
+	return fmt.Errorf("the token of NodeBootstrap %s was misused, so its kubeconfig is not written: %s: %s\n"+
 		"Find out how that happened (docs/troubleshooting.md, \"The alarm\"), then request a new one:%s",
 		nb.Name, alarm.Reason, alarm.Message, reissueCommands(nb.Name))
 }

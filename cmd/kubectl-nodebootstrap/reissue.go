@@ -20,18 +20,18 @@ import (
 func newReissueCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
 	return &cobra.Command{
 		Use:   "reissue NAME...",
-		Short: "Ask for a fresh credential, for a machine that has to join again",
-		Long: `Ask for a fresh credential, for a machine that has to join again: it was reinstalled, its certificate has expired, or its
-bootstrap kubeconfig got into wrong hands.
+		Short: "Request a new credential for a machine that must join again",
+		Long: `Request a new credential for a machine that must join again: it was reinstalled, its certificate has expired, or its
+bootstrap kubeconfig was leaked.
 
-The operator then revokes the token that is live, if there is one, and publishes a kubeconfig with a new one. A
-certificate that the node has already stays valid.
+The operator revokes the live token, if any, and publishes a kubeconfig with a new one. A certificate that the node
+already has stays valid.
 
-This sets the annotation ` + v1alpha1.ReissueRequestedAtAnnotation + ` to the present time. Any new value does the same, so
-that with GitOps a reissue is a commit that changes the annotation. Where Git has the annotation, change it there: a
-pipeline that puts an old value back asks for one reissue more.
+This sets the annotation ` + v1alpha1.ReissueRequestedAtAnnotation + ` to the current time. Any new value is a request, so
+with GitOps a reissue is a commit that changes the annotation. If the annotation is in Git, change it there: a pipeline
+that restores an old value requests another reissue.
 
-Needs the permission to patch the NodeBootstrap.`,
+Requires permission to patch the NodeBootstrap.`,
 		Example: `  # The machine was reinstalled
   kubectl nodebootstrap reissue worker-1
   kubectl nodebootstrap kubeconfig worker-1 --wait 1m --output-file bootstrap-kubeconfig

@@ -25,18 +25,18 @@ const none = "none"
 func newStatusCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status NAME",
-		Short: "Tell what a node is waiting for",
-		Long: `Tell what a node is waiting for: the state of its NodeBootstrap, its credential, and the decisions on its certificates.
+		Short: "Show what a node is waiting for",
+		Long: `Show what a node is waiting for: the state of its NodeBootstrap, its credential, and the decisions on its certificates.
 
-For a list of all of them, or to wait in a script, kubectl itself is enough: see the examples.
+To list all NodeBootstraps, or to wait in a script, use kubectl: see the examples.
 
-Needs the permission to get the NodeBootstrap.`,
+Requires permission to get the NodeBootstrap.`,
 		Example: `  kubectl nodebootstrap status worker-1
 
-  # All of them, one a line
+  # All of them, one per line
   kubectl get nodebootstraps -o wide
 
-  # Until the node has joined
+  # Wait until the node has joined
   kubectl wait --for=condition=Joined nodebootstrap/worker-1 --timeout=10m`,
 		Args:              oneName,
 		ValidArgsFunction: completeNames(connect, 1),

@@ -69,17 +69,17 @@ func parse(args []string) (options, error) {
 	fs.StringVar(&o.Namespace, "namespace", "",
 		"The namespace for the Secrets with the bootstrap kubeconfigs. Defaults to the namespace of the Pod, else "+defaultNamespace+".")
 	fs.StringVar(&o.ClusterServer, "cluster-server", "",
-		"The https URL at which nodes reach the API server, where a NodeBootstrap does not say. Defaults to the one in the ConfigMap kube-public/cluster-info.")
+		"The https URL at which nodes reach the API server, for NodeBootstraps without spec.cluster.server. Defaults to the one in the ConfigMap kube-public/cluster-info.")
 	fs.StringVar(&o.ClusterCAFile, "cluster-ca-file", "",
-		"A file with the PEM certificates of the CA of the API server, where a NodeBootstrap does not give them. It is read again when it changes. "+
+		"A file with the PEM certificates of the API server's CA, for NodeBootstraps without spec.cluster.caBundle. It is read again when it changes. "+
 			"Defaults to those in the ConfigMap kube-public/cluster-info, else in kube-root-ca.crt in the namespace. "+
 			"NodeBootstraps that need it wait while it is missing, invalid or expired.")
 	fs.BoolVar(&o.AllowClusterWide, "allow-cluster-wide-approval", false,
 		"Give NodeBootstraps with approval ClusterWide a credential. Whoever has such a token can become any node.")
-	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Let only one of several replicas work, by a Lease in the namespace.")
+	fs.BoolVar(&o.leaderElect, "leader-elect", false, "Elect a leader with a Lease in the namespace, so that only one of several replicas works.")
 	o.metrics.bindFlags(fs)
 	fs.StringVar(&o.healthAddress, "health-probe-bind-address", ":8081", "The address for /healthz and /readyz; 0 for none.")
-	fs.StringVar(&o.pprofAddress, "pprof-bind-address", "", "The address for Go's profiles over HTTP, say 127.0.0.1:6060; none by default. Whoever reaches it may read them.")
+	fs.StringVar(&o.pprofAddress, "pprof-bind-address", "", "The address for Go's profiles over HTTP, for example 127.0.0.1:6060; none by default. Whoever can reach it can read them.")
 	fs.BoolVar(&o.version, "version", false, "Print the version and exit.")
 	o.zap.BindFlags(fs)
 	if err := fs.Parse(args); err != nil {
@@ -186,7 +186,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 		GracefulShutdownTimeout:       ptr.To(10 * time.Second),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("making the manager: %w", err)
+		return nil, fmt.Errorf("creating the manager: %w", err)
 	}
 	if err := controllers.Setup(ctx, mgr, o.Options); err != nil {
 		return nil, err

@@ -29,11 +29,11 @@ type metricsOptions struct {
 func (o *metricsOptions) bindFlags(fs *flag.FlagSet) {
 	fs.StringVar(&o.address, "metrics-bind-address", ":8443", "The address for metrics; 0 for none.")
 	fs.BoolVar(&o.secure, "metrics-secure", true,
-		"Serve metrics over HTTPS, to those alone whom the API server knows and allows to get the path /metrics. "+
+		"Serve metrics over HTTPS, only to clients that the API server authenticates and authorizes to get the path /metrics. "+
 			"If false: over plain HTTP, to everybody.")
 	fs.StringVar(&o.certDir, "metrics-cert-dir", "",
 		"A directory with the certificate "+metricsCertFile+" and the key "+metricsKeyFile+" for metrics over HTTPS. They are read again when they change. "+
-			"Defaults to a self-signed certificate, made at each start.")
+			"Defaults to a self-signed certificate, created at each start.")
 }
 
 // validate rejects a directory without a valid certificate: the server would use a self-signed one instead.
@@ -41,7 +41,7 @@ func (o *metricsOptions) validate() error {
 	if o.certDir == "" {
 		return nil
 	}
-	err := errors.New("it is of no use with --metrics-secure=false")
+	err := errors.New("it has no effect with --metrics-secure=false")
 	if o.secure {
 		_, err = tls.LoadX509KeyPair(filepath.Join(o.certDir, metricsCertFile), filepath.Join(o.certDir, metricsKeyFile))
 	}

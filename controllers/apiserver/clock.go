@@ -60,6 +60,6 @@ func (c *Clock) observe(sent, received, date time.Time) {
 	c.ahead.Store(int64(ahead))
 	const worthLogging = 10 * time.Second
 	if (ahead - was).Abs() > worthLogging {
-		ctrl.Log.WithName("clock").Info("the API server's clock is not ours: what it says counts", "ahead", ahead.Round(time.Second))
+		ctrl.Log.WithName("clock").Info("the API server's clock differs from the local clock; using the API server's time", "ahead", ahead.Round(time.Second))
 	}
 }

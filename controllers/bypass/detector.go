@@ -171,7 +171,7 @@ func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lif
 	}
 	answer, err, _ := d.asking.Do(user, func() (any, error) { return d.ask(ctx, user) })
 	if err != nil { // the credential does not depend on it
-		log.FromContext(ctx).Error(err, "asking what else approves requests")
+		log.FromContext(ctx).Error(err, "asking what else approves CSRs")
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.failed = true

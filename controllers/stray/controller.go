@@ -92,7 +92,7 @@ func (r *Reconciler) deleteStray(ctx context.Context, s *corev1.Secret) (reconci
 
 func (r *Reconciler) reportOnce(ctx context.Context, s *corev1.Secret) {
 	if known, _ := r.reported.Swap(client.ObjectKeyFromObject(s), s.UID); known != s.UID {
-		log.FromContext(ctx).Info("there is a token in the operator's group that no NodeBootstrap owns and that has not its label: find out who made it, "+
+		log.FromContext(ctx).Info("a token in the operator's groups belongs to no NodeBootstrap and does not have the operator's label: find out who created it, "+
 			"and delete the Secret", "secret", s.Name, "tokenID", token.IDOfSecret(s.Name), "groups", token.GroupsOfOurs(s))
 	}
 }

@@ -240,7 +240,7 @@ type HeldError struct {
 }
 
 func (e *HeldError) Error() string {
-	return fmt.Sprintf("another client changes or creates the %s again and again: the operator waits for a while before the next write", e.Object)
+	return fmt.Sprintf("another client changes or creates the %s again and again: the operator waits before the next write", e.Object)
 }
 
 // OnlyHeld reports whether an error consists only of HeldErrors, and the shortest time to wait.

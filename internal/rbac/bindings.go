@@ -115,7 +115,7 @@ func ProblemFor(nb *v1alpha1.NodeBootstrap, bindings map[string]*rbacv1.ClusterR
 			return problem.New(v1alpha1.ReasonObjectNotOurs,
 				"the ClusterRoleBinding %s exists and does not belong to this operator: delete it. If it is still needed, copy it to another name first", name)
 		case b == nil || RoleDiffers(b) || !equality.Semantic.DeepEqual(b.Subjects, Binding(name).Subjects):
-			pending = problem.New(v1alpha1.ReasonBindingsPending, "the ClusterRoleBinding %s is being made", name)
+			pending = problem.New(v1alpha1.ReasonBindingsPending, "the ClusterRoleBinding %s is being created", name)
 		}
 	}
 	return pending
