@@ -56,7 +56,7 @@ func TestAddressIsMovedFromAnotherNodeBootstrap(t *testing.T) {
 	request := askServing(t, name, address)
 	waitServing(t, name, metav1.ConditionFalse, csr.ReasonAddressDeclaredElsewhere)
 	c := waitCond(t, name, v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse)
-	if want := "take it out of spec.servingCertificate.addresses of " + other + ", and declare it in " + name; !strings.Contains(c.Message, want) {
+	if want := "remove it from spec.servingCertificate.addresses of " + other + ", and declare it in " + name; !strings.Contains(c.Message, want) {
 		t.Errorf("the message does not say %q: %s", want, c.Message)
 	}
 	env.Change(t, cluster, before, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = []string{other} })

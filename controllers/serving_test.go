@@ -184,7 +184,7 @@ func TestAdviceForTheNameOfAnotherNode(t *testing.T) {
 			t.Errorf("%q is not in the message: %s", want, message)
 		}
 	}
-	if strings.Contains(message, "take it out of spec") {
+	if strings.Contains(message, "remove it from spec") {
 		t.Errorf("the advice in the message does not work: %s", message)
 	}
 	cluster.Delete(t, named) // as the message advises

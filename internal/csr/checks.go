@@ -60,7 +60,7 @@ func hasPlainMetadata(e *evaluation) *Result {
 
 func livesAYearAtMost(e *evaluation) *Result {
 	if s := e.csr.Spec.ExpirationSeconds; s != nil && *s > maxDurationSeconds {
-		return deny(ReasonWrongDuration, "a certificate for %d seconds was asked for; %d are the most: ask for less, or for none as a kubelet does", *s, maxDurationSeconds)
+		return deny(ReasonWrongDuration, "a certificate for %d seconds is requested; the maximum is %d: request less, or no duration, as a kubelet does", *s, maxDurationSeconds)
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func hasUsages(e *evaluation, purpose certificatesv1.KeyUsage) *Result {
 	}
 	slices.Sort(want)
 	if have := slices.Sorted(slices.Values(e.csr.Spec.Usages)); !slices.Equal(have, want) {
-		return deny(ReasonWrongUsages, "the usages asked for are %q; a kubelet's certificate of this signer with this kind of key has %q"+stockKubelet, have, want)
+		return deny(ReasonWrongUsages, "the requested usages are %q; a kubelet's certificate of this signer with this kind of key has %q"+stockKubelet, have, want)
 	}
 	return nil
 }
@@ -138,8 +138,8 @@ func hasSubject(e *evaluation, format string, args ...any) *Result {
 	case err == nil && bytes.Equal(e.parsed.RawSubject, want):
 		return nil
 	case meansNodesSubject(e):
-		return deny(ReasonUnexpectedAttributes, "the subject %q is encoded in another way than a kubelet does: organization first, then common name, "+
-			"each alone and a PrintableString"+stockKubelet, e.parsed.Subject.String())
+		return deny(ReasonUnexpectedAttributes, "the subject %q is not encoded as a kubelet encodes it: organization first, then common name, "+
+			"each in an RDN of its own and as a PrintableString"+stockKubelet, e.parsed.Subject.String())
 	}
 	return deny(ReasonWrongSubject, format, args...)
 }

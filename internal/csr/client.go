@@ -96,7 +96,7 @@ func Evaluate(r Request) Result {
 	return e.run(clientChecks, Result{
 		Verdict: Approve,
 		Reason:  ReasonKubeletClient,
-		Message: fmt.Sprintf("client certificate of the kubelet of node %s, asked for with its own bootstrap token %s", r.NodeName, r.TokenID),
+		Message: fmt.Sprintf("client certificate of the kubelet of node %s, requested with its own bootstrap token %s", r.NodeName, r.TokenID),
 	})
 }
 
@@ -138,18 +138,18 @@ func hasNoOtherIdentity(e *evaluation) *Result {
 	must := []string{bootstrapapi.BootstrapDefaultGroup, everyGroup, e.client.TokenGroup}
 	for _, group := range must {
 		if !slices.Contains(e.csr.Spec.Groups, group) {
-			return deny(ReasonWrongRequester, "the requester is not in the group %s: the groups of its token were changed when it asked. "+
+			return deny(ReasonWrongRequester, "the requester is not in the group %s: the groups of its token were different when the request was sent. "+
 				"The operator has restored them: restart the kubelet, which sends another request", group)
 		}
 	}
 	for _, group := range e.csr.Spec.Groups {
 		if !slices.Contains(must, group) && !slices.Contains(e.client.MayHave, group) {
-			return deny(ReasonWrongRequester, "the requester is in the group %q, which a token of this operator is not in. See who edited the token's Secret. "+
+			return deny(ReasonWrongRequester, "the requester is in the group %q, which no token of this operator is in. See who edited the token's Secret. "+
 				"The operator has restored it: restart the kubelet, which sends another request", group)
 		}
 	}
 	if e.csr.Spec.UID != "" || len(e.csr.Spec.Extra) > 0 {
-		return deny(ReasonWrongRequester, "the requester has a uid or extra data, which a bootstrap token has not: see who sends requests in its name")
+		return deny(ReasonWrongRequester, "the requester has a uid or extra data, which a bootstrap token does not have: see who sends requests in its name")
 	}
 	return nil
 }
@@ -157,7 +157,7 @@ func hasNoOtherIdentity(e *evaluation) *Result {
 func asksKubeletClientSigner(e *evaluation) *Result {
 	if want := certificatesv1.KubeAPIServerClientKubeletSignerName; e.csr.Spec.SignerName != want {
 		return deny(ReasonWrongSigner, "the requested signer is %q; with a bootstrap token it may only be %s. "+
-			"No kubelet asks it with such a token, so someone else has the kubeconfig: request a reissue", e.csr.Spec.SignerName, want)
+			"No kubelet requests that with such a token, so someone else has the kubeconfig: request a reissue", e.csr.Spec.SignerName, want)
 	}
 	return nil
 }
@@ -165,9 +165,9 @@ func asksKubeletClientSigner(e *evaluation) *Result {
 func hasClientUsages(e *evaluation) *Result { return hasUsages(e, certificatesv1.UsageClientAuth) }
 
 func hasTokensSubject(e *evaluation) *Result {
-	return hasSubject(e, "the subject asked for is %.300q; the token is for %q alone. If this is another machine, give it "+
+	return hasSubject(e, "the requested subject is %.300q; the token is only for %q. If this is another machine, give it "+
 		"the kubeconfig of a NodeBootstrap of its own; if it is the right one, start its kubelet with --hostname-override=%[3]s. "+
-		"Whoever it is, ask for a reissue, since the token is not safe any more: %[4]s",
+		"In either case request a reissue, since the token is no longer safe: %[4]s",
 		e.parsed.Subject.String(), nodesSubject(e.node).String(), e.node, ReissueCommand(e.node))
 }
 
@@ -175,7 +175,7 @@ func asksForNothingElse(e *evaluation) *Result {
 	if len(e.parsed.DNSNames) == 0 && len(e.parsed.IPAddresses) == 0 && isCanonical(e) {
 		return nil
 	}
-	return deny(ReasonUnexpectedAttributes, "the request asks for names, extensions or attributes, or hides something; a kubelet's client certificate has none of it"+stockKubelet)
+	return deny(ReasonUnexpectedAttributes, "the request has names, extensions or attributes, or hidden data; that of a kubelet for a client certificate has none of these"+stockKubelet)
 }
 
 // hasClaimedKey binds a token to one key, plus the allowed replacements. A kubelet with rotateCertificates keeps its key in memory until
@@ -186,7 +186,7 @@ func hasClaimedKey(e *evaluation) *Result {
 	case len(claimed) == 0 || slices.Contains(claimed, fingerprint(e.parsed)):
 		return nil
 	case e.csr.CreationTimestamp.Time.Before(e.client.ClaimedAt):
-		return deny(ReasonSuperseded, "while this request was waiting another one with another key (%s) was approved", claimed[len(claimed)-1])
+		return deny(ReasonSuperseded, "while this request was pending, another one with another key (%s) was approved", claimed[len(claimed)-1])
 	case e.client.ClaimUsed:
 		return deny(ReasonSecondKey, "another key (%s) was approved with this token before, and a machine works with it as the node: two machines "+
 			"have the kubeconfig. Compare the keys (docs/security.md), then request a reissue: %s", strings.Join(claimed, ", "), ReissueCommand(e.node))

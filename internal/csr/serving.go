@@ -109,7 +109,7 @@ func addressesAreDeclared(e *evaluation) *Result {
 func hasServingUsages(e *evaluation) *Result { return hasUsages(e, certificatesv1.UsageServerAuth) }
 
 func hasRequestersSubject(e *evaluation) *Result {
-	return hasSubject(e, "the subject asked for is %.300q; the requester may only be %q"+stockKubelet, e.parsed.Subject.String(), nodesSubject(e.node).String())
+	return hasSubject(e, "the requested subject is %.300q; the requester may only be %q"+stockKubelet, e.parsed.Subject.String(), nodesSubject(e.node).String())
 }
 
 func namesAnAddress(e *evaluation) *Result {
@@ -123,11 +123,11 @@ func asksForAddressesAlone(e *evaluation) *Result {
 	if isCanonical(e) {
 		return nil
 	}
-	return deny(ReasonUnexpectedAttributes, "the request asks for other than DNS names and IPs, or hides something; a kubelet's serving certificate has nothing else"+stockKubelet)
+	return deny(ReasonUnexpectedAttributes, "the request has more than DNS names and IPs, or hidden data; that of a kubelet for a serving certificate has nothing else"+stockKubelet)
 }
 
 func namesNothingReserved(e *evaluation) *Result {
-	const advice = "no node may serve as it. If it is right, approve by hand: kubectl certificate approve "
+	const advice = "no node may serve as it. If it is intended, approve it by hand: kubectl certificate approve "
 	reserved := newReservations(e.serving.Reserved)
 	for _, a := range addressesOf(e.parsed) {
 		if a.reservedEverywhere() {
@@ -146,13 +146,13 @@ func namesNothingOfOthers(e *evaluation) *Result {
 	for _, a := range addressesOf(e.parsed) {
 		if other, ok := e.serving.Elsewhere[a.Key()]; ok && other == a.Key() {
 			return objection(Wait, ReasonAddressDeclaredElsewhere, "the request names %.300q, which is the name of another NodeBootstrap, and a node's "+
-				"name is its own. If no machine is to join as %[2]s, delete that NodeBootstrap. If this machine has the name by mistake, take it from "+
-				"the machine: the kubelet asks for the status.addresses of its Node. If both are right, approve by hand: kubectl certificate approve %[3]s",
+				"name is its own. If no machine is to join as %[2]s, delete that NodeBootstrap. If this machine has the name by mistake, remove it from "+
+				"the machine: the kubelet requests the status.addresses of its Node. If both are right, approve by hand: kubectl certificate approve %[3]s",
 				a.text, other, e.csr.Name)
 		} else if ok {
 			return objection(Wait, ReasonAddressDeclaredElsewhere, "the request names %.300q, which the NodeBootstrap %s declares as its own. If it is an "+
-				"address of this node, take it out of spec.servingCertificate.addresses of %[2]s, and declare it in %[3]s. If it is not, take it from this "+
-				"machine: the kubelet asks for the status.addresses of its Node. If both are right, approve by hand: kubectl certificate approve %[4]s",
+				"address of this node, remove it from spec.servingCertificate.addresses of %[2]s, and declare it in %[3]s. If it is not, remove it from this "+
+				"machine: the kubelet requests the status.addresses of its Node. If both are right, approve by hand: kubectl certificate approve %[4]s",
 				a.text, other, e.node, e.csr.Name)
 		}
 	}

@@ -163,7 +163,7 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *probl
 		return nil, time.Time{}, &problem.Problem{Reason: v1alpha1.ReasonCAInvalid, Message: from + ": " + fmt.Sprintf(format, args...)}
 	}
 	if len(data) > MaxCABytes {
-		return invalid("there are more than %d KiB: give the cluster's CA certificates alone, without those of others", MaxCABytes>>10)
+		return invalid("there are more than %d KiB: give only the cluster's CA certificates, without those of others", MaxCABytes>>10)
 	}
 	var out bytes.Buffer
 	var last time.Time
@@ -171,10 +171,10 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *probl
 		block, tail := pem.Decode(rest)
 		// Decode skips text, and damaged blocks.
 		if block == nil || !bytes.HasPrefix(rest, pemBegin) || bytes.Count(rest[:len(rest)-len(tail)], pemBegin) != 1 || len(block.Headers) > 0 {
-			return invalid("this is not PEM alone: give the content of the cluster's ca.crt, from -----BEGIN CERTIFICATE----- on")
+			return invalid("this is not only PEM: give the content of the cluster's ca.crt, from -----BEGIN CERTIFICATE----- on")
 		}
 		if block.Type != "CERTIFICATE" {
-			return invalid("there is a PEM block of type %q: give certificates alone", block.Type)
+			return invalid("there is a PEM block of type %q: give only certificates", block.Type)
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -193,7 +193,7 @@ func parseCA(data []byte, from string, now time.Time) ([]byte, time.Time, *probl
 	}
 	if !now.Before(last) {
 		return nil, time.Time{}, problem.New(v1alpha1.ReasonCAExpired,
-			"%s: its certificates have expired, the last one at %s: give the cluster's present CA", from, last.UTC().Format(time.RFC3339))
+			"%s: its certificates have expired, the last one at %s: give the cluster's current CA", from, last.UTC().Format(time.RFC3339))
 	}
 	return out.Bytes(), last, nil
 }

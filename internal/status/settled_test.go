@@ -32,7 +32,7 @@ func TestSettledEvidenceIsReportedOnce(t *testing.T) {
 	if len(s.Certificates) != 1 {
 		t.Fatalf("the log is %+v", s.Certificates)
 	}
-	const text = "someone else denied it first: the subject asked for is"
+	const text = "someone else denied it first: the requested subject is"
 	d := s.Certificates[0]
 	if d.Verdict != v1alpha1.VerdictDenied || d.Reason != csr.ReasonWrongSubject || !strings.HasPrefix(d.Message, text) {
 		t.Errorf("the entry is %+v", d)

@@ -134,6 +134,6 @@ func WithoutAnswer(s *corev1.Secret, err error) error {
 	if err == nil || !Stray(s) {
 		return err
 	}
-	return HideText(err, fmt.Sprintf("deleting the Secret %s/%s, a token that says of no NodeBootstrap that it is its own: %s",
-		s.Namespace, s.Name, cmp.Or(string(apierrors.ReasonForError(err)), "there was no answer")))
+	return HideText(err, fmt.Sprintf("deleting the Secret %s/%s, a token that no NodeBootstrap owns: %s",
+		s.Namespace, s.Name, cmp.Or(string(apierrors.ReasonForError(err)), "no answer")))
 }
