@@ -116,7 +116,7 @@ func TestOnlyHeld(t *testing.T) {
 	}{
 		{nil, 0}, {other, 0}, {short, time.Second}, {fmt.Errorf("x: %w", long), time.Minute}, {errors.Join(long, short), time.Second},
 		{errors.Join(short, other), 0}, {fmt.Errorf("x: %w", errors.Join(errors.Join(nil, long), nil)), time.Minute},
-		{token.HideText(short, "hidden"), time.Second},
+		{token.RedactError(fmt.Errorf("part: %w", short), &token.Token{Secret: token.NewSecretPart("part")}), time.Second},
 	} {
 		if wait, held := OnlyHeld(tt.err); wait != tt.want || held != (tt.want > 0) {
 			t.Errorf("%v: %s, %v", tt.err, wait, held)

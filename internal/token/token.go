@@ -88,6 +88,15 @@ func RedactError(err error, t *Token) error {
 	return &redactedError{text: text, err: err}
 }
 
+type redactedError struct {
+	text string
+	err  error
+}
+
+func (e *redactedError) Error() string { return e.text }
+
+func (e *redactedError) Unwrap() error { return e.err }
+
 // tokenInText matches a bootstrap token in a kubeconfig (bootstrapapi.BootstrapTokenPattern), whose last part is secret.
 var tokenInText = regexp.MustCompile(`\b[a-z0-9]{6}\.([a-z0-9]{16})\b`)
 
@@ -116,24 +125,12 @@ func between(text []byte, dot int) bool {
 
 func inToken(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 
-// HideText is an error with another text, for a write whose answer can repeat an unknown secret. It unwraps to the error.
-func HideText(err error, text string) error { return &redactedError{text: text, err: err} }
-
-type redactedError struct {
-	text string
-	err  error
-}
-
-func (e *redactedError) Error() string { return e.text }
-
-func (e *redactedError) Unwrap() error { return e.err }
-
 // WithoutAnswer is the error of a deletion without the API server's answer if the Secret is a stray token: an admission webhook sees the
 // deleted object and can repeat its secret part, which the cache does not keep.
 func WithoutAnswer(s *corev1.Secret, err error) error {
 	if err == nil || !Stray(s) {
 		return err
 	}
-	return HideText(err, fmt.Sprintf("deleting the Secret %s/%s, a token that no NodeBootstrap owns: %s",
-		s.Namespace, s.Name, cmp.Or(string(apierrors.ReasonForError(err)), "no answer")))
+	return &redactedError{err: err, text: fmt.Sprintf("deleting the Secret %s/%s, a token that no NodeBootstrap owns: %s",
+		s.Namespace, s.Name, cmp.Or(string(apierrors.ReasonForError(err)), "no answer"))}
 }
