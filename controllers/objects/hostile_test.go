@@ -87,6 +87,10 @@ func hostileNodeBootstrap() *v1alpha1.NodeBootstrap {
 	nb.Status = v1alpha1.NodeBootstrapStatus{
 		LastTokenID: long, LastHandledReissueAt: long, Server: long, CAFingerprint: long, NodeUID: types.UID(long), APIServerHosts: []string{long},
 		Token: &v1alpha1.TokenStatus{ID: long}, KubeconfigSecretRef: &v1alpha1.SecretReference{Namespace: long, Name: long},
+		Tokens:      []v1alpha1.LiveToken{{ID: long, CSRs: []v1alpha1.DecidedCSR{{Name: long, UID: types.UID(long), KeyFingerprint: long, Reason: long}}}},
+		Keys:        []v1alpha1.SentKey{{TokenID: long, KeyFingerprint: long, Name: long}},
+		ReplacedKey: &v1alpha1.SentKey{TokenID: long, KeyFingerprint: long, Name: long}, KeyFingerprints: []string{long},
+		UnrevokedCertificates: []v1alpha1.UnrevokedCertificate{{Name: long, UID: types.UID(long), KeyFingerprint: long, Reason: long}},
 	}
 	for i := range 1000 {
 		nb.Status.Conditions = append(nb.Status.Conditions, metav1.Condition{Type: fmt.Sprint(i), Reason: strings.Repeat("r", 1000), Message: strings.Repeat("m", 32<<10)})
