@@ -199,7 +199,7 @@ func TestAdviceForADeclaredAddress(t *testing.T) {
 	declare(t, name, name, "the-same.example.com")
 	request := askServing(t, name, name, "the-same.example.com")
 	waitServing(t, name, metav1.ConditionFalse, csr.ReasonAddressDeclaredElsewhere)
-	if got := waitCond(t, name, v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse).Message; !strings.Contains(got, "take it out of spec.servingCertificate.addresses") {
+	if got := waitCond(t, name, v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse).Message; !strings.Contains(got, "remove it from spec.servingCertificate.addresses") {
 		t.Errorf("the message is %s", got)
 	}
 	env.Change(t, cluster, declared, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = nil })
