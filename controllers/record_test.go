@@ -21,7 +21,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
-	"github.com/nodebootstrap/nodebootstrap/internal/status"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -98,7 +98,7 @@ func TestRecordInTheLog(t *testing.T) {
 	isLoggedOnce(t, "deleted a CertificateSigningRequest", "node", name, "csr", good.Name, "reason", decisions.ReasonTokenRevoked)
 
 	cluster.Delete(t, nb)
-	isLoggedOnce(t, "revoked a token", "node", name, "tokenID", second, "reason", status.ReasonNodeBootstrapDeleted)
+	isLoggedOnce(t, "revoked a token", "node", name, "tokenID", second, "reason", lifecycle.ReasonNodeBootstrapDeleted)
 	for _, line := range []string{"created a token", "revoked a token"} {
 		for _, id := range []string{first, second} {
 			isLoggedOnce(t, line, "tokenID", id)
@@ -147,7 +147,7 @@ func TestLogOfStrayTokens(t *testing.T) {
 	id := fmt.Sprintf("%06d", time.Now().UnixMicro()%1_000_000)
 	s := strayToken(id, labelled)
 	cluster.Create(t, s)
-	isLoggedOnce(t, "revoked a token", "tokenID", id, "reason", status.ReasonOwnerRemoved)
+	isLoggedOnce(t, "revoked a token", "tokenID", id, "reason", lifecycle.ReasonOwnerRemoved)
 
 	const name = "recorded-orphan"
 	nb := cluster.NodeBootstrap(name)

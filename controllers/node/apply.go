@@ -65,11 +65,11 @@ func (r *Reconciler) revoke(ctx context.Context, f *lifecycle.Facts, p *lifecycl
 func (r *Reconciler) deleteRevoked(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
 	r.reportOutliving(ctx, f, p)
 	var errs []error
-	for _, s := range p.DeleteTokens {
-		errs = append(errs, token.WithoutAnswer(s, r.deleteSecret(ctx, s, status.WhyRevoked(p, f, s, r.Clock.Now()))))
+	for _, d := range p.DeleteTokens {
+		errs = append(errs, token.WithoutAnswer(d.Secret, r.deleteSecret(ctx, d.Secret, d.Reason)))
 	}
-	for _, request := range p.DeleteRequests {
-		errs = append(errs, r.deleteCSR(ctx, p, request))
+	for _, d := range p.DeleteRequests {
+		errs = append(errs, r.deleteCSR(ctx, d))
 	}
 	if p.DeleteKubeconfig != nil {
 		errs = append(errs, r.deleteSecret(ctx, p.DeleteKubeconfig, ""))
@@ -94,7 +94,7 @@ func (r *Reconciler) reportOutliving(ctx context.Context, f *lifecycle.Facts, p 
 
 // createToken creates a token, or adopts the one with the same id that an earlier, interrupted reconcile created.
 func (r *Reconciler) createToken(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
-	if p.MintAfter == nil || o.Problem != nil {
+	if p.MintReason == "" || o.Problem != nil {
 		return nil
 	}
 	if err := r.ensureCurrent(ctx, f, p); err != nil {
@@ -105,7 +105,7 @@ func (r *Reconciler) createToken(ctx context.Context, f *lifecycle.Facts, p *lif
 		return fmt.Errorf("making the secret part of a token: %w", err)
 	}
 	_, part := random[:6], random[7:] // <id>.<secret>: the id is derived instead
-	ids := token.NextIDs(f.NodeBootstrap.UID, *p.MintAfter)
+	ids := token.NextIDs(f.NodeBootstrap.UID, p.LastTokenID)
 	for _, id := range ids {
 		want := token.NewSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
 		s, err := r.createSecret(ctx, f, p, o, want)
@@ -147,7 +147,7 @@ func (r *Reconciler) adopt(ctx context.Context, f *lifecycle.Facts, want *corev1
 		return nil, objects.ErrBehind(corev1.Resource("secrets"), want.Name)
 	}
 	if _, ok := token.Parse(s); token.Stray(s) || owned.Ours(s, f.Name) && !ok {
-		return nil, errors.Join(r.deleteSecret(ctx, s, status.ReasonOwnerRemoved), objects.ErrBehind(corev1.Resource("secrets"), want.Name))
+		return nil, errors.Join(r.deleteSecret(ctx, s, lifecycle.ReasonOwnerRemoved), objects.ErrBehind(corev1.Resource("secrets"), want.Name))
 	}
 	return s, nil
 }
@@ -157,7 +157,7 @@ func (r *Reconciler) adopt(ctx context.Context, f *lifecycle.Facts, want *corev1
 // is already deleted, the reconcile that sees the deletion removes the token, and so does the garbage collector. But its id
 // must not be used twice: the cache must show the last status that this process wrote.
 func (r *Reconciler) ensureCurrent(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) error {
-	if *p.MintAfter == "" && !r.consistency.IsBehind(f.NodeBootstrap) {
+	if p.LastTokenID == "" && !r.consistency.IsBehind(f.NodeBootstrap) {
 		return nil
 	}
 	now, err := r.nodeBootstrap(ctx, r.Uncached, f.Name)

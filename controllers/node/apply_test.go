@@ -53,11 +53,10 @@ func TestVerdictsDoNotWaitForOtherWrites(t *testing.T) {
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(nb), nb); err != nil {
 		t.Fatal(err)
 	}
-	last := "abcdef"
 	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	t1, _ := token.Parse(secret)
 	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{
-		Phase: lifecycle.Awaited, Keep: []token.Token{t1}, MintAfter: &last,
+		Phase: lifecycle.Awaited, Keep: []token.Token{t1}, MintReason: lifecycle.ReasonRenewed, LastTokenID: "abcdef",
 		Decisions: []lifecycle.Decision{{
 			Request: request, Result: csr.Result{Verdict: csr.Approve},
 			Record: v1alpha1.CertificateDecision{Name: request.Name, UID: request.UID, TokenID: "abcdef", Verdict: v1alpha1.VerdictApproved, Time: metav1.NewTime(now)},
@@ -90,9 +89,8 @@ func TestTokenOfBeforeTheReissueIsNotAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
-	last := ""
-	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{Phase: lifecycle.Awaited, MintAfter: &last})
-	if want := token.NextIDs(nb.UID, last)[1]; o.Token == nil || o.Token.ID != want {
+	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{Phase: lifecycle.Awaited, MintReason: v1alpha1.ReasonReissued})
+	if want := token.NextIDs(nb.UID, "")[1]; o.Token == nil || o.Token.ID != want {
 		t.Errorf("the token is %v (%v), want %s", o.Token, o.Err, want)
 	}
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(before), &corev1.Secret{}); !apierrors.IsNotFound(err) {
@@ -118,7 +116,7 @@ func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: noEvents{}}
-	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{read}})
+	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{DeleteRequests: []lifecycle.RequestDeletion{{Request: read}}})
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(read), now); err != nil || !apierrors.IsConflict(o.Err) {
 		t.Errorf("the request: %v; the error: %v, want a conflict", err, o.Err)
 	}
@@ -153,7 +151,7 @@ func TestDenialComesBeforeTheTokenGoes(t *testing.T) {
 	}
 	r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(now), Recorder: noEvents{}}
 	o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb}, &lifecycle.Plan{
-		Decisions: []lifecycle.Decision{denied("csr-a"), denied("csr-b")}, DeleteTokens: []*corev1.Secret{secret},
+		Decisions: []lifecycle.Decision{denied("csr-a"), denied("csr-b")}, DeleteTokens: []lifecycle.TokenDeletion{{Secret: secret}},
 	})
 	if want := []string{"deny csr-a", "deny csr-b", "delete " + secret.Name}; !slices.Equal(done, want) {
 		t.Errorf("done is %q, want %q", done, want)

@@ -49,7 +49,7 @@ func (c *createdTokens) take(id string) bool {
 func (r *Reconciler) logCreated(ctx context.Context, p *lifecycle.Plan, s *corev1.Secret) {
 	id, expires := token.IDOfSecret(s.Name), token.Expires(s)
 	r.created.add(id)
-	log.FromContext(ctx).Info(status.RecordCreated, "tokenID", id, "expires", expires.UTC().Format(time.RFC3339), "reason", status.WhyCreated(p))
+	log.FromContext(ctx).Info(status.RecordCreated, "tokenID", id, "expires", expires.UTC().Format(time.RFC3339), "reason", p.MintReason)
 }
 
 // logRevoked logs a token whose Secret was deleted. It skips a Secret that only a finalizer kept: its token no longer

@@ -161,11 +161,11 @@ func (r *Reconciler) updateApproval(ctx context.Context, d lifecycle.Decision) (
 // deleteCSR deletes a CSR whose token no longer exists. A CSR that waits for a verdict is denied first, and finalizers are
 // removed: until its last finalizer is removed, a CSR that is being deleted can still be approved and signed. A CSR whose
 // certificate was issued since it was read stays.
-func (r *Reconciler) deleteCSR(ctx context.Context, p *lifecycle.Plan, request *certificatesv1.CertificateSigningRequest) error {
+func (r *Reconciler) deleteCSR(ctx context.Context, d lifecycle.RequestDeletion) error {
+	request := d.Request
 	var denial error
-	why := status.WhyDeleted(p, request)
-	if d := p.DenyBeforeDeletion(request); d != nil {
-		denied, err := r.updateApproval(ctx, *d)
+	if d.Denial != nil {
+		denied, err := r.updateApproval(ctx, *d.Denial)
 		switch {
 		case apierrors.IsNotFound(err):
 			return nil
@@ -199,7 +199,7 @@ func (r *Reconciler) deleteCSR(ctx context.Context, p *lifecycle.Plan, request *
 		return errors.Join(denial, err, &writes.HeldError{Object: csrName(request), Wait: writes.ObjectInterval})
 	}
 	if deleted || found {
-		logDeleted(ctx, request, why)
+		logDeleted(ctx, request, d.Reason)
 	}
 	return errors.Join(denial, err)
 }

@@ -50,7 +50,7 @@ func TestHeldStatusDoesNotHoldARevocation(t *testing.T) {
 				Record: v1alpha1.CertificateDecision{Name: request.Name, UID: request.UID, TokenID: "abcdef", Verdict: v1alpha1.VerdictApproved},
 			}}}
 			if misuse != nil {
-				p.DeleteTokens, p.Decisions = []*corev1.Secret{secret}, nil
+				p.DeleteTokens, p.Decisions = []lifecycle.TokenDeletion{{Secret: secret}}, nil
 			}
 			o := r.apply(t.Context(), &lifecycle.Facts{Name: nb.Name, NodeBootstrap: nb, TokenSecrets: []*corev1.Secret{secret}}, p)
 			_, held := writes.OnlyHeld(o.Err)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
 	"github.com/nodebootstrap/nodebootstrap/controllers/writes"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
@@ -85,7 +86,7 @@ func (r *Reconciler) deleteStray(ctx context.Context, s *corev1.Secret) (reconci
 	}
 	if err == nil && s.DeletionTimestamp == nil {
 		log.FromContext(ctx).Info(status.RecordRevoked, "node", owned.NodeOf(s), "tokenID", token.IDOfSecret(s.Name),
-			"reason", status.ReasonOwnerRemoved)
+			"reason", lifecycle.ReasonOwnerRemoved)
 	}
 	return reconcile.Result{}, token.WithoutAnswer(s, client.IgnoreNotFound(err))
 }

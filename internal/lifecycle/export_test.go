@@ -5,8 +5,10 @@ package lifecycle
 import (
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
@@ -25,3 +27,9 @@ func (x *Facts) Misused() bool { return x.misused() }
 var NewestUndecided = newestUndecided
 
 func (x *Facts) ReissueDue() bool { return x.reissueDue() }
+
+func (x *Plan) DeleteRequest(r *certificatesv1.CertificateSigningRequest, why csr.Result) {
+	x.deleteRequest(r, why)
+}
+
+var TokenRevoked = tokenRevoked

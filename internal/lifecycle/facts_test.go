@@ -10,7 +10,6 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -79,7 +78,7 @@ func TestFactsAndPlansPrintWithoutSecretParts(t *testing.T) {
 	p := nodetest.Decide(f, nodetest.Now)
 	delete(f.TokenSecrets[0].Data, "auth-extra-groups")
 	repairs := nodetest.Decide(f, nodetest.Now)
-	deletes := lifecycle.Plan{DeleteTokens: []*corev1.Secret{nodetest.TokenSecret(1, 0)}}
+	deletes := lifecycle.Plan{DeleteTokens: []lifecycle.TokenDeletion{{Secret: nodetest.TokenSecret(1, 0)}}}
 	for name, v := range map[string]any{"facts": f, "a plan": p, "a pointer to a plan": &p, "a plan that repairs": repairs, "a plan that deletes": deletes,
 		"a struct": struct {
 			F *lifecycle.Facts

@@ -168,7 +168,7 @@ func isNotOfThisToken(j *judge, s *sentCSR) bool {
 		return false
 	}
 	if !csr.Issued(s.CertificateSigningRequest) {
-		j.p.DeleteRequests = append(j.p.DeleteRequests, s.CertificateSigningRequest)
+		j.p.deleteRequest(s.CertificateSigningRequest, tokenRevoked)
 	}
 	return true
 }
@@ -194,7 +194,7 @@ func asksAnotherSigner(j *judge, s *sentCSR) bool {
 	if s.result.Verdict != csr.Deny || s.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName {
 		return false
 	}
-	j.p.DeleteRequests = append(j.p.DeleteRequests, s.CertificateSigningRequest)
+	j.p.deleteRequest(s.CertificateSigningRequest, s.result)
 	s.result.Verdict = csr.Leave
 	j.addDecision(s, v1alpha1.VerdictDenied, s.result)
 	return true

@@ -61,10 +61,10 @@ func (f *Facts) current(t token.Token) bool {
 	return s.LastTokenID == "" || decisions.LiveToken(s, t.ID) != nil || token.Follows(f.NodeBootstrap.UID, t.ID, s.LastTokenID)
 }
 
-// LastTokenID is the id that the next token follows: that of the last token, even if it was deleted since. Existing tokens, decisions and
+// lastTokenID is the id that the next token follows: that of the last token, even if it was deleted since. Existing tokens, decisions and
 // CSRs may name one that the status does not name yet. An id that any of these name is never used again, because a CSR could then be
 // taken for one of the next token.
-func (f *Facts) LastTokenID() string {
+func (f *Facts) lastTokenID() string {
 	last, tokens := f.NodeBootstrap.Status.LastTokenID, f.tokens()
 	if last == "" && len(tokens) > 0 {
 		last = tokens[len(tokens)-1].ID

@@ -31,15 +31,15 @@ func TestAReissueDoesNotUseAnIDTwice(t *testing.T) {
 func TestImmutableToken(t *testing.T) {
 	f := nodetest.Awaited(1, time.Hour)
 	f.TokenSecrets[0].Immutable = new(true)
-	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || p.Token == nil {
+	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) > 0 || p.MintReason != "" || p.Token == nil {
 		t.Error("a correct token is replaced")
 	}
 	f.TokenSecrets[0].Labels = nil
-	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) > 0 || p.MintAfter != nil || len(p.RepairTokens) != 1 {
+	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) > 0 || p.MintReason != "" || len(p.RepairTokens) != 1 {
 		t.Error("a token is replaced whose label can be restored")
 	}
 	f.TokenSecrets[0].Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = []byte("system:bootstrappers:other")
-	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) != 1 || p.MintAfter == nil {
+	if p := nodetest.Decide(f, nodetest.Now); len(p.DeleteTokens) != 1 || p.MintReason == "" {
 		t.Error("a token that cannot be restored is kept")
 	}
 }

@@ -63,7 +63,7 @@ func TestOldReissueReopensNoMember(t *testing.T) {
 				t.Error("the Node is not read")
 			}
 			p := nodetest.Decide(f, nodetest.Now)
-			if p.Phase != lifecycle.Joined || p.MintAfter != nil || p.Reissue {
+			if p.Phase != lifecycle.Joined || p.MintReason != "" || p.Reissue {
 				t.Fatalf("the plan is %+v", nodetest.OutlineOf(&p))
 			}
 			s := status.Report(f, &p, &status.Outcome{}, nodetest.Now)

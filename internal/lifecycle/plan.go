@@ -62,12 +62,14 @@ type Plan struct {
 	Keep []token.Token
 	// Token is the token for the kubeconfig, unless another one is created.
 	Token *token.Token
-	// MintAfter, if not nil, requests a new token whose id follows this one.
-	MintAfter *string
+	// LastTokenID is the id of the last token, which the id of a new one follows.
+	LastTokenID string
+	// MintReason, if not empty, requests a new token; it is the reason for the log.
+	MintReason string
 	// RepairTokens are Secrets of live tokens, with the content that they should have.
 	RepairTokens []*corev1.Secret
 	// DeleteTokens are Secrets of tokens that must not live on.
-	DeleteTokens []*corev1.Secret
+	DeleteTokens []TokenDeletion
 	// DeleteKubeconfig is the kubeconfig Secret if it must be deleted.
 	DeleteKubeconfig *corev1.Secret
 
@@ -78,7 +80,7 @@ type Plan struct {
 	// Serving is the verdict on the newest undecided CSR for a serving certificate.
 	Serving *csr.Result
 	// DeleteRequests are CSRs without a certificate whose token is no longer live.
-	DeleteRequests []*certificatesv1.CertificateSigningRequest
+	DeleteRequests []RequestDeletion
 	// Outliving are CSRs that have a certificate although the plan revokes their token.
 	Outliving []*certificatesv1.CertificateSigningRequest
 
@@ -124,38 +126,10 @@ func Decide(f *Facts, now time.Time) Plan {
 		p.await(f, now)
 	}
 	p.decideServing(f, now)
-	p.noteUnrecorded(f)
+	p.noteTokenIDs(f)
 	p.noteOutliving(f, now)
 	p.noteKeys(f)
 	return p
-}
-
-// noteUnrecorded makes the status name a token before it is deleted: after a crash in between, the next token would get its id, and the
-// API server accepts a deleted token for ten seconds more.
-func (p *Plan) noteUnrecorded(f *Facts) {
-	if f.NodeBootstrap == nil {
-		return
-	}
-	last := f.NodeBootstrap.Status.LastTokenID
-	for _, t := range f.tokens() {
-		if slices.Contains(p.DeleteTokens, t.Object) && token.Follows(f.NodeBootstrap.UID, t.ID, last) {
-			p.Unrecorded, last = t.ID, t.ID
-		}
-	}
-}
-
-// deleteCredential deletes everything that belongs to a credential.
-func (p *Plan) deleteCredential(f *Facts, phase Phase) {
-	p.Phase = phase
-	p.DeleteTokens = f.TokenSecrets
-	p.dropKubeconfig(f)
-	p.decideRequests(f, time.Time{}) // no token is left, so the time does not matter
-}
-
-func (p *Plan) dropKubeconfig(f *Facts) {
-	if f.Kubeconfig != nil && owned.Ours(f.Kubeconfig, f.Name) {
-		p.DeleteKubeconfig = f.Kubeconfig
-	}
 }
 
 // await ensures one live credential, and no other except for a predecessor that expires after a renewal.
@@ -188,15 +162,14 @@ func (p *Plan) await(f *Facts, now time.Time) {
 		p.Phase = Withdrawn
 	case misused: // the remaining token is bound to its approved key, and is not renewed
 	case mint:
-		last := f.LastTokenID()
-		p.MintAfter = &last
+		p.MintReason = p.whyCreated()
 	case p.Token == nil && !inTime:
 		p.Phase = DeadlineExceeded
 	}
-	if p.Token == nil && p.MintAfter == nil {
-		p.dropKubeconfig(f)
+	if p.Token == nil && p.MintReason == "" {
+		p.deleteKubeconfig(f)
 	}
-	p.sortSecrets(f)
+	p.sortSecrets(f, now)
 	p.schedule(f, deadline, now)
 }
 
@@ -204,6 +177,18 @@ func (p *Plan) await(f *Facts, now time.Time) {
 func (p *Plan) renewalDue(f *Facts, now time.Time) bool {
 	n := len(p.Keep)
 	return n == 0 || !now.Before(p.Keep[n-1].RenewAt(f.NodeBootstrap))
+}
+
+// whyCreated is the reason for creating a token, for the log.
+func (p *Plan) whyCreated() string {
+	switch {
+	case p.Reissue:
+		return v1alpha1.ReasonReissued
+	case len(p.Keep) > 0:
+		return ReasonRenewed
+	default:
+		return v1alpha1.ReasonAwaitingNode
+	}
 }
 
 // letGoOfUnclaimed lets go of every token that no key was approved with: its holder could still be the first to send a CSR in the node's name. A
@@ -221,11 +206,11 @@ func (p *Plan) letGoOfUnclaimed(f *Facts) {
 }
 
 // sortSecrets repairs the Secrets of the kept tokens and deletes the others.
-func (p *Plan) sortSecrets(f *Facts) {
+func (p *Plan) sortSecrets(f *Facts, now time.Time) {
 	for _, s := range f.TokenSecrets {
 		i := slices.IndexFunc(p.Keep, func(t token.Token) bool { return t.Object == s })
 		if i < 0 {
-			p.DeleteTokens = append(p.DeleteTokens, s)
+			p.deleteToken(f, s, now)
 		} else if want := p.Keep[i].Repaired(f.NodeBootstrap); want != nil {
 			p.RepairTokens = append(p.RepairTokens, want)
 		}
@@ -237,7 +222,7 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 	for _, t := range p.Keep {
 		p.RequeueBy(t.Expires)
 	}
-	if p.Token != nil && p.MintAfter == nil && p.Problem == nil {
+	if p.Token != nil && p.MintReason == "" && p.Problem == nil {
 		if due := p.Token.RenewAt(f.NodeBootstrap); due.After(now) {
 			p.RequeueBy(due)
 		}

@@ -290,10 +290,10 @@ func TestRevokes(t *testing.T) {
 	}{
 		"nothing":             {lifecycle.Plan{}, false},
 		"an approval":         {lifecycle.Plan{Decisions: decide(csr.Approve)}, false},
-		"a token is created":  {lifecycle.Plan{MintAfter: new("")}, false},
+		"a token is created":  {lifecycle.Plan{MintReason: lifecycle.ReasonRenewed}, false},
 		"a denial":            {lifecycle.Plan{Decisions: decide(csr.Deny)}, true},
-		"a token goes":        {lifecycle.Plan{DeleteTokens: []*corev1.Secret{{}}}, true},
-		"a request goes":      {lifecycle.Plan{DeleteRequests: []*certificatesv1.CertificateSigningRequest{{}}}, true},
+		"a token goes":        {lifecycle.Plan{DeleteTokens: []lifecycle.TokenDeletion{{}}}, true},
+		"a request goes":      {lifecycle.Plan{DeleteRequests: []lifecycle.RequestDeletion{{}}}, true},
 		"the kubeconfig goes": {lifecycle.Plan{DeleteKubeconfig: &corev1.Secret{}}, true},
 	} {
 		if got := tt.p.Revokes(); got != tt.want {

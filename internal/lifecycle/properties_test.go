@@ -53,6 +53,11 @@ func recordedOf(f *lifecycle.Facts, p *lifecycle.Plan) []v1alpha1.CertificateDec
 	return out
 }
 
+// deletes reports whether a plan deletes a CSR.
+func deletes(p *lifecycle.Plan, r *certificatesv1.CertificateSigningRequest) bool {
+	return slices.ContainsFunc(p.DeleteRequests, func(d lifecycle.RequestDeletion) bool { return d.Request == r })
+}
+
 func all[T any](list []T, holds func(T) bool) bool {
 	return !slices.ContainsFunc(list, func(v T) bool { return !holds(v) })
 }
@@ -61,7 +66,7 @@ func all[T any](list []T, holds func(T) bool) bool {
 var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 	"a token is kept or deleted, not both": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		for _, kept := range p.Keep {
-			if slices.Contains(p.DeleteTokens, kept.Object) {
+			if slices.ContainsFunc(p.DeleteTokens, func(d lifecycle.TokenDeletion) bool { return d.Secret == kept.Object }) {
 				return false
 			}
 		}
@@ -72,13 +77,13 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 			return slices.ContainsFunc(p.Keep, func(k token.Token) bool { return k.Object.Name == s.Name })
 		})
 	},
-	"nothing is minted while a problem exists": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool { return p.Problem == nil || p.MintAfter == nil },
+	"nothing is minted while a problem exists": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool { return p.Problem == nil || p.MintReason == "" },
 	"nothing is left without a NodeBootstrap or after joining": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return p.Phase != lifecycle.Gone && p.Phase != lifecycle.Joined ||
-			len(p.DeleteTokens) == len(f.TokenSecrets) && p.MintAfter == nil && p.Token == nil && len(ofTokens(p)) == 0 &&
+			len(p.DeleteTokens) == len(f.TokenSecrets) && p.MintReason == "" && p.Token == nil && len(ofTokens(p)) == 0 &&
 				(p.Misuse == nil || p.Phase == lifecycle.Joined && p.Misuse.Reason == csr.ReasonSecondKey && f.NodeBootstrap.Status.AwaitingSince != nil) &&
 				all(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool {
-					return csr.Issued(r) || csr.Condition(r, "Denied") != nil || slices.Contains(p.DeleteRequests, r)
+					return csr.Issued(r) || csr.Condition(r, "Denied") != nil || deletes(p, r)
 				})
 	},
 	"objects of others stay": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
@@ -86,7 +91,7 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 	},
 	"a kubeconfig stays while a token does, and no longer": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		hasOurs := f.Kubeconfig != nil && owned.Ours(f.Kubeconfig, f.Name)
-		return (p.DeleteKubeconfig != nil) == (hasOurs && p.Token == nil && p.MintAfter == nil)
+		return (p.DeleteKubeconfig != nil) == (hasOurs && p.Token == nil && p.MintReason == "")
 	},
 	"it requeues for what it does later": func(_ *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return p.Token == nil || p.RequeueAt.After(nodetest.Now)
@@ -133,11 +138,11 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		return all(ofTokens(p), func(d lifecycle.Decision) bool {
 			switch _, approved := csr.ApprovedAt(d.Request); {
 			case d.Result.Verdict != csr.Leave:
-				return csr.Undecided(d.Request) && !slices.Contains(p.DeleteRequests, d.Request)
+				return csr.Undecided(d.Request) && !deletes(p, d.Request)
 			case d.Record.Verdict == v1alpha1.VerdictDenied && !csr.Undecided(d.Request): // by someone else
 				return decisions.Misuse(d.Record.Reason) && !decisions.DeniedByUs(d.Request)
 			case d.Record.Verdict == v1alpha1.VerdictDenied:
-				return d.Record.Reason == csr.ReasonWrongSigner && slices.Contains(p.DeleteRequests, d.Request)
+				return d.Record.Reason == csr.ReasonWrongSigner && deletes(p, d.Request)
 			case d.Record.Verdict == v1alpha1.VerdictApproved:
 				return (approved || csr.Issued(d.Request)) && (decisions.Misuse(d.Record.Reason) || d.Record.Reason == csr.ReasonKeyReplaced)
 			default:
@@ -158,10 +163,12 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 			}
 			seen[d.Request] = true
 		}
-		for i, r := range p.DeleteRequests {
-			if slices.Contains(p.DeleteRequests[:i], r) || csr.Issued(r) {
+		deleted := map[*certificatesv1.CertificateSigningRequest]bool{}
+		for _, d := range p.DeleteRequests {
+			if deleted[d.Request] || csr.Issued(d.Request) {
 				return false
 			}
+			deleted[d.Request] = true
 		}
 		return true
 	},
@@ -194,7 +201,7 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		return p.Misuse.Reason == p.Decisions[evidence].Record.Reason
 	},
 	"no token without a claim survives an alarm, and none is created": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
-		return !alarming(f, p) || p.MintAfter == nil && all(p.Keep, func(t token.Token) bool { return !unclaimed(f, t.ID) })
+		return !alarming(f, p) || p.MintReason == "" && all(p.Keep, func(t token.Token) bool { return !unclaimed(f, t.ID) })
 	},
 	"nothing is approved while an alarm is raised for a token without a claim": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return !alarming(f, p) || all(ofTokens(p), func(d lifecycle.Decision) bool {

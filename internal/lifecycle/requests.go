@@ -37,7 +37,7 @@ func (p *Plan) decideRequests(f *Facts, now time.Time) {
 		case j != nil:
 			j.judge(r)
 		case !csr.Issued(r) && (csr.Undecided(r) || csr.IsApproved(r)): // a denied or failed CSR stays visible until Kubernetes deletes it
-			p.DeleteRequests = append(p.DeleteRequests, r)
+			p.deleteRequest(r, tokenRevoked)
 		}
 	}
 }

@@ -85,7 +85,7 @@ func TestAnotherSignersRequestIsNotDecidedOn(t *testing.T) {
 					t.Errorf("it would be carried out: %s", nodetest.VerdictNames[d.Result.Verdict])
 				}
 			}
-			if !slices.Contains(p.DeleteRequests, f.Requests[0]) {
+			if !deletes(&p, f.Requests[0]) {
 				t.Error("it is not deleted, and may be signed")
 			}
 		})

@@ -33,7 +33,7 @@ func TestUpgradeOfANodeThatWaits(t *testing.T) {
 	f := nodetest.Awaited(2, nodetest.Young)
 	f.TokenSecrets = append(f.TokenSecrets, nodetest.TokenSecret(1, nodetest.Due))
 	p := nodetest.Decide(f, nodetest.Now)
-	if len(p.Keep) != 2 || p.Token == nil || p.Token.ID != nodetest.NthID(2) || len(p.DeleteTokens) > 0 || p.MintAfter != nil {
+	if len(p.Keep) != 2 || p.Token == nil || p.Token.ID != nodetest.NthID(2) || len(p.DeleteTokens) > 0 || p.MintReason != "" {
 		t.Errorf("got %+v", nodetest.OutlineOf(&p))
 	}
 	if s := f.NodeBootstrap.Status; len(s.Tokens) != 2 || s.Tokens[0].ID != nodetest.NthID(1) || s.Tokens[1].ID != nodetest.NthID(2) {
@@ -72,7 +72,7 @@ func TestUpgradeOfAMisusedToken(t *testing.T) {
 		f := nodetest.Awaited(1, nodetest.Young)
 		nodetest.Edits(nodetest.Raised(csr.ReasonSecondKey), nodetest.Records(tt.log...))(f)
 		p := nodetest.Decide(f, nodetest.Now)
-		if len(p.Keep) != tt.kept || p.MintAfter != nil || len(p.DeleteTokens) != 1-tt.kept {
+		if len(p.Keep) != tt.kept || p.MintReason != "" || len(p.DeleteTokens) != 1-tt.kept {
 			t.Errorf("%s: got %+v", name, nodetest.OutlineOf(&p))
 		}
 	}
@@ -83,7 +83,7 @@ func TestUpgradeLeavesOutTheTokenOfAFormerWait(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
 	f.NodeBootstrap.Status.AwaitingSince = new(nodetest.Ago(nodetest.Minutes(10)))
 	nodetest.Records(nodetest.ApprovedDecision("csr-a", 1, nodetest.Minutes(20)))(f)
-	if p := nodetest.Decide(f, nodetest.Now); len(p.Keep) > 0 || len(p.DeleteTokens) != 1 || *p.MintAfter != nodetest.NthID(1) {
+	if p := nodetest.Decide(f, nodetest.Now); len(p.Keep) > 0 || len(p.DeleteTokens) != 1 || p.LastTokenID != nodetest.NthID(1) {
 		t.Errorf("got %+v", nodetest.OutlineOf(&p))
 	}
 }

@@ -46,27 +46,23 @@ func OutlineOf(p *lifecycle.Plan) Outline {
 	if p.Token != nil {
 		o.Token = Ordinal(p.Token.ID)
 	}
-	if p.MintAfter != nil {
-		o.Mint = Ordinal(token.NextID(UID, *p.MintAfter))
+	if p.MintReason != "" {
+		o.Mint = Ordinal(token.NextID(UID, p.LastTokenID))
 	}
-	names := func(secrets []*corev1.Secret) string {
-		var out []string
-		for _, s := range secrets {
-			id, ok := strings.CutPrefix(s.Name, "bootstrap-token-")
-			if !ok {
-				id = s.Name
-			}
-			out = append(out, Ordinal(id))
-		}
-		return strings.Join(out, " ")
+	ordinalOf := func(s *corev1.Secret) string { return Ordinal(strings.TrimPrefix(s.Name, "bootstrap-token-")) }
+	var repairs, tokens, verdicts, requests []string
+	for _, s := range p.RepairTokens {
+		repairs = append(repairs, ordinalOf(s))
 	}
-	o.Repair, o.DeleteToken = names(p.RepairTokens), names(p.DeleteTokens)
-	var verdicts, requests []string
+	for _, d := range p.DeleteTokens {
+		tokens = append(tokens, ordinalOf(d.Secret))
+	}
+	o.Repair, o.DeleteToken = strings.Join(repairs, " "), strings.Join(tokens, " ")
 	for _, d := range p.Decisions {
 		verdicts = append(verdicts, d.Request.Name+": "+verdictOf(d))
 	}
-	for _, r := range p.DeleteRequests {
-		requests = append(requests, r.Name)
+	for _, d := range p.DeleteRequests {
+		requests = append(requests, d.Request.Name)
 	}
 	o.Verdicts, o.DeleteCSR = strings.Join(verdicts, ", "), strings.Join(requests, " ")
 	return o

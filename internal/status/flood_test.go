@@ -142,7 +142,7 @@ func TestNodeJoinsWithTheTokenAfterAFlood(t *testing.T) {
 	f.Requests = nil
 	nodetest.AskReissue(f)
 	p, o, _ := reconcile(f)
-	if p.MintAfter == nil {
+	if p.MintReason == "" {
 		t.Fatalf("got %+v", nodetest.OutlineOf(&p))
 	}
 	r := nodetest.Request("csr-z", 0, -time.Second)

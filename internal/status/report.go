@@ -9,7 +9,6 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -208,12 +207,12 @@ func (r *report) credential() {
 	if r.o.Err != nil && (r.p.Phase == lifecycle.Joined || r.p.Phase == lifecycle.Withdrawn || !r.o.Revoked && r.deletesNamed()) {
 		return // it may still exist
 	}
-	r.new.LastTokenID = r.f.LastTokenID()
+	r.new.LastTokenID = r.p.LastTokenID
 	r.new.Token, r.new.KubeconfigSecretRef, r.new.Server, r.new.CAFingerprint = nil, nil, "", ""
 	if r.o.Token == nil {
 		return
 	}
-	if r.p.MintAfter != nil {
+	if r.p.MintReason != "" {
 		r.new.LastTokenID = r.o.Token.ID
 	}
 	r.new.Token = &v1alpha1.TokenStatus{ID: r.o.Token.ID, ExpirationTime: metav1.NewTime(r.o.Token.Expires)}
@@ -228,7 +227,7 @@ func (r *report) credential() {
 
 // deletesNamed reports whether the plan deletes the token that the status names: if someone removed its label, only the status names it.
 func (r *report) deletesNamed() bool {
-	return r.old.Token != nil && slices.ContainsFunc(r.p.DeleteTokens, func(s *corev1.Secret) bool { return s.Name == token.SecretName(r.old.Token.ID) })
+	return r.old.Token != nil && slices.ContainsFunc(r.p.DeleteTokens, func(d lifecycle.TokenDeletion) bool { return d.Secret.Name == token.SecretName(r.old.Token.ID) })
 }
 
 // A finding is the state of a condition.

@@ -26,8 +26,8 @@ func carryOut(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 func finish(f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 	o := &status.Outcome{Token: p.Token, Revoked: true, Acceptance: status.Accepted}
 	var minted *corev1.Secret
-	if p.MintAfter != nil {
-		minted = token.NewSecret(f.NodeBootstrap, token.NextID(f.NodeBootstrap.UID, *p.MintAfter), nodetest.Canary, nodetest.Now.Add(f.NodeBootstrap.Spec.TokenTTL()))
+	if p.MintReason != "" {
+		minted = token.NewSecret(f.NodeBootstrap, token.NextID(f.NodeBootstrap.UID, p.LastTokenID), nodetest.Canary, nodetest.Now.Add(f.NodeBootstrap.Spec.TokenTTL()))
 		minted.CreationTimestamp = nodetest.Ago(0)
 		t, _ := token.Parse(minted)
 		o.Token = &t
@@ -68,9 +68,11 @@ func reconcile(f *lifecycle.Facts) (lifecycle.Plan, *status.Outcome, []status.Ev
 
 // revoke is the second step.
 func revoke(f *lifecycle.Facts, p *lifecycle.Plan) {
-	f.TokenSecrets = slices.DeleteFunc(slices.Clone(f.TokenSecrets), func(s *corev1.Secret) bool { return slices.Contains(p.DeleteTokens, s) })
+	f.TokenSecrets = slices.DeleteFunc(slices.Clone(f.TokenSecrets), func(s *corev1.Secret) bool {
+		return slices.ContainsFunc(p.DeleteTokens, func(d lifecycle.TokenDeletion) bool { return d.Secret == s })
+	})
 	f.Requests = slices.DeleteFunc(slices.Clone(f.Requests), func(r *certificatesv1.CertificateSigningRequest) bool {
-		return slices.Contains(p.DeleteRequests, r)
+		return slices.ContainsFunc(p.DeleteRequests, func(d lifecycle.RequestDeletion) bool { return d.Request == r })
 	})
 	if p.DeleteKubeconfig != nil {
 		f.Kubeconfig = nil
