@@ -33,7 +33,7 @@ import (
 func (r *Reconciler) apply(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan) *status.Outcome {
 	o := &status.Outcome{Token: p.Token, Published: carries(f, p.Token)}
 	if i := r.Writes.Interference(writes.StatusOf(f.Name), r.Clock.Now()); i != nil && i.ByAdmission {
-		r.reportInterference(i, p, o)
+		r.reportInterference(i, o)
 	}
 	for _, step := range []func(context.Context, *lifecycle.Facts, *lifecycle.Plan, *status.Outcome) error{
 		r.storeClaim, r.revoke, r.approve, r.createToken, r.repair, r.publish, r.verify, r.forgetWrites, r.reportContested,
@@ -108,7 +108,7 @@ func (r *Reconciler) createToken(ctx context.Context, f *lifecycle.Facts, p *lif
 	ids := token.NextIDs(f.NodeBootstrap.UID, p.LastTokenID)
 	for _, id := range ids {
 		want := token.NewSecret(f.NodeBootstrap, id, part, r.Clock.Now().Add(f.NodeBootstrap.Spec.TokenTTL()))
-		s, err := r.createSecret(ctx, f, p, o, want)
+		s, err := r.createSecret(ctx, f, o, want, p.MintReason)
 		if apierrors.IsAlreadyExists(err) {
 			s, err = r.adopt(ctx, f, want)
 		}
@@ -129,7 +129,7 @@ func (r *Reconciler) createToken(ctx context.Context, f *lifecycle.Facts, p *lif
 			return nil
 		}
 	}
-	p.RequeueBy(r.Clock.Now().Add(time.Minute)) // Secrets of others in kube-system cause no events
+	o.RequeueBy(r.Clock.Now().Add(time.Minute)) // Secrets of others in kube-system cause no events
 	o.Problem = &problem.Problem{Reason: v1alpha1.ReasonObjectNotOurs, Message: fmt.Sprintf(
 		"the Secret %s/%s and others that follow it exist and do not belong to this NodeBootstrap: delete them",
 		token.Namespace, token.SecretName(ids[0]))}
@@ -173,7 +173,7 @@ func (r *Reconciler) ensureCurrent(ctx context.Context, f *lifecycle.Facts, p *l
 // repair restores token Secrets that someone edited.
 func (r *Reconciler) repair(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
 	for _, want := range p.RepairTokens {
-		if _, err := r.restoreSecret(ctx, f, p, o, f.TokenSecret(want.Name), want, r.updateSecret); err != nil {
+		if _, err := r.restoreSecret(ctx, f, o, f.TokenSecret(want.Name), want, r.updateSecret); err != nil {
 			return fmt.Errorf("restoring the Secret %s/%s: %w", want.Namespace, want.Name, err)
 		}
 	}
@@ -194,7 +194,7 @@ func (r *Reconciler) publish(ctx context.Context, f *lifecycle.Facts, p *lifecyc
 	}
 	have := f.Kubeconfig
 	if have == nil {
-		created, err := r.createSecret(ctx, f, p, o, want)
+		created, err := r.createSecret(ctx, f, o, want, "")
 		if err == nil {
 			o.Published = created != nil
 			return nil
@@ -206,10 +206,10 @@ func (r *Reconciler) publish(ctx context.Context, f *lifecycle.Facts, p *lifecyc
 			return err
 		}
 	}
-	return r.updateKubeconfig(ctx, f, p, o, have, want)
+	return r.updateKubeconfig(ctx, f, o, have, want)
 }
 
-func (r *Reconciler) updateKubeconfig(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, have, want *corev1.Secret) error {
+func (r *Reconciler) updateKubeconfig(ctx context.Context, f *lifecycle.Facts, o *status.Outcome, have, want *corev1.Secret) error {
 	switch {
 	case have == nil:
 		return objects.ErrBehind(corev1.Resource("secrets"), want.Name)
@@ -217,13 +217,13 @@ func (r *Reconciler) updateKubeconfig(ctx context.Context, f *lifecycle.Facts, p
 		o.Problem = owned.NotOurs(have)
 		return nil
 	case kubeconfig.Immovable(have, want):
-		if r.heldBack(writesOf(f.Name, want), p, o) {
+		if r.heldBack(writesOf(f.Name, want), o) {
 			return nil
 		}
 		if err := r.deleteSecret(ctx, have, ""); err != nil {
 			return err
 		}
-		created, err := r.createSecret(ctx, f, p, o, want)
+		created, err := r.createSecret(ctx, f, o, want, "")
 		if err != nil {
 			return fmt.Errorf("creating the Secret %s/%s again: %w", want.Namespace, want.Name, err)
 		}
@@ -235,7 +235,7 @@ func (r *Reconciler) updateKubeconfig(ctx context.Context, f *lifecycle.Facts, p
 		o.Published = true
 		return nil
 	}
-	published, err := r.restoreSecret(ctx, f, p, o, have, restored, r.updateLowPriority)
+	published, err := r.restoreSecret(ctx, f, o, have, restored, r.updateLowPriority)
 	if err != nil {
 		return kubeconfig.RedactSecrets(fmt.Errorf("updating the Secret %s/%s: %w", want.Namespace, want.Name, err), have)
 	}
@@ -253,9 +253,9 @@ func (r *Reconciler) verify(ctx context.Context, f *lifecycle.Facts, p *lifecycl
 	o.Acceptance, err = r.tokens.review(ctx, r.Client, o.Token, now)
 	switch o.Acceptance {
 	case status.AcceptanceUnknown:
-		p.RequeueBy(now.Add(unknownRetry))
+		o.RequeueBy(now.Add(unknownRetry))
 	case status.Rejected:
-		p.RequeueBy(now.Add(rejectedRetry))
+		o.RequeueBy(now.Add(rejectedRetry))
 	case status.Accepted:
 	}
 	return err

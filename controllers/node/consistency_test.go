@@ -226,6 +226,27 @@ func firstToken(nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 	return s
 }
 
+// A reconcile comes back for the plan or for what was found while it was carried out, whichever is due first.
+func TestReconcileRequeuesForTheEarliest(t *testing.T) {
+	for name, tt := range map[string]struct {
+		deadline *metav1.Duration
+		want     time.Duration
+	}{
+		"the bindings are missing": {nil, bindingsRetry},
+		"the deadline is earlier":  {&metav1.Duration{Duration: time.Minute}, 3 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nb := awaited(t)
+			nb.Spec.Token.JoinDeadline = tt.deadline
+			l := newLagging(t, nb)
+			l.clock.SetTime(nb.CreationTimestamp.Truncate(time.Second).Add(57 * time.Second))
+			if got := l.reconcile(t); got != tt.want {
+				t.Errorf("it requeues after %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
 // While the cache does not show a write of the operator, a reconcile writes nothing and is requeued. In each case the cache
 // lacks only one kind of write.
 func TestOwnWritesAreAwaited(t *testing.T) {

@@ -99,15 +99,16 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil { // the queue retries with backoff
 		return ctrl.Result{}, err
 	}
-	return r.requeue(&plan), nil
+	outcome.RequeueBy(plan.RequeueAt)
+	return r.requeue(outcome.RequeueAt), nil
 }
 
 // requeue waits for at least a second: this reconcile has done everything that is due now.
-func (r *Reconciler) requeue(plan *lifecycle.Plan) ctrl.Result {
-	if plan.RequeueAt.IsZero() {
+func (r *Reconciler) requeue(at time.Time) ctrl.Result {
+	if at.IsZero() {
 		return ctrl.Result{}
 	}
-	return ctrl.Result{RequeueAfter: max(plan.RequeueAt.Sub(r.Clock.Now()), time.Second)}
+	return ctrl.Result{RequeueAfter: max(at.Sub(r.Clock.Now()), time.Second)}
 }
 
 // report stores the status, also after an error. A deleted NodeBootstrap needs none; its deletion is the next event.

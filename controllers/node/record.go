@@ -46,10 +46,10 @@ func (c *createdTokens) take(id string) bool {
 }
 
 // logCreated logs a token whose Secret was created.
-func (r *Reconciler) logCreated(ctx context.Context, p *lifecycle.Plan, s *corev1.Secret) {
+func (r *Reconciler) logCreated(ctx context.Context, s *corev1.Secret, reason string) {
 	id, expires := token.IDOfSecret(s.Name), token.Expires(s)
 	r.created.add(id)
-	log.FromContext(ctx).Info(status.RecordCreated, "tokenID", id, "expires", expires.UTC().Format(time.RFC3339), "reason", p.MintReason)
+	log.FromContext(ctx).Info(status.RecordCreated, "tokenID", id, "expires", expires.UTC().Format(time.RFC3339), "reason", reason)
 }
 
 // logRevoked logs a token whose Secret was deleted. It skips a Secret that only a finalizer kept: its token no longer

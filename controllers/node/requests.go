@@ -62,7 +62,7 @@ func (r *Reconciler) storeVerdicts(ctx context.Context, f *lifecycle.Facts, p *l
 		if d.Result.Verdict != verdict {
 			continue
 		}
-		if err := r.storeVerdict(ctx, f, p, o, d); err != nil && first == nil {
+		if err := r.storeVerdict(ctx, f, o, d); err != nil && first == nil {
 			first = err
 		}
 	}
@@ -71,7 +71,7 @@ func (r *Reconciler) storeVerdicts(ctx context.Context, f *lifecycle.Facts, p *l
 
 // storeVerdict stores a decision. An approval is final, so the objects that it depends on are read from the API server first:
 // the cache may not show yet that some were deleted.
-func (r *Reconciler) storeVerdict(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, d lifecycle.Decision) error {
+func (r *Reconciler) storeVerdict(ctx context.Context, f *lifecycle.Facts, o *status.Outcome, d lifecycle.Decision) error {
 	if d.Result.Verdict == csr.Approve {
 		holds, err := r.stillHolds(ctx, f, o.Claimed, d)
 		o.Claimed = false
@@ -80,7 +80,7 @@ func (r *Reconciler) storeVerdict(ctx context.Context, f *lifecycle.Facts, p *li
 		}
 		if !holds {
 			log.FromContext(ctx).Info("not approving a request, since its token or its NodeBootstrap has changed", "request", d.Request.Name)
-			p.RequeueBy(r.Clock.Now())
+			o.RequeueBy(r.Clock.Now())
 			return nil
 		}
 	}
@@ -88,7 +88,7 @@ func (r *Reconciler) storeVerdict(ctx context.Context, f *lifecycle.Facts, p *li
 	if err == nil && !lifecycle.HasVerdict(decided, d) {
 		r.reportInterference(&drift.Interference{
 			Object: csrName(d.Request), Difference: drift.Difference{Needed: []string{"status.conditions"}}, ByAdmission: true,
-		}, p, o)
+		}, o)
 	}
 	return err
 }

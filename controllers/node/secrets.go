@@ -34,13 +34,13 @@ func writesOf(node string, s *corev1.Secret) string {
 const bindingsRetry = 10 * time.Second
 
 // heldBack reports whether the next write of an object must wait, and adds the cause to the outcome.
-func (r *Reconciler) heldBack(key string, p *lifecycle.Plan, o *status.Outcome) bool {
+func (r *Reconciler) heldBack(key string, o *status.Outcome) bool {
 	now := r.Clock.Now()
 	wait := r.Writes.Wait(key, now)
 	if wait <= 0 {
 		return false
 	}
-	p.RequeueBy(now.Add(wait))
+	o.RequeueBy(now.Add(wait))
 	if i := r.Writes.Interference(key, now); i != nil {
 		o.Problem = i.Problem()
 	}
@@ -48,15 +48,15 @@ func (r *Reconciler) heldBack(key string, p *lifecycle.Plan, o *status.Outcome) 
 }
 
 // reportInterference adds to the outcome who changed a written object, and requeues for the next allowed write.
-func (r *Reconciler) reportInterference(i *drift.Interference, p *lifecycle.Plan, o *status.Outcome) {
+func (r *Reconciler) reportInterference(i *drift.Interference, o *status.Outcome) {
 	o.Problem = i.Problem()
-	p.RequeueBy(r.Clock.Now().Add(writes.ObjectInterval))
+	o.RequeueBy(r.Clock.Now().Add(writes.ObjectInterval))
 }
 
-// createSecret creates a Secret, and returns it as stored; nil if another writer interferes.
-func (r *Reconciler) createSecret(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, want *corev1.Secret) (*corev1.Secret, error) {
+// createSecret creates a Secret, and returns it as stored; nil if another writer interferes. It logs a token, with the reason.
+func (r *Reconciler) createSecret(ctx context.Context, f *lifecycle.Facts, o *status.Outcome, want *corev1.Secret, reason string) (*corev1.Secret, error) {
 	key := writesOf(f.Name, want)
-	if r.heldBack(key, p, o) {
+	if r.heldBack(key, o) {
 		return nil, nil
 	}
 	created, changed, err := writes.Create(ctx, r.Client, r.Writes, key, writes.SecretName(want), want, drift.OfSecret, r.Clock.Now())
@@ -64,12 +64,12 @@ func (r *Reconciler) createSecret(ctx context.Context, f *lifecycle.Facts, p *li
 		return nil, err
 	}
 	if created != nil && want.Namespace == token.Namespace {
-		r.logCreated(ctx, p, want)
+		r.logCreated(ctx, want, reason)
 	}
 	if changed == nil {
 		return created, nil
 	}
-	r.reportInterference(changed, p, o)
+	r.reportInterference(changed, o)
 	if created == nil {
 		return nil, nil
 	}
@@ -78,7 +78,7 @@ func (r *Reconciler) createSecret(ctx context.Context, f *lifecycle.Facts, p *li
 
 // restoreSecret updates a Secret, and reports whether its needed fields are correct afterwards. If admission control removed
 // its owner, it is deleted.
-func (r *Reconciler) restoreSecret(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, have, want *corev1.Secret,
+func (r *Reconciler) restoreSecret(ctx context.Context, f *lifecycle.Facts, o *status.Outcome, have, want *corev1.Secret,
 	update func(context.Context, *corev1.Secret) (*corev1.Secret, error)) (bool, error) {
 	now, key, sent := r.Clock.Now(), writesOf(f.Name, want), want.DeepCopy() // the response is decoded into the object that is sent
 	delete(want.Annotations, objects.PartialAnnotation)
@@ -87,7 +87,8 @@ func (r *Reconciler) restoreSecret(ctx context.Context, f *lifecycle.Facts, p *l
 		return true, nil
 	}
 	var held status.Outcome
-	if r.heldBack(key, p, &held) {
+	if r.heldBack(key, &held) {
+		o.RequeueBy(held.RequeueAt)
 		if len(before.Needed) == 0 {
 			o.Notice = held.Problem
 		} else {
@@ -104,7 +105,7 @@ func (r *Reconciler) restoreSecret(ctx context.Context, f *lifecycle.Facts, p *l
 	if len(after.Needed) == 0 {
 		return true, nil
 	}
-	r.reportInterference(i, p, o)
+	r.reportInterference(i, o)
 	if !owned.Ours(stored, f.Name) {
 		return false, r.deleteSecret(ctx, stored, v1alpha1.ReasonAdmissionInterferes)
 	}
@@ -149,7 +150,7 @@ func (r *Reconciler) reportContested(_ context.Context, f *lifecycle.Facts, p *l
 	}
 	now := r.Clock.Now()
 	if f.BindingsProblem != nil { // a failed write of a binding causes no event
-		p.RequeueBy(now.Add(bindingsRetry))
+		o.RequeueBy(now.Add(bindingsRetry))
 	}
 	for _, key := range r.keysOf(f.Name) {
 		i := r.Writes.Interference(key, now)
@@ -161,7 +162,7 @@ func (r *Reconciler) reportContested(_ context.Context, f *lifecycle.Facts, p *l
 		case o.Problem == nil:
 			o.Problem = i.Problem()
 		}
-		p.RequeueBy(now.Add(writes.ObjectInterval))
+		o.RequeueBy(now.Add(writes.ObjectInterval))
 	}
 	return nil
 }

@@ -88,8 +88,20 @@ type Plan struct {
 
 	Keys []v1alpha1.SentKey // the keys sent with one token, if there is more than one
 
-	// RequeueAt is when to reconcile again even if nothing changes; zero for never.
+	Requeue
+}
+
+// Requeue is when to reconcile again even if nothing changes.
+type Requeue struct {
+	// RequeueAt is zero for never.
 	RequeueAt time.Time
+}
+
+// RequeueBy requests another reconcile at a time, or earlier. Zero requests nothing.
+func (q *Requeue) RequeueBy(at time.Time) {
+	if !at.IsZero() && (q.RequeueAt.IsZero() || at.Before(q.RequeueAt)) {
+		q.RequeueAt = at
+	}
 }
 
 // Decision is a verdict on a CSR.
@@ -98,13 +110,6 @@ type Decision struct {
 	Result  csr.Result
 	// Record is the entry for status.certificates that is stored before the verdict; empty for a serving certificate.
 	Record v1alpha1.CertificateDecision
-}
-
-// RequeueBy requests another reconcile at a time, or earlier.
-func (p *Plan) RequeueBy(at time.Time) {
-	if p.RequeueAt.IsZero() || at.Before(p.RequeueAt) {
-		p.RequeueAt = at
-	}
 }
 
 // Revokes reports whether the plan denies or deletes anything, apart from objects that it replaces.

@@ -53,6 +53,8 @@ type Outcome struct {
 	Notice *problem.Problem
 	// Err is why the plan was not carried out completely; it is retried.
 	Err error
+
+	lifecycle.Requeue
 }
 
 // Verified reports whether a status records that the API server accepts a token.
