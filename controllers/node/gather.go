@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -118,9 +120,25 @@ func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts) err
 	f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
 	lease, err := objects.Find(ctx, r.Uncached, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
 	if err == nil && lease != nil {
-		f.LeaseRenewed = lifecycle.LeaseRenewed(lease)
+		f.LeaseRenewed = LeaseRenewed(lease)
 	}
 	return err
+}
+
+// LeaseRenewed is when a node's Lease was last renewed, by the API server's clock, in whole seconds, from metadata.managedFields. The
+// time in the Lease's spec is by the node's clock. If that clock is fast, the Lease from before a reinstall would look renewed after the
+// approval of a certificate that the kubelet does not have yet.
+func LeaseRenewed(l *coordinationv1.Lease) time.Time {
+	var renewed time.Time
+	for _, m := range l.ManagedFields {
+		if m.Time != nil && m.Time.After(renewed) && m.FieldsV1 != nil && strings.Contains(m.FieldsV1.GetRawString(), `"f:renewTime"`) {
+			renewed = m.Time.Time
+		}
+	}
+	if renewed.IsZero() && l.Spec.RenewTime != nil {
+		return l.Spec.RenewTime.Time
+	}
+	return renewed
 }
 
 // nodeBootstrap returns nil if the NodeBootstrap does not exist or is being deleted.

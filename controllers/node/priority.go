@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
 // prioritized enqueues changes that are not urgent with low priority. A changed CA affects every node, and the operator's own
@@ -32,7 +32,7 @@ type prioritized struct {
 // awaitsVerdict reports whether a CSR waits for a verdict. Later changes are not urgent.
 func awaitsVerdict(_, new client.Object) bool {
 	r, ok := new.(*certificatesv1.CertificateSigningRequest)
-	return ok && !lifecycle.AllDecided([]*certificatesv1.CertificateSigningRequest{r})
+	return ok && csr.Undecided(r)
 }
 
 // isDeletion reports deletions.

@@ -20,7 +20,11 @@ const FirstLease = firstLease
 
 func (x *Facts) Keep(now time.Time) []token.Token { return x.keep(now) }
 
+var ClaimsOf = claimsOf
+
 func (x *claimedKey) Key() string { return x.key }
+
+func (x *claimedKey) At() time.Time { return x.at }
 
 func (x *Facts) Misused() bool { return x.misused() }
 

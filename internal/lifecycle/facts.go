@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package lifecycle decides what the cluster needs for one node to join.
+//
+// It is pure: [Decide] turns [Facts] and a time into a [Plan]. Nothing here reads or writes anything.
 package lifecycle
 
 import (
@@ -15,12 +18,13 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
-	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// Facts is everything that is known about one node. Absent objects are nil or zero.
+// Facts is everything that is known about one node. Absent objects are nil or zero. Some are read only if others require it: needs.go has
+// these conditions.
 type Facts struct {
 	// Name is the node's name.
 	Name string
@@ -72,9 +76,36 @@ type Bypass struct {
 	Why []string
 }
 
+// AllowClusterWideFlag is the manager's flag that allows credentials for NodeBootstraps with approval ClusterWide.
+const AllowClusterWideFlag = "--allow-cluster-wide-approval"
+
+// ClusterWideRefused reports whether the NodeBootstrap has approval ClusterWide and the manager does not allow it. Then no token may
+// live: whoever has one in ClusterWideGroup can become any node.
+func (f *Facts) ClusterWideRefused() bool {
+	return f.ClusterWideForbidden && f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide
+}
+
+// misused reports whether an alarm is raised. It stays until a reissue is requested.
+func (f *Facts) misused() bool {
+	return meta.IsStatusConditionTrue(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionTokenMisused) && !f.reissueDue()
+}
+
 // Concerns reports whether a CSR asks for a client certificate in the node's name, valid or not.
 func (f *Facts) Concerns(r *certificatesv1.CertificateSigningRequest) bool {
 	return r.Spec.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName && csr.RequestedNode(r) == f.Name
+}
+
+// OwnRequests are the CSRs that concern the node.
+func (f *Facts) OwnRequests() []*certificatesv1.CertificateSigningRequest {
+	return slices.DeleteFunc(slices.Clone(f.Requests), func(r *certificatesv1.CertificateSigningRequest) bool { return !f.Concerns(r) })
+}
+
+// DecidedWith are the CSRs that were sent with a token and have a decision in the status.
+func (f *Facts) DecidedWith(tokenID string) []v1alpha1.DecidedCSR {
+	if t := decisions.LiveToken(&f.NodeBootstrap.Status, tokenID); t != nil {
+		return t.CSRs
+	}
+	return nil
 }
 
 // TokenSecret returns the Secret in TokenSecrets with a name; nil if none has it.
@@ -85,28 +116,6 @@ func (f *Facts) TokenSecret(name string) *corev1.Secret {
 		}
 	}
 	return nil
-}
-
-// OwnRequests are the CSRs that concern the node.
-func (f *Facts) OwnRequests() []*certificatesv1.CertificateSigningRequest {
-	return slices.DeleteFunc(slices.Clone(f.Requests), func(r *certificatesv1.CertificateSigningRequest) bool { return !f.Concerns(r) })
-}
-
-// misused reports whether an alarm is raised. It stays until a reissue is requested.
-func (f *Facts) misused() bool {
-	return meta.IsStatusConditionTrue(f.NodeBootstrap.Status.Conditions, v1alpha1.ConditionTokenMisused) && !f.reissueDue()
-}
-
-// reissueDue reports whether a reissue was requested that is not handled yet.
-func (f *Facts) reissueDue() bool {
-	want := token.Reissue(f.NodeBootstrap)
-	return want != "" && want != token.NormalReissue(f.NodeBootstrap.Status.LastHandledReissueAt) && !f.ReissueOutdated()
-}
-
-// awaitingReissue reports whether a reissue was handled and the node has not joined since then.
-func (f *Facts) awaitingReissue() bool {
-	s := f.NodeBootstrap.Status
-	return s.LastHandledReissueAt != "" && s.AwaitingSince != nil
 }
 
 // String returns only the name: facts contain Secrets.

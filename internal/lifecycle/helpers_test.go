@@ -13,7 +13,7 @@ import (
 // claimOf is the key that was first approved with a token, and when.
 func claimOf(f *lifecycle.Facts, tokenID string) (string, time.Time) {
 	for _, c := range lifecycle.ClaimsOf(f, tokenID, nil) {
-		return c.Key(), c.At
+		return c.Key(), c.At()
 	}
 	return "", time.Time{}
 }

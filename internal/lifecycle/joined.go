@@ -4,11 +4,9 @@ package lifecycle
 
 import (
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,6 +15,43 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
+
+// joined reports whether the node is a member of the cluster and needs no credential. A Node proves nothing: an administrator may have
+// created it in advance, and on a reinstall it is still the old one. If a kubelet works as the node, it was a member already, or has
+// joined in another way.
+func (f *Facts) joined() bool {
+	switch {
+	case f.Node == nil || f.reissueDue():
+		return false
+	case f.joinedBefore() || f.certificateUsed():
+		return true
+	default:
+		return f.kubeletWorks() && (!f.awaitingReissue() || f.Node.UID != f.NodeBootstrap.Status.NodeUID)
+	}
+}
+
+// joinedBefore reports whether the status reports the current Node as joined.
+func (f *Facts) joinedBefore() bool {
+	s := f.NodeBootstrap.Status
+	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
+	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue && s.NodeUID == f.Node.UID
+}
+
+// kubeletWorks reports whether a kubelet has reported in the Node's status and has renewed its Lease since the Node was created. Whoever
+// can create Nodes can fill in the status, and the Lease of a deleted Node stays for a moment.
+func (f *Facts) kubeletWorks() bool {
+	return f.NodeReported && !f.LeaseRenewed.IsZero() && !f.LeaseRenewed.Before(f.Node.CreationTimestamp.Time)
+}
+
+// firstLease is how long after its Node a kubelet's first Lease can come: a kubelet renews it every 10 seconds, and the Lease lasts for
+// 40 (nodeLeaseDurationSeconds).
+const firstLease = 40 * time.Second
+
+// mayBeMember reports whether a kubelet has reported as a new Node whose first Lease is still missing. A member gets no credential, so
+// none is created until then.
+func (f *Facts) mayBeMember(now time.Time) bool {
+	return f.Node != nil && f.NodeReported && !f.kubeletWorks() && !f.reissueDue() && !f.awaitingReissue() && now.Before(f.Node.CreationTimestamp.Add(firstLease))
+}
 
 // certificateUsed reports whether the node has used a certificate that was issued to it in the current wait: its Lease was renewed after
 // the approval. A Node created after the approval proves nothing: an administrator may have created it while the CSR was pending.
@@ -56,49 +91,6 @@ func (f *Facts) JoinProof(s *v1alpha1.NodeBootstrapStatus, requests []*certifica
 // (pkg/controller/certificates/cleaner).
 const approvedRequestLife = time.Hour
 
-// joinedBefore reports whether the status reports the current Node as joined.
-func (f *Facts) joinedBefore() bool {
-	s := f.NodeBootstrap.Status
-	joined := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionJoined)
-	return s.AwaitingSince == nil && joined != nil && joined.Status == metav1.ConditionTrue && s.NodeUID == f.Node.UID
-}
-
-// NeedsLive reports whether uncached reads of the Node and its Lease are needed to know whether the node has joined. Doing them in every
-// reconcile would cost two API requests each, and watching Leases would give one event per node every ten seconds.
-func (f *Facts) NeedsLive() bool {
-	return f.NodeBootstrap != nil && f.Node != nil && (!f.reissueDue() || f.reissueOlder()) && !f.joinedBefore()
-}
-
-// joined reports whether the node is a member of the cluster and needs no credential. A Node proves nothing: an administrator may have
-// created it in advance, and on a reinstall it is still the old one. If a kubelet works as the node, it was a member already, or has
-// joined in another way.
-func (f *Facts) joined() bool {
-	switch {
-	case f.Node == nil || f.reissueDue():
-		return false
-	case f.joinedBefore() || f.certificateUsed():
-		return true
-	default:
-		return f.kubeletWorks() && (!f.awaitingReissue() || f.Node.UID != f.NodeBootstrap.Status.NodeUID)
-	}
-}
-
-// kubeletWorks reports whether a kubelet has reported in the Node's status and has renewed its Lease since the Node was created. Whoever
-// can create Nodes can fill in the status, and the Lease of a deleted Node stays for a moment.
-func (f *Facts) kubeletWorks() bool {
-	return f.NodeReported && !f.LeaseRenewed.IsZero() && !f.LeaseRenewed.Before(f.Node.CreationTimestamp.Time)
-}
-
-// firstLease is how long after its Node a kubelet's first Lease can come: a kubelet renews it every 10 seconds, and the Lease lasts for
-// 40 (nodeLeaseDurationSeconds).
-const firstLease = 40 * time.Second
-
-// mayBeMember reports whether a kubelet has reported as a new Node whose first Lease is still missing. A member gets no credential, so
-// none is created until then.
-func (f *Facts) mayBeMember(now time.Time) bool {
-	return f.Node != nil && f.NodeReported && !f.kubeletWorks() && !f.reissueDue() && !f.awaitingReissue() && now.Before(f.Node.CreationTimestamp.Add(firstLease))
-}
-
 // lastIssued is about when a certificate was last issued to the node in the current wait; zero if never.
 func (f *Facts) lastIssued() time.Time {
 	var last time.Time
@@ -113,24 +105,8 @@ func (f *Facts) lastIssued() time.Time {
 	return last
 }
 
-// LeaseRenewed is when a node's Lease was last renewed, by the API server's clock, in whole seconds, from metadata.managedFields. The
-// time in the Lease's spec is by the node's clock. If that clock is fast, the Lease from before a reinstall would look renewed after the
-// approval of a certificate that the kubelet does not have yet.
-func LeaseRenewed(l *coordinationv1.Lease) time.Time {
-	var renewed time.Time
-	for _, m := range l.ManagedFields {
-		if m.Time != nil && m.FieldsV1 != nil && strings.Contains(m.FieldsV1.GetRawString(), `"f:renewTime"`) {
-			renewed = later(renewed, m.Time.Time)
-		}
-	}
-	if renewed.IsZero() && l.Spec.RenewTime != nil {
-		return l.Spec.RenewTime.Time
-	}
-	return renewed
-}
-
-// JoinSoon is how long a node usually takes from its certificate to its first Lease. The log entry is delayed until then, so that one
-// write has both.
+// JoinSoon is how long a node usually takes from the approval of its CSR to its Node and its first Lease. The log entry is delayed until
+// then, so that one write has both.
 const JoinSoon = 15 * time.Second
 
 // RecordWaits reports whether the log entry for the issued certificate of a CSR that the operator approved can be delayed until the node

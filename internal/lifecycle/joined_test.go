@@ -7,8 +7,6 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -80,35 +78,6 @@ func TestNodeDoesNotJoinWithAnothersRecord(t *testing.T) {
 			f.UpgradeStatus()
 			if got := f.CertificateUsed(); got != tt.want {
 				t.Errorf("got %v", got)
-			}
-		})
-	}
-}
-
-func TestLeaseRenewed(t *testing.T) {
-	held := func(ago time.Duration, fields string) metav1.ManagedFieldsEntry {
-		at := metav1.NewTime(nodetest.Now.Add(-ago))
-		return metav1.ManagedFieldsEntry{Manager: "kubelet", Time: &at, FieldsV1: metav1.NewFieldsV1(fields)}
-	}
-	const renewTime, other = `{"f:spec":{"f:renewTime":{}}}`, `{"f:metadata":{"f:labels":{}}}`
-	inAnHour := metav1.NewMicroTime(nodetest.Now.Add(time.Hour))
-	tests := map[string]struct {
-		renewTime *metav1.MicroTime
-		managed   []metav1.ManagedFieldsEntry
-		want      time.Time
-	}{
-		"a node with a fast clock":        {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime)}, nodetest.Now.Add(-time.Minute)},
-		"another client labels the Lease": {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime), held(0, other)}, nodetest.Now.Add(-time.Minute)},
-		"another kubelet had it first":    {&inAnHour, []metav1.ManagedFieldsEntry{held(time.Minute, renewTime), held(time.Hour, renewTime)}, nodetest.Now.Add(-time.Minute)},
-		"no managed fields":               {&inAnHour, nil, inAnHour.Time},
-		"an entry without fields":         {&inAnHour, []metav1.ManagedFieldsEntry{{Manager: "kubelet"}}, inAnHour.Time},
-		"never":                           {nil, []metav1.ManagedFieldsEntry{held(0, other)}, time.Time{}},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{ManagedFields: tt.managed}, Spec: coordinationv1.LeaseSpec{RenewTime: tt.renewTime}}
-			if got := lifecycle.LeaseRenewed(l); !got.Equal(tt.want) {
-				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})
 	}
@@ -204,30 +173,6 @@ func TestDecideTellsWhetherTheNodeHasJoined(t *testing.T) {
 			f.Requests = []*certificatesv1.CertificateSigningRequest{nodetest.Request("csr-1", 1, nodetest.Old, nodetest.Approved(nodetest.Old), nodetest.WithCertificate)}
 		}, Want: reissuedWaits},
 	})
-}
-
-func TestNeedsLive(t *testing.T) {
-	tests := map[string]struct {
-		facts *lifecycle.Facts
-		edit  func(*lifecycle.Facts)
-		want  bool
-	}{
-		"awaited, with a Node":    {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young) }, true},
-		"awaited, without a Node": {nodetest.Awaited(1, nodetest.Young), func(*lifecycle.Facts) {}, false},
-		"no NodeBootstrap":        {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young); f.NodeBootstrap = nil }, false},
-		"a reissue is due":        {nodetest.Awaited(1, nodetest.Young), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Young); nodetest.AskReissue(f) }, false},
-		"joined before":           {nodetest.JoinedBefore(), func(*lifecycle.Facts) {}, false},
-		"another Node since":      {nodetest.JoinedBefore(), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(0) }, true},
-		"issued, with a Node":     {nodetest.Asked(), func(f *lifecycle.Facts) { f.Node = nodetest.NodeMade(nodetest.Minutes(18)) }, true},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			tt.edit(tt.facts)
-			if got := tt.facts.NeedsLive(); got != tt.want {
-				t.Errorf("got %v", got)
-			}
-		})
-	}
 }
 
 // A kubelet's first Lease comes some seconds after its Node. A member gets no credential in between. A faked Node delays only the first

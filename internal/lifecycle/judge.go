@@ -4,6 +4,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -276,10 +277,25 @@ func harmless(reason string) bool {
 	}
 }
 
-// DecidedWith are the CSRs that were sent with a token and have a decision in the status.
-func (f *Facts) DecidedWith(tokenID string) []v1alpha1.DecidedCSR {
-	if t := decisions.LiveToken(&f.NodeBootstrap.Status, tokenID); t != nil {
-		return t.CSRs
+// CSRs that someone else settled before the operator saw them, for example while it did not run. They can still be evidence of misuse:
+// the sender has the token, and the token is still live.
+
+// settledElsewhere begins a message that reports such a CSR.
+const settledElsewhere = "someone else "
+
+// howSettled is how someone else settled a CSR without an approval, for a message, with the verdict for the log entry.
+func howSettled(r *certificatesv1.CertificateSigningRequest) (string, v1alpha1.Verdict) {
+	switch {
+	case csr.Issued(r): // a signer that does not wait for an approval
+		return settledElsewhere + "issued a certificate without an approval", v1alpha1.VerdictApproved
+	case csr.Condition(r, certificatesv1.CertificateDenied) != nil:
+		return settledElsewhere + "denied it first", v1alpha1.VerdictDenied
+	default:
+		return settledElsewhere + "marked it as failed first", v1alpha1.VerdictDenied
 	}
-	return nil
+}
+
+// IsSettledElsewhere reports whether isSettledByOthers recorded a decision.
+func IsSettledElsewhere(d v1alpha1.CertificateDecision) bool {
+	return (decisions.Evidence(d) || d.Reason == csr.ReasonKeyReplaced) && strings.HasPrefix(d.Message, settledElsewhere)
 }

@@ -201,10 +201,10 @@ func (p *Plan) whyCreated() string {
 // reconcile that finds the evidence approves no further key.
 func (p *Plan) letGoOfUnclaimed(f *Facts) {
 	p.Keep = slices.DeleteFunc(p.Keep, func(t token.Token) bool {
-		return len(ClaimsOf(f, t.ID, nil)) == 0
+		return len(claimsOf(f, t.ID, nil)) == 0
 	})
 	p.Decisions = slices.DeleteFunc(p.Decisions, func(d Decision) bool {
-		return d.Result.Verdict == csr.Approve && d.Record.UID != "" && !slices.ContainsFunc(ClaimsOf(f, d.Record.TokenID, nil), func(c claimedKey) bool {
+		return d.Result.Verdict == csr.Approve && d.Record.UID != "" && !slices.ContainsFunc(claimsOf(f, d.Record.TokenID, nil), func(c claimedKey) bool {
 			return c.key == d.Record.KeyFingerprint
 		})
 	})
@@ -241,14 +241,17 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 			p.RequeueBy(until)
 		}
 	}
-	if f.Node != nil { // its Lease is not watched: read it often at first, then less and less often
+	if f.Node == nil {
+		if until := f.lastIssued().Add(JoinSoon); until.After(now) { // by then a node with a certificate should have registered
+			p.RequeueBy(until)
+		}
+	} else { // its Lease is not watched: read it often at first, then less and less often
 		age := now.Sub(f.Node.CreationTimestamp.Time)
 		if at := f.lastIssued(); !at.IsZero() {
 			age = min(age, now.Sub(at))
 		}
 		p.RequeueBy(now.Add(min(max(age/10, leasePollMin), leasePollMax)))
 	}
-	p.requeueForNode(f, now)
 	p.pollOldKubelet(f, now)
 }
 
@@ -256,7 +259,8 @@ func (p *Plan) schedule(f *Facts, deadline, now time.Time) {
 func blocked(f *Facts) *problem.Problem {
 	switch {
 	case f.ClusterWideRefused():
-		return clusterWideProblem()
+		return &problem.Problem{Reason: v1alpha1.ReasonClusterWideNotAllowed, Message: "spec.clientCertificate.approval is ClusterWide, with which whoever has the token can become any " +
+			"node, and the manager runs without " + AllowClusterWideFlag + ": set approval to Node or Manual, or start the manager with that flag"}
 	case f.ClusterProblem != nil:
 		return f.ClusterProblem
 	case f.BindingsProblem != nil && f.BindingsProblem.Reason != v1alpha1.ReasonBindingsPending && f.BindingsProblem.Reason != v1alpha1.ReasonWriteFailed:

@@ -19,9 +19,6 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
-// IssuanceDeadline is how long the certificate of an approved CSR can take before the status reports that it is missing.
-const IssuanceDeadline = time.Minute
-
 // decideRequests gives each CSR that was sent with a token its verdict. A CSR without a certificate whose token is no longer live is
 // deleted, even if it was approved: an approval cannot be withdrawn, and the signer would still sign.
 //
@@ -69,6 +66,30 @@ func (p *Plan) evaluate(f *Facts, t *token.Token, r *certificatesv1.CertificateS
 	return csr.Evaluate(request)
 }
 
+// addClaims adds the keys that were approved with the token to a request, and how many more may be approved.
+func (p *Plan) addClaims(f *Facts, t *token.Token, request *csr.Request) {
+	spec := f.NodeBootstrap.Spec
+	if spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+		return
+	}
+	claims := claimsOf(f, t.ID, request.CSR)
+	for _, d := range p.Decisions {
+		known := slices.ContainsFunc(claims, func(c claimedKey) bool { return c.key == d.Record.KeyFingerprint })
+		if d.Record.TokenID == t.ID && d.Result.Verdict == csr.Approve && !known { // the newest CSR: all others were sent before
+			claims = append(claims, claimedKey{d.Record.KeyFingerprint, d.Record.Time.Add(time.Hour)})
+		}
+	}
+	for _, c := range claims[:min(len(claims), 1+spec.ReplacementKeys())] { // further approvals by others claim nothing
+		request.ClaimedKeys = append(request.ClaimedKeys, c.key)
+		request.ClaimedAt = later(request.ClaimedAt, c.at)
+	}
+	request.ClaimUsed = p.Phase == Joined || f.registeredSince(claims)
+	// After an alarm no further key is approved, nor with a token that has a successor: the machine must fetch the kubeconfig again.
+	if !f.misused() && len(p.Keep) > 0 && p.Keep[len(p.Keep)-1].ID == t.ID {
+		request.Replacements = spec.ReplacementKeys()
+	}
+}
+
 // addDecision adds a decision to the plan, and the misuse if the decision is evidence.
 func (p *Plan) addDecision(verdict v1alpha1.Verdict, t *token.Token, r *certificatesv1.CertificateSigningRequest, result csr.Result, now time.Time) {
 	d := Decision{Request: r, Result: result, Record: v1alpha1.CertificateDecision{
@@ -82,6 +103,25 @@ func (p *Plan) addDecision(verdict v1alpha1.Verdict, t *token.Token, r *certific
 	if p.Misuse == nil && decisions.Misuse(result.Reason) {
 		p.Misuse = &problem.Problem{Reason: result.Reason, Message: fmt.Sprintf("the request %s was sent with the token %s: %s", r.Name, t.ID, result.Message)}
 	}
+}
+
+// IssuanceDeadline is how long the certificate of an approved CSR can take before the status reports that it is missing.
+const IssuanceDeadline = time.Minute
+
+// NotIssued is the first CSR that was approved more than IssuanceDeadline ago and has no certificate.
+func NotIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningRequest {
+	for _, r := range slices.SortedFunc(slices.Values(f.Requests), csr.ByCreation) {
+		if at, approved := csr.ApprovedAt(r); approved && !csr.Issued(r) && !now.Before(at.Add(IssuanceDeadline)) && f.Concerns(r) {
+			return r
+		}
+	}
+	return nil
+}
+
+// AwaitsPerson reports whether a CSR must be approved by a person.
+func AwaitsPerson(f *Facts) bool {
+	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalManual &&
+		slices.ContainsFunc(f.OwnRequests(), csr.Undecided)
 }
 
 // HasVerdict reports whether a CSR has the verdict of a decision: an admission policy may have changed the write.
@@ -111,20 +151,4 @@ func hasClaim(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) b
 	}
 	c := decisions.Decided(t.CSRs, d.UID)
 	return c != nil && c.Verdict == v1alpha1.VerdictApproved && c.KeyFingerprint == d.KeyFingerprint
-}
-
-// NotIssued is the first CSR that was approved more than IssuanceDeadline ago and has no certificate.
-func NotIssued(f *Facts, now time.Time) *certificatesv1.CertificateSigningRequest {
-	for _, r := range slices.SortedFunc(slices.Values(f.Requests), csr.ByCreation) {
-		if at, approved := csr.ApprovedAt(r); approved && !csr.Issued(r) && !now.Before(at.Add(IssuanceDeadline)) && f.Concerns(r) {
-			return r
-		}
-	}
-	return nil
-}
-
-// AwaitsPerson reports whether a CSR must be approved by a person.
-func AwaitsPerson(f *Facts) bool {
-	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalManual &&
-		slices.ContainsFunc(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool { return csr.Undecided(r) && f.Concerns(r) })
 }

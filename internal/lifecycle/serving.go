@@ -3,7 +3,6 @@
 package lifecycle
 
 import (
-	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -45,9 +44,15 @@ func (p *Plan) decideServing(f *Facts, now time.Time) {
 	}
 }
 
-// servingVerdict approves nothing while the node's identity or the API server's addresses are in doubt.
+// servingVerdict is the verdict on a CSR for a serving certificate. It approves nothing while the node's identity or the API server's addresses are in doubt.
 func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
-	result := evaluateServing(f, r)
+	result := csr.EvaluateServing(csr.ServingRequest{
+		CSR:       r,
+		NodeName:  f.Name,
+		Declared:  f.NodeBootstrap.Spec.ServingCertificate.Addresses,
+		Reserved:  f.ReservedAddresses,
+		Elsewhere: f.DeclaredElsewhere,
+	})
 	switch {
 	case result.Verdict != csr.Approve:
 	case p.Misuse != nil || f.misused():
@@ -58,24 +63,6 @@ func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequ
 		result.Message = "it is not known which addresses are the API server's: " + f.ClusterProblem.Message
 	}
 	return result
-}
-
-// AllDecided reports whether every CSR has a verdict.
-func AllDecided(requests []*certificatesv1.CertificateSigningRequest) bool {
-	return !slices.ContainsFunc(requests, csr.Undecided)
-}
-
-// AddressesToDecide are the keys of the addresses in the CSRs that may be decided.
-func AddressesToDecide(requests []*certificatesv1.CertificateSigningRequest) []string {
-	var out []string
-	for _, r := range newestUndecided(requests) {
-		for _, a := range csr.RequestedAddresses(r) {
-			if key := a.Key(); !slices.Contains(out, key) {
-				out = append(out, key)
-			}
-		}
-	}
-	return out
 }
 
 // newestUndecided are the CSRs that a kubelet may still wait for, up to the limit of decisions: the newest few, and none older than a
@@ -102,17 +89,6 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// evaluateServing is the verdict on a CSR for a serving certificate, by the facts.
-func evaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
-	return csr.EvaluateServing(csr.ServingRequest{
-		CSR:       r,
-		NodeName:  f.Name,
-		Declared:  f.NodeBootstrap.Spec.ServingCertificate.Addresses,
-		Reserved:  f.ReservedAddresses,
-		Elsewhere: f.DeclaredElsewhere,
-	})
 }
 
 // SupportsServing reports whether an approval of a CSR for a serving certificate that was decided for a NodeBootstrap is still valid by

@@ -3,7 +3,6 @@
 package lifecycle_test
 
 import (
-	"slices"
 	"testing"
 	"time"
 
@@ -124,65 +123,6 @@ func TestDecideRequeuesForServingCertificates(t *testing.T) {
 			tt.edit(f)
 			if p := nodetest.Decide(f, nodetest.Now); !p.RequeueAt.Equal(tt.want) {
 				t.Errorf("got %s, want %s", p.RequeueAt, tt.want)
-			}
-		})
-	}
-}
-
-func TestAddressesToDecide(t *testing.T) {
-	type requests = []*certificatesv1.CertificateSigningRequest
-	a := func(edit ...func(*certificatesv1.CertificateSigningRequest)) *certificatesv1.CertificateSigningRequest {
-		return nodetest.ServingRequest("serving-a", nodetest.Minutes(1), edit...)
-	}
-	junk := func(r *certificatesv1.CertificateSigningRequest) { r.Spec.Request = []byte("junk") }
-	tests := map[string]struct {
-		requests requests
-		want     []string
-	}{
-		"none":                 {nil, nil},
-		"one":                  {requests{a()}, []string{nodetest.NodeName, nodetest.Address}},
-		"two of the same":      {requests{a(), nodetest.ServingRequest("serving-b", 0)}, []string{nodetest.NodeName, nodetest.Address}},
-		"two of others":        {requests{a(), nodetest.ServingRequest("serving-b", 0, nodetest.Naming("x", "192.0.2.8"))}, []string{"x", "192.0.2.8", nodetest.NodeName, nodetest.Address}},
-		"in another spelling":  {requests{a(nodetest.Naming("Worker-1", "worker-1.", "worker-1", "::ffff:192.0.2.7", nodetest.Address))}, []string{nodetest.NodeName, nodetest.Address}},
-		"decided on":           {requests{a(nodetest.Approved(0)), nodetest.ServingRequest("serving-b", 0, nodetest.Naming("x"))}, []string{"x"}},
-		"before it":            {requests{a(), nodetest.ServingRequest("serving-b", 0, nodetest.Naming("x"), nodetest.Approved(0))}, nil},
-		"the last three":       {append(requests{nodetest.ServingRequest("serving-z", 0, nodetest.Naming("x"))}, nodetest.ServingRequests(5)...), []string{"x", nodetest.NodeName, nodetest.Address}},
-		"of four":              {requests{a(nodetest.Naming("y")), nodetest.ServingRequest("b", 0, nodetest.Naming("x")), nodetest.ServingRequest("c", 0, nodetest.Naming("x")), nodetest.ServingRequest("d", 0, nodetest.Naming("x"))}, []string{"x"}},
-		"it cannot be parsed":  {requests{a(junk)}, nil},
-		"too many":             {append(nodetest.ServingRequests(20, nodetest.Approved(0)), a()), nil},
-		"one may be decided":   {append(nodetest.ServingRequests(19, nodetest.Approved(0)), a(), nodetest.ServingRequest("serving-b", 0, nodetest.Naming("x"))), []string{"x"}},
-		"none may, of several": {append(nodetest.ServingRequests(25, nodetest.Approved(0)), a(), nodetest.ServingRequest("serving-b", 0, nodetest.Naming("x"))), nil},
-	}
-	for name, tt := range tests {
-		t.Run(name, func(t *testing.T) {
-			before := slices.Clone(tt.requests)
-			if got := lifecycle.AddressesToDecide(tt.requests); !slices.Equal(got, tt.want) {
-				t.Errorf("got %v, want %v", got, tt.want)
-			}
-			if !slices.Equal(before, tt.requests) {
-				t.Error("the input is in another order")
-			}
-		})
-	}
-}
-
-func TestAllDecided(t *testing.T) {
-	type requests = []*certificatesv1.CertificateSigningRequest
-	done := nodetest.ServingRequests(3, nodetest.Approved(0))
-	for name, tt := range map[string]struct {
-		requests requests
-		want     bool
-	}{
-		"none":          {nil, true},
-		"approved":      {done, true},
-		"denied":        {nodetest.ServingRequests(1, nodetest.Decided(certificatesv1.CertificateDenied, 0)), true},
-		"failed":        {nodetest.ServingRequests(1, nodetest.Decided(certificatesv1.CertificateFailed, 0)), true},
-		"one waits":     {append(nodetest.ServingRequests(3, nodetest.Approved(0)), nodetest.ServingRequest("serving-a", 0)), false},
-		"the first one": {append(requests{nodetest.ServingRequest("serving-a", 0)}, done...), false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := lifecycle.AllDecided(tt.requests); got != tt.want {
-				t.Errorf("got %v", got)
 			}
 		})
 	}

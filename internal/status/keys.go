@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -52,9 +51,7 @@ func (r *report) keyConflict() {
 func (r *report) heldFor() *problem.Problem {
 	spec := r.f.NodeBootstrap.Spec.ClientCertificate
 	if spec.ApprovalDelay == nil || spec.ApprovalDelay.Duration <= 0 || r.f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode ||
-		!meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) || !slices.ContainsFunc(r.f.Requests, func(q *certificatesv1.CertificateSigningRequest) bool {
-		return csr.Undecided(q) && r.f.Concerns(q)
-	}) {
+		!meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) || !slices.ContainsFunc(r.f.OwnRequests(), csr.Undecided) {
 		return nil
 	}
 	return &problem.Problem{Reason: v1alpha1.ReasonSeveralKeys, Message: "several keys were sent with the token, and with spec.clientCertificate.approvalDelay the operator " +

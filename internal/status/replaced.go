@@ -4,11 +4,11 @@ package status
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
-	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
 
@@ -21,10 +21,9 @@ func (r *report) keyReplaced() *problem.Problem {
 	}
 	var d *v1alpha1.DecidedCSR
 	if named := decisions.LiveToken(r.new, t.ID); named != nil {
-		d = lifecycle.LastReplaced(named.CSRs)
+		d = lastReplaced(named.CSRs)
 	}
-	claims := lifecycle.ClaimsOf(r.f, t.ID, nil)
-	if d == nil || len(claims) > 0 && r.f.RegisteredSince(claims[0].At) {
+	if d == nil || r.f.Registered(t.ID) {
 		return nil
 	}
 	what := "was denied"
@@ -35,4 +34,22 @@ func (r *report) keyReplaced() *problem.Problem {
 		"the kubelet restarted before it received its certificate, or another machine has the kubeconfig. See the kubelet's log (journalctl -u kubelet) "+
 		"for why it restarted. If it did not, compare the keys in the condition %s. Then request a reissue with kubectl nodebootstrap reissue %s, or with %s, "+
 		"and give the node the new kubeconfig", d.Name, what, t.ID, v1alpha1.ConditionKeyConflict, r.f.Name, csr.ReissueCommand(r.f.Name))}
+}
+
+// lastReplaced is the decision on the newest key that was sent with a token, if the key was denied because another one was approved that
+// nobody uses; nil when the newest key was approved.
+func lastReplaced(csrs []v1alpha1.DecidedCSR) *v1alpha1.DecidedCSR {
+	var replaced *v1alpha1.DecidedCSR
+	var approved []string
+	for i := range csrs {
+		switch c := &csrs[i]; {
+		case c.Verdict == v1alpha1.VerdictApproved && !decisions.Misuse(c.Reason):
+			if !slices.Contains(approved, c.KeyFingerprint) {
+				replaced, approved = nil, append(approved, c.KeyFingerprint)
+			}
+		case c.Reason == csr.ReasonKeyReplaced, c.Reason == decisions.ReasonTooManyKeys:
+			replaced = c
+		}
+	}
+	return replaced
 }

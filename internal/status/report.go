@@ -72,7 +72,7 @@ func Report(f *lifecycle.Facts, p *lifecycle.Plan, o *Outcome, now time.Time) *v
 	decisions.RecordOvertaken(r.new, f.Requests)
 	decisions.RecordIssued(r.new, r.issuedToRecord())
 	decisions.RecordServing(r.new, f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
-	decisions.RecordDenied(r.new, p.WithoutDecisions(f.Requests))
+	decisions.RecordDenied(r.new, r.undecided())
 	r.unrevoked()
 	r.new.JoinProofTime = f.JoinProof(r.new, r.issuedToRecord()) // also by decisions that disappear with their token now
 	if r.p.Phase == lifecycle.Joined || r.o.Revoked {            // otherwise the reason for the revocation may not be stored yet
@@ -134,6 +134,13 @@ func (r *report) issuedToRecord() []*certificatesv1.CertificateSigningRequest {
 	return slices.DeleteFunc(own, func(request *certificatesv1.CertificateSigningRequest) bool {
 		_, waits := r.f.RecordWaits(request, r.now)
 		return waits
+	})
+}
+
+// undecided are the CSRs without a decision in the plan. The decided ones are stored before the report, or left to the next reconcile.
+func (r *report) undecided() []*certificatesv1.CertificateSigningRequest {
+	return slices.DeleteFunc(slices.Clone(r.f.Requests), func(q *certificatesv1.CertificateSigningRequest) bool {
+		return slices.ContainsFunc(r.p.Decisions, func(d lifecycle.Decision) bool { return d.Request.UID == q.UID })
 	})
 }
 

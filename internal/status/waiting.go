@@ -27,7 +27,7 @@ func (r *report) awaitingMessage() string {
 	case d.IssuedTime == nil:
 	case r.f.Node != nil:
 		return fmt.Sprintf("CSR %s was issued at %s: waiting for the kubelet to use its certificate", d.Name, stampOf(d))
-	case r.now.Before(d.IssuedTime.Add(lifecycle.RegisterSoon)):
+	case r.now.Before(d.IssuedTime.Add(lifecycle.JoinSoon)):
 		return fmt.Sprintf("CSR %s was issued at %s: waiting for the kubelet to register its Node", d.Name, stampOf(d))
 	default:
 		return fmt.Sprintf("CSR %s was issued at %s, but no Node registered; see the kubelet's log for \"Unable to register node\", and its "+

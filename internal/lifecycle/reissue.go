@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package lifecycle decides what the cluster needs for one node to join.
-//
-// It is pure: [Decide] turns [Facts] and a time into a [Plan]. Nothing here reads or writes anything.
 package lifecycle
 
 import (
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -15,6 +13,42 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
+
+// reissueDue reports whether a reissue was requested that is not handled yet.
+func (f *Facts) reissueDue() bool {
+	want := token.Reissue(f.NodeBootstrap)
+	return want != "" && want != token.NormalReissue(f.NodeBootstrap.Status.LastHandledReissueAt) && !f.ReissueOutdated()
+}
+
+// awaitingReissue reports whether a reissue was handled and the node has not joined since then.
+func (f *Facts) awaitingReissue() bool {
+	s := f.NodeBootstrap.Status
+	return s.LastHandledReissueAt != "" && s.AwaitingSince != nil
+}
+
+// beforeReissue reports whether a token is from before the current reissue: it was revoked, and a stale cache still shows it.
+func (f *Facts) beforeReissue(t token.Token) bool {
+	s := f.NodeBootstrap.Status
+	return f.awaitingReissue() && t.Created.Before(s.AwaitingSince.Time) && token.Reissue(t.Object) != token.NormalReissue(s.LastHandledReissueAt)
+}
+
+// A reissue annotation stays in Git. When a NodeBootstrap is deleted and applied again, last year's annotation, which was handled then,
+// must not request another reissue.
+
+// reissueOlder reports whether the NodeBootstrap has no reported status yet and its reissue annotation is a time before its creation.
+func (f *Facts) reissueOlder() bool {
+	nb := f.NodeBootstrap
+	if meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionJoined) != nil || nb.Status.LastHandledReissueAt != "" { // every report has Joined
+		return false
+	}
+	at, err := time.Parse(time.RFC3339, nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation])
+	return err == nil && at.Before(nb.CreationTimestamp.Time)
+}
+
+// ReissueOutdated reports whether the reissue counts as handled: it is older than the NodeBootstrap, and the node is a member.
+func (f *Facts) ReissueOutdated() bool {
+	return f.Node != nil && f.reissueOlder() && f.kubeletWorks()
+}
 
 // A reissue is often requested while the old kubelet still works as the node. The Lease then proves nothing about the new certificate:
 // both kubelets renew the same Lease.
