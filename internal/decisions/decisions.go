@@ -4,7 +4,10 @@
 package decisions
 
 import (
+	"cmp"
 	"slices"
+	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,6 +39,25 @@ const (
 	ReasonApprovedElsewhere = "ApprovedElsewhere"
 	ReasonDeniedElsewhere   = "DeniedElsewhere"
 )
+
+// ReasonTokenRevoked is the reason of the denial that a CSR gets before it is deleted because its token is revoked or unknown.
+const ReasonTokenRevoked = "TokenRevoked"
+
+// MaxDecisionsPerToken bounds the CSRs that are decided for one token. A kubelet sends one, or a few if it restarts while it joins. Later
+// CSRs are ignored, so that a flood costs no writes.
+const MaxDecisionsPerToken = 8
+
+// ReasonTooManyRequests is the reason when one token, or one node, has sent more CSRs than the limit of decisions.
+const ReasonTooManyRequests = "TooManyRequests"
+
+// A kubelet with rotateCertificates keeps its key in memory until it has its certificate. If it exits after it has sent a CSR, for
+// example because its container runtime is down, it sends another key after the restart. A thief who has the kubeconfig does the same.
+// The difference is use: a restarted kubelet has lost its first key, so once a machine works as the node although the newest key was
+// denied, two machines have the kubeconfig.
+
+// ReasonTooManyKeys is the reason to ignore a CSR when the limit of decisions for its token is reached and a kubelet that restarts over
+// and over explains all of them.
+const ReasonTooManyKeys = "TooManyKeys"
 
 // MisuseReasons are the reasons of decisions that are evidence of a misused token.
 var MisuseReasons = []string{csr.ReasonWrongSubject, csr.ReasonWrongSigner, csr.ReasonSecondKey, ReasonTooManyRequests}
@@ -147,21 +169,29 @@ func InCurrentWait(s *v1alpha1.NodeBootstrapStatus, tokenID string, issued metav
 	return LiveToken(s, tokenID) != nil || s.AwaitingSince != nil && issued.After(s.AwaitingSince.Time)
 }
 
-// ReasonTokenRevoked is the reason of the denial that a CSR gets before it is deleted because its token is revoked or unknown.
-const ReasonTokenRevoked = "TokenRevoked"
+// MaxUnrevoked bounds status.unrevokedCertificates, in entries.
+const MaxUnrevoked = 8
 
-// A kubelet with rotateCertificates keeps its key in memory until it has its certificate. If it exits after it has sent a CSR, for
-// example because its container runtime is down, it sends another key after the restart. A thief who has the kubeconfig does the same.
-// The difference is use: a restarted kubelet has lost its first key, so once a machine works as the node although the newest key was
-// denied, two machines have the kubeconfig.
+// RecordUnrevoked enters a certificate that is valid but should not be.
+func RecordUnrevoked(s *v1alpha1.NodeBootstrapStatus, r *certificatesv1.CertificateSigningRequest, reason string) {
+	if slices.ContainsFunc(s.UnrevokedCertificates, func(c v1alpha1.UnrevokedCertificate) bool { return c.UID == r.UID }) {
+		return
+	}
+	key, _ := csr.Fingerprint(r)
+	s.UnrevokedCertificates = append(s.UnrevokedCertificates, v1alpha1.UnrevokedCertificate{
+		Name: r.Name, UID: r.UID, KeyFingerprint: key, Reason: reason, ExpirationTime: expiry(r)})
+	slices.SortFunc(s.UnrevokedCertificates, func(a, b v1alpha1.UnrevokedCertificate) int {
+		return cmp.Or(a.ExpirationTime.Compare(b.ExpirationTime.Time), strings.Compare(a.Name, b.Name))
+	})
+	s.UnrevokedCertificates = s.UnrevokedCertificates[max(0, len(s.UnrevokedCertificates)-MaxUnrevoked):]
+}
 
-// ReasonTooManyKeys is the reason to ignore a CSR when the limit of decisions for its token is reached and a kubelet that restarts over
-// and over explains all of them.
-const ReasonTooManyKeys = "TooManyKeys"
-
-// MaxDecisionsPerToken bounds the CSRs that are decided for one token. A kubelet sends one, or a few if it restarts while it joins. Later
-// CSRs are ignored, so that a flood costs no writes.
-const MaxDecisionsPerToken = 8
-
-// ReasonTooManyRequests is the reason when one token, or one node, has sent more CSRs than the limit of decisions.
-const ReasonTooManyRequests = "TooManyRequests"
+// expiry is when a certificate expires; if it cannot be parsed, the latest possible time.
+func expiry(r *certificatesv1.CertificateSigningRequest) metav1.Time {
+	at, err := csr.Expires(r)
+	if err != nil {
+		approved, _ := csr.ApprovedAt(r)
+		at = approved.Add(csr.MaxLife)
+	}
+	return metav1.NewTime(at.Truncate(time.Second))
+}

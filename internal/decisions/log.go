@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -83,6 +84,19 @@ func entry(r *certificatesv1.CertificateSigningRequest, verdict v1alpha1.Verdict
 	}
 }
 
+// maxMessage bounds the message of a decision, in characters. The CRD has the same limit.
+const maxMessage = 256
+
+// Shortened cuts a message to maxMessage characters.
+func Shortened(message string) string {
+	runes := []rune(strings.ToValidUTF8(message, ""))
+	if len(runes) <= maxMessage {
+		return string(runes)
+	}
+	const dots = "..."
+	return string(runes[:maxMessage-len(dots)]) + dots
+}
+
 // RecordIssued enters which of the node's CSRs have their certificate, whoever approved them, in the order of their creation.
 func RecordIssued(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
 	for _, r := range slices.SortedFunc(slices.Values(requests), csr.ByCreation) {
@@ -102,6 +116,15 @@ func RecordIssued(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.Ce
 	}
 }
 
+// approvalReason is the reason of an approval that is not in the log yet: the operator's own if the condition has it, for example after
+// the NodeBootstrap was deleted and created again.
+func approvalReason(r *certificatesv1.CertificateSigningRequest) string {
+	if c := csr.Condition(r, certificatesv1.CertificateApproved); c != nil && c.Reason == csr.ReasonKubeletClient {
+		return c.Reason
+	}
+	return ReasonApprovedElsewhere
+}
+
 // RecordOvertaken corrects the decisions on CSRs that were to be denied or ignored, and that someone else approved first: a certificate
 // is issued, and the status must say so. The reason stays if it is evidence, or that of a second key.
 func RecordOvertaken(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
@@ -117,4 +140,74 @@ func RecordOvertaken(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1
 		}
 		Record(s, d)
 	}
+}
+
+// Decisions of other clients on the node's CSRs, as the conditions of the CSRs report them.
+
+// RecordDenied enters the CSRs for client certificates that were sent with a live token and that someone else has denied, in the order of
+// the denials. The operator records its own denials before it carries them out. For one token it enters at most MaxDecisionsPerToken.
+func RecordDenied(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
+	var found []v1alpha1.CertificateDecision
+	for _, r := range requests {
+		if d, ok := deniedElsewhere(r); ok {
+			found = append(found, d)
+		}
+	}
+	slices.SortFunc(found, byTime)
+	for _, d := range found {
+		if t := LiveToken(s, d.TokenID); t != nil && Decided(t.CSRs, d.UID) == nil && len(t.CSRs) < MaxDecisionsPerToken {
+			Record(s, d)
+		}
+	}
+}
+
+func deniedElsewhere(r *certificatesv1.CertificateSigningRequest) (v1alpha1.CertificateDecision, bool) {
+	c := csr.Condition(r, certificatesv1.CertificateDenied)
+	if c == nil || r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || DeniedByUs(r) {
+		return v1alpha1.CertificateDecision{}, false
+	}
+	d := entry(r, v1alpha1.VerdictDenied, ReasonDeniedElsewhere, csr.ConditionTime(c))
+	d.Message = Shortened(c.Message)
+	return d, true
+}
+
+// DeniedByUs reports whether the operator denied a CSR, by its condition: the log has the decision too, but a full log drops denials.
+func DeniedByUs(r *certificatesv1.CertificateSigningRequest) bool {
+	c := csr.Condition(r, certificatesv1.CertificateDenied)
+	return c != nil && (csr.DeniesClient(c.Reason) || c.Reason == ReasonTokenRevoked)
+}
+
+// RecordServing enters the CSRs for serving certificates that any client decided since a time into the log.
+func RecordServing(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest, since time.Time) {
+	var found []v1alpha1.CertificateDecision
+	for _, r := range requests {
+		if d, ok := servingDecision(r); ok && !d.Time.Time.Before(since) {
+			found = append(found, d)
+		}
+	}
+	slices.SortFunc(found, byTime) // a cache lists them in any order
+	for _, d := range found[max(0, len(found)-MaxServingEntries):] {
+		Log(s, d)
+	}
+}
+
+// servingDecision is the decision in the conditions of a CSR.
+func servingDecision(r *certificatesv1.CertificateSigningRequest) (v1alpha1.CertificateDecision, bool) {
+	if c := csr.Condition(r, certificatesv1.CertificateApproved); c != nil {
+		reason := ReasonApprovedElsewhere
+		if c.Reason == csr.ReasonKubeletServing {
+			reason = c.Reason
+		}
+		return entry(r, v1alpha1.VerdictApproved, reason, csr.ConditionTime(c)), true
+	}
+	if c := csr.Condition(r, certificatesv1.CertificateDenied); c != nil {
+		reason := ReasonDeniedElsewhere
+		if csr.DeniesServing(c.Reason) {
+			reason = c.Reason
+		}
+		d := entry(r, v1alpha1.VerdictDenied, reason, csr.ConditionTime(c))
+		d.Message = Shortened(c.Message)
+		return d, true
+	}
+	return v1alpha1.CertificateDecision{}, false
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 )
 
-// What remains to be read, by the facts that were read so far.
+// From the facts that it has read so far, gather finds out here what else to read.
 
 // NeedsLive reports whether uncached reads of the Node and its Lease are needed to know whether the node has joined. Doing them in every
 // reconcile would cost two API requests each, and watching Leases would give one event per node every ten seconds.

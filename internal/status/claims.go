@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// Package status reports the state of a node: it turns the outcome of a plan into a status, events and lines of the decision log.
+//
+// It is pure: [Report] turns facts, a plan and its outcome into a status. Nothing here reads or writes anything.
 package status
 
 import (
-	"slices"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
@@ -36,26 +38,24 @@ func Claimed(p *lifecycle.Plan, f *lifecycle.Facts, now time.Time) *v1alpha1.Nod
 			decisions.Record(status, d.Record)
 		}
 	}
-	recordOutliving(p, status)
-	if p.Alive != nil && status.NodeAliveTime == nil && approves(p) { // in the next reconcile, the new kubelet may have renewed the Lease
+	for _, r := range p.Outliving {
+		decisions.RecordIssued(status, []*certificatesv1.CertificateSigningRequest{r})
+		decisions.RecordUnrevoked(status, r, v1alpha1.ReasonIssuedBeforeRevocation)
+	}
+	if p.Alive != nil && status.NodeAliveTime == nil && len(p.KeysToClaim()) > 0 { // in the next reconcile, the new kubelet may have renewed the Lease
 		status.NodeAliveTime = p.Alive
 	}
 	raise(p, status, nb.Generation, now)
 	if p.Unrecorded != "" {
 		status.LastTokenID = p.Unrecorded
 	}
-	if keys := slices.Clone(status.Keys); recordKeys(p, status) && !p.Revokes() { // a revocation deletes CSRs; otherwise the report comes early enough
-		status.Keys = keys
+	if p.Revokes() { // it deletes CSRs; otherwise the report comes early enough
+		recordKeys(p, status)
 	}
 	if equality.Semantic.DeepEqual(status, named) {
 		return nil
 	}
 	return status
-}
-
-// approves reports whether the plan approves a client certificate.
-func approves(p *lifecycle.Plan) bool {
-	return slices.ContainsFunc(p.Decisions, func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Approve && d.Record.UID != "" })
 }
 
 // raise sets the condition of the alarm if it is not set yet: the first evidence stays.
@@ -67,4 +67,16 @@ func raise(p *lifecycle.Plan, status *v1alpha1.NodeBootstrapStatus, generation i
 		Type: v1alpha1.ConditionTokenMisused, Status: metav1.ConditionTrue, Reason: p.Misuse.Reason, Message: p.Misuse.Message,
 		ObservedGeneration: generation, LastTransitionTime: metav1.NewTime(now),
 	})
+}
+
+// maxKeys bounds the keys in a status: one for each decision on a token's CSRs.
+const maxKeys = decisions.MaxDecisionsPerToken
+
+// recordKeys adds the keys that a plan found to those in a status.
+func recordKeys(p *lifecycle.Plan, status *v1alpha1.NodeBootstrapStatus) {
+	for _, k := range p.Keys {
+		if len(status.Keys) < maxKeys && !lifecycle.HasKey(status.Keys, k) {
+			status.Keys = append(status.Keys, k)
+		}
+	}
 }

@@ -3,7 +3,9 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -108,13 +110,15 @@ func changeEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 		out = append(out, normal(v1alpha1.ReasonPublished, "the Secret %s/%s holds a kubeconfig with the new token %s",
 			new.KubeconfigSecretRef.Namespace, new.KubeconfigSecretRef.Name, tokenID(new)))
 	}
-	if note := kubeconfigChangeNote(old, new); note != "" {
-		out = append(out, warning(v1alpha1.ReasonKubeconfigChanged, "%s", note))
+	if KubeconfigChanged(old, new) != (KubeconfigChange{}) {
+		out = append(out, warning(v1alpha1.ReasonKubeconfigChanged, "the published kubeconfig, whose token %s is live, has changed: the server from %.250s to %.250s, "+
+			"the CA from %s to %s. If nobody meant that, somebody may be after the token: see docs/troubleshooting.md",
+			tokenID(new), old.Server, new.Server, cmp.Or(old.CAFingerprint, "an unknown one"), new.CAFingerprint))
 	}
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
 		out = append(out, normal(v1alpha1.ReasonJoined, "the node has joined"))
 	}
-	if value := outdatedReissue(old, new); value != "" {
+	if value := new.LastHandledReissueAt; value != old.LastHandledReissueAt && value != "" && new.AwaitingSince == nil { // handled without a credential
 		out = append(out, normal(v1alpha1.ReasonReissueOutdated, "the reissue requested at %.64s counts as handled: it is older than this NodeBootstrap, and a kubelet "+
 			"works as the node. If the node needs a new credential, set the annotation %s to the present time", value, v1alpha1.ReissueRequestedAtAnnotation))
 	}
@@ -162,4 +166,36 @@ func tokenID(s *v1alpha1.NodeBootstrapStatus) string {
 		return ""
 	}
 	return s.Token.ID
+}
+
+// KubeconfigChange reports changes in a published kubeconfig, apart from the token.
+type KubeconfigChange struct {
+	// Server and CA report whether the kubeconfig names another server or has another CA.
+	Server, CA bool
+}
+
+// KubeconfigChanged reports changes in a kubeconfig from one status to the next while its token stayed or was renewed: a machine with the
+// new kubeconfig sends the token elsewhere. A kubeconfig that was not published before, or by a version that did not record it, is not a
+// change, nor is a requested reissue.
+func KubeconfigChanged(old, new *v1alpha1.NodeBootstrapStatus) KubeconfigChange {
+	if old.KubeconfigSecretRef == nil || new.KubeconfigSecretRef == nil || tokenID(old) == "" || tokenID(old) != tokenID(new) && !Renewed(old, new) {
+		return KubeconfigChange{}
+	}
+	return KubeconfigChange{
+		Server: differ(old.Server, new.Server),
+		CA:     differ(old.CAFingerprint, new.CAFingerprint),
+	}
+}
+
+func differ(old, new string) bool { return old != "" && new != "" && old != new }
+
+// NewlyUnrevoked is how many unrevoked certificates a status has that an older one does not have.
+func NewlyUnrevoked(old, new *v1alpha1.NodeBootstrapStatus) int {
+	n := 0
+	for _, c := range new.UnrevokedCertificates {
+		if !slices.ContainsFunc(old.UnrevokedCertificates, func(o v1alpha1.UnrevokedCertificate) bool { return o.UID == c.UID }) {
+			n++
+		}
+	}
+	return n
 }

@@ -3,9 +3,7 @@
 package status
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -16,6 +14,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/problem"
@@ -63,6 +62,14 @@ func Verified(status *v1alpha1.NodeBootstrapStatus, t *token.Token) bool {
 		meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCredentialsAvailable)
 }
 
+type report struct {
+	f        *lifecycle.Facts
+	p        *lifecycle.Plan
+	o        *Outcome
+	old, new *v1alpha1.NodeBootstrapStatus
+	now      time.Time
+}
+
 // Report is the status of a NodeBootstrap after a plan was carried out, at a time.
 func Report(f *lifecycle.Facts, p *lifecycle.Plan, o *Outcome, now time.Time) *v1alpha1.NodeBootstrapStatus {
 	r := report{f: f, p: p, o: o, old: &f.NodeBootstrap.Status, new: f.NodeBootstrap.Status.DeepCopy(), now: now}
@@ -70,12 +77,13 @@ func Report(f *lifecycle.Facts, p *lifecycle.Plan, o *Outcome, now time.Time) *v
 	live := r.liveTokens()
 	decisions.NameTokens(r.new, live)
 	decisions.RecordOvertaken(r.new, f.Requests)
-	decisions.RecordIssued(r.new, r.issuedToRecord())
+	issued := r.issuedToRecord()
+	decisions.RecordIssued(r.new, issued)
 	decisions.RecordServing(r.new, f.ServingRequests, f.NodeBootstrap.CreationTimestamp.Time)
 	decisions.RecordDenied(r.new, r.undecided())
 	r.unrevoked()
-	r.new.JoinProofTime = f.JoinProof(r.new, r.issuedToRecord()) // also by decisions that disappear with their token now
-	if r.p.Phase == lifecycle.Joined || r.o.Revoked {            // otherwise the reason for the revocation may not be stored yet
+	r.new.JoinProofTime = f.JoinProof(r.new, issued)  // also by decisions that disappear with their token now
+	if r.p.Phase == lifecycle.Joined || r.o.Revoked { // otherwise the reason for the revocation may not be stored yet
 		decisions.SetTokens(r.new, live)
 	}
 	r.wait()
@@ -98,31 +106,6 @@ func (r *report) keepTokens() {
 	if equality.Semantic.DeepEqual(&unchanged, r.old) {
 		r.new.Tokens = r.old.Tokens
 	}
-}
-
-// ReportForbidden is the status of a NodeBootstrap when RBAC denies the operator a read that it needs, at a time. A True Ready stays.
-func ReportForbidden(nb *v1alpha1.NodeBootstrap, err error, now time.Time) *v1alpha1.NodeBootstrapStatus {
-	r := report{new: nb.Status.DeepCopy(), now: now}
-	r.new.ObservedGeneration = nb.Generation
-	const advice = "the operator's RBAC is not as it ships"
-	if was := meta.FindStatusCondition(r.new.Conditions, v1alpha1.ConditionReady); was != nil && was.Status == metav1.ConditionTrue {
-		before, _, _ := strings.Cut(was.Message, "; "+advice)
-		r.set(v1alpha1.ConditionReady, yes(was.Reason, "%s; %s, apply its manifests again: %v", before, advice, err))
-		return r.new
-	}
-	why := stalled(&problem.Problem{Reason: v1alpha1.ReasonForbidden, Message: fmt.Sprintf("%s, apply its manifests again: %v", advice, err)})
-	r.set(v1alpha1.ConditionReady, why)
-	r.setWhile(v1alpha1.ConditionStalled, true, why)
-	r.setWhile(v1alpha1.ConditionReconciling, false, why)
-	return r.new
-}
-
-type report struct {
-	f        *lifecycle.Facts
-	p        *lifecycle.Plan
-	o        *Outcome
-	old, new *v1alpha1.NodeBootstrapStatus
-	now      time.Time
 }
 
 // issuedToRecord are the node's CSRs, except for those whose log entry is delayed.
@@ -151,6 +134,55 @@ func (r *report) liveTokens() []token.Token {
 		live = append(slices.Clone(live), *t)
 	}
 	return live
+}
+
+// unrevoked enters certificates that were issued although the operator had denied the CSR (someone else approved it) or revoked its token
+// (the signer was faster than the deletion). It also enters those whose keys were replaced.
+func (r *report) unrevoked() {
+	for _, q := range r.f.Requests {
+		i := decisions.Find(r.new.Certificates, q.UID)
+		switch {
+		case i < 0 || !csr.Issued(q):
+		case decisions.Evidence(r.new.Certificates[i]) || r.tooLate(r.new.Certificates[i]):
+			decisions.RecordUnrevoked(r.new, q, v1alpha1.ReasonIssuedBeforeRevocation)
+		case r.replaced(q):
+			decisions.RecordUnrevoked(r.new, q, v1alpha1.ReasonIssuedBeforeReplacement)
+		}
+	}
+	r.new.UnrevokedCertificates = slices.DeleteFunc(r.new.UnrevokedCertificates, func(c v1alpha1.UnrevokedCertificate) bool {
+		return !r.now.Before(c.ExpirationTime.Time)
+	})
+}
+
+// tooLate reports whether an approved CSR got its certificate after its token was revoked: the log did not have the certificate, and the
+// token is neither live nor expired.
+func (r *report) tooLate(d v1alpha1.CertificateDecision) bool {
+	was := decisions.Find(r.old.Certificates, d.UID)
+	expired := r.old.Token != nil && r.old.Token.ID == d.TokenID && !r.now.Before(r.old.Token.ExpirationTime.Time)
+	return d.Verdict == v1alpha1.VerdictApproved && !decisions.OfServing(d) && was >= 0 && r.old.Certificates[was].IssuedTime == nil &&
+		r.p.Phase != lifecycle.Joined && !expired && r.p.LiveToken(d.TokenID) == nil
+}
+
+// replaced reports whether another key was approved after a CSR's own, with the same token.
+func (r *report) replaced(q *certificatesv1.CertificateSigningRequest) bool {
+	if r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+		return false
+	}
+	t := decisions.LiveToken(r.new, token.IDOfUser(q.Spec.Username))
+	if t == nil {
+		return false
+	}
+	approved := func(c v1alpha1.DecidedCSR) bool {
+		return c.Verdict == v1alpha1.VerdictApproved && c.KeyFingerprint != "" && !decisions.Misuse(c.Reason)
+	}
+	newest := ""
+	for _, c := range t.CSRs {
+		if approved(c) {
+			newest = c.KeyFingerprint
+		}
+	}
+	c := decisions.Decided(t.CSRs, q.UID)
+	return c != nil && approved(*c) && c.KeyFingerprint != newest
 }
 
 // wait records when the current wait began, and that a reissue is handled once a token was created for it.
@@ -211,6 +243,21 @@ func (r *report) hosts() {
 	r.new.APIServerHosts = addHosts(r.new.APIServerHosts, servers...)
 }
 
+// maxAPIServerHosts is how many hosts a status keeps.
+const maxAPIServerHosts = 16
+
+// addHosts adds the hosts of servers to the published ones, the newest last. The oldest are dropped first.
+func addHosts(hosts []string, servers ...string) []string {
+	for _, server := range servers {
+		host := kubeconfig.ServerHost(server)
+		if host == "" || len(hosts) > 0 && hosts[len(hosts)-1] == host {
+			continue
+		}
+		hosts = append(slices.DeleteFunc(slices.Clone(hosts), func(h string) bool { return h == host }), host)
+	}
+	return hosts[max(0, len(hosts)-maxAPIServerHosts):]
+}
+
 // credential names the current token and kubeconfig.
 func (r *report) credential() {
 	if r.o.Err != nil && (r.p.Phase == lifecycle.Joined || r.p.Phase == lifecycle.Withdrawn || !r.o.Revoked && r.deletesNamed()) {
@@ -237,190 +284,4 @@ func (r *report) credential() {
 // deletesNamed reports whether the plan deletes the token that the status names: if someone removed its label, only the status names it.
 func (r *report) deletesNamed() bool {
 	return r.old.Token != nil && slices.ContainsFunc(r.p.DeleteTokens, func(d lifecycle.TokenDeletion) bool { return d.Secret.Name == token.SecretName(r.old.Token.ID) })
-}
-
-// A finding is the state of a condition.
-type finding struct {
-	status  metav1.ConditionStatus
-	reason  string
-	message string
-	// stalled reports that action is required; otherwise a finding that is not True is in progress.
-	stalled bool
-}
-
-func yes(reason, format string, args ...any) finding {
-	return finding{status: metav1.ConditionTrue, reason: reason, message: fmt.Sprintf(format, args...)}
-}
-
-func no(reason, format string, args ...any) finding {
-	return finding{status: metav1.ConditionFalse, reason: reason, message: fmt.Sprintf(format, args...)}
-}
-
-func stalled(p *problem.Problem) finding {
-	return finding{status: metav1.ConditionFalse, reason: p.Reason, message: p.Message, stalled: true}
-}
-
-func (r *report) conditions() {
-	r.alarm() // Ready reports it
-	r.keyConflict()
-	r.notRevoked()
-	credentials := r.credentials()
-	ready := r.ready(credentials)
-	if ready.status == metav1.ConditionTrue && r.o.Err != nil { // Ready stays True, and its message reports the problem
-		ready.message += fmt.Sprintf("; the last write failed and is tried again: %v", r.o.Err)
-	}
-	if ready.status == metav1.ConditionTrue && r.o.Notice != nil {
-		ready.message += "; " + r.o.Notice.Message
-	}
-	r.set(v1alpha1.ConditionReady, ready)
-	r.set(v1alpha1.ConditionCredentialsAvailable, credentials)
-	r.set(v1alpha1.ConditionJoined, r.joined())
-	r.enforcement()
-	r.serving()
-
-	unready := ready.status != metav1.ConditionTrue
-	r.setWhile(v1alpha1.ConditionStalled, unready && ready.stalled, ready)
-	r.setWhile(v1alpha1.ConditionReconciling, unready && !ready.stalled, ready)
-}
-
-// joined is also for people who run kubectl wait --for=condition=Joined.
-func (r *report) joined() finding {
-	switch {
-	case r.p.Phase == lifecycle.Joined:
-		return yes(v1alpha1.ReasonNodeHasCertificate, "%s", joinedMessage(r.new.NodeAliveTime))
-	case r.new.NodeAliveTime != nil:
-		return no(v1alpha1.ReasonNodeAlive, "%s", aliveMessage(r.new.NodeAliveTime))
-	case r.new.LastHandledReissueAt != "" && r.f.Node != nil && r.f.Node.UID == r.new.NodeUID:
-		return no(v1alpha1.ReasonReissued, "a credential was reissued and the node has not used the new certificate yet")
-	default:
-		return no(v1alpha1.ReasonAwaitingNode, "the node has not joined yet")
-	}
-}
-
-func (r *report) credentials() finding {
-	switch {
-	case r.p.Phase == lifecycle.Joined && r.o.Err != nil && !r.wasReady(v1alpha1.ReasonJoined):
-		return no(v1alpha1.ReasonWriteFailed, "the node has joined and its credential could not be removed: %v; this is tried again", r.o.Err)
-	case r.p.Phase == lifecycle.Joined:
-		return no(v1alpha1.ReasonJoined, "the node has joined: no credential is left")
-	case r.p.Phase == lifecycle.DeadlineExceeded:
-		return no(v1alpha1.ReasonJoinDeadlineExceeded, "the last token has expired")
-	case r.p.Phase == lifecycle.Withdrawn && r.o.Err != nil:
-		return no(v1alpha1.ReasonWriteFailed, "a token was misused and the credential could not be removed: %v; this is tried again", r.o.Err)
-	case r.p.Phase == lifecycle.Withdrawn:
-		return no(v1alpha1.ReasonTokenMisused, "a token was misused: no credential is left")
-	case r.o.Token != nil && r.o.Published && (r.o.Acceptance == Accepted || r.o.Acceptance == AcceptanceUnknown && r.wasAvailable()):
-		return yes(v1alpha1.ReasonPublished, "the Secret %s/%s holds the kubeconfig with the live token %s",
-			r.f.Namespace, owned.KubeconfigSecretName(r.f.Name), r.o.Token.ID)
-	case r.problem() != nil:
-		return stalled(r.problem())
-	case r.o.Err != nil:
-		return no(v1alpha1.ReasonWriteFailed, "%v; this is tried again", r.o.Err)
-	case r.p.MayBeMember:
-		return no(v1alpha1.ReasonVerifying, "a kubelet has reported as the node: its first Lease will show whether the node is a member, which needs no credential")
-	case r.o.Acceptance == Rejected:
-		return stalled(&problem.Problem{Reason: v1alpha1.ReasonTokensNotAccepted, Message: fmt.Sprintf(
-			"the API server does not accept the token %s: start every kube-apiserver with --enable-bootstrap-token-auth", r.o.Token.ID)})
-	default:
-		return no(v1alpha1.ReasonVerifying, "the API server is asked whether it accepts the new token")
-	}
-}
-
-func (r *report) problem() *problem.Problem {
-	if r.o.Problem != nil {
-		return r.o.Problem
-	}
-	return r.p.Problem
-}
-
-func (r *report) ready(credentials finding) finding {
-	switch {
-	case r.p.Phase == lifecycle.Joined && credentials.reason != v1alpha1.ReasonJoined:
-		return credentials
-	case r.p.Phase == lifecycle.Joined:
-		return yes(v1alpha1.ReasonJoined, "the node has joined and its credential is gone")
-	case r.p.Phase == lifecycle.DeadlineExceeded:
-		return stalled(&problem.Problem{Reason: v1alpha1.ReasonJoinDeadlineExceeded, Message: fmt.Sprintf(
-			"the node has not joined within spec.token.joinDeadline (%s): raise it, or request a reissue by setting the annotation %s to a new value",
-			r.f.NodeBootstrap.Spec.Token.JoinDeadline.Duration, v1alpha1.ReissueRequestedAtAnnotation)})
-	case r.p.Phase == lifecycle.Withdrawn && r.o.Err == nil:
-		return stalled(&problem.Problem{Reason: v1alpha1.ReasonTokenMisused, Message: fmt.Sprintf(
-			"a token was misused and is revoked: see the condition %s, then set the annotation %s to a new value for a new one",
-			v1alpha1.ConditionTokenMisused, v1alpha1.ReissueRequestedAtAnnotation)})
-	case r.problem() != nil:
-		return stalled(r.problem())
-	case r.f.BindingsProblem != nil:
-		return no(r.f.BindingsProblem.Reason, "%s", r.f.BindingsProblem.Message)
-	case credentials.status != metav1.ConditionTrue:
-		return credentials
-	}
-	return r.waitingFor()
-}
-
-// waitingFor is why a node with a valid credential has not joined yet.
-func (r *report) waitingFor() finding {
-	if late := lifecycle.NotIssued(r.f, r.now); late != nil {
-		if failed := csr.Condition(late, certificatesv1.CertificateFailed); failed != nil {
-			return stalled(&problem.Problem{Reason: v1alpha1.ReasonCertificateNotIssued, Message: fmt.Sprintf(
-				"the signer could not sign the request %s: %s: %s: fix that, then request a reissue, since a kubelet sends its next request with "+
-					"another key", late.Name, failed.Reason, failed.Message)})
-		}
-		return stalled(&problem.Problem{Reason: v1alpha1.ReasonCertificateNotIssued, Message: fmt.Sprintf(
-			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+
-				"with --cluster-signing-cert-file and --cluster-signing-key-file?", late.Name, lifecycle.IssuanceDeadline)})
-	}
-	if replaced := r.keyReplaced(); replaced != nil {
-		return stalled(replaced)
-	}
-	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
-		return yes(v1alpha1.ReasonAwaitingNode, "the node has not joined, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
-	}
-	if held := r.heldFor(); held != nil {
-		return stalled(held)
-	}
-	if lifecycle.AwaitsPerson(r.f) && meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) {
-		return yes(v1alpha1.ReasonAwaitingApproval, "several keys were sent with the token: see the condition %s, and approve only the request "+
-			"with the key of the machine", v1alpha1.ConditionKeyConflict)
-	}
-	if lifecycle.AwaitsPerson(r.f) {
-		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")
-	}
-	return yes(v1alpha1.ReasonAwaitingNode, "%s", r.awaitingMessage())
-}
-
-// wasAvailable reports whether the API server accepted the token, or its predecessor: a renewal does not put that in doubt.
-func (r *report) wasAvailable() bool {
-	return meta.IsStatusConditionTrue(r.old.Conditions, v1alpha1.ConditionCredentialsAvailable)
-}
-
-func (r *report) wasReady(reason string) bool {
-	c := meta.FindStatusCondition(r.old.Conditions, v1alpha1.ConditionReady)
-	return c != nil && c.Status == metav1.ConditionTrue && c.Reason == reason
-}
-
-func (r *report) set(conditionType string, f finding) {
-	meta.SetStatusCondition(&r.new.Conditions, metav1.Condition{
-		Type: conditionType, Status: f.status, Reason: f.reason, Message: cutMessage(f.message),
-		ObservedGeneration: r.new.ObservedGeneration, LastTransitionTime: metav1.NewTime(r.now),
-	})
-}
-
-// setWhile sets a condition of kstatus, which exists only while it is True.
-func (r *report) setWhile(conditionType string, holds bool, why finding) {
-	if !holds {
-		meta.RemoveStatusCondition(&r.new.Conditions, conditionType)
-		return
-	}
-	r.set(conditionType, yes(why.reason, "%s", why.message))
-}
-
-// MaxConditionMessage is the longest message of a condition, in bytes; longer ones are cut.
-const MaxConditionMessage = 16 << 10
-
-// cutMessage bounds a message, which can quote untrusted input.
-func cutMessage(message string) string {
-	if len(message) <= MaxConditionMessage {
-		return message
-	}
-	return strings.ToValidUTF8(message[:MaxConditionMessage-len("...")], "") + "..."
 }

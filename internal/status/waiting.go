@@ -4,15 +4,104 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/problem"
 )
+
+// waitingFor is why a node with a valid credential has not joined yet.
+func (r *report) waitingFor() finding {
+	if late := lifecycle.NotIssued(r.f, r.now); late != nil {
+		if failed := csr.Condition(late, certificatesv1.CertificateFailed); failed != nil {
+			return stalled(&problem.Problem{Reason: v1alpha1.ReasonCertificateNotIssued, Message: fmt.Sprintf(
+				"the signer could not sign the request %s: %s: %s: fix that, then request a reissue, since a kubelet sends its next request with "+
+					"another key", late.Name, failed.Reason, failed.Message)})
+		}
+		return stalled(&problem.Problem{Reason: v1alpha1.ReasonCertificateNotIssued, Message: fmt.Sprintf(
+			"the request %s was approved more than %s ago and has no certificate: is kube-controller-manager running, "+
+				"with --cluster-signing-cert-file and --cluster-signing-key-file?", late.Name, lifecycle.IssuanceDeadline)})
+	}
+	if replaced := r.keyReplaced(); replaced != nil {
+		return stalled(replaced)
+	}
+	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
+		return yes(v1alpha1.ReasonAwaitingNode, "the node has not joined, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
+	}
+	if held := r.heldFor(); held != nil {
+		return stalled(held)
+	}
+	if lifecycle.AwaitsPerson(r.f) && meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) {
+		return yes(v1alpha1.ReasonAwaitingApproval, "several keys were sent with the token: see the condition %s, and approve only the request "+
+			"with the key of the machine", v1alpha1.ConditionKeyConflict)
+	}
+	if lifecycle.AwaitsPerson(r.f) {
+		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")
+	}
+	return yes(v1alpha1.ReasonAwaitingNode, "%s", r.awaitingMessage())
+}
+
+// heldFor is why the node's CSRs wait for a person; nil if none waits.
+func (r *report) heldFor() *problem.Problem {
+	spec := r.f.NodeBootstrap.Spec.ClientCertificate
+	if spec.ApprovalDelay == nil || spec.ApprovalDelay.Duration <= 0 || r.f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode ||
+		!meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) || !slices.ContainsFunc(r.f.OwnRequests(), csr.Undecided) {
+		return nil
+	}
+	return &problem.Problem{Reason: v1alpha1.ReasonSeveralKeys, Message: "several keys were sent with the token, and with spec.clientCertificate.approvalDelay the operator " +
+		"approves none that waits: see the condition " + v1alpha1.ConditionKeyConflict + ", then approve the request with the machine's key by hand, " +
+		"or request a reissue"}
+}
+
+// keyReplaced is why a node cannot join although its credential is valid: the newest key that was sent with the token is not approved,
+// and the approved key is unused. It is nil otherwise.
+func (r *report) keyReplaced() *problem.Problem {
+	t := r.o.Token
+	if t == nil || r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+		return nil
+	}
+	var d *v1alpha1.DecidedCSR
+	if named := decisions.LiveToken(r.new, t.ID); named != nil {
+		d = lastReplaced(named.CSRs)
+	}
+	if d == nil || r.f.Registered(t.ID) {
+		return nil
+	}
+	what := "was denied"
+	if d.Verdict == v1alpha1.VerdictIgnored {
+		what = "and those after it are left alone"
+	}
+	return &problem.Problem{Reason: v1alpha1.ReasonKeyReplaced, Message: fmt.Sprintf("the request %s %s, since another key was approved with the token %s and is not used: "+
+		"the kubelet restarted before it received its certificate, or another machine has the kubeconfig. See the kubelet's log (journalctl -u kubelet) "+
+		"for why it restarted. If it did not, compare the keys in the condition %s. Then request a reissue with kubectl nodebootstrap reissue %s, or with %s, "+
+		"and give the node the new kubeconfig", d.Name, what, t.ID, v1alpha1.ConditionKeyConflict, r.f.Name, csr.ReissueCommand(r.f.Name))}
+}
+
+// lastReplaced is the decision on the newest key that was sent with a token, if the key was denied because another one was approved that
+// nobody uses; nil when the newest key was approved.
+func lastReplaced(csrs []v1alpha1.DecidedCSR) *v1alpha1.DecidedCSR {
+	var replaced *v1alpha1.DecidedCSR
+	var approved []string
+	for i := range csrs {
+		switch c := &csrs[i]; {
+		case c.Verdict == v1alpha1.VerdictApproved && !decisions.Misuse(c.Reason):
+			if !slices.Contains(approved, c.KeyFingerprint) {
+				replaced, approved = nil, append(approved, c.KeyFingerprint)
+			}
+		case c.Reason == csr.ReasonKeyReplaced, c.Reason == decisions.ReasonTooManyKeys:
+			replaced = c
+		}
+	}
+	return replaced
+}
 
 // awaitingMessage is why a node with a valid credential has not joined yet, by the last decision on its CSRs in the current wait.
 func (r *report) awaitingMessage() string {
