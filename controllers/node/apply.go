@@ -160,7 +160,7 @@ func (r *Reconciler) ensureCurrent(ctx context.Context, f *lifecycle.Facts, p *l
 	if p.LastTokenID == "" && !r.consistency.IsBehind(f.NodeBootstrap) {
 		return nil
 	}
-	now, err := r.nodeBootstrap(ctx, r.Uncached, f.Name)
+	now, err := objects.FindNodeBootstrap(ctx, r.Uncached, f.Name)
 	if err != nil {
 		return err
 	}
@@ -182,10 +182,7 @@ func (r *Reconciler) repair(ctx context.Context, f *lifecycle.Facts, p *lifecycl
 
 // publish writes the newest token into the kubeconfig Secret. While a problem exists, the Secret stays as it is.
 func (r *Reconciler) publish(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
-	if o.Token == nil {
-		return nil
-	}
-	if p.Problem != nil || o.Problem != nil {
+	if o.Token == nil || p.Problem != nil || o.Problem != nil {
 		return nil
 	}
 	want, err := kubeconfig.NewSecret(f.NodeBootstrap, r.Namespace, f.Cluster, *o.Token)

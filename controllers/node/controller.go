@@ -116,11 +116,8 @@ func (r *Reconciler) report(ctx context.Context, f *lifecycle.Facts, p *lifecycl
 	if f.NodeBootstrap == nil {
 		return nil
 	}
-	s := status.Report(f, p, o, r.Clock.Now())
-	if o.Err != nil { // the message may differ each time
-		return client.IgnoreNotFound(r.storeStatusBounded(ctx, f.NodeBootstrap, s))
-	}
-	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, s))
+	bounded := o.Err != nil // the message may differ each time
+	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, status.Report(f, p, o, r.Clock.Now()), bounded))
 }
 
 // reportForbidden reports in the status that a read was forbidden, which does not fix itself. Other read errors are not stored,
@@ -129,31 +126,22 @@ func (r *Reconciler) reportForbidden(ctx context.Context, f *lifecycle.Facts, er
 	if f.NodeBootstrap == nil || !apierrors.IsForbidden(err) {
 		return nil
 	}
-	return client.IgnoreNotFound(r.storeStatusBounded(ctx, f.NodeBootstrap, status.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now())))
+	return client.IgnoreNotFound(r.storeStatus(ctx, f.NodeBootstrap, status.ReportForbidden(f.NodeBootstrap, err, r.Clock.Now()), true))
 }
 
 // storeStatus writes a status if it differs from the one that was read, under the resourceVersion that was read, and emits
-// events about the changes. It is an update, which takes the API server a fifth less time than a patch.
-func (r *Reconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
-	if equality.Semantic.DeepEqual(&nb.Status, status) {
-		return nil
-	}
-	if r.Writes.Undone(writes.StatusOf(nb.Name), drift.StatusDigest(&nb.Status)) {
-		return r.storeStatusBounded(ctx, nb, status)
-	}
-	return r.storeStatusNow(ctx, nb, status, false)
-}
-
-// storeStatusBounded is storeStatus with a bound, for changes that may repeat.
-func (r *Reconciler) storeStatusBounded(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus) error {
+// events about the changes. It is an update, which takes the API server a fifth less time than a patch. Writes that may repeat
+// are bounded.
+func (r *Reconciler) storeStatus(ctx context.Context, nb *v1alpha1.NodeBootstrap, status *v1alpha1.NodeBootstrapStatus, bounded bool) error {
 	if equality.Semantic.DeepEqual(&nb.Status, status) {
 		return nil
 	}
 	object := writes.StatusOf(nb.Name)
-	if wait := r.Writes.Wait(object, r.Clock.Now()); wait > 0 {
+	bounded = bounded || r.Writes.Undone(object, drift.StatusDigest(&nb.Status))
+	if wait := r.Writes.Wait(object, r.Clock.Now()); bounded && wait > 0 {
 		return &writes.HeldError{Object: object, Wait: wait}
 	}
-	return r.storeStatusNow(ctx, nb, status, true)
+	return r.storeStatusNow(ctx, nb, status, bounded)
 }
 
 // storeStatusNow is storeStatus for changes that must not wait. If counts is set, the write counts towards the bound.

@@ -32,7 +32,7 @@ import (
 func (r *Reconciler) gather(ctx context.Context, name string) (*lifecycle.Facts, error) {
 	f := &lifecycle.Facts{Name: name, Namespace: r.Namespace, ClusterWideForbidden: !r.AllowClusterWide}
 	var err error
-	if f.NodeBootstrap, err = r.nodeBootstrap(ctx, r.Client, name); err != nil {
+	if f.NodeBootstrap, err = objects.FindNodeBootstrap(ctx, r.Client, name); err != nil {
 		return f, err
 	}
 	if f.TokenSecrets, err = r.tokenSecrets(ctx, name, f.NodeBootstrap); err != nil {
@@ -141,9 +141,23 @@ func LeaseRenewed(l *coordinationv1.Lease) time.Time {
 	return renewed
 }
 
-// nodeBootstrap returns nil if the NodeBootstrap does not exist or is being deleted.
-func (r *Reconciler) nodeBootstrap(ctx context.Context, reader client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
-	return objects.FindNodeBootstrap(ctx, reader, name)
+// wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle can have 64 KiB, and each
+// NodeBootstrap its own.
+func (r *Reconciler) wholeNodeBootstrap(ctx context.Context, f *lifecycle.Facts) error {
+	if !objects.IsLarge(f.NodeBootstrap) {
+		return nil
+	}
+	whole, err := objects.FindNodeBootstrap(ctx, r.Uncached, f.Name)
+	if err != nil {
+		return err
+	}
+	if whole == nil || !objects.SameVersion(whole, f.NodeBootstrap) {
+		return objects.ErrBehind(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name)
+	}
+	shown := f.NodeBootstrap.DeepCopy()
+	shown.Spec.Cluster.CABundle = whole.Spec.Cluster.CABundle
+	f.NodeBootstrap = shown
+	return nil
 }
 
 // tokenSecrets returns the Secrets in the cache and the one that the status names: the cache may be stale, and a live token
@@ -162,6 +176,15 @@ func (r *Reconciler) tokenSecrets(ctx context.Context, node string, nb *v1alpha1
 		cached = append(cached, s)
 	}
 	return cached, err
+}
+
+// uncachedSecret reads a Secret for a node from the API server, and keeps only what the cache would keep.
+func (r *Reconciler) uncachedSecret(ctx context.Context, node, namespace, name string) (*corev1.Secret, error) {
+	s, err := objects.Find(ctx, r.Uncached, namespace, name, &corev1.Secret{})
+	if s != nil {
+		objects.StripSecretOf(s, node)
+	}
+	return s, err
 }
 
 // cachedTokens returns the Secrets whose metadata names the node, and those without metadata whose id is of a token of its

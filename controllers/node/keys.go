@@ -20,16 +20,13 @@ import (
 // keysElsewhere returns which of the keys are claimed for another node, and for which one. It reads from the cache, and makes
 // an uncached read for keys that this process claimed, since the cache may not show them yet.
 func (r *Reconciler) keysElsewhere(ctx context.Context, node string, keys []string) (map[string]string, error) {
-	var out map[string]string
+	out := map[string]string{}
 	for _, key := range keys {
 		other, err := r.nodeOfKey(ctx, node, key)
 		if err != nil {
 			return nil, err
 		}
 		if other != "" {
-			if out == nil {
-				out = map[string]string{}
-			}
 			out[key] = other
 		}
 	}
@@ -51,7 +48,7 @@ func (r *Reconciler) nodeOfKey(ctx context.Context, node, key string) (string, e
 	if holder == "" || holder == node {
 		return "", nil
 	}
-	nb, err := r.nodeBootstrap(ctx, r.Uncached, holder)
+	nb, err := objects.FindNodeBootstrap(ctx, r.Uncached, holder)
 	switch {
 	case err != nil:
 		return "", err

@@ -41,7 +41,7 @@ func (r *Reconciler) storeClaim(ctx context.Context, f *lifecycle.Facts, p *life
 	if p.Misuse != nil || p.Revokes() { // each CSR is evidence only once, so this is bounded
 		err = r.storeStatusNow(ctx, f.NodeBootstrap, s, false)
 	} else {
-		err = r.storeStatus(ctx, f.NodeBootstrap, s)
+		err = r.storeStatus(ctx, f.NodeBootstrap, s, false)
 	}
 	if apierrors.IsNotFound(err) { // only what is stored is a claim
 		err = apierrors.NewConflict(v1alpha1.GroupVersion.WithResource("nodebootstraps").GroupResource(), f.Name, err)
@@ -104,7 +104,7 @@ func (r *Reconciler) stillHolds(ctx context.Context, f *lifecycle.Facts, claimed
 	nb := f.NodeBootstrap
 	if !claimed {
 		var err error
-		if nb, err = r.nodeBootstrap(ctx, r.Uncached, f.Name); err != nil || nb == nil {
+		if nb, err = objects.FindNodeBootstrap(ctx, r.Uncached, f.Name); err != nil || nb == nil {
 			return false, err
 		}
 	}

@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,10 +26,12 @@ import (
 // writesOf is the key of a Secret in Limits. All tokens of a node share one key, since each new token has a Secret of its own.
 func writesOf(node string, s *corev1.Secret) string {
 	if s.Namespace == token.Namespace {
-		return "tokens of " + node
+		return tokensOf(node)
 	}
 	return writes.SecretName(s)
 }
+
+func tokensOf(node string) string { return "tokens of " + node }
 
 // bindingsRetry is how soon a node reconciles again while the shared bindings have a problem.
 const bindingsRetry = 10 * time.Second
@@ -112,6 +115,38 @@ func (r *Reconciler) restoreSecret(ctx context.Context, f *lifecycle.Facts, o *s
 	return false, nil
 }
 
+// updateSecret updates a Secret that was restored from the cached one. If the cache left out labels, annotations, finalizers or
+// owners of others, the Secret is read first, so that they stay.
+//
+// It returns the stored Secret; nil if nothing needed to be restored.
+func (r *Reconciler) updateSecret(ctx context.Context, restored *corev1.Secret) (*corev1.Secret, error) {
+	if !objects.IsPartial(restored) {
+		return r.storeSecret(ctx, restored)
+	}
+	whole, err := objects.Find(ctx, r.Uncached, restored.Namespace, restored.Name, &corev1.Secret{})
+	if err != nil {
+		return nil, err
+	}
+	if whole == nil || !objects.SameVersion(whole, restored) {
+		return nil, objects.ErrBehind(corev1.Resource("secrets"), restored.Name)
+	}
+	want := *restored
+	want.Annotations = maps.Clone(restored.Annotations)
+	delete(want.Annotations, objects.PartialAnnotation)
+	if whole = owned.Restored(whole, &want); whole == nil {
+		return nil, nil
+	}
+	return r.storeSecret(ctx, whole)
+}
+
+func (r *Reconciler) storeSecret(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
+	if err := r.Client.Update(ctx, s); err != nil {
+		return nil, err
+	}
+	r.consistency.WroteAt(s, r.Clock.Now())
+	return s, nil
+}
+
 // updateLowPriority updates an existing Secret, with a limit of concurrent updates: a changed CA affects every kubeconfig. The
 // kubeconfig of a reissue also waits for its turn.
 func (r *Reconciler) updateLowPriority(ctx context.Context, s *corev1.Secret) (*corev1.Secret, error) {
@@ -125,10 +160,8 @@ func (r *Reconciler) updateLowPriority(ctx context.Context, s *corev1.Secret) (*
 
 // keysOf returns the keys in Limits of a node's tokens and kubeconfig Secret.
 func (r *Reconciler) keysOf(node string) []string {
-	secret := func(namespace, name string) string {
-		return writesOf(node, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
-	}
-	return []string{secret(token.Namespace, ""), secret(r.Namespace, owned.KubeconfigSecretName(node))}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, Name: owned.KubeconfigSecretName(node)}}
+	return []string{tokensOf(node), writes.SecretName(secret)}
 }
 
 // forgetWrites resets the bounds of objects that a node no longer needs.
@@ -173,7 +206,7 @@ func (r *Reconciler) deleteSecret(ctx context.Context, s *corev1.Secret, reason 
 	if wait := r.Writes.Wait(key, r.Clock.Now()); wait > 0 {
 		return &writes.HeldError{Object: writes.SecretName(s), Wait: wait}
 	}
-	deleted, err := r.delete(ctx, s)
+	deleted, err := r.deleteIf(ctx, s, client.Preconditions{UID: &s.UID}) // not a newer one of the same name
 	if deleted {
 		r.Writes.Wrote(key, writes.Write{Object: writes.SecretName(s)}, r.Clock.Now())
 	}
@@ -183,12 +216,7 @@ func (r *Reconciler) deleteSecret(ctx context.Context, s *corev1.Secret, reason 
 	return err
 }
 
-// delete deletes the object that was read, not a newer one of the same name. It reports whether the object existed.
-func (r *Reconciler) delete(ctx context.Context, o client.Object) (deleted bool, err error) {
-	uid := o.GetUID()
-	return r.deleteIf(ctx, o, client.Preconditions{UID: &uid})
-}
-
+// deleteIf deletes an object if the preconditions hold, and reports whether it existed.
 func (r *Reconciler) deleteIf(ctx context.Context, o client.Object, still client.Preconditions) (deleted bool, err error) {
 	err = r.Client.Delete(ctx, o, still)
 	if client.IgnoreNotFound(err) != nil {
