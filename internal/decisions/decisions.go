@@ -137,7 +137,10 @@ func Record(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) {
 		recordReplaced(s, d.TokenID, c)
 	}
 	if changed && d.Verdict == v1alpha1.VerdictApproved && d.SignerName == certificatesv1.KubeAPIServerClientKubeletSignerName {
-		recordKey(s, d.KeyFingerprint)
+		if d.KeyFingerprint != "" && !slices.Contains(s.KeyFingerprints, d.KeyFingerprint) {
+			s.KeyFingerprints = append(s.KeyFingerprints, d.KeyFingerprint)
+			s.KeyFingerprints = s.KeyFingerprints[max(0, len(s.KeyFingerprints)-maxKeyFingerprints):]
+		}
 		if BindsKey(c) && InCurrentWait(s, d.TokenID, d.Time) && (s.FirstApprovalTime == nil || d.Time.Before(s.FirstApprovalTime)) {
 			s.FirstApprovalTime = &d.Time
 		}
@@ -153,13 +156,6 @@ func recordReplaced(s *v1alpha1.NodeBootstrapStatus, tokenID string, c v1alpha1.
 		s.ReplacedKey = nil
 	case c.Verdict != v1alpha1.VerdictApproved && (c.Reason == csr.ReasonKeyReplaced || c.Reason == ReasonTooManyKeys):
 		s.ReplacedKey = &v1alpha1.SentKey{TokenID: tokenID, KeyFingerprint: c.KeyFingerprint, Name: c.Name, Time: c.Time}
-	}
-}
-
-func recordKey(s *v1alpha1.NodeBootstrapStatus, key string) {
-	if key != "" && !slices.Contains(s.KeyFingerprints, key) {
-		s.KeyFingerprints = append(s.KeyFingerprints, key)
-		s.KeyFingerprints = s.KeyFingerprints[max(0, len(s.KeyFingerprints)-maxKeyFingerprints):]
 	}
 }
 

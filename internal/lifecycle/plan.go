@@ -147,7 +147,10 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	if !f.ClusterWideRefused() {
 		p.Keep = f.keep(now)
 	}
-	deadline := joinDeadline(f.NodeBootstrap, p.Since)
+	var deadline time.Time // when the renewal of tokens ends; zero for never
+	if limit := f.NodeBootstrap.Spec.Token.JoinDeadline; limit != nil {
+		deadline = p.Since.Add(limit.Duration)
+	}
 	inTime := deadline.IsZero() || now.Before(deadline)
 	p.MayBeMember = len(p.Keep) == 0 && f.mayBeMember(now)
 	mint := p.Problem == nil && inTime && !p.MayBeMember && p.renewalDue(f, now)
@@ -286,15 +289,6 @@ func awaitingSince(f *Facts, now time.Time) time.Time {
 	default:
 		return now
 	}
-}
-
-// joinDeadline is when the renewal of tokens ends; zero for never.
-func joinDeadline(nb *v1alpha1.NodeBootstrap, since time.Time) time.Time {
-	limit := nb.Spec.Token.JoinDeadline
-	if limit == nil {
-		return time.Time{}
-	}
-	return since.Add(limit.Duration)
 }
 
 // String prints no field: a plan contains Secrets.

@@ -139,16 +139,8 @@ func Supports(decided, live *v1alpha1.NodeBootstrap, secret *corev1.Secret, d De
 	f := Facts{NodeBootstrap: live, TokenSecrets: []*corev1.Secret{secret}}
 	f.UpgradeStatus()
 	t, ok := token.Parse(secret)
-	return live.UID == decided.UID && hasClaim(&f.NodeBootstrap.Status, d.Record) && !f.reissueDue() && live.Spec.ApprovalMode() == v1alpha1.ApprovalNode &&
+	claim := decisions.Decided(f.DecidedWith(d.Record.TokenID), d.Record.UID)
+	claimed := claim != nil && claim.Verdict == v1alpha1.VerdictApproved && claim.KeyFingerprint == d.Record.KeyFingerprint
+	return live.UID == decided.UID && claimed && !f.reissueDue() && live.Spec.ApprovalMode() == v1alpha1.ApprovalNode &&
 		ok && t.ID == d.Record.TokenID && owned.By(secret, live) && secret.DeletionTimestamp == nil && t.Live(now)
-}
-
-// hasClaim reports whether a status has the approval, so that the token is bound to its key.
-func hasClaim(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) bool {
-	t := decisions.LiveToken(s, d.TokenID)
-	if t == nil {
-		return false
-	}
-	c := decisions.Decided(t.CSRs, d.UID)
-	return c != nil && c.Verdict == v1alpha1.VerdictApproved && c.KeyFingerprint == d.KeyFingerprint
 }

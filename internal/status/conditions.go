@@ -54,8 +54,8 @@ func (r *report) conditions() {
 	r.set(v1alpha1.ConditionReady, ready)
 	r.set(v1alpha1.ConditionCredentialsAvailable, credentials)
 	r.set(v1alpha1.ConditionJoined, r.joined())
-	r.enforcement()
-	r.serving()
+	r.setIf(v1alpha1.ConditionApprovalEnforced, r.new.Token != nil, r.enforced)
+	r.setIf(v1alpha1.ConditionServingCertificateApproved, len(r.f.NodeBootstrap.Spec.ServingCertificate.Addresses) > 0, r.served)
 
 	unready := ready.status != metav1.ConditionTrue
 	r.setWhile(v1alpha1.ConditionStalled, unready && ready.stalled, ready)
@@ -187,15 +187,7 @@ func (r *report) notRevoked() {
 		"until it expires. If the key was not the machine's, lock the name out, see docs/troubleshooting.md: %s", message, r.f.Name, strings.Join(texts, "; ")))
 }
 
-// enforcement reports whether only this operator approves the CSRs of the node's token. Without a token it reports nothing.
-func (r *report) enforcement() {
-	if r.new.Token == nil {
-		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionApprovalEnforced)
-		return
-	}
-	r.set(v1alpha1.ConditionApprovalEnforced, r.enforced())
-}
-
+// enforced reports whether only this operator approves the CSRs of the node's token.
 func (r *report) enforced() finding {
 	switch bypass := r.f.Bypass; {
 	case r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide:
@@ -213,15 +205,7 @@ func (r *report) enforced() finding {
 	}
 }
 
-// serving reports the state of the node's serving certificate while its NodeBootstrap declares addresses.
-func (r *report) serving() {
-	if len(r.f.NodeBootstrap.Spec.ServingCertificate.Addresses) == 0 {
-		meta.RemoveStatusCondition(&r.new.Conditions, v1alpha1.ConditionServingCertificateApproved)
-		return
-	}
-	r.set(v1alpha1.ConditionServingCertificateApproved, r.served())
-}
-
+// served reports the state of the node's serving certificate.
 func (r *report) served() finding {
 	if waiting := r.p.Serving; waiting != nil && waiting.Verdict == csr.Wait {
 		return no(waiting.Reason, "%s", waiting.Message)
@@ -246,13 +230,18 @@ func (r *report) set(conditionType string, f finding) {
 	})
 }
 
-// setWhile sets a condition of kstatus, which exists only while it is True.
-func (r *report) setWhile(conditionType string, holds bool, why finding) {
+// setIf sets a condition that exists only while something holds.
+func (r *report) setIf(conditionType string, holds bool, found func() finding) {
 	if !holds {
 		meta.RemoveStatusCondition(&r.new.Conditions, conditionType)
 		return
 	}
-	r.set(conditionType, yes(why.reason, "%s", why.message))
+	r.set(conditionType, found())
+}
+
+// setWhile sets a condition of kstatus, which exists only while it is True.
+func (r *report) setWhile(conditionType string, holds bool, why finding) {
+	r.setIf(conditionType, holds, func() finding { return yes(why.reason, "%s", why.message) })
 }
 
 // MaxConditionMessage is the longest message of a condition, in bytes; longer ones are cut.

@@ -33,32 +33,24 @@ func (r *report) waitingFor() finding {
 	if replaced := r.keyReplaced(); replaced != nil {
 		return stalled(replaced)
 	}
-	if meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused) {
+	client, conflict := r.f.NodeBootstrap.Spec.ClientCertificate, meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict)
+	pending, person := slices.ContainsFunc(r.f.OwnRequests(), csr.Undecided), lifecycle.AwaitsPerson(r.f)
+	delayed := client.ApprovalDelay != nil && client.ApprovalDelay.Duration > 0 && r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalNode
+	switch {
+	case meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused):
 		return yes(v1alpha1.ReasonAwaitingNode, "the node has not joined, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
-	}
-	if held := r.heldFor(); held != nil {
-		return stalled(held)
-	}
-	if lifecycle.AwaitsPerson(r.f) && meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) {
+	case pending && delayed && conflict:
+		return stalled(&problem.Problem{Reason: v1alpha1.ReasonSeveralKeys, Message: "several keys were sent with the token, and with spec.clientCertificate.approvalDelay the operator " +
+			"approves none that waits: see the condition " + v1alpha1.ConditionKeyConflict + ", then approve the request with the machine's key by hand, " +
+			"or request a reissue"})
+	case person && conflict:
 		return yes(v1alpha1.ReasonAwaitingApproval, "several keys were sent with the token: see the condition %s, and approve only the request "+
 			"with the key of the machine", v1alpha1.ConditionKeyConflict)
-	}
-	if lifecycle.AwaitsPerson(r.f) {
+	case person:
 		return yes(v1alpha1.ReasonAwaitingApproval, "the node has asked for its certificate: see kubectl get csr, then kubectl certificate approve")
+	default:
+		return yes(v1alpha1.ReasonAwaitingNode, "%s", r.awaitingMessage())
 	}
-	return yes(v1alpha1.ReasonAwaitingNode, "%s", r.awaitingMessage())
-}
-
-// heldFor is why the node's CSRs wait for a person; nil if none waits.
-func (r *report) heldFor() *problem.Problem {
-	spec := r.f.NodeBootstrap.Spec.ClientCertificate
-	if spec.ApprovalDelay == nil || spec.ApprovalDelay.Duration <= 0 || r.f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode ||
-		!meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict) || !slices.ContainsFunc(r.f.OwnRequests(), csr.Undecided) {
-		return nil
-	}
-	return &problem.Problem{Reason: v1alpha1.ReasonSeveralKeys, Message: "several keys were sent with the token, and with spec.clientCertificate.approvalDelay the operator " +
-		"approves none that waits: see the condition " + v1alpha1.ConditionKeyConflict + ", then approve the request with the machine's key by hand, " +
-		"or request a reissue"}
 }
 
 // keyReplaced is why a node cannot join although its credential is valid: the newest key that was sent with the token is not approved,
