@@ -5,6 +5,7 @@ package node
 import (
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -114,10 +115,7 @@ func written(f *lifecycle.Facts) []client.Object {
 	for _, s := range f.TokenSecrets {
 		out = append(out, s)
 	}
-	for _, r := range f.Requests {
-		out = append(out, r)
-	}
-	for _, r := range f.ServingRequests {
+	for _, r := range slices.Concat(f.Requests, f.ServingRequests) {
 		out = append(out, r)
 	}
 	return out

@@ -13,7 +13,6 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
-	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
@@ -61,19 +60,6 @@ func (r *Reconciler) logRevoked(ctx context.Context, s *corev1.Secret, reason st
 		return
 	}
 	log.FromContext(ctx).Info(status.RecordRevoked, "tokenID", id, "reason", reason)
-}
-
-// logVerdict logs a verdict that was stored.
-func logVerdict(ctx context.Context, d lifecycle.Decision) {
-	message := status.RecordDenied
-	if d.Result.Verdict == csr.Approve {
-		message = status.RecordApproved
-	}
-	log.FromContext(ctx).Info(message, append(csrFields(d.Request), "reason", d.Result.Reason)...)
-}
-
-func logDeleted(ctx context.Context, r *certificatesv1.CertificateSigningRequest, reason string) {
-	log.FromContext(ctx).Info(status.RecordDeleted, append(csrFields(r), "reason", reason)...)
 }
 
 // csrFields returns the fields of each log line about a CSR. A CSR for a serving certificate has no token, and one that

@@ -137,9 +137,9 @@ func (r *Reconciler) wholeCSR(ctx context.Context, shown *certificatesv1.Certifi
 // updateApproval sends a verdict with the resourceVersion that the CSR was read at, and returns the stored CSR. The API server
 // sets the times of the condition, since its clock also sets the other times of the CSR.
 func (r *Reconciler) updateApproval(ctx context.Context, d lifecycle.Decision) (*certificatesv1.CertificateSigningRequest, error) {
-	condition := certificatesv1.CertificateDenied
+	condition, message := certificatesv1.CertificateDenied, status.RecordDenied
 	if d.Result.Verdict == csr.Approve {
-		condition = certificatesv1.CertificateApproved
+		condition, message = certificatesv1.CertificateApproved, status.RecordApproved
 	}
 	request, err := r.wholeCSR(ctx, d.Request)
 	if err != nil {
@@ -153,7 +153,7 @@ func (r *Reconciler) updateApproval(ctx context.Context, d lifecycle.Decision) (
 	}
 	r.consistency.WroteAt(request, r.Clock.Now())
 	if lifecycle.HasVerdict(request, d) {
-		logVerdict(ctx, d)
+		log.FromContext(ctx).Info(message, append(csrFields(d.Request), "reason", d.Result.Reason)...)
 	}
 	return request, nil
 }
@@ -199,7 +199,7 @@ func (r *Reconciler) deleteCSR(ctx context.Context, d lifecycle.RequestDeletion)
 		return errors.Join(denial, err, &writes.HeldError{Object: csrName(request), Wait: writes.ObjectInterval})
 	}
 	if deleted || found {
-		logDeleted(ctx, request, d.Reason)
+		log.FromContext(ctx).Info(status.RecordDeleted, append(csrFields(request), "reason", d.Reason)...)
 	}
 	return errors.Join(denial, err)
 }

@@ -174,20 +174,15 @@ func RecordUnrevoked(s *v1alpha1.NodeBootstrapStatus, r *certificatesv1.Certific
 		return
 	}
 	key, _ := csr.Fingerprint(r)
+	expires, err := csr.Expires(r)
+	if err != nil { // it cannot be parsed: the latest possible time
+		approved, _ := csr.ApprovedAt(r)
+		expires = approved.Add(csr.MaxLife)
+	}
 	s.UnrevokedCertificates = append(s.UnrevokedCertificates, v1alpha1.UnrevokedCertificate{
-		Name: r.Name, UID: r.UID, KeyFingerprint: key, Reason: reason, ExpirationTime: expiry(r)})
+		Name: r.Name, UID: r.UID, KeyFingerprint: key, Reason: reason, ExpirationTime: metav1.NewTime(expires.Truncate(time.Second))})
 	slices.SortFunc(s.UnrevokedCertificates, func(a, b v1alpha1.UnrevokedCertificate) int {
 		return cmp.Or(a.ExpirationTime.Compare(b.ExpirationTime.Time), strings.Compare(a.Name, b.Name))
 	})
 	s.UnrevokedCertificates = s.UnrevokedCertificates[max(0, len(s.UnrevokedCertificates)-MaxUnrevoked):]
-}
-
-// expiry is when a certificate expires; if it cannot be parsed, the latest possible time.
-func expiry(r *certificatesv1.CertificateSigningRequest) metav1.Time {
-	at, err := csr.Expires(r)
-	if err != nil {
-		approved, _ := csr.ApprovedAt(r)
-		at = approved.Add(csr.MaxLife)
-	}
-	return metav1.NewTime(at.Truncate(time.Second))
 }

@@ -110,19 +110,14 @@ func RecordIssued(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.Ce
 			}
 			continue
 		}
-		d := entry(r, v1alpha1.VerdictApproved, approvalReason(r), at)
+		reason := ReasonApprovedElsewhere
+		if c := csr.Condition(r, certificatesv1.CertificateApproved); c.Reason == csr.ReasonKubeletClient { // the NodeBootstrap was deleted and created again
+			reason = c.Reason
+		}
+		d := entry(r, v1alpha1.VerdictApproved, reason, at)
 		d.IssuedTime = &at
 		Record(s, d)
 	}
-}
-
-// approvalReason is the reason of an approval that is not in the log yet: the operator's own if the condition has it, for example after
-// the NodeBootstrap was deleted and created again.
-func approvalReason(r *certificatesv1.CertificateSigningRequest) string {
-	if c := csr.Condition(r, certificatesv1.CertificateApproved); c != nil && c.Reason == csr.ReasonKubeletClient {
-		return c.Reason
-	}
-	return ReasonApprovedElsewhere
 }
 
 // RecordOvertaken corrects the decisions on CSRs that were to be denied or ignored, and that someone else approved first: a certificate

@@ -153,7 +153,8 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	}
 	inTime := deadline.IsZero() || now.Before(deadline)
 	p.MayBeMember = len(p.Keep) == 0 && f.mayBeMember(now)
-	mint := p.Problem == nil && inTime && !p.MayBeMember && p.renewalDue(f, now)
+	n := len(p.Keep)
+	mint := p.Problem == nil && inTime && !p.MayBeMember && (n == 0 || !now.Before(p.Keep[n-1].RenewAt(f.NodeBootstrap)))
 	if mint { // the current token becomes the predecessor
 		p.Keep = p.Keep[max(0, len(p.Keep)-1):]
 	}
@@ -179,12 +180,6 @@ func (p *Plan) await(f *Facts, now time.Time) {
 	}
 	p.sortSecrets(f, now)
 	p.schedule(f, deadline, now)
-}
-
-// renewalDue reports whether the node has no live token, or its token is due for a successor.
-func (p *Plan) renewalDue(f *Facts, now time.Time) bool {
-	n := len(p.Keep)
-	return n == 0 || !now.Before(p.Keep[n-1].RenewAt(f.NodeBootstrap))
 }
 
 // whyCreated is the reason for creating a token, for the log.

@@ -35,9 +35,16 @@ func (f *Facts) UpgradeStatus() {
 		f.upgradeTokens(status)
 	}
 	status.KeyFingerprints = keyFingerprints
-	if unrevoked {
-		upgradeUnrevoked(status)
+	if !unrevoked {
+		return
 	}
+	for _, d := range status.Certificates {
+		if d.ExpirationTime != nil {
+			status.UnrevokedCertificates = append(status.UnrevokedCertificates, v1alpha1.UnrevokedCertificate{
+				Name: d.Name, UID: d.UID, KeyFingerprint: d.KeyFingerprint, Reason: v1alpha1.ReasonIssuedBeforeRevocation, ExpirationTime: *d.ExpirationTime})
+		}
+	}
+	status.UnrevokedCertificates = status.UnrevokedCertificates[max(0, len(status.UnrevokedCertificates)-decisions.MaxUnrevoked):]
 }
 
 // upgradeTokens adds the existing tokens to the status, except for those with which the node joined before the current wait.
@@ -72,16 +79,6 @@ func (f *Facts) upgradeTokens(s *v1alpha1.NodeBootstrapStatus) {
 			}
 		}
 	}
-}
-
-func upgradeUnrevoked(s *v1alpha1.NodeBootstrapStatus) {
-	for _, d := range s.Certificates {
-		if d.ExpirationTime != nil {
-			s.UnrevokedCertificates = append(s.UnrevokedCertificates, v1alpha1.UnrevokedCertificate{
-				Name: d.Name, UID: d.UID, KeyFingerprint: d.KeyFingerprint, Reason: v1alpha1.ReasonIssuedBeforeRevocation, ExpirationTime: *d.ExpirationTime})
-		}
-	}
-	s.UnrevokedCertificates = s.UnrevokedCertificates[max(0, len(s.UnrevokedCertificates)-decisions.MaxUnrevoked):]
 }
 
 // ClaimedKeys are the fingerprints of the keys for which client certificates were approved in a node's name.

@@ -3,6 +3,7 @@
 package status
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -111,12 +112,7 @@ func (r *report) credentials() finding {
 	}
 }
 
-func (r *report) problem() *problem.Problem {
-	if r.o.Problem != nil {
-		return r.o.Problem
-	}
-	return r.p.Problem
-}
+func (r *report) problem() *problem.Problem { return cmp.Or(r.o.Problem, r.p.Problem) }
 
 func (r *report) ready(credentials finding) finding {
 	switch {
