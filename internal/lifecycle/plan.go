@@ -152,11 +152,11 @@ func (p *Plan) await(f *Facts, now time.Time) {
 		deadline = p.Since.Add(limit.Duration)
 	}
 	inTime := deadline.IsZero() || now.Before(deadline)
-	p.MayBeMember = len(p.Keep) == 0 && f.mayBeMember(now)
 	n := len(p.Keep)
+	p.MayBeMember = n == 0 && f.mayBeMember(now)
 	mint := p.Problem == nil && inTime && !p.MayBeMember && (n == 0 || !now.Before(p.Keep[n-1].RenewAt(f.NodeBootstrap)))
 	if mint { // the current token becomes the predecessor
-		p.Keep = p.Keep[max(0, len(p.Keep)-1):]
+		p.Keep = p.Keep[max(0, n-1):]
 	}
 	p.decideRequests(f, now)
 	misused := f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide && (p.Misuse != nil || f.misused())
