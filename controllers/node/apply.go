@@ -241,7 +241,7 @@ func (r *Reconciler) updateKubeconfig(ctx context.Context, f *lifecycle.Facts, o
 }
 
 // verify asks the API server whether it accepts a token that was not verified yet.
-func (r *Reconciler) verify(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+func (r *Reconciler) verify(ctx context.Context, f *lifecycle.Facts, _ *lifecycle.Plan, o *status.Outcome) error {
 	if !o.Published || status.Verified(&f.NodeBootstrap.Status, o.Token) {
 		return nil
 	}
