@@ -80,7 +80,7 @@ type ledger struct {
 
 func newLedger(note func(string, ...any), leeway leeway) *ledger {
 	l := &ledger{
-		history: history{versions: map[invariants.Key][]version{}}, note: note, leeway: leeway, changed: make(chan struct{}),
+		history: history{History: invariants.History{}}, note: note, leeway: leeway, changed: make(chan struct{}),
 		unwanted: map[types.UID]time.Time{}, doubles: map[string]time.Time{}, steps: map[string]int{},
 	}
 	l.Checker = invariants.New(&l.history, operator.Namespace, clockSlack, func(text string) {
@@ -93,44 +93,10 @@ func newLedger(note func(string, ...any), leeway leeway) *ledger {
 // clockSlack allows for times in whole seconds.
 const clockSlack = 2 * time.Second
 
-// history has all versions of the relevant objects.
+// history has all versions of the relevant objects, and all changes.
 type history struct {
-	versions map[invariants.Key][]version
-	changes  []change // without their values
-}
-
-type version struct {
-	revision int64
-	object   client.Object // nil: deleted
-}
-
-func (h *history) At(k invariants.Key, revision int64) client.Object {
-	for _, v := range slices.Backward(h.versions[k]) {
-		if v.revision <= revision {
-			return v.object
-		}
-	}
-	return nil
-}
-
-func (h *history) Since(k invariants.Key, revision int64) []client.Object {
-	var out []client.Object
-	for _, v := range h.versions[k] {
-		if v.revision > revision {
-			out = append(out, v.object)
-		}
-	}
-	return out
-}
-
-func (h *history) Keys(kind string) []invariants.Key {
-	var out []invariants.Key
-	for k := range h.versions {
-		if k.Kind == kind {
-			out = append(out, k)
-		}
-	}
-	return out
+	invariants.History
+	changes []change // without their values
 }
 
 // last is the last revision up to a time; 0 for none.
@@ -222,7 +188,7 @@ func (l *ledger) see(c change) []string {
 	}
 	if matters && err == nil {
 		w := invariants.Write{Key: k, Before: now[client.Object](&l.history, k), After: o, Revision: c.revision, At: c.at, Late: l.leeway.overlap(), Knows: l.knows(c.at)}
-		l.versions[k] = append(l.versions[k], version{c.revision, o})
+		l.History[k] = append(l.History[k], invariants.Version{Revision: c.revision, Object: o})
 		w.Seen = []int64{l.last(c.at.Add(-grace - l.leeway.lag())), c.revision}
 		l.unwant(w)
 		l.Learn(w, true)

@@ -47,7 +47,7 @@ var reconciled = regexp.MustCompile(`(?m)^controller_runtime_reconcile_total\{co
 // reconciledAll waits until the manager has reconciled as often as there are NodeBootstraps.
 func (s *suite) reconciledAll(ctx context.Context) error {
 	goal := look(s.seen, func(l *ledger) int {
-		return len(slices.DeleteFunc(l.Keys("NodeBootstrap"), func(k invariants.Key) bool { return l.bootstrap(k.Name) == nil }))
+		return len(slices.DeleteFunc(l.Storage.Keys("NodeBootstrap"), func(k invariants.Key) bool { return l.bootstrap(k.Name) == nil }))
 	})
 	var last error
 	for ; ctx.Err() == nil; wait(ctx, checkEvery) {

@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
@@ -59,6 +61,33 @@ func TestTokenWithoutALabelIsNotForgottenWhenItsDeletionFails(t *testing.T) {
 	}
 	if len(w.violations) > 0 {
 		t.Errorf("%s\n%s", strings.Join(w.violations, "\n"), w.history())
+	}
+}
+
+// keepsTokens is the client of an operator that deletes nothing and thinks it did.
+type keepsTokens struct{ apiClient }
+
+func (keepsTokens) Delete(context.Context, client.Object, ...client.DeleteOption) error { return nil }
+
+// checkDeletionSeen finds a token that is left by a reconcile that saw the deletion of its NodeBootstrap, and nothing else does at
+// that moment.
+func TestTokenThatIsLeftAfterADeletionIsFound(t *testing.T) {
+	for name, breaks := range map[string]bool{"as it is": false, "without deletions": true} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld()
+			w.startOperator()
+			w.wants(worker)
+			w.idle()
+			if breaks {
+				w.op.node.Client = keepsTokens{apiClient{w: w}}
+			}
+			w.unwants(worker)
+			w.idle()
+			found := slices.ContainsFunc(w.violations, func(v string) bool { return strings.Contains(v, "is left by a reconcile that saw the deletion") })
+			if found != breaks || len(w.violations) > 1 {
+				t.Errorf("the violations are %q\n%s", w.violations, w.history())
+			}
+		})
 	}
 }
 
