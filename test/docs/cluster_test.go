@@ -20,6 +20,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // documentedServer is the API server's URL in the documents, which is replaced by the cluster's own.
@@ -51,37 +52,25 @@ type machine struct {
 func newPlayground(t *testing.T) *playground {
 	t.Helper()
 	cluster, err := localcluster.Start(t.Context(), localcluster.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	t.Cleanup(func() {
 		if err := cluster.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
 	root, err := localcluster.ProjectRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	base := t.TempDir()
 	p := &playground{Cluster: cluster, dir: filepath.Join(base, "project"), nodes: filepath.Join(base, "nodes"), kubelets: map[string]*machine{}}
 	if p.clients, err = kubernetes.NewForConfig(cluster.AdminConfig()); err != nil {
 		t.Fatal(err)
 	}
-	if err := copyProject(root, p.dir); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, copyProject(root, p.dir))
 	kubeconfig, err := cluster.WriteAdminKubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	kubectl, err := cluster.Binary("kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Link(kubeconfig, filepath.Join(p.dir, "admin.kubeconfig")); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
+	env.Must(t, os.Link(kubeconfig, filepath.Join(p.dir, "admin.kubeconfig")))
 	p.env = append(os.Environ(), "ROOT="+root, "NODES="+p.nodes, "KUBECTL="+kubectl, "KUBECONFIG="+kubeconfig,
 		"PATH="+strings.Join([]string{filepath.Join(root, "test", "docs", "testdata", "bin"), filepath.Join(root, "bin"), os.Getenv("PATH")}, ":"))
 	return p
@@ -126,9 +115,7 @@ func (p *playground) run(t *testing.T, commands string) {
 	cmd.WaitDelay = 10 * time.Second // for what a command leaves running in the background
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	tick := time.NewTicker(200 * time.Millisecond)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
@@ -90,9 +91,7 @@ func TestMain(m *testing.M) {
 // TestDocuments runs the commands of each document in their order.
 func TestDocuments(t *testing.T) {
 	documents, err := Documents()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for _, name := range documents {
 		blocks, err := Blocks(name)
 		if err != nil {
@@ -108,9 +107,7 @@ func TestDocuments(t *testing.T) {
 			p.servesMetrics = name == "docs/metrics.md"
 			for _, b := range blocks {
 				if file := b.File(); file != "" {
-					if err := os.WriteFile(filepath.Join(p.dir, file), []byte(b.Text), 0o600); err != nil {
-						t.Fatal(err)
-					}
+					env.Must(t, os.WriteFile(filepath.Join(p.dir, file), []byte(b.Text), 0o600))
 				}
 			}
 			p.run(t, "set -x\n"+before[name]+"\n"+script)
@@ -132,9 +129,7 @@ func commands(name string, blocks []Block) string {
 // Each block of commands is run here, or says why not.
 func TestBlocksAreMarked(t *testing.T) {
 	documents, err := Documents()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for _, name := range documents {
 		blocks, err := Blocks(name)
 		if err != nil {

@@ -56,9 +56,7 @@ func TestManifestsAreTaken(t *testing.T) {
 	}
 	p.run(t, installed+"kubectl create namespace flux-system\nkubectl create namespace argocd\n")
 	c, err := client.New(p.AdminConfig(), client.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	strict := client.WithFieldValidation(client.NewDryRunClient(c), metav1.FieldValidationStrict)
 	take := func(where string, o *unstructured.Unstructured) {
 		group, _, _ := strings.Cut(o.GetAPIVersion(), "/")
@@ -82,9 +80,7 @@ func TestManifestsAreTaken(t *testing.T) {
 		}
 	}
 	monitored, err := rendered.Kustomize(t.Context(), "overlays/monitored")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for key, o := range monitored {
 		take(key, o)
 	}
@@ -95,14 +91,10 @@ func manifests(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
 	documents, err := Documents()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for _, name := range documents {
 		blocks, err := Blocks(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		env.Must(t, err)
 		for _, b := range blocks {
 			if b.Language == "yaml" && b.Who != fragment {
 				found[name+", "+b.Heading] += "---\n" + b.Text
@@ -110,18 +102,14 @@ func manifests(t *testing.T) map[string]string {
 		}
 	}
 	root, err := localcluster.ProjectRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	files, err := filepath.Glob(filepath.Join(root, "examples", "*", "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("there are no examples (%v)", err)
 	}
 	for _, file := range files {
 		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		env.Must(t, err)
 		found[file] = string(content)
 	}
 	return found

@@ -45,9 +45,7 @@ kubectl get secrets -A | grep bootstrap-token-
 kubectl get clusterrolebindings nodebootstrap-create-csrs nodebootstrap-approve-renewals
 `)
 			if p.operatorIsDead = c.dead; c.dead {
-				if err := p.manager.Kill(); err != nil {
-					t.Fatal(err)
-				}
+				env.Must(t, p.manager.Kill())
 				p.manager, p.deployed = nil, ""
 			}
 			p.run(t, "set -x\n"+commandsUnder(t, "docs/operations.md", "With "+c.by))
@@ -81,9 +79,7 @@ var lives = []string{"events", "nodes", "csinodes", "leases", "certificatesignin
 func (p *playground) objects(t *testing.T) map[string]bool {
 	t.Helper()
 	client, err := metadata.NewForConfig(p.AdminConfig())
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	lists, err := p.clients.Discovery().ServerPreferredResources()
 	var groups *discovery.ErrGroupDiscoveryFailed
 	if err != nil && !errors.As(err, &groups) { // a group may be about to be deleted
@@ -92,9 +88,7 @@ func (p *playground) objects(t *testing.T) map[string]bool {
 	found := map[string]bool{}
 	for _, list := range lists {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
-		if err != nil {
-			t.Fatal(err)
-		}
+		env.Must(t, err)
 		for _, r := range list.APIResources {
 			if !slices.Contains(r.Verbs, "list") || slices.Contains(lives, r.Name) {
 				continue
@@ -114,9 +108,7 @@ func (p *playground) objects(t *testing.T) map[string]bool {
 func commandsUnder(t *testing.T, document, heading string) string {
 	t.Helper()
 	text, err := under(document, heading)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return text
 }
 

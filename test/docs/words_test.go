@@ -10,18 +10,15 @@ import (
 	"testing"
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 func read(t *testing.T, name string) string {
 	t.Helper()
 	root, err := localcluster.ProjectRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	content, err := os.ReadFile(filepath.Join(root, filepath.FromSlash(name)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return string(content)
 }
 
@@ -76,9 +73,7 @@ var link = regexp.MustCompile(`\]\(([^)\s]+)\)`)
 // Links within the project have a target, including the heading.
 func TestLinks(t *testing.T) {
 	documents, err := Documents()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for _, name := range documents {
 		for _, m := range link.FindAllStringSubmatch(withoutBlocks(read(t, name)), -1) {
 			if strings.Contains(m[1], "://") {
@@ -101,9 +96,7 @@ func TestLinks(t *testing.T) {
 func isThere(t *testing.T, name string) bool {
 	t.Helper()
 	root, err := localcluster.ProjectRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	_, err = os.Stat(filepath.Join(root, filepath.FromSlash(name)))
 	return err == nil
 }

@@ -5,10 +5,13 @@ package e2e
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,9 +20,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -44,20 +50,24 @@ spec: {policyName: changes-` + node + `}
 `
 }
 
-// installPolicy installs a policy, waits until it changes a node's kubeconfig Secret, and returns its binding.
-func installPolicy(t *testing.T, node, expression string, changed func(*corev1.Secret) bool) client.Object {
+// needsMutatingPolicies skips the test without them.
+func needsMutatingPolicies(t *testing.T) {
 	t.Helper()
 	kind := schema.GroupKind{Group: admissionv1.GroupName, Kind: "MutatingAdmissionPolicy"}
 	if _, err := cluster.Client.RESTMapper().RESTMapping(kind, "v1"); err != nil {
 		t.Skipf("this Kubernetes has no mutating admission policies: %v", err)
 	}
+}
+
+// installPolicy installs a policy, waits until it changes a node's kubeconfig Secret, and returns its binding.
+func installPolicy(t *testing.T, node, expression string, changed func(*corev1.Secret) bool) client.Object {
+	t.Helper()
+	needsMutatingPolicies(t)
 	var policy admissionv1.MutatingAdmissionPolicy
 	var binding admissionv1.MutatingAdmissionPolicyBinding
 	decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(policyOn(node, expression)), 4096)
 	for _, o := range []client.Object{&policy, &binding} {
-		if err := decoder.Decode(o); err != nil {
-			t.Fatal(err)
-		}
+		env.Must(t, decoder.Decode(o))
 		cluster.Create(t, o)
 	}
 	env.Eventually(t, "the policy's effect", func() error {
@@ -79,12 +89,9 @@ func TestPolicyMakesSecretsImmutable(t *testing.T) {
 	const name, immutable = "immutable", `{patchType: ApplyConfiguration, applyConfiguration: {expression: "Object{immutable: true}"}}`
 	isImmutable := func(s *corev1.Secret) bool { return ptr.Deref(s.Immutable, false) }
 	installPolicy(t, name, immutable, isImmutable)
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	_, text := cluster.WaitAwaited(t, name)
+	_, text := cluster.CreateAwaited(t, name)
 	before := settledWrites(t)
-	if err := crashManager(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, crashManager(t.Context()))
 	cluster.WaitAwaited(t, name)
 	if after := settledWrites(t); len(after) > len(before) {
 		t.Errorf("there are more writes: %v", after[len(before):])
@@ -113,9 +120,7 @@ func TestPolicyChangesKubeconfigs(t *testing.T) {
 			t.Errorf("the message does not say %q: %s", text, message)
 		}
 	}
-	if err := cluster.Absent(t.Context(), operator.Namespace, owned.KubeconfigSecretName(name), &corev1.Secret{}); err != nil {
-		t.Error(err)
-	}
+	env.Check(t, cluster.Absent(t.Context(), operator.Namespace, owned.KubeconfigSecretName(name), &corev1.Secret{}))
 	cluster.Delete(t, binding)
 	env.Within(t, 2*env.Limit, "the credential", func() error {
 		var nb v1alpha1.NodeBootstrap
@@ -125,4 +130,75 @@ func TestPolicyChangesKubeconfigs(t *testing.T) {
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	startKubelet(t, name, kubeconfig)
 	waitJoined(t, name)
+}
+
+// If an admission policy adds finalizers to everything that is created, no kubelet gets a certificate, and the denial says why.
+// The advice of docs/troubleshooting.md works: once CSRs are exempted, the kubelet joins when it is restarted, and the denied
+// CSRs can be deleted after their finalizers are removed.
+func TestFinalizersOfAnAdmissionPolicy(t *testing.T) {
+	const name = "finalized"
+	needsMutatingPolicies(t)
+	nb, kubeconfig := cluster.CreateAwaited(t, name)
+	binding := addFinalizers(t)
+	waitFinalizers(t, 1)
+
+	kubelet := startKubelet(t, name, kubeconfig)
+	env.Eventually(t, "the denial", func() error {
+		if log, err := os.ReadFile(kubelet.LogFile()); err != nil || bytes.Contains(log, []byte("nodebootstrap-guard-tokens")) {
+			return err // the guard, if it is installed, refuses the CSR at once
+		}
+		return oneDenied(t, nb.Status.Token.ID, csr.ReasonUnexpectedAttributes, "exempt CertificateSigningRequests")
+	})
+	env.Must(t, kubelet.Stop())
+	cluster.Delete(t, binding)
+	waitFinalizers(t, 0)
+	startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, Dir: kubelet.Dir()})
+	waitJoined(t, name)
+	for _, r := range sentWith(t, nb.Status.Token.ID) {
+		if len(r.Finalizers) == 0 {
+			continue
+		}
+		if len(r.Status.Certificate) > 0 {
+			t.Errorf("the request %s has finalizers and a certificate", r.Name)
+		}
+		cluster.DeleteAfter(t, &r)
+		env.Check(t, cluster.Absent(t.Context(), "", r.Name, &certificatesv1.CertificateSigningRequest{}))
+	}
+}
+
+// addFinalizers installs a policy that gives each CSR a finalizer, and returns the object whose deletion exempts CSRs.
+func addFinalizers(t *testing.T) client.Object {
+	t.Helper()
+	const name = "protect-everything"
+	cluster.Create(t, &admissionv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionv1.MutatingAdmissionPolicySpec{
+		MatchConstraints: &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+			Operations: []admissionv1.OperationType{admissionv1.Create},
+			Rule: admissionv1.Rule{APIGroups: []string{certificatesv1.GroupName}, APIVersions: []string{"*"},
+				Resources: []string{"certificatesigningrequests"}},
+		}}}},
+		ReinvocationPolicy: admissionv1.NeverReinvocationPolicy,
+		Mutations: []admissionv1.Mutation{{PatchType: admissionv1.PatchTypeJSONPatch, JSONPatch: &admissionv1.JSONPatch{
+			Expression: `[JSONPatch{op: "add", path: "/metadata/finalizers", value: ["example.com/protect"]}]`,
+		}}},
+	}})
+	binding := &admissionv1.MutatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: admissionv1.MutatingAdmissionPolicyBindingSpec{PolicyName: name}}
+	cluster.Create(t, binding)
+	return binding
+}
+
+// waitFinalizers waits until the API server gives a CSR so many finalizers.
+func waitFinalizers(t *testing.T, want int) {
+	t.Helper()
+	key := env.Key(t)
+	env.Eventually(t, "the policy's effect", func() error {
+		r := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "tried-"}, Spec: adversarial.GoodClient("tried", "tried", key)}
+		if err := cluster.Client.Create(t.Context(), r, client.DryRunAll); err != nil {
+			return err
+		}
+		if len(r.Finalizers) != want {
+			return fmt.Errorf("the finalizers are %q", r.Finalizers)
+		}
+		return nil
+	})
 }

@@ -5,9 +5,6 @@ package e2e
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -44,9 +41,7 @@ func submit(t *testing.T, cfg *rest.Config, a *attack, spec certificatesv1.Certi
 	t.Helper()
 	cfg.QPS = -1
 	c, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	a.request = &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "adversarial-"}, Spec: spec}
 	a.Apply(a.request, a.node, key)
 	giveOwners(t, a.request)
@@ -68,9 +63,7 @@ var ownerNode = sync.OnceValue(func() error {
 
 func createOwnerNode(t *testing.T) {
 	t.Helper()
-	if err := ownerNode(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, ownerNode())
 }
 
 // giveOwners gives the owners of a CSR the UIDs of existing objects, because the garbage collector deletes at once an object
@@ -111,12 +104,10 @@ func outcome(t *testing.T, a attack) error {
 		}
 		return fmt.Errorf("the request is not there: %w", err)
 	}
-	for _, c := range a.request.Status.Conditions {
-		if c.Type == certificatesv1.CertificateDenied && c.Reason == a.Reason {
-			return nil
-		}
+	if !wasDenied(a.request, a.Reason) {
+		return fmt.Errorf("the conditions are %+v, want Denied with %s", a.request.Status.Conditions, a.Reason)
 	}
-	return fmt.Errorf("the conditions are %+v, want Denied with %s", a.request.Status.Conditions, a.Reason)
+	return nil
 }
 
 // withoutCertificate fails the test for each CSR with a certificate. All of them have had as much time as the last one took.
@@ -138,10 +129,7 @@ func withoutCertificate(t *testing.T, attacks []attack) {
 func TestAdversarialClientRequests(t *testing.T) {
 	t.Parallel()
 	const prefix = "client-"
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := env.Key(t)
 	var cases []adversarial.Case
 	for _, c := range adversarial.Client() {
 		if !c.Requester {
@@ -195,10 +183,7 @@ func TestHarmlessMetadata(t *testing.T) {
 	for prefix, send := range map[string]func(*testing.T, *attack, crypto.Signer) bool{"": submitClient, "serving-": submitServing} {
 		for _, c := range adversarial.Harmless() {
 			cluster.WaitAwaited(t, prefix+c.Name)
-			key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // one key is good for one node
-			if err != nil {
-				t.Fatal(err)
-			}
+			key := env.Key(t) // one key is good for one node
 			a := attack{Case: c, node: prefix + c.Name}
 			if !send(t, &a, key) {
 				t.Fatalf("the API server refuses %s", a.node)
@@ -207,13 +192,7 @@ func TestHarmlessMetadata(t *testing.T) {
 		}
 	}
 	for _, a := range sent {
-		env.Eventually(t, a.node, func() error {
-			cluster.Get(t, "", a.request.Name, a.request)
-			if len(a.request.Status.Certificate) == 0 {
-				return fmt.Errorf("there is no certificate: %+v", a.request.Status)
-			}
-			return nil
-		})
+		waitCertificate(t, a.request)
 	}
 }
 
@@ -222,9 +201,7 @@ func submitClient(t *testing.T, a *attack, key crypto.Signer) bool {
 	t.Helper()
 	nb, kubeconfig := cluster.WaitAwaited(t, a.node)
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return submit(t, cfg, a, adversarial.GoodClient(a.node, nb.Status.Token.ID, key), key)
 }
 
@@ -233,10 +210,7 @@ func submitClient(t *testing.T, a *attack, key crypto.Signer) bool {
 func TestAdversarialServingRequests(t *testing.T) {
 	t.Parallel()
 	const waiting = "adversary"
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := env.Key(t)
 	declare := func(name string, addresses ...string) {
 		nb := cluster.NodeBootstrap(name)
 		nb.Spec.ServingCertificate.Addresses = addresses
@@ -290,22 +264,14 @@ func TestAdversarialServingRequests(t *testing.T) {
 	if !submitServing(t, &good, key) {
 		t.Fatal("the API server refuses the good request")
 	}
-	env.Eventually(t, "the good request's certificate", func() error {
-		cluster.Get(t, "", good.request.Name, good.request)
-		if len(good.request.Status.Certificate) == 0 {
-			return errors.New("it has none")
-		}
-		return nil
-	})
+	waitCertificate(t, good.request)
 }
 
 // submitServing sends a case's CSR with a certificate of its node.
 func submitServing(t *testing.T, a *attack, key crypto.Signer) bool {
 	t.Helper()
 	cfg, err := cluster.ConfigFor("system:node:"+a.node, "system:nodes")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	spec := adversarial.GoodServing(a.node, key, []string{a.node, a.node + ".example.com"}, []net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")})
 	return submit(t, cfg, a, spec, key)
 }

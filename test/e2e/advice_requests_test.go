@@ -19,8 +19,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -40,9 +38,7 @@ func TestValidCertificateOfAnEarlierLife(t *testing.T) {
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	kubelet := startKubelet(t, name, kubeconfig)
 	waitJoined(t, name)
-	if err := kubelet.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, kubelet.Stop())
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
 		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "reinstalled"}
 	})
@@ -50,15 +46,11 @@ func TestValidCertificateOfAnEarlierLife(t *testing.T) {
 	again := localcluster.KubeletConfig{NodeName: name, Dir: kubelet.Dir(), BootstrapKubeconfig: fresh}
 	kubelet = startKubeletWith(t, again)
 	logMatches(t, kubelet, "Successfully registered node")
-	if err := kubelet.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, kubelet.Stop())
 	if sent := sentWith(t, reissued.Status.Token.ID); len(sent) > 0 {
 		t.Fatalf("it has sent %s", sent[0].Name)
 	}
-	if err := errors.Join(os.Remove(kubelet.Kubeconfig()), os.RemoveAll(filepath.Join(kubelet.Dir(), "pki"))); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, errors.Join(os.Remove(kubelet.Kubeconfig()), os.RemoveAll(filepath.Join(kubelet.Dir(), "pki"))))
 	startKubeletWith(t, again)
 	env.Eventually(t, "the kubelet's request being approved", func() error {
 		for _, r := range sentWith(t, reissued.Status.Token.ID) {
@@ -84,9 +76,7 @@ func TestRestartAfterADenial(t *testing.T) {
 			config := localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig, ExtraConfig: map[string]any{"rotateCertificates": rotates}}
 			kubelet := startKubeletWith(t, config)
 			first := pendingRequest(t, awaited.Status.Token.ID)
-			if out, err := kubectl(t, "certificate", "deny", first.Name); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+			env.Must(t, kubectl(t, "certificate", "deny", first.Name))
 			env.Eventually(t, "Ready reporting the denial", func() error {
 				var nb v1alpha1.NodeBootstrap
 				cluster.Get(t, "", name, &nb)
@@ -96,9 +86,7 @@ func TestRestartAfterADenial(t *testing.T) {
 				return nil
 			})
 			logHas(t, kubelet, "certificate signing request is denied")
-			if err := kubelet.Stop(); err != nil {
-				t.Fatal(err)
-			}
+			env.Must(t, kubelet.Stop())
 			config.Dir, config.BootstrapKubeconfig = kubelet.Dir(), nil
 			if !rotates {
 				findsItsDeniedRequest(t, config, first)
@@ -109,9 +97,7 @@ func TestRestartAfterADenial(t *testing.T) {
 			if second.UID == first.UID {
 				t.Fatal("the kubelet has sent nothing new")
 			}
-			if out, err := kubectl(t, "certificate", "approve", second.Name); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+			env.Must(t, kubectl(t, "certificate", "approve", second.Name))
 			waitJoined(t, name)
 		})
 	}
@@ -126,9 +112,7 @@ func findsItsDeniedRequest(t *testing.T, config localcluster.KubeletConfig, deni
 	case <-time.After(env.Limit):
 		t.Error("the kubelet does not exit")
 	}
-	if err := kubelet.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, kubelet.Stop())
 	for _, r := range sentWith(t, token.IDOfUser(denied.Spec.Username)) {
 		if r.UID != denied.UID {
 			t.Errorf("it has sent another request, %s", r.Name)
@@ -152,19 +136,6 @@ func pendingRequest(t *testing.T, tokenID string) *certificatesv1.CertificateSig
 	return found
 }
 
-func kubectl(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	kubeconfig, err := cluster.WriteAdminKubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	content, err := os.ReadFile(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kubectlAs(t, content, args...)
-}
-
 // A kubelet whose CSR for a serving certificate was denied sends another one by itself.
 func TestServingRequestDeniedByAPerson(t *testing.T) {
 	t.Parallel()
@@ -178,9 +149,7 @@ func TestServingRequestDeniedByAPerson(t *testing.T) {
 	waitJoined(t, name)
 	waitServing(t, name, metav1.ConditionFalse, csr.ReasonAddressNotDeclared)
 	first := soleServingRequest(t, name)
-	if out, err := kubectl(t, "certificate", "deny", first.Name); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	env.Must(t, kubectl(t, "certificate", "deny", first.Name))
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = []string{name, subnet} })
 	waitServing(t, name, metav1.ConditionTrue, csr.ReasonKubeletServing)
 	if sent := servingRequests(t, name); len(sent) != 2 {
@@ -195,28 +164,21 @@ func TestTokenWithOtherGroupsIsRestored(t *testing.T) {
 	if policies {
 		t.Skip("the guard lets tokens of no other groups send requests")
 	}
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	nb, kubeconfig := cluster.WaitAwaited(t, name)
+	nb, kubeconfig := cluster.CreateAwaited(t, name)
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: token.Namespace, Name: token.SecretName(nb.Status.Token.ID)}}
-	if err := killManager(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, killManager())
 	env.Change(t, cluster, secret, func(s *corev1.Secret) {
 		s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey] = append(s.Data[bootstrapapi.BootstrapTokenExtraGroupsKey], ",system:bootstrappers:other"...)
 	})
 	waitInGroup(t, kubeconfig, "system:bootstrappers:other", true)
 	edited := send(t, kubeconfig, name)
-	if err := startManager(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, startManager(t.Context()))
 	env.Eventually(t, "the denial", func() error {
 		cluster.Get(t, "", edited.Name, edited)
-		for _, c := range edited.Status.Conditions {
-			if c.Type == certificatesv1.CertificateDenied && c.Reason == csr.ReasonWrongRequester && strings.Contains(c.Message, "restart the kubelet") {
-				return nil
-			}
+		if !wasDenied(edited, csr.ReasonWrongRequester, "restart the kubelet") {
+			return fmt.Errorf("its status is %+v", edited.Status)
 		}
-		return fmt.Errorf("its status is %+v", edited.Status)
+		return nil
 	})
 	waitInGroup(t, kubeconfig, "system:bootstrappers:other", false)
 	send(t, kubeconfig, name)
@@ -234,14 +196,7 @@ func TestTokenWithOtherGroupsIsRestored(t *testing.T) {
 // for ten seconds.
 func waitInGroup(t *testing.T, kubeconfig []byte, group string, want bool) {
 	t.Helper()
-	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	holder, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	holder := env.Clientset(t, kubeconfig)
 	env.Eventually(t, "the groups of the token", func() error {
 		who, err := holder.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 		if err == nil && slices.Contains(who.Status.UserInfo.Groups, group) != want {
@@ -255,16 +210,10 @@ func waitInGroup(t *testing.T, kubeconfig []byte, group string, want bool) {
 // revoked although no certificate was issued, because the sender of the CSR still has it.
 func TestDenialOfEvidenceWhileTheOperatorIsStopped(t *testing.T) {
 	const name = "denied-evidence"
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	before, kubeconfig := cluster.WaitAwaited(t, name)
-	if err := killManager(); err != nil {
-		t.Fatal(err)
-	}
+	before, kubeconfig := cluster.CreateAwaited(t, name)
+	env.Must(t, killManager())
 	request := send(t, kubeconfig, "another-node")
-	out, denied := kubectl(t, "certificate", "deny", request.Name)
-	if err := startManager(t.Context()); err != nil || denied != nil {
-		t.Fatalf("%v, %v: %s", err, denied, out)
-	}
+	env.Must(t, errors.Join(kubectl(t, "certificate", "deny", request.Name), startManager(t.Context())))
 	nb := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonTokenMisused)
 	alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused)
 	if alarm == nil || alarm.Reason != csr.ReasonWrongSubject || !strings.Contains(alarm.Message, request.Name) || !strings.Contains(alarm.Message, "someone else denied it first") {
@@ -273,9 +222,7 @@ func TestDenialOfEvidenceWhileTheOperatorIsStopped(t *testing.T) {
 	if len(nb.Status.Certificates) != 1 || nb.Status.Certificates[0].UID != request.UID || nb.Status.Certificates[0].Verdict != v1alpha1.VerdictDenied {
 		t.Errorf("the record is %+v", nb.Status.Certificates)
 	}
-	if err := cluster.NothingLeft(t.Context(), name); err != nil {
-		t.Error(err)
-	}
+	env.Check(t, cluster.NothingLeft(t.Context(), name))
 
 	// The command that the denial suggests works without changes.
 	command := regexp.MustCompile(`kubectl annotate nodebootstrap \S+ --overwrite \S+="\$\(date [^)]*\)"`).FindString(alarm.Message)
@@ -292,13 +239,9 @@ func TestDenialOfEvidenceWhileTheOperatorIsStopped(t *testing.T) {
 func shell(t *testing.T, command string) (string, error) {
 	t.Helper()
 	path, err := cluster.Binary("kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	kubeconfig, err := cluster.WriteAdminKubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", command)
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(path)+":"+os.Getenv("PATH"), "KUBECONFIG="+kubeconfig)
 	out, err := cmd.CombinedOutput()

@@ -3,8 +3,8 @@
 package e2e
 
 import (
+	"bytes"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -28,8 +28,11 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/keyutil"
 
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -40,13 +43,9 @@ import (
 func quoted(t *testing.T, text string) {
 	t.Helper()
 	root, err := localcluster.ProjectRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	content, err := os.ReadFile(filepath.Join(root, "docs", "troubleshooting.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	if !strings.Contains(string(content), text) {
 		t.Errorf("docs/troubleshooting.md does not quote %q", text)
 	}
@@ -56,9 +55,7 @@ func quoted(t *testing.T, text string) {
 func withServer(t *testing.T, kubeconfig []byte, server string, ca []byte) []byte {
 	t.Helper()
 	config, err := clientcmd.Load(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for _, c := range config.Clusters {
 		c.Server = server
 		if ca != nil {
@@ -66,9 +63,7 @@ func withServer(t *testing.T, kubeconfig []byte, server string, ca []byte) []byt
 		}
 	}
 	out, err := clientcmd.Write(*config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return out
 }
 
@@ -99,9 +94,7 @@ func TestKubeconfigsThatAreWrong(t *testing.T) {
 		"wrong-port": {quote: "connection refused", log: "connection refused",
 			spoil: func(t *testing.T, k []byte) []byte {
 				port, err := localcluster.FreePort()
-				if err != nil {
-					t.Fatal(err)
-				}
+				env.Must(t, err)
 				return withServer(t, k, fmt.Sprintf("https://127.0.0.1:%d", port), nil)
 			}},
 		"empty-file": {quote: "unable to load bootstrap kubeconfig", log: "unable to load bootstrap kubeconfig",
@@ -113,13 +106,10 @@ func TestKubeconfigsThatAreWrong(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			quoted(t, tc.quote)
-			cluster.Create(t, cluster.NodeBootstrap(name))
-			_, kubeconfig := cluster.WaitAwaited(t, name)
+			_, kubeconfig := cluster.CreateAwaited(t, name)
 			kubelet := startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: tc.spoil(t, kubeconfig), ExtraArgs: tc.args})
 			logMatches(t, kubelet, tc.log)
-			if err := kubelet.Stop(); err != nil {
-				t.Fatal(err)
-			}
+			env.Must(t, kubelet.Stop())
 			startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, Dir: kubelet.Dir(), BootstrapKubeconfig: kubeconfig})
 			waitJoined(t, name)
 		})
@@ -142,8 +132,7 @@ func TestClockOfTheNode(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			quoted(t, tc.quote)
-			cluster.Create(t, cluster.NodeBootstrap(name))
-			nb, kubeconfig := cluster.WaitAwaited(t, name)
+			nb, kubeconfig := cluster.CreateAwaited(t, name)
 			ca := authority(t)
 			var served atomic.Pointer[tls.Certificate]
 			served.Store(ca.issue(t, tc.from, tc.to, net.IPv4(127, 0, 0, 1)))
@@ -176,9 +165,7 @@ func logMatches(t *testing.T, kubelet *localcluster.Kubelet, pattern string) {
 func forwardFrom(t *testing.T, address string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	t.Cleanup(func() { _ = listener.Close() })
 	go func() {
 		for {
@@ -205,9 +192,7 @@ func forwardFrom(t *testing.T, address string) string {
 func serveAPI(t *testing.T, certificate *atomic.Pointer[tls.Certificate]) string {
 	t.Helper()
 	target, err := url.Parse(cluster.Server())
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(cluster.ServerCA())
 	proxy := httputil.NewSingleHostReverseProxy(target)
@@ -235,20 +220,13 @@ type testCA struct {
 
 func authority(t *testing.T) *testCA {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := env.Key(t)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "another CA"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: time.Now().Add(24 * time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return &testCA{certificate, key, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})}
 }
 
@@ -258,8 +236,63 @@ func (ca *testCA) issue(t *testing.T, from, to time.Duration, ips ...net.IP) *tl
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{"api.example.com"}, IPAddresses: ips,
 		NotBefore: time.Now().Add(from), NotAfter: time.Now().Add(to), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	der, err := x509.CreateCertificate(rand.Reader, template, ca.certificate, ca.key.Public(), ca.key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: ca.key}
+}
+
+// A certificate of another cluster in --cert-dir keeps a kubelet from joining, with "Unauthorized" in its log, although the
+// kubeconfig is valid. The advice of docs/troubleshooting.md works: without that file the same kubeconfig joins.
+func TestStaleClientCertificate(t *testing.T) {
+	t.Parallel()
+	const name = "stale-certificate"
+	_, kubeconfig := cluster.CreateAwaited(t, name)
+	const file = "pki/kubelet-client-current.pem"
+	kubelet := startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig,
+		Files: map[string][]byte{file: ofAnotherCluster(t, name)}})
+	logHas(t, kubelet, "Unauthorized")
+	env.Must(t, errors.Join(kubelet.Stop(), os.Remove(filepath.Join(kubelet.Dir(), file))))
+	startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, Dir: kubelet.Dir()})
+	waitJoined(t, name)
+}
+
+// A kubelet with registerNode: false gets its certificate and never registers. The status says so, and without that setting the
+// same machine joins.
+func TestKubeletThatNeverRegisters(t *testing.T) {
+	t.Parallel()
+	const name = "registers-never"
+	_, kubeconfig := cluster.CreateAwaited(t, name)
+	kubelet := startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig,
+		ExtraConfig: map[string]any{"registerNode": false}})
+	env.Eventually(t, "Ready saying that no Node registered", func() error {
+		var nb v1alpha1.NodeBootstrap
+		cluster.Get(t, "", name, &nb)
+		if got := env.ReadyMessage(&nb); !bytes.Contains([]byte(got), []byte("but no Node registered; see the kubelet's log")) {
+			return fmt.Errorf("it says %q", got)
+		}
+		return env.HasReady(&nb, metav1.ConditionTrue, v1alpha1.ReasonAwaitingNode)
+	})
+	env.Must(t, kubelet.Stop())
+	startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, Dir: kubelet.Dir()})
+	waitJoined(t, name)
+}
+
+func logHas(t *testing.T, kubelet *localcluster.Kubelet, text string) {
+	t.Helper()
+	logMatches(t, kubelet, regexp.QuoteMeta(text))
+}
+
+// ofAnotherCluster is a certificate for a node, with its key, from the CA of another cluster.
+func ofAnotherCluster(t *testing.T, node string) []byte {
+	t.Helper()
+	key := env.Key(t)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: nodeUser(node)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	env.Must(t, err)
+	private, err := keyutil.MarshalPrivateKeyToPEM(key)
+	env.Must(t, err)
+	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), private...)
 }

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -21,12 +22,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
@@ -43,20 +43,14 @@ func startKubeletWith(t *testing.T, config localcluster.KubeletConfig) *localclu
 	t.Helper()
 	name := config.NodeName
 	kubelet, err := cluster.StartKubelet(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	t.Cleanup(func() {
-		if err := kubelet.Stop(); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, kubelet.Stop())
 		if t.Failed() {
 			log, _ := os.ReadFile(kubelet.LogFile())
 			t.Logf("the log of the kubelet %s ends with:\n%s", name, log[max(0, len(log)-4000):])
 		}
-		if err := forget(context.Background(), name); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, forget(context.Background(), name))
 	})
 	return kubelet
 }
@@ -108,22 +102,23 @@ func waitJoined(t *testing.T, name string) *v1alpha1.NodeBootstrap {
 	if nb.Status.Token != nil || nb.Status.KubeconfigSecretRef != nil {
 		t.Errorf("the status still names a credential: %+v", nb.Status)
 	}
-	if err := cluster.NothingLeft(t.Context(), name); err != nil {
-		t.Error(err)
-	}
+	env.Check(t, cluster.NothingLeft(t.Context(), name))
 	return nb
+}
+
+// kubectl runs kubectl as the administrator.
+func kubectl(t *testing.T, args ...string) error {
+	t.Helper()
+	_, err := operator.Kubectl(t.Context(), cluster.Cluster, args...)
+	return err
 }
 
 func kubectlAs(t *testing.T, kubeconfig []byte, args ...string) (string, error) {
 	t.Helper()
 	kubectl, err := cluster.Binary("kubectl")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	path := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(path, kubeconfig, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, os.WriteFile(path, kubeconfig, 0o600))
 	out, err := exec.CommandContext(t.Context(), kubectl, append([]string{"--kubeconfig", path}, args...)...).CombinedOutput()
 	return string(out), err
 }
@@ -131,14 +126,7 @@ func kubectlAs(t *testing.T, kubeconfig []byte, args ...string) (string, error) 
 // waitUnknown waits until the API server no longer authenticates a kubeconfig.
 func waitUnknown(t *testing.T, kubeconfig []byte) {
 	t.Helper()
-	config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
-	holder, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	holder := env.Clientset(t, kubeconfig)
 	env.Eventually(t, "the kubeconfig being refused", func() error {
 		who, err := holder.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 		switch {
@@ -154,9 +142,7 @@ func waitUnknown(t *testing.T, kubeconfig []byte) {
 func sentWith(t *testing.T, tokenID string) []certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	requests, err := cluster.Requests(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return slices.DeleteFunc(requests, func(r certificatesv1.CertificateSigningRequest) bool {
 		return token.IDOfUser(r.Spec.Username) != tokenID
 	})
@@ -166,9 +152,7 @@ func sentWith(t *testing.T, tokenID string) []certificatesv1.CertificateSigningR
 func sentBy(t *testing.T, node, signer string) []certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	var list certificatesv1.CertificateSigningRequestList
-	if err := cluster.Client.List(t.Context(), &list); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, cluster.Client.List(t.Context(), &list))
 	out := slices.DeleteFunc(list.Items, func(r certificatesv1.CertificateSigningRequest) bool {
 		return r.Spec.Username != nodeUser(node) || r.Spec.SignerName != signer
 	})
@@ -185,9 +169,7 @@ func parseRequest(t *testing.T, r *certificatesv1.CertificateSigningRequest) *x5
 		t.Fatalf("the CSR %s is not PEM", r.Name)
 	}
 	parsed, err := x509.ParseCertificateRequest(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return parsed
 }
 
@@ -199,6 +181,42 @@ func approvedFor(r *certificatesv1.CertificateSigningRequest) string {
 		}
 	}
 	return ""
+}
+
+// wasDenied reports whether a CSR was denied for a reason, with these texts in the message.
+func wasDenied(r *certificatesv1.CertificateSigningRequest, reason string, texts ...string) bool {
+	return slices.ContainsFunc(r.Status.Conditions, func(c certificatesv1.CertificateSigningRequestCondition) bool {
+		lacks := func(text string) bool { return !strings.Contains(c.Message, text) }
+		return c.Type == certificatesv1.CertificateDenied && c.Reason == reason && !slices.ContainsFunc(texts, lacks)
+	})
+}
+
+// oneDenied is nil if a CSR that was sent with a token was denied for a reason, with these texts in the message.
+func oneDenied(t *testing.T, tokenID, reason string, texts ...string) error {
+	t.Helper()
+	if !slices.ContainsFunc(sentWith(t, tokenID), func(r certificatesv1.CertificateSigningRequest) bool { return wasDenied(&r, reason, texts...) }) {
+		return errors.New("no request is denied")
+	}
+	return nil
+}
+
+// waitCertificate waits until a CSR has its certificate.
+func waitCertificate(t *testing.T, r *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
+	env.Eventually(t, "the certificate of the request "+r.Name, func() error {
+		if cluster.Get(t, "", r.Name, r); len(r.Status.Certificate) == 0 {
+			return fmt.Errorf("there is none: %+v", r.Status)
+		}
+		return nil
+	})
+}
+
+// noAlarm fails if a status has an alarm.
+func noAlarm(t *testing.T, nb *v1alpha1.NodeBootstrap) {
+	t.Helper()
+	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
+		t.Errorf("there is an alarm: %+v", c)
+	}
 }
 
 // recorded is nil if a status has the approval of a CSR.

@@ -19,7 +19,6 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
@@ -29,8 +28,7 @@ import (
 func TestNodeJoinsAndCredentialIsGone(t *testing.T) {
 	t.Parallel()
 	const name = "worker-a"
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	nb, kubeconfig := cluster.WaitAwaited(t, name)
+	nb, kubeconfig := cluster.CreateAwaited(t, name)
 
 	who, err := kubectlAs(t, kubeconfig, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
 	if want := bootstrapapi.BootstrapUserPrefix + nb.Status.Token.ID; err != nil || who != want {
@@ -60,9 +58,7 @@ func TestNodeJoinsAndCredentialIsGone(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(thief.Dir(), "pki", "kubelet-client-current.pem")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the thief has a certificate (%v)", err)
 	}
-	if err := cluster.Absent(t.Context(), "", "thief", &corev1.Node{}); err != nil {
-		t.Error(err)
-	}
+	env.Check(t, cluster.Absent(t.Context(), "", "thief", &corev1.Node{}))
 	if now := waitNodeReady(t, name); now.UID != node.UID {
 		t.Error("the node was replaced")
 	}
@@ -100,16 +96,10 @@ func TestMemberBeforeItsNodeBootstrap(t *testing.T) {
 		"system:node-bootstrapper": "by-hand-create",
 		"system:certificates.k8s.io:certificatesigningrequests:nodeclient": "by-hand-approve",
 	} {
-		cluster.Create(t, &rbacv1.ClusterRoleBinding{
-			ObjectMeta: metav1.ObjectMeta{Name: binding},
-			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: group}},
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
-		})
+		cluster.Create(t, env.Binding(binding, role, rbacv1.GroupKind, group))
 	}
 	kubeconfig, err := cluster.TokenKubeconfig("byhand.0123456789abcdef")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	startKubelet(t, name, kubeconfig)
 	waitNodeReady(t, name)
 
@@ -117,9 +107,7 @@ func TestMemberBeforeItsNodeBootstrap(t *testing.T) {
 	cluster.Create(t, nb)
 	waitJoined(t, name)
 	writes, err := audit.Writes()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	credential := []string{owned.KubeconfigSecretName(name), token.SecretName(token.NextID(nb.UID, ""))}
 	for _, write := range writes {
 		if slices.Contains(credential, write.ObjectRef.Name) {
@@ -138,9 +126,7 @@ func TestReissueForReinstalledMachine(t *testing.T) {
 	old := startKubelet(t, name, kubeconfig)
 	waitJoined(t, name)
 	node := waitNodeReady(t, name)
-	if err := old.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, old.Stop())
 
 	env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
 		nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "once"}
@@ -199,8 +185,6 @@ func TestApprovalClusterWideAndManual(t *testing.T) {
 	if len(requests) != 1 || len(requests[0].Status.Conditions) > 0 {
 		t.Fatalf("the requests are %+v, want one that waits", requests)
 	}
-	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "certificate", "approve", requests[0].Name); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, kubectl(t, "certificate", "approve", requests[0].Name))
 	waitJoined(t, manual.Name)
 }

@@ -10,7 +10,6 @@ import (
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -96,8 +95,7 @@ func TestWritesAreRefusedForAWhile(t *testing.T) {
 // The operator's namespace is deleted with its content, and reinstalled: the same tokens are published again.
 func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 	const name = "survives-namespace"
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	before, _ := cluster.WaitAwaited(t, name)
+	before, _ := cluster.CreateAwaited(t, name)
 	if err := killManager(); err != nil { // its Pod would be deleted with the namespace
 		t.Fatal(err)
 	}
@@ -105,12 +103,8 @@ func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 	env.Eventually(t, "the deletion of the namespace", func() error {
 		return cluster.Absent(t.Context(), "", operator.Namespace, &corev1.Namespace{})
 	})
-	if err := install(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := startManager(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, install(t.Context()))
+	env.Must(t, startManager(t.Context()))
 	var text []byte
 	env.Eventually(t, "the kubeconfig being published again", func() error {
 		var secret corev1.Secret
@@ -118,53 +112,31 @@ func TestNamespaceDeletedAndInstalledAgain(t *testing.T) {
 		text = secret.Data[kubeconfig.Key]
 		return err
 	})
-	if err := authenticates(t, text, before.Status.Token.ID); err != nil {
-		t.Error(err)
-	}
+	env.Check(t, authenticates(t, text, before.Status.Token.ID))
 }
 
 // The CustomResourceDefinition is deleted under a running manager: nothing is left, and after a reinstallation everything works
 // as before.
 func TestCRDDeletedAndInstalledAgain(t *testing.T) {
 	const name = "survives-crd"
-	if err := cluster.Client.Create(t.Context(), cluster.NodeBootstrap(name)); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, cluster.Client.Create(t.Context(), cluster.NodeBootstrap(name)))
 	cluster.WaitAwaited(t, name)
-	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "delete", "crd", rbac.CRDName); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, kubectl(t, "delete", "crd", rbac.CRDName))
 	env.Eventually(t, "the deletion of everything that it owned", func() error {
-		if err := cluster.NothingLeft(t.Context(), name); err != nil {
-			return err
-		}
-		for _, binding := range rbac.BindingNames {
-			if err := cluster.Absent(t.Context(), "", binding, &rbacv1.ClusterRoleBinding{}); err != nil {
-				return err
-			}
-		}
-		return nil
+		return cluster.NothingLeft(t.Context(), name)
 	})
-	if err := install(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	nb, kubeconfig := cluster.WaitAwaited(t, name)
-	if err := authenticates(t, kubeconfig, nb.Status.Token.ID); err != nil {
-		t.Error(err)
-	}
+	waitNoBindings(t)
+	env.Must(t, install(t.Context()))
+	nb, kubeconfig := cluster.CreateAwaited(t, name)
+	env.Check(t, authenticates(t, kubeconfig, nb.Status.Token.ID))
 }
 
 // Two managers run at the same time, as when a leader is lost during a reconcile: one credential, and one join.
 func TestTwoManagers(t *testing.T) {
 	second, err := operator.Start(t.Context(), cluster.Cluster, allowClusterWide)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	t.Cleanup(func() {
-		if err := second.Kill(); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, second.Kill())
 	})
 	var names []string
 	for i := range 20 {
@@ -177,9 +149,7 @@ func TestTwoManagers(t *testing.T) {
 		if err != nil || len(tokens) != 1 {
 			t.Errorf("%d tokens of %s (%v), want 1", len(tokens), name, err)
 		}
-		if err := authenticates(t, kubeconfig, nb.Status.Token.ID); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, authenticates(t, kubeconfig, nb.Status.Token.ID))
 	}
 	_, kubeconfig := cluster.WaitAwaited(t, names[0])
 	startKubelet(t, names[0], kubeconfig)

@@ -95,6 +95,22 @@ func Main(m *testing.M, setup func(context.Context) (func() error, error)) {
 	os.Exit(code)
 }
 
+// Must fails the test after an error.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Check reports an error, and lets the test continue.
+func Check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // Eventually waits until a check returns nil, and fails the test with its last error after Limit.
 func Eventually(t testing.TB, what string, check func() error) {
 	t.Helper()

@@ -67,6 +67,13 @@ func (e *Env) WaitAwaited(t testing.TB, name string) (*v1alpha1.NodeBootstrap, [
 	return nb, secret.Data[kubeconfig.Key]
 }
 
+// CreateAwaited creates a NodeBootstrap without a spec and waits for its credential.
+func (e *Env) CreateAwaited(t testing.TB, name string) (*v1alpha1.NodeBootstrap, []byte) {
+	t.Helper()
+	e.Create(t, e.NodeBootstrap(name))
+	return e.WaitAwaited(t, name)
+}
+
 // TokenSecrets are the token Secrets for a node.
 func (e *Env) TokenSecrets(ctx context.Context, node string) ([]corev1.Secret, error) {
 	var list corev1.SecretList

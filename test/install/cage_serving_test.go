@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 const approvals = "nodebootstrap-cage-approvals"
@@ -33,13 +34,9 @@ const approvals = "nodebootstrap-cage-approvals"
 func askToServe(t *testing.T, node string, spec certificatesv1.CertificateSigningRequestSpec) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	cfg, err := cluster.ConfigFor("system:node:"+node, "system:nodes")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	c, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	request := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "serving-"}, Spec: spec}
 	switch err := c.Create(t.Context(), request); {
 	case apierrors.IsInvalid(err), apierrors.IsForbidden(err), apierrors.IsBadRequest(err):
@@ -91,10 +88,7 @@ func reservedIn(spec certificatesv1.CertificateSigningRequestSpec) string {
 // address reserved in every cluster, however it is written.
 func TestCageOfServingCertificates(t *testing.T) {
 	const node = "serving-caged"
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := env.Key(t)
 	good := func() certificatesv1.CertificateSigningRequestSpec {
 		return adversarial.GoodServing(node, key, []string{node, node + ".example.com"}, []net.IP{net.ParseIP("192.0.2.7"), net.ParseIP("2001:db8::7")})
 	}
@@ -125,13 +119,9 @@ func TestCageOfServingCertificates(t *testing.T) {
 func TestCageReadsWhatKubeletsSend(t *testing.T) {
 	const node = "serving-caged"
 	small, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	large, err := rsa.GenerateKey(rand.Reader, 4096)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	long := strings.Repeat("a", 63) + "." + strings.Repeat("b", 63) + "." + strings.Repeat("c", 63)
 	for name, c := range map[string]struct {
 		key   crypto.Signer
@@ -198,10 +188,7 @@ func sized(t *testing.T, node string, key crypto.Signer, size int) certificatesv
 // A CSR that the operator would not accept as a kubelet's is not approved either, whatever it hides.
 func TestCageRefusesWhatItCannotRead(t *testing.T) {
 	const node = "serving-caged"
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := env.Key(t)
 	good := adversarial.GoodServing(node, key, []string{node}, nil)
 	bad := adversarial.GoodServing(node, key, []string{"kubernetes.default.svc"}, nil)
 	block, _ := pem.Decode(bad.Request)

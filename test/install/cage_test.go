@@ -311,17 +311,11 @@ func TestCageOfEverythingElse(t *testing.T) {
 func TestTokenWithoutItsOwnerIsDeleted(t *testing.T) {
 	withoutManager(t) // so that Kubernetes deletes it
 	cfg, err := operator.Config(t.Context(), cluster.Cluster)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	intruder, err := client.New(cfg, client.Options{Scheme: cluster.Client.Scheme()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	s := token.NewSecret(caged("caged"), "abc124", "0123456789abcdef", time.Now().Add(time.Hour))
-	if err := intruder.Create(t.Context(), s); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, intruder.Create(t.Context(), s))
 	env.Eventually(t, "the deletion of the token", func() error {
 		return cluster.Absent(t.Context(), s.Namespace, s.Name, &corev1.Secret{})
 	})

@@ -4,12 +4,6 @@ package install
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -32,28 +26,10 @@ import (
 // ask sends a kubelet's CSR for a node.
 func ask(t *testing.T, cfg *rest.Config, node string) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node},
-	}, key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	request, err := env.KubeletRequest(node)
+	env.Must(t, err)
 	clients, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request := &certificatesv1.CertificateSigningRequest{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
-		Spec: certificatesv1.CertificateSigningRequestSpec{
-			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
-			SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName,
-			Usages:     []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
-		},
-	}
+	env.Must(t, err)
 	// The authorizer may see the binding that permits CSRs a moment later.
 	env.Eventually(t, "sending a request", func() error {
 		sent, err := clients.CertificatesV1().CertificateSigningRequests().Create(t.Context(), request, metav1.CreateOptions{})
@@ -74,9 +50,7 @@ func askFor(t *testing.T, name string, approval v1alpha1.Approval) *certificates
 	cluster.Create(t, nb)
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return ask(t, cfg, name)
 }
 
@@ -84,15 +58,9 @@ func askFor(t *testing.T, name string, approval v1alpha1.Approval) *certificates
 func askAsStranger(t *testing.T) *certificatesv1.CertificateSigningRequest {
 	t.Helper()
 	const user = "stranger"
-	cluster.Create(t, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: user},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:node-bootstrapper"},
-	})
+	cluster.Create(t, env.Binding(user, "system:node-bootstrapper", rbacv1.UserKind, user))
 	cfg, err := cluster.ConfigFor(user)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return ask(t, cfg, user)
 }
 
@@ -110,12 +78,7 @@ func issued(t *testing.T, request *certificatesv1.CertificateSigningRequest) {
 // textbook lets kube-controller-manager approve any name for any bootstrap token, as many guides do.
 func textbook(t *testing.T) {
 	t.Helper()
-	cluster.Create(t, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "textbook"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: "system:bootstrappers"}},
-		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole",
-			Name: "system:certificates.k8s.io:certificatesigningrequests:nodeclient"},
-	})
+	cluster.Create(t, env.Binding("textbook", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", rbacv1.GroupKind, "system:bootstrappers"))
 }
 
 // With the textbook binding kube-controller-manager would approve at once a CSR that waits for a person. It tries and is
@@ -166,17 +129,7 @@ func TestGuardByUser(t *testing.T) {
 		request.Spec.Username:                                                         false,
 	} {
 		t.Run(user, func(t *testing.T) {
-			cluster.Create(t, &rbacv1.ClusterRoleBinding{ // RBAC allows everybody here to approve
-				ObjectMeta: metav1.ObjectMeta{GenerateName: "approver-"},
-				Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
-			})
-			cfg := cluster.AdminConfig()
-			cfg.Impersonate = rest.ImpersonationConfig{UserName: user}
-			c, err := dryRun(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := as(t, user) // RBAC allows everybody here to approve
 			decide := func(r *certificatesv1.CertificateSigningRequest) func() error {
 				return func() error { return c.SubResource("approval").Update(t.Context(), r.DeepCopy()) }
 			}

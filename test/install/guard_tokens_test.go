@@ -18,6 +18,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 const guardOfTokens = "nodebootstrap-guard-tokens"
@@ -28,13 +29,9 @@ func TestGuardOfWhatTokensAskFor(t *testing.T) {
 	var secret corev1.Secret
 	cluster.Get(t, "nodebootstrap-system", owned.KubeconfigSecretName("asks"), &secret)
 	cfg, err := clientcmd.RESTConfigFromKubeConfig(secret.Data[kubeconfig.Key])
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	asToken, err := dryRun(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	good := func() *certificatesv1.CertificateSigningRequest {
 		return &certificatesv1.CertificateSigningRequest{
 			ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
@@ -66,9 +63,7 @@ func TestGuardOfWhatTokensAskFor(t *testing.T) {
 	}
 	t.Run("a review of who asks", func(t *testing.T) {
 		clients, err := kubernetes.NewForConfig(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		env.Must(t, err)
 		allowed(t, func() error {
 			_, err := clients.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
 			return err
@@ -79,23 +74,13 @@ func TestGuardOfWhatTokensAskFor(t *testing.T) {
 // A token writes nothing but CSRs, whatever RBAC allows its groups.
 func TestGuardOfWhatTokensWrite(t *testing.T) {
 	request := askAsStranger(t)
-	cluster.Create(t, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "generous"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.GroupKind, Name: token.Group}},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
-	})
+	cluster.Create(t, env.Binding("generous", "cluster-admin", rbacv1.GroupKind, token.Group))
 	cfg, err := cluster.ConfigFor("system:bootstrap:abcdef", "system:bootstrappers", token.Group)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	c, err := dryRun(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	clients, err := kubernetes.NewForConfig(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	ctx := t.Context()
 	labelled := client.RawPatch("application/merge-patch+json", []byte(`{"metadata":{"labels":{"a":"b"}}}`))
 	for name, act := range map[string]func() error{

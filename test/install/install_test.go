@@ -86,13 +86,9 @@ func startManager(ctx context.Context) error {
 // withoutManager stops the manager until the test is over.
 func withoutManager(t *testing.T) {
 	t.Helper()
-	if err := manager.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, manager.Stop())
 	t.Cleanup(func() {
-		if err := startManager(context.Background()); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, startManager(context.Background()))
 	})
 }
 

@@ -20,28 +20,18 @@ import (
 func TestNodeJoinsWithPoliciesInForce(t *testing.T) {
 	const name = "caged-node"
 	before, err := audit.Entries()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	nb := cluster.NodeBootstrap(name)
 	cluster.Create(t, nb)
 	_, kubeconfig := cluster.WaitAwaited(t, name)
 	kubelet, err := cluster.StartKubelet(t.Context(), localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig})
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	t.Cleanup(func() {
-		if err := kubelet.Stop(); err != nil {
-			t.Error(err)
-		}
-		if err := cluster.Client.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, kubelet.Stop())
+		env.Check(t, cluster.Client.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
 	})
 	cluster.WaitReady(t, name, metav1.ConditionTrue, v1alpha1.ReasonJoined)
-	if err := cluster.NothingLeft(t.Context(), name); err != nil {
-		t.Error(err)
-	}
+	env.Check(t, cluster.NothingLeft(t.Context(), name))
 	jane := as(t, owner) // may not reissue for a member, as the administrator may
 	refused(t, limits, func() error {
 		member := nb.DeepCopy()
@@ -56,9 +46,7 @@ func TestNodeJoinsWithPoliciesInForce(t *testing.T) {
 	cluster.Delete(t, nb)
 	env.Eventually(t, "the deletion of the credential", func() error { return cluster.NothingLeft(t.Context(), name) })
 	after, err := audit.Entries()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for _, e := range after[len(before):] {
 		if e.ResponseStatus.Code == http.StatusForbidden || e.ResponseStatus.Code == http.StatusUnprocessableEntity {
 			t.Errorf("the operator was refused: %s", e)

@@ -28,17 +28,13 @@ const owner = "jane"
 // as is a user who can do everything by RBAC. Its writes are not stored.
 func as(t *testing.T, user string, groups ...string) client.Client {
 	t.Helper()
-	cluster.Create(t, &rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "limited-"},
-		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
-	})
+	binding := env.Binding("", "cluster-admin", rbacv1.UserKind, user)
+	binding.GenerateName = "limited-"
+	cluster.Create(t, binding)
 	cfg := cluster.AdminConfig()
 	cfg.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
 	c, err := dryRun(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return c
 }
 
@@ -59,9 +55,7 @@ func limit(t *testing.T, keys map[string]string, without ...string) {
 	})
 	t.Cleanup(func() {
 		parameters.Data = before
-		if err := cluster.Client.Update(context.Background(), parameters); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, cluster.Client.Update(context.Background(), parameters))
 	})
 	probing := as(t, probe)
 	longest := cluster.NodeBootstrap("probe")
@@ -301,9 +295,7 @@ func TestLimitsWithoutParameters(t *testing.T) {
 	cluster.Delete(t, parameters)
 	t.Cleanup(func() {
 		again := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: parameters.Namespace, Name: parameters.Name, Labels: parameters.Labels}, Data: parameters.Data}
-		if err := cluster.Client.Create(context.Background(), again); err != nil {
-			t.Error(err)
-		}
+		env.Check(t, cluster.Client.Create(context.Background(), again))
 		env.Eventually(t, "the parameters", func() error {
 			return client.NewDryRunClient(cluster.Client).Create(context.Background(), limited())
 		})

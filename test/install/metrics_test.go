@@ -23,9 +23,7 @@ func scrape(t *testing.T, scheme, token string) (int, string, error) {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}} // it is self-signed
 	defer transport.CloseIdleConnections()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, scheme+"://"+metricsAddress+"/metrics", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -46,9 +44,7 @@ func tokenOf(t *testing.T, name string) string {
 	t.Helper()
 	cluster.Create(t, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: name}})
 	cfg, err := cluster.ServiceAccountConfig(t.Context(), metav1.NamespaceDefault, name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return cfg.BearerToken
 }
 

@@ -41,30 +41,20 @@ func TestPodsAreMadeInARestrictedNamespace(t *testing.T) {
 // The same for the chart's Pods, without and with everything that mounts a volume.
 func TestRestrictedNamespaceTakesRenderedPods(t *testing.T) {
 	kustomized, err := rendered.Kustomize(t.Context(), "default")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	chart, err := rendered.Helm(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	full, err := rendered.Helm(t.Context(), "--set=cluster.server=https://api.example.com:6443,cluster.ca=PEM,metrics.certSecret=tls")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for name, objects := range map[string]rendered.Objects{"kustomize": kustomized, "helm": chart, "helm with mounts": full} {
 		t.Run(name, func(t *testing.T) {
 			var deployment appsv1.Deployment
 			o := objects[rendered.Key("Deployment", operator.Namespace, operator.ServiceAccount)]
-			if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, &deployment, true); err != nil {
-				t.Fatal(err)
-			}
+			env.Must(t, runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(o.Object, &deployment, true))
 			pod := &corev1.Pod{ObjectMeta: deployment.Spec.Template.ObjectMeta, Spec: deployment.Spec.Template.Spec}
 			pod.Namespace, pod.Name = operator.Namespace, "tried"
 			try := func() error { return client.NewDryRunClient(cluster.Client).Create(t.Context(), pod.DeepCopy()) }
-			if err := try(); err != nil {
-				t.Error(err)
-			}
+			env.Check(t, try())
 			pod.Spec.SecurityContext.SeccompProfile = nil
 			if err := try(); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "PodSecurity") {
 				t.Errorf("a Pod without a seccomp profile is not refused: %v", err)
@@ -76,9 +66,7 @@ func TestRestrictedNamespaceTakesRenderedPods(t *testing.T) {
 // The API server accepts all objects of the chart, with strict field validation.
 func TestAPIServerTakesTheChart(t *testing.T) {
 	objects, err := rendered.Helm(t.Context(), "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,cluster.ca=PEM")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	strict := client.WithFieldValidation(client.NewDryRunClient(cluster.Client), metav1.FieldValidationStrict)
 	for key, o := range objects {
 		if err := strict.Create(t.Context(), o); err != nil && !apierrors.IsAlreadyExists(err) {

@@ -31,13 +31,9 @@ func TestQueriesAskForWhatIsThere(t *testing.T) {
 	cluster.WaitAwaited(t, "awaited")
 
 	queries, err := monitoring.ReadDashboard()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	rules, err := monitoring.ReadRules()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
 			queries = append(queries, monitoring.Query{Panel: r.Alert, Expr: r.Expr})
@@ -48,9 +44,7 @@ func TestQueriesAskForWhatIsThere(t *testing.T) {
 		expressions[i] = q.Expr
 	}
 	selectors, err := monitoring.Selectors(t.Context(), expressions)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	families := scraped(t, token)
 	for i, q := range queries {
 		for _, s := range selectors[i] {
@@ -74,9 +68,7 @@ func scraped(t *testing.T, token string) map[string]*dto.MetricFamily {
 	})
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	return families
 }
 

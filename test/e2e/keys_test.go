@@ -5,17 +5,20 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/keyutil"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -35,9 +38,7 @@ func crashes(t *testing.T, name, tokenID string, kubeconfig []byte) *certificate
 	var sent *certificatesv1.CertificateSigningRequest
 	for try := range 20 {
 		kubelet, err := cluster.StartKubelet(t.Context(), localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig, ExtraConfig: noRuntime})
-		if err != nil {
-			t.Fatal(err)
-		}
+		env.Must(t, err)
 		select {
 		case <-kubelet.Done():
 			t.Logf("start %d: the kubelet has exited by itself", try+1)
@@ -81,8 +82,8 @@ func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 		t.Errorf("the first request is %+v", first.Status.Conditions)
 	}
 	second := crashes(t, name, before.Status.Token.ID, kubeconfig)
-	if c := second.Status.Conditions[0]; c.Type != certificatesv1.CertificateDenied || c.Reason != csr.ReasonKeyReplaced {
-		t.Errorf("the second request is %+v", c)
+	if !wasDenied(second, csr.ReasonKeyReplaced) {
+		t.Errorf("the second request is %+v", second.Status.Conditions)
 	}
 	stuck := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonKeyReplaced)
 	for _, condition := range []string{v1alpha1.ConditionStalled, v1alpha1.ConditionKeyConflict} {
@@ -90,18 +91,14 @@ func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 			t.Errorf("%s is not True: %+v", condition, stuck.Status.Conditions)
 		}
 	}
-	if c := meta.FindStatusCondition(stuck.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
-		t.Errorf("there is an alarm: %+v", c)
-	}
+	noAlarm(t, stuck)
 
 	// The remedy of docs/troubleshooting.md, which the message names.
 	if message := env.ReadyMessage(stuck); !strings.Contains(message, csr.ReissueCommand(name)) {
 		t.Errorf("Ready says: %s", message)
 	}
 	value := time.Now().UTC().Format(time.RFC3339)
-	if _, err := operator.Kubectl(t.Context(), cluster.Cluster, "annotate", "nodebootstrap", name, "--overwrite", v1alpha1.ReissueRequestedAtAnnotation+"="+value); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, kubectl(t, "annotate", "nodebootstrap", name, "--overwrite", v1alpha1.ReissueRequestedAtAnnotation+"="+value))
 	env.Eventually(t, "the reissue", func() error {
 		cluster.Get(t, "", name, nb)
 		if nb.Status.LastHandledReissueAt != value {
@@ -112,9 +109,7 @@ func TestKubeletThatCrashesBeforeItHasItsCertificate(t *testing.T) {
 	_, fresh := cluster.WaitAwaited(t, name)
 	startKubelet(t, name, fresh)
 	joined := waitJoined(t, name)
-	if c := meta.FindStatusCondition(joined.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
-		t.Errorf("there is an alarm: %+v", c)
-	}
+	noAlarm(t, joined)
 }
 
 // With a replacement key the next start joins with the kubeconfig that the machine has, without help.
@@ -127,9 +122,7 @@ func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
 	first := crashes(t, name, before.Status.Token.ID, kubeconfig)
 	startKubelet(t, name, kubeconfig)
 	joined := waitJoined(t, name)
-	if c := meta.FindStatusCondition(joined.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
-		t.Errorf("there is an alarm: %+v", c)
-	}
+	noAlarm(t, joined)
 	if !meta.IsStatusConditionTrue(joined.Status.Conditions, v1alpha1.ConditionKeyConflict) || len(joined.Status.Keys) != 2 {
 		t.Errorf("the keys are %+v", joined.Status.Keys)
 	}
@@ -143,17 +136,14 @@ func TestKubeletThatCrashedJoinsWithAReplacementKey(t *testing.T) {
 // the kubeconfig: that raises the alarm, although the denial itself does not.
 func TestThiefWhoAskedFirstJoins(t *testing.T) {
 	const name = "second-in-line"
-	cluster.Create(t, cluster.NodeBootstrap(name))
-	before, kubeconfig := cluster.WaitAwaited(t, name)
+	before, kubeconfig := cluster.CreateAwaited(t, name)
 	// Without rotateCertificates a kubelet stores its certificate before it looks for its container runtime.
 	config := localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig, ExtraConfig: map[string]any{"rotateCertificates": false}}
 	for field, value := range noRuntime {
 		config.ExtraConfig[field] = value
 	}
 	thief, err := cluster.StartKubelet(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	select {
 	case <-thief.Done():
 	case <-time.After(env.Limit):
@@ -167,13 +157,11 @@ func TestThiefWhoAskedFirstJoins(t *testing.T) {
 	}
 
 	machine := crashes(t, name, before.Status.Token.ID, kubeconfig)
-	if c := machine.Status.Conditions[0]; c.Type != certificatesv1.CertificateDenied || c.Reason != csr.ReasonKeyReplaced {
-		t.Errorf("the machine's request is %+v", c)
+	if !wasDenied(machine, csr.ReasonKeyReplaced) {
+		t.Errorf("the machine's request is %+v", machine.Status.Conditions)
 	}
 	stuck := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonKeyReplaced)
-	if c := meta.FindStatusCondition(stuck.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
-		t.Errorf("there is an alarm without evidence: %+v", c)
-	}
+	noAlarm(t, stuck)
 
 	startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, Dir: thief.Dir(), ExtraConfig: map[string]any{"rotateCertificates": false}})
 	joined := waitJoined(t, name)
@@ -184,4 +172,70 @@ func TestThiefWhoAskedFirstJoins(t *testing.T) {
 	if !meta.IsStatusConditionTrue(joined.Status.Conditions, v1alpha1.ConditionKeyConflict) {
 		t.Errorf("the conditions are %+v", joined.Status.Conditions)
 	}
+}
+
+// Two machines with one disk image, whose kubelets do not rotate their certificates, send CSRs with one key. The second CSR is
+// denied, and the denial names both nodes. The advice in it works: without the files in pki, the kubelet creates a key of its own
+// and joins.
+func TestClonedMachine(t *testing.T) {
+	t.Parallel()
+	const name, clone = "cloned", "clone"
+	key := env.Key(t)
+	keyPEM, err := keyutil.MarshalPrivateKeyToPEM(key)
+	env.Must(t, err)
+	start := func(node string, dir string, kubeconfig []byte) *localcluster.Kubelet {
+		config := localcluster.KubeletConfig{NodeName: node, BootstrapKubeconfig: kubeconfig, Dir: dir,
+			ExtraConfig: map[string]any{"rotateCertificates": false}}
+		if dir == "" {
+			config.Files = map[string][]byte{"pki/kubelet-client.key.tmp": keyPEM}
+		}
+		return startKubeletWith(t, config)
+	}
+	cluster.Create(t, cluster.NodeBootstrap(name))
+	cluster.Create(t, cluster.NodeBootstrap(clone))
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	start(name, "", kubeconfig)
+	waitJoined(t, name)
+
+	nb, kubeconfig := cluster.WaitAwaited(t, clone)
+	kubelet := start(clone, "", kubeconfig)
+	env.Eventually(t, "the denial", func() error { return deniedAsKeyOf(t, nb.Status.Token.ID, name, clone) })
+	env.Must(t, kubelet.Stop())
+	env.Check(t, cluster.Absent(t.Context(), "", clone, &corev1.Node{}))
+	env.Must(t, os.RemoveAll(filepath.Join(kubelet.Dir(), "pki")))
+	start(clone, kubelet.Dir(), nil)
+	waitJoined(t, clone)
+}
+
+// A renamed node sends a CSR with its existing key. Once the old NodeBootstrap and the denied CSR are deleted it gets its
+// certificate: a kubelet names its CSR by key and subject, and would find the denied one again.
+func TestRenamedNode(t *testing.T) {
+	t.Parallel()
+	const name, renamed = "old-name", "new-name"
+	nb := cluster.NodeBootstrap(name)
+	cluster.Create(t, nb)
+	cluster.Create(t, cluster.NodeBootstrap(renamed))
+	rotatesNothing := map[string]any{"rotateCertificates": false}
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	kubelet := startKubeletWith(t, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: kubeconfig, ExtraConfig: rotatesNothing})
+	waitJoined(t, name)
+	env.Must(t, errors.Join(kubelet.Stop(), os.Remove(kubelet.Kubeconfig())))
+
+	fresh, kubeconfig := cluster.WaitAwaited(t, renamed)
+	again := localcluster.KubeletConfig{NodeName: renamed, BootstrapKubeconfig: kubeconfig, Dir: kubelet.Dir(), ExtraConfig: rotatesNothing}
+	kubelet = startKubeletWith(t, again)
+	env.Eventually(t, "the denial", func() error { return deniedAsKeyOf(t, fresh.Status.Token.ID, name, renamed) })
+	env.Must(t, kubelet.Stop())
+	cluster.Delete(t, nb)
+	for _, r := range sentWith(t, fresh.Status.Token.ID) {
+		cluster.Delete(t, &r)
+	}
+	startKubeletWith(t, again)
+	waitJoined(t, renamed)
+}
+
+// deniedAsKeyOf is nil if a CSR of a token is denied because another node has its key, and the denial names both.
+func deniedAsKeyOf(t *testing.T, tokenID, other, node string) error {
+	t.Helper()
+	return oneDenied(t, tokenID, csr.ReasonKeyOfAnotherNode, "the node "+other+",", "the node "+node+":")
 }
