@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"context"
 	"io/fs"
 	"maps"
 	"os"
@@ -11,6 +12,17 @@ import (
 	"slices"
 	"strings"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -111,6 +123,66 @@ func (s *suite) checkLeaks() {
 	for _, file := range []string{metricsFile, othersFile, "kube-apiserver.log", "etcd.log", "kube-controller-manager.log"} {
 		if sizes[file] == 0 {
 			s.t.Errorf("there was nothing to search in %s", file)
+		}
+	}
+}
+
+const foreignTokenID, foreignGroup = "theirs", "system:bootstrappers:theirs"
+
+// plantForeign creates objects that look like the operator's and are not.
+func (s *suite) plantForeign() []client.Object {
+	meta := func(namespace, name string) metav1.ObjectMeta {
+		return metav1.ObjectMeta{Namespace: namespace, Name: name}
+	}
+	planted := []client.Object{
+		&corev1.Secret{
+			ObjectMeta: meta(token.Namespace, token.SecretName(foreignTokenID)),
+			Type:       bootstrapapi.SecretTypeBootstrapToken,
+			StringData: map[string]string{
+				bootstrapapi.BootstrapTokenIDKey: foreignTokenID, bootstrapapi.BootstrapTokenSecretKey: "0123456789abcdef",
+				bootstrapapi.BootstrapTokenUsageAuthentication: "true", bootstrapapi.BootstrapTokenExtraGroupsKey: foreignGroup,
+			},
+		},
+		&corev1.Secret{ObjectMeta: meta(operator.Namespace, "foreign"), StringData: map[string]string{"key": "value"}},
+		&corev1.Secret{ObjectMeta: meta(operator.Namespace, owned.KubeconfigSecretName("foreign")), StringData: map[string]string{"kubeconfig": "theirs"}},
+		&corev1.ConfigMap{ObjectMeta: meta(operator.Namespace, "foreign"), Data: map[string]string{"key": "value"}},
+		env.Binding("foreign", "system:node-bootstrapper", rbacv1.GroupKind, foreignGroup),
+		env.Binding("foreign-wide", "system:certificates.k8s.io:certificatesigningrequests:nodeclient", rbacv1.GroupKind, token.ClusterWideGroup+"r"),
+	}
+	for _, o := range planted {
+		if err := s.env.Client.Create(s.ctx, o); err != nil {
+			s.t.Fatalf("creating %T %s: %v", o, o.GetName(), err)
+		}
+	}
+	return append(planted, s.plantRequest(canaryNode), s.plantRequest("foreign"))
+}
+
+// plantRequest sends a kubelet's CSR with someone else's token.
+func (s *suite) plantRequest(node string) client.Object {
+	request, err := env.KubeletRequest(node)
+	env.Must(s.t, err)
+	kubeconfig, err := s.env.TokenKubeconfig(foreignTokenID + ".0123456789abcdef")
+	env.Must(s.t, err)
+	_, c, err := connect(kubeconfig)
+	env.Must(s.t, err)
+	var sent *certificatesv1.CertificateSigningRequest
+	s.admin.insist(s.ctx, "sending a foreign request", func(ctx context.Context) error { // the API server accepts the token after a moment
+		sent, err = c.CertificatesV1().CertificateSigningRequests().Create(ctx, request, metav1.CreateOptions{})
+		return err
+	})
+	return sent
+}
+
+// checkForeign checks that the planted objects are unchanged.
+func (s *suite) checkForeign(planted []client.Object) {
+	for _, o := range planted {
+		now := o.DeepCopyObject().(client.Object)
+		err := s.env.Client.Get(s.t.Context(), client.ObjectKeyFromObject(o), now)
+		switch {
+		case err != nil:
+			s.t.Error(invariants.Foreign.Violated("%T %s: %v", o, o.GetName(), err))
+		case now.GetUID() != o.GetUID() || now.GetResourceVersion() != o.GetResourceVersion():
+			s.t.Error(invariants.Foreign.Violated("%T %s was changed: %+v is now %+v", o, o.GetName(), o, now))
 		}
 	}
 }

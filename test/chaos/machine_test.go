@@ -6,8 +6,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -18,12 +16,18 @@ import (
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/certificate/csr"
 	"k8s.io/client-go/util/keyutil"
+
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 const (
@@ -83,7 +87,7 @@ func (m *machine) run(ctx context.Context) {
 		id := tokenIDIn(kubeconfig)
 		if key == nil || !keeps || id != used {
 			var err error
-			if key, err = ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader); err != nil {
+			if key, err = env.NewKey(); err != nil {
 				m.s.fail("creating a key: %v", err)
 				return
 			}
@@ -190,4 +194,110 @@ func request(ctx context.Context, client kubernetes.Interface, name, node string
 		err = errors.New("the certificate is empty")
 	}
 	return certificate, err
+}
+
+// leaseInterval is how often a machine renews its Lease. A kubelet does so every ten seconds.
+const leaseInterval = 2 * time.Second
+
+// work is what a kubelet does with its certificate: it registers its Node, or updates the existing one, and renews its
+// Lease.
+func (m *machine) work(ctx context.Context, config *rest.Config) {
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		m.s.fail("connecting as the node %s: %v", m.node, err)
+		return
+	}
+	var node *corev1.Node
+	m.s.admin.insist(ctx, "registering the Node "+m.node, func(ctx context.Context) error {
+		node, err = register(ctx, client, m.node)
+		return err
+	})
+	// A kubelet's first Lease comes up to ten seconds after the registration.
+	wait(ctx, time.Duration(m.rnd.Int64N(int64(leaseInterval))))
+	for ctx.Err() == nil {
+		m.s.admin.insist(ctx, "renewing the Lease of "+m.node, func(ctx context.Context) error { return renew(ctx, client, node) })
+		wait(ctx, leaseInterval)
+	}
+}
+
+func register(ctx context.Context, client kubernetes.Interface, name string) (*corev1.Node, error) {
+	now := metav1.Now()
+	status := corev1.NodeStatus{
+		NodeInfo: corev1.NodeSystemInfo{KubeletVersion: "v1.0.0-simulated"},
+		Conditions: []corev1.NodeCondition{{
+			Type: corev1.NodeReady, Status: corev1.ConditionTrue, Reason: "Simulated", LastHeartbeatTime: now, LastTransitionTime: now,
+		}},
+	}
+	node, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: status}, metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		return node, err
+	}
+	if node, err = client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{}); err != nil {
+		return nil, err
+	}
+	node.Status.NodeInfo, node.Status.Conditions = status.NodeInfo, status.Conditions
+	return client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+}
+
+func renew(ctx context.Context, client kubernetes.Interface, node *corev1.Node) error {
+	leases := client.CoordinationV1().Leases(corev1.NamespaceNodeLease)
+	now := metav1.NowMicro()
+	lease, err := leases.Get(ctx, node.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		seconds := int32(40)
+		_, err = leases.Create(ctx, &coordinationv1.Lease{
+			ObjectMeta: metav1.ObjectMeta{Name: node.Name, OwnerReferences: []metav1.OwnerReference{{
+				APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID,
+			}}},
+			Spec: coordinationv1.LeaseSpec{HolderIdentity: &node.Name, LeaseDurationSeconds: &seconds, RenewTime: &now},
+		}, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	lease.Spec.RenewTime = &now
+	_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+	return err
+}
+
+// theft is what a thief with someone else's kubeconfig requests.
+type theft struct {
+	what   string
+	node   func(own, other string) string
+	signer string
+	times  int
+}
+
+// thefts begin with the worst.
+var thefts = []theft{
+	{"another node's certificate", func(_, other string) string { return other }, certificatesv1.KubeAPIServerClientKubeletSignerName, 1},
+	{"the certificate of a node that nobody knows", func(own, _ string) string { return own + "-unknown" }, certificatesv1.KubeAPIServerClientKubeletSignerName, 1},
+	{"the node's own certificate, with a key of his", func(own, _ string) string { return own }, certificatesv1.KubeAPIServerClientKubeletSignerName, 1},
+	{"a client certificate of another kind", func(own, _ string) string { return own }, certificatesv1.KubeAPIServerClientSignerName, 1},
+	{"many certificates", func(own, _ string) string { return own }, certificatesv1.KubeAPIServerClientKubeletSignerName, 12},
+}
+
+// steal sends the CSRs of a theft with a kubeconfig, and does not wait for the outcome, which the ledger checks. It tries each
+// once; the API server accepts a deleted token for ten seconds more.
+func (s *suite) steal(ctx context.Context, t theft, kubeconfig []byte, own, other string) {
+	ctx, cancel := context.WithTimeout(ctx, attemptLimit)
+	defer cancel()
+	_, client, err := connect(kubeconfig)
+	if err != nil {
+		s.fail("reading a kubeconfig: %v", err)
+		return
+	}
+	s.line.note("%s: a thief asks for %s", own, t.what)
+	for range t.times {
+		request, err := env.NewRequest(t.node(own, other), t.signer, certificatesv1.UsageClientAuth)
+		if err != nil {
+			s.fail("creating a CSR: %v", err)
+			return
+		}
+		if _, err := client.CertificatesV1().CertificateSigningRequests().Create(ctx, request, metav1.CreateOptions{}); err != nil {
+			s.line.note("%s: the thief gets no answer: %v", own, err)
+			return
+		}
+	}
 }

@@ -4,7 +4,6 @@ package chaos
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	cryptorand "crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -31,6 +30,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 var beginning = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -50,9 +50,7 @@ func (h *storageWriter) put(key string, value []byte) {
 func (h *storageWriter) store(key string, o runtime.Object) {
 	h.t.Helper()
 	value, err := runtime.Encode(clientgoscheme.Codecs.LegacyCodec(corev1.SchemeGroupVersion, certificatesv1.SchemeGroupVersion), o)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	env.Must(h.t, err)
 	h.put(key, value)
 }
 
@@ -100,9 +98,7 @@ func (h *storageWriter) bootstrap(requested, handled string) {
 	h.nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: requested}
 	h.nb.Status.LastHandledReissueAt = handled
 	value, err := json.Marshal(&h.nb)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	env.Must(h.t, err)
 	h.put(bootstrapsPrefix+"node-a", value)
 }
 
@@ -126,9 +122,7 @@ func (h *storageWriter) another() {
 func (h *storageWriter) asked(name, node, id string, key *ecdsa.PrivateKey) *certificatesv1.CertificateSigningRequest {
 	h.t.Helper()
 	request, err := cert.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, nil, nil)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	env.Must(h.t, err)
 	return &certificatesv1.CertificateSigningRequest{
 		ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(name)},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
@@ -150,9 +144,7 @@ func (h *storageWriter) approve(name, node, id string, key *ecdsa.PrivateKey) {
 func (h *storageWriter) claimed(r *certificatesv1.CertificateSigningRequest) {
 	h.t.Helper()
 	fingerprint, err := csr.Fingerprint(r)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	env.Must(h.t, err)
 	h.nb.Status.Tokens = append(h.nb.Status.Tokens, v1alpha1.LiveToken{ID: token.IDOfUser(r.Spec.Username), CSRs: []v1alpha1.DecidedCSR{
 		{UID: r.UID, Verdict: v1alpha1.VerdictApproved, KeyFingerprint: fingerprint}}})
 	h.bootstrap("", "")
@@ -165,25 +157,14 @@ func (h *storageWriter) issue(name, id, issuedTo string, key *ecdsa.PrivateKey) 
 	r := h.asked(name, "node-a", id, key)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + issuedTo}}
 	der, err := x509.CreateCertificate(cryptorand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	env.Must(h.t, err)
 	r.Status.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	h.claimed(r)
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
 // The ledger finds each kind of violation, and nothing else.
 func TestLedgerFindsViolations(t *testing.T) {
-	a, b := newKey(t), newKey(t)
+	a, b := env.Key(t), env.Key(t)
 	for name, c := range map[string]struct {
 		write   func(*storageWriter)
 		overlap bool

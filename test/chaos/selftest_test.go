@@ -5,20 +5,78 @@ package chaos
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/nodebootstrap/nodebootstrap/test/env"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
+
+const plantedPart = "0123456789abcdef"
+
+// The search finds a secret part that was planted in a file, in each encoding, and nothing else.
+func TestSearchFindsPlantedSecrets(t *testing.T) {
+	known := invariants.CanariesOf(map[string]string{plantedPart: "the planted one"})
+	for shift := range 17 {
+		text := []byte("a line\n" + strings.Repeat("-", shift) + plantedPart + "-and-more")
+		for form, leak := range map[string]string{
+			"plain": string(text), "hex": hex.EncodeToString(text), "hex dump": hex.Dump(text), "quoted hex dump": fmt.Sprintf("%q", hex.Dump(text)),
+			"base64": base64.StdEncoding.EncodeToString(text), "base64 in URLs": base64.RawURLEncoding.EncodeToString(text),
+		} {
+			found := searchOne(t, known, "kubelet.log", leak)
+			if len(found) == 0 || found[0].file != "kubelet.log" || !strings.HasPrefix(found[0].Name, "the planted one") {
+				t.Errorf("%s, after %d bytes: found %v", form, shift, found)
+			}
+			if strings.Contains(fmt.Sprint(found), plantedPart) {
+				t.Errorf("%s, after %d bytes: what was found repeats the secret: %v", form, shift, found)
+			}
+		}
+	}
+	if found := searchOne(t, known, "kubelet.log", strings.ReplaceAll(plantedPart, "9", "8")); len(found) > 0 {
+		t.Errorf("found %v", found)
+	}
+}
+
+// A token that was never stored is found in files that only the operator writes.
+func TestSearchFindsWholeTokens(t *testing.T) {
+	for text, want := range map[string]int{
+		`{"token":"abcdef.` + plantedPart + `"}`: 1,
+		`token: abcdefg.` + plantedPart:          0,
+		`manager.` + plantedPart + `x`:           0,
+	} {
+		if found := searchOne(t, invariants.CanariesOf(nil), "manager-001.log", text); len(found) != want {
+			t.Errorf("%s: found %v, want %d", text, found, want)
+		}
+	}
+}
+
+// searchOne searches a directory with one file.
+func searchOne(t *testing.T, known *invariants.Canaries, file, content string) []finding {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "logs")
+	env.Must(t, os.Mkdir(dir, 0o755))
+	env.Must(t, os.WriteFile(filepath.Join(dir, file), []byte(content), 0o600))
+	found, sizes, err := searchFiles(known, filepath.Dir(dir))
+	if err != nil || sizes[file] != len(content) {
+		t.Fatal(sizes, err)
+	}
+	return found
+}
 
 // echo returns the bytes that it receives, until ctx is done.
 func echo(t *testing.T) string {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	context.AfterFunc(t.Context(), func() { listener.Close() })
 	go func() {
 		for {
@@ -45,18 +103,14 @@ func exchange(t *testing.T, p *proxy, size int) (int, time.Duration) {
 	defer conn.Close()
 	began := time.Now()
 	go func() { _, _ = conn.Write(bytes.Repeat([]byte("x"), size)) }()
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
 	n, _ := io.ReadFull(conn, make([]byte, size))
 	return n, time.Since(began)
 }
 
 func TestProxyBreaksWhatItShould(t *testing.T) {
 	p, err := startProxy(t.Context(), echo(t), rand.New(rand.NewPCG(1, 1)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	const size = 200_000
 	if n, _ := exchange(t, p, size); n != size {
 		t.Errorf("without faults %d of %d bytes came back", n, size)
@@ -76,9 +130,7 @@ func TestProxyBreaksWhatItShould(t *testing.T) {
 	exchangeDropped(t, p)
 	p.set(conditions{})
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", p.address())
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	defer conn.Close()
 	if _, err := conn.Write([]byte("x")); err != nil {
 		t.Fatal(err)
