@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // uncachedReader reads from the API server.
@@ -241,7 +242,7 @@ func (s *store) approve(author string, o *certificatesv1.CertificateSigningReque
 		}
 	}
 	taken := func(t certificatesv1.RequestConditionType) bool {
-		return condition(have.(*certificatesv1.CertificateSigningRequest), t) != nil && condition(want, t) == nil
+		return invariants.Decided(have.(*certificatesv1.CertificateSigningRequest), t) && !invariants.Decided(want, t)
 	}
 	if verdicts > 1 || taken(certificatesv1.CertificateApproved) || taken(certificatesv1.CertificateDenied) {
 		return apierrors.NewInvalid(schema.GroupKind{Kind: "CertificateSigningRequest"}, o.Name, nil)

@@ -124,21 +124,8 @@ func (w *world) clusterDue() (next time.Time, ok bool) {
 	return next, ok
 }
 
-func condition(r *certificatesv1.CertificateSigningRequest, t certificatesv1.RequestConditionType) *certificatesv1.CertificateSigningRequestCondition {
-	for i := range r.Status.Conditions {
-		if r.Status.Conditions[i].Type == t {
-			return &r.Status.Conditions[i]
-		}
-	}
-	return nil
-}
-
 func undecided(r *certificatesv1.CertificateSigningRequest) bool {
 	return len(r.Status.Conditions) == 0
-}
-
-func pending(r *certificatesv1.CertificateSigningRequest) bool {
-	return len(r.Status.Certificate) == 0 && (undecided(r) || condition(r, certificatesv1.CertificateApproved) != nil)
 }
 
 var nodesInRequests sync.Map // by content
@@ -191,7 +178,7 @@ func (w *world) decide(author string, r *certificatesv1.CertificateSigningReques
 
 func (w *world) signerAction() func() {
 	for _, r := range all[*certificatesv1.CertificateSigningRequest](w.store) {
-		if condition(r, certificatesv1.CertificateApproved) != nil && pending(r) {
+		if invariants.Decided(r, certificatesv1.CertificateApproved) && invariants.Pending(r) {
 			return func() {
 				edited(w, "signer", r, func(r *certificatesv1.CertificateSigningRequest) { r.Status.Certificate = []byte("a certificate") })
 			}

@@ -3,8 +3,10 @@
 package faults
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
@@ -94,7 +97,7 @@ func (w *world) state() []string {
 			if v == nil {
 				continue
 			}
-			if r, ok := v.object.(*certificatesv1.CertificateSigningRequest); ok && !pending(r) {
+			if r, ok := v.object.(*certificatesv1.CertificateSigningRequest); ok && !invariants.Pending(r) {
 				continue // it is history, which status.certificates shows: without its token it is deleted if it seems pending
 			}
 			o := v.object.DeepCopyObject()
@@ -181,4 +184,91 @@ func difference(want, got []string) string {
 	lack("-", want, got)
 	lack("+", got, want)
 	return strings.Join(append(lines, "  (at most the first lines, - undisturbed, + with the fault)"), "\n")
+}
+
+// checkRecord: the log has one line for each token, verdict, deletion and alarm of the operator's, and none for a write that was
+// not stored. A process that ends, or gets no answer, logs nothing about its last write.
+func (w *world) checkRecord() {
+	done := map[string]int{}
+	for _, c := range w.changes {
+		if c.new.author == operatorAuthor {
+			for _, line := range recordOf(c) {
+				done[line]++
+			}
+		}
+	}
+	silent := slices.ContainsFunc(w.happened, func(a at) bool { return slices.Contains([]fault{crashAfter, lost, cutOff}, a.fault) })
+	said := map[string]int{}
+	for _, s := range w.said_ {
+		if line := recordLine(s); line != "" {
+			said[line]++
+		}
+	}
+	for _, line := range slices.Sorted(maps.Keys(said)) {
+		if said[line] > done[line] {
+			w.violated(fmt.Sprintf("record: %q is in the log %d times and was done %d times", line, said[line], done[line]))
+		}
+	}
+	for _, line := range slices.Sorted(maps.Keys(done)) {
+		if said[line] < done[line] && !silent {
+			w.violated(fmt.Sprintf("record: %q was done %d times and is in the log %d times", line, done[line], said[line]))
+		}
+	}
+}
+
+// recordOf is the log lines that a change requires.
+func recordOf(c change) []string {
+	before, after := objectOf(c.old), objectOf(c.new)
+	var out []string
+	switch o := cmp.Or(after, before).(type) {
+	case *corev1.Secret:
+		old, _ := before.(*corev1.Secret)
+		now, _ := after.(*corev1.Secret)
+		switch {
+		case o.Type != bootstrapapi.SecretTypeBootstrapToken:
+		case old == nil:
+			out = append(out, "created a token "+invariants.TokenID(o))
+		case old.DeletionTimestamp == nil && (now == nil || now.DeletionTimestamp != nil):
+			out = append(out, "revoked a token "+strings.TrimPrefix(o.Name, bootstrapapi.BootstrapTokenSecretPrefix))
+		}
+	case *certificatesv1.CertificateSigningRequest:
+		old, _ := before.(*certificatesv1.CertificateSigningRequest)
+		if after == nil {
+			return []string{"deleted a CertificateSigningRequest " + o.Name}
+		}
+		for t, verb := range map[certificatesv1.RequestConditionType]string{certificatesv1.CertificateApproved: "approved", certificatesv1.CertificateDenied: "denied"} {
+			if invariants.Decided(o, t) && (old == nil || !invariants.Decided(old, t)) {
+				out = append(out, verb+" a CertificateSigningRequest "+o.Name)
+			}
+		}
+	case *v1alpha1.NodeBootstrap:
+		old, _ := before.(*v1alpha1.NodeBootstrap)
+		if after != nil && meta.IsStatusConditionTrue(o.Status.Conditions, v1alpha1.ConditionTokenMisused) &&
+			(old == nil || !meta.IsStatusConditionTrue(old.Status.Conditions, v1alpha1.ConditionTokenMisused)) {
+			out = append(out, "raised an alarm "+v1alpha1.ConditionTokenMisused)
+		}
+	}
+	return out
+}
+
+// recordLine is the entry of a line of the log; empty if the line is not of the record.
+func recordLine(s saying) string {
+	if s.where != "log" {
+		return ""
+	}
+	for msg, field := range map[string]string{
+		"created a token": "tokenID", "revoked a token": "tokenID", "approved a CertificateSigningRequest": "csr",
+		"denied a CertificateSigningRequest": "csr", "deleted a CertificateSigningRequest": "csr", "raised an alarm": "condition",
+	} {
+		if !strings.Contains(s.text, fmt.Sprintf("%q=%q ", "msg", msg)) {
+			continue
+		}
+		_, rest, _ := strings.Cut(s.text, fmt.Sprintf("%q=\"", field))
+		value, _, _ := strings.Cut(rest, `"`)
+		if msg == "raised an alarm" && value != v1alpha1.ConditionTokenMisused {
+			return ""
+		}
+		return msg + " " + value
+	}
+	return ""
 }

@@ -75,10 +75,6 @@ func (k key) public() invariants.Key {
 	return invariants.Key{Kind: k.kind, Namespace: k.namespace, Name: k.name}
 }
 
-func (w *world) passBegins() {
-	w.thisReconcile = reconcileCall{w.reconciles, len(w.calls), w.revision, len(w.happened)}
-}
-
 // callsOfReconcile are those of the current reconcile. Between those of a process that was paused there are calls of others.
 func (w *world) callsOfReconcile() []*call {
 	return slices.DeleteFunc(slices.Clone(w.calls[w.thisReconcile.firstCall:]), func(c *call) bool { return c.reconcile != w.thisReconcile.number })
@@ -133,7 +129,7 @@ func (w *world) knows(made, other *corev1.Secret, revision int) bool {
 
 func isApproved(v *version) bool {
 	r, ok := objectOf(v).(*certificatesv1.CertificateSigningRequest)
-	return ok && condition(r, certificatesv1.CertificateApproved) != nil
+	return ok && invariants.Decided(r, certificatesv1.CertificateApproved)
 }
 
 func objectOf(v *version) any {
@@ -153,23 +149,23 @@ func (w *world) sawOldSecrets() bool {
 	return slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool { return c.kind == "Secret" && c.class == fromCache && c.revision < c.at })
 }
 
-// showed reports whether the cache showed a NodeBootstrap to the current reconcile.
+// showed reports whether the cache showed a NodeBootstrap to the current reconcile, and not as being deleted.
 func (w *world) showed(name string, uid types.UID) bool {
 	k := key{kind: "NodeBootstrap", name: name}
 	return slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool {
-		if c.class != fromCache || c.what != "get "+k.String() {
-			return false
-		}
 		v := w.at(k, c.revision)
-		return v.isOf(uid) && v.object.GetDeletionTimestamp() == nil
+		return c.gets(k) && v.isOf(uid) && v.object.GetDeletionTimestamp() == nil
 	})
 }
+
+// gets reports whether a call reads an object from the cache.
+func (c *call) gets(k key) bool { return c.class == fromCache && c.what == "get "+k.String() }
 
 // checkDeletionSeen: a reconcile that sees that a NodeBootstrap is deleted leaves no token that its cache shows.
 func (w *world) checkDeletionSeen(node string, again bool, err error) {
 	calls := w.callsOfReconcile()
 	k := key{kind: "NodeBootstrap", name: node}
-	i := slices.IndexFunc(calls, func(c *call) bool { return c.class == fromCache && c.what == "get "+k.String() })
+	i := slices.IndexFunc(calls, func(c *call) bool { return c.gets(k) })
 	if i < 0 || again || err != nil {
 		return
 	}
@@ -214,8 +210,5 @@ func (w *world) reconcileEnds(i item, err error) {
 
 // reconcileSaw reports whether the cache showed a NodeBootstrap to the reconcile, and not only an earlier one of its name.
 func (w *world) reconcileSaw(nb *v1alpha1.NodeBootstrap) bool {
-	return slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool {
-		v := w.at(keyOf(nb), c.revision)
-		return c.class == fromCache && c.what == "get "+keyOf(nb).String() && v != nil && v.object.GetUID() == nb.UID
-	})
+	return slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool { return c.gets(keyOf(nb)) && w.at(keyOf(nb), c.revision).isOf(nb.UID) })
 }

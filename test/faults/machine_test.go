@@ -44,7 +44,12 @@ type machine struct {
 	ahead time.Duration
 }
 
-func (w *world) machine(node string) *machine { return &machine{w: w, node: node, disk: 1} }
+func (w *world) machine(node string) *machine { return w.installed(node, 1) }
+
+// installed is a machine that was installed so often, or another one.
+func (w *world) installed(node string, disk int) *machine {
+	return &machine{w: w, node: node, disk: disk}
+}
 
 func (m *machine) String() string { return fmt.Sprintf("machine %s/%d", m.node, m.disk) }
 

@@ -255,7 +255,7 @@ func (o *operator) work() bool {
 	if i.controller == "node" {
 		o.w.checkDeletionSeen(i.name, result.RequeueAfter > 0, err)
 	}
-	o.w.ends(i, err)
+	o.w.reconcileEnds(i, err)
 	return true
 }
 

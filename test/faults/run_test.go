@@ -3,12 +3,15 @@
 package faults
 
 import (
+	"flag"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
@@ -161,4 +164,157 @@ func inParallel[T any](jobs []T, do func(T)) {
 	}
 	close(todo)
 	workers.Wait()
+}
+
+var (
+	replayStory = flag.String("faults.story", "", "the story of TestReplay")
+	replayAt    = flag.String("faults.at", "", "the faults of TestReplay, separated by semicolons; empty for none")
+)
+
+// TestReplay runs a story with given faults and prints everything that happens.
+func TestReplay(t *testing.T) {
+	if *replayStory == "" {
+		t.Skip("replays what -faults.story and -faults.at say")
+	}
+	for _, s := range allStories {
+		if s.name != *replayStory {
+			continue
+		}
+		var plan []at
+		for text := range strings.SplitSeq(*replayAt, "; ") {
+			var a at
+			if text == "" {
+				continue
+			}
+			if err := a.parse(text); err != nil {
+				t.Fatal(err)
+			}
+			plan = append(plan, a)
+		}
+		w, failure := undisturbed(t, s).disturbed(plan...)
+		t.Log(w.history())
+		if failure != "" {
+			t.Error(failure)
+		}
+	}
+}
+
+var allFaults = flag.Bool("faults.all", false, "whether TestSingleFaults does all runs, and not a quarter of those of each story but the main one")
+
+// TestSingleFaults disturbs each call of each story in each way that applies to it.
+func TestSingleFaults(t *testing.T) {
+	total, secrets := 0, map[string]string{}
+	var all tally
+	random := seeded()
+	for _, s := range allStories {
+		t.Run(s.name, func(t *testing.T) {
+			r := undisturbed(t, s)
+			plan := r.plan(r.calls, faultsOf)
+			if !*allFaults && s.name != mainStory.name {
+				random.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
+				plan = plan[:len(plan)/4]
+			}
+			report := reporter{t: t}
+			inParallel(plan, func(a at) { report.ran(r.disturbed(a)) })
+			total += report.runs
+			all.join(&report.tally)
+			maps.Copy(secrets, report.secrets)
+			t.Logf("%d calls of the operator, %d runs with a fault, %d failed", len(r.calls), report.runs, report.failed)
+		})
+	}
+	text := gathered(t)
+	for _, found := range invariants.CanariesOf(secrets).In([]byte(text)) {
+		t.Error(invariants.Secrets.Violated("the metrics have %s: %s", found.Name, found.Around))
+	}
+	t.Logf("%d stories, %d runs, %d tokens whose secret parts are in no log, event, status, metric or error; -faults.seed=%d", len(allStories), total, len(secrets), *seed)
+	t.Logf("runs with each fault, and those in which an invariant had something to check:\n%s", &all)
+}
+
+// gathered is the text of all metrics.
+func gathered(t *testing.T) string {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	for _, f := range families {
+		out.WriteString(f.String() + "\n")
+	}
+	if !strings.Contains(out.String(), "nodebootstrap_certificate_decisions_total") {
+		t.Error("there are no metrics of the operator's own: is this the right registry?")
+	}
+	return out.String()
+}
+
+// plan is each fault of each call that is to be tested.
+func (r *reference) plan(calls []*call, faultsOf func(*call) []fault) []at {
+	var out []at
+	for _, c := range calls {
+		for _, f := range faultsOf(c) {
+			if a := (at{c.id, f}); r.story.except == nil || !r.story.except(a) {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+var (
+	pairs = flag.Int("faults.pairs", 600, "how many pairs of faults TestPairsOfFaults tries; all with -1")
+	seed  = flag.Uint64("faults.seed", 0, "what samples are chosen by; 0 chooses again")
+)
+
+// seeded chooses samples by -faults.seed.
+func seeded() *rand.Rand {
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	return rand.New(rand.NewPCG(*seed, 0))
+}
+
+// someFailuresOf are the faults of a call that pairs consist of.
+func someFailuresOf(c *call) []fault { return some(c, failuresOf(c)) }
+
+// TestPairsOfFaults disturbs two calls of the main story: one of the undisturbed run, and then one of the following calls
+// of the disturbed run, which may be others.
+func TestPairsOfFaults(t *testing.T) {
+	random := seeded()
+	r := undisturbed(t, mainStory)
+	first := r.plan(r.calls, someFailuresOf)
+	each := -1
+	if *pairs >= 0 {
+		random.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
+		const ofOne = 4
+		first, each = first[:min(len(first), *pairs/ofOne)], ofOne
+	}
+	type job struct {
+		first at
+		seed  uint64
+	}
+	var jobs []job
+	for _, a := range first {
+		jobs = append(jobs, job{a, random.Uint64()})
+	}
+	report := reporter{t: t}
+	var all atomic.Int64
+	inParallel(jobs, func(j job) {
+		w, failure := r.disturbed(j.first)
+		if failure != "" { // TestSingleFaults reports it
+			return
+		}
+		begun := slices.IndexFunc(w.storyCalls, func(c *call) bool { return c.id == j.first.id })
+		second := r.plan(w.storyCalls[begun+1:], someFailuresOf)
+		all.Add(int64(len(second)))
+		if each >= 0 {
+			random := rand.New(rand.NewPCG(j.seed, 0))
+			random.Shuffle(len(second), func(i, k int) { second[i], second[k] = second[k], second[i] })
+			second = second[:min(each, len(second))]
+		}
+		for _, a := range second {
+			report.ran(r.disturbed(j.first, a))
+		}
+	})
+	t.Logf("%d faults that come first, %d of %d runs with two faults, %d failed; -faults.seed=%d", len(first), report.runs, all.Load(), report.failed, *seed)
+	t.Logf("runs with each fault, and those in which an invariant had something to check:\n%s", &report.tally)
 }

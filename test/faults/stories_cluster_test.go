@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -53,14 +54,12 @@ var crdStory = story{name: "the CRD is deleted and installed again", build: func
 		w.remove(userAuthor, crdKey)
 		return true
 	}
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(),
 		{name: "the CRD is deleted", do: uninstall, wait: 5 * time.Second},
 		{name: "it is installed again", rest: true, do: w.installs, wait: time.Second},
 		w.wantsIt(),
-	}
-	steps = append(steps, w.machine(worker).joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(always)...)
 }}
 
 // approvalStory changes spec.clientCertificate.approval while a CSR is pending. If its groups do not suit the new approval it
@@ -68,8 +67,7 @@ var crdStory = story{name: "the CRD is deleted and installed again", build: func
 func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 	return story{name: "approval " + string(from) + " becomes " + string(to) + " while a request waits", build: func(w *world) []*step {
 		w.signerDown = true
-		m, again := w.machine(worker), w.machine(worker)
-		again.disk = 2
+		m, again := w.machine(worker), w.installed(worker, 2)
 		steps := []*step{
 			w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = from }),
 			m.joins(always)[0],
@@ -99,7 +97,7 @@ func approvalStory(from, to v1alpha1.Approval, asksAgain bool) story {
 // typesStory has Secrets of ours that an update cannot correct.
 var typesStory = story{name: "Secrets are of the wrong type, or cannot be changed", build: func(w *world) []*step {
 	kubeconfig := key{"Secret", namespace, owned.KubeconfigSecretName(worker)}
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(),
 		{name: "the kubeconfig Secret is created again with another type", wait: 2 * time.Second, do: func() bool {
 			have := get[*corev1.Secret](w.store, kubeconfig.namespace, kubeconfig.name)
@@ -115,9 +113,7 @@ var typesStory = story{name: "Secrets are of the wrong type, or cannot be change
 		w.onToken("the token is wrong and cannot be changed any more", func(s *corev1.Secret) {
 			s.Immutable, s.Data["auth-extra-groups"] = new(true), []byte("system:bootstrappers:other")
 		}),
-	}
-	steps = append(steps, w.machine(worker).joins(func() bool { return w.theToken() != nil && w.theToken().Immutable == nil })...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(func() bool { return w.theToken() != nil && w.theToken().Immutable == nil })...)
 }}
 
 // restoredStory loses the status while a CSR waits for the signer, as a backup does that is restored without it.
@@ -137,15 +133,13 @@ var restoredStory = story{name: "the status is lost while a request waits for th
 
 // reinstalledStory deletes the old Node and requests a reissue, one right after the other.
 var reinstalledStory = story{name: "the machine is installed again: a reissue, and the Node deleted", build: func(w *world) []*step {
-	again := w.machine(worker)
-	again.disk = 2
+	again := w.installed(worker, 2)
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
 	steps = append(steps,
 		&step{name: "someone asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }},
 		&step{name: "and deletes the Node", wait: 2 * time.Second, do: func() bool { w.remove(userAuthor, key{kind: "Node", name: worker}); return true }},
 	)
-	steps = append(steps, again.joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	return append(steps, again.joinsAndLeaves(always)...)
 }}
 
 // quotaStory refuses the creation of Secrets from before a renewal is due until the node has joined: the CSR that was sent
@@ -193,7 +187,7 @@ var clusterStories = []story{
 func policyStory(kind string) story {
 	return story{name: "a policy changes each new " + kind + " for a while", build: func(w *world) []*step {
 		right := "create " + kind
-		steps := []*step{
+		return append([]*step{
 			{name: "a policy is installed", do: func() bool { w.spoiledUntil[right] = w.clock.Now().Add(24 * time.Hour); return true }},
 			w.wantsIt(),
 			{name: "the policy is deleted", wait: 3 * time.Second, do: func() bool {
@@ -203,10 +197,90 @@ func policyStory(kind string) story {
 				}
 				return reported
 			}},
-		}
-		steps = append(steps, w.machine(worker).joins(always)...)
-		return append(steps, w.leaves(worker, w.joined(worker)))
+		}, w.machine(worker).joinsAndLeaves(always)...)
 	}, forgetful: true, except: func(a at) bool { // the ID of a spoiled token that a cache still shows is skipped, and spoiling ends the policy
 		return a.fault == spoiling || a.leadsElsewhere()
 	}}
 }
+
+// The stories of this file are about simultaneous events, and about facts that are still unknown.
+
+// raceStory sends a CSR at the moment at which a prerequisite of its approval is deleted: a stale cache shows one and not
+// the other. Then the machine joins nevertheless, or the node is no longer wanted.
+func raceStory(name string, take func(*world) bool, joins bool) story {
+	return story{name: "a request is sent while " + name, build: func(w *world) []*step {
+		m, again := w.machine(worker), w.installed(worker, 2)
+		steps := []*step{w.wantsIt(), {name: "it is sent while " + name, wait: 3 * time.Second, do: func() bool { return m.give() && m.ask() && take(w) }}}
+		if !joins {
+			return append(steps, &step{name: "nothing more happens", wait: time.Second, do: always})
+		}
+		return append(steps, again.joinsAndLeaves(always)...)
+	}}
+}
+
+var raceStories = []story{
+	clocksStory("the API server's clock is an hour ahead, the node's behind", time.Hour, -time.Hour, 0),
+	clocksStory("the API server's clock is an hour behind, the node's ahead", -time.Hour, time.Hour, 0),
+	raceStory("the NodeBootstrap is deleted", func(w *world) bool { return w.unwants(worker) }, false),
+	raceStory("the NodeBootstrap is replaced", func(w *world) bool { return w.unwants(worker) && w.wants(worker) }, true),
+	raceStory("a reissue is asked for", func(w *world) bool { return w.asksReissue(worker, "1") }, true),
+	raceStory("the token is deleted", func(w *world) bool {
+		w.remove(userAuthor, keyOf(w.theToken()))
+		return true
+	}, true),
+	raceStory("approval becomes Manual", func(w *world) bool {
+		return edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual })
+	}, false),
+}
+
+// successorStory replaces Secrets that the operator is about to delete by foreign ones of the same names.
+var successorStory = story{name: "someone reuses the names of deleted Secrets", build: func(w *world) []*step {
+	var token key
+	return []*step{
+		w.wantsIt(),
+		{name: "nobody wants the node", wait: 5 * time.Second, do: func() bool {
+			if s := w.theToken(); s != nil && w.isReady(worker) {
+				token = keyOf(s)
+			}
+			return token.name != "" && w.unwants(worker)
+		}},
+		{name: "someone creates Secrets of these names", wait: time.Second, do: func() bool {
+			for _, k := range []key{token, {"Secret", namespace, owned.KubeconfigSecretName(worker)}} {
+				w.remove(userAuthor, k)
+				w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: k.namespace, Name: k.name}})
+				w.Foreign[k.public()] = true
+			}
+			return true
+		}},
+	}
+}}
+
+// discoveryStory finds the API server's URL only in cluster-info, which comes late and changes.
+var discoveryStory = story{name: "the API server is discovered", build: func(w *world) []*step {
+	w.flagServer = ""
+	const server, another = "https://192.0.2.1:6443", "https://192.0.2.2:6443"
+	info := func(server string) map[string]string {
+		return map[string]string{bootstrapapi.KubeConfigKey: fmt.Sprintf(
+			"apiVersion: v1\nkind: Config\nclusters:\n- name: \"\"\n  cluster:\n    server: %s\n", server)}
+	}
+	steps := []*step{
+		w.wantsIt(),
+		{name: "cluster-info is published", wait: 2 * time.Second, do: func() bool {
+			if !w.stalled(worker, v1alpha1.ReasonServerUnknown) {
+				return false
+			}
+			w.add(userAuthor, &corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespacePublic, Name: bootstrapapi.ConfigMapClusterInfo}, Data: info(server),
+			})
+			return true
+		}},
+		{name: "the API server moves", wait: 2 * time.Second, do: func() bool {
+			return w.isReady(worker) && edit(w.store, userAuthor, metav1.NamespacePublic, bootstrapapi.ConfigMapClusterInfo, func(c *corev1.ConfigMap) { c.Data = info(another) })
+		}},
+	}
+	steps = append(steps, w.machine(worker).joins(func() bool {
+		nb := get[*v1alpha1.NodeBootstrap](w.store, "", worker)
+		return nb != nil && nb.Status.Server == another
+	})...)
+	return append(steps, w.leaves(worker, w.joined(worker)))
+}}

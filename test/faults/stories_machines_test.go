@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
 // The stories of this file are about what machines do, the right ones and the wrong ones.
@@ -28,8 +29,7 @@ func (w *world) alarmed() bool {
 }
 
 var theftStory = story{name: "a thief asks for another name first", build: func(w *world) []*step {
-	thief := w.machine(worker)
-	thief.disk = 66
+	thief := w.installed(worker, 66)
 	steps := []*step{
 		w.wantsIt(),
 		{name: "someone wants its neighbour too", do: func() bool { return w.wants(neighbour) }, wait: 2 * time.Second},
@@ -43,8 +43,7 @@ var theftStory = story{name: "a thief asks for another name first", build: func(
 }}
 
 var secondKeyStory = story{name: "a thief asks with a second key", build: func(w *world) []*step {
-	m, thief := w.machine(worker), w.machine(worker)
-	thief.disk = 66
+	m, thief := w.machine(worker), w.installed(worker, 66)
 	steps := m.joins(always)
 	steps = []*step{
 		w.wantsIt(),
@@ -74,14 +73,14 @@ var cloneStory = story{name: "two machines were cloned from one disk", build: fu
 // denied reports whether a CSR was denied, or no longer exists.
 func (w *world) denied(name string) bool {
 	r := get[*certificatesv1.CertificateSigningRequest](w.store, "", name)
-	return r == nil || condition(r, certificatesv1.CertificateDenied) != nil
+	return r == nil || invariants.Decided(r, certificatesv1.CertificateDenied)
 }
 
 var finalizerStory = story{name: "a thief's requests have finalizers", build: func(w *world) []*step {
 	thief, another := w.machine(worker), w.machine(worker)
 	thief.disk, thief.finalizers = 66, []string{"example.com/stay"}
 	another.disk, another.finalizers = 67, thief.finalizers
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(),
 		thief.steals("a thief asks in the node's name", thief.ask),
 		another.steals("and for another name", func() bool {
@@ -92,30 +91,26 @@ var finalizerStory = story{name: "a thief's requests have finalizers", build: fu
 			another.bearer, another.disk = "", 68
 			return another.give() && another.askAs(worker, certificatesv1.KubeAPIServerClientSignerName)
 		}, wait: 2 * time.Second},
-	}
-	return append(steps, w.leaves(worker, w.alarmed))
+	}, w.leaves(worker, w.alarmed))
 }}
 
 // approved reports whether the machine's CSR was approved.
 func (m *machine) approved() bool {
 	r := get[*certificatesv1.CertificateSigningRequest](m.w.store, "", m.request)
-	return r != nil && condition(r, certificatesv1.CertificateApproved) != nil
+	return r != nil && invariants.Decided(r, certificatesv1.CertificateApproved)
 }
 
 var signerStory = story{name: "a thief asks another signer", build: func(w *world) []*step {
 	thief := w.machine(worker)
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(),
 		thief.steals("a thief asks another signer", func() bool { return thief.askAs(worker, certificatesv1.KubeAPIServerClientSignerName) }),
 		{name: "someone sees the alarm and asks for a reissue", do: func() bool { return w.alarmed() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
-	}
-	steps = append(steps, w.machine(worker).joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(always)...)
 }}
 
 var restartStory = story{name: "a kubelet asks twice", build: func(w *world) []*step {
-	first, second := w.machine(worker), w.machine(worker)
-	second.disk = 4 // whose CSR has the later name: both are sent within one second
+	first, second := w.machine(worker), w.installed(worker, 4) // whose CSR has the later name: both are sent within one second
 	steps := second.joins(always)
 	steps[0].do = func() bool { return first.give() && first.ask() && second.give() && second.ask() }
 	return append(append([]*step{w.wantsIt()}, steps...), w.leaves(worker, w.joined(worker)))
@@ -125,19 +120,18 @@ var restartStory = story{name: "a kubelet asks twice", build: func(w *world) []*
 
 var manualStory = story{name: "approval Manual", build: func(w *world) []*step {
 	m := w.machine(worker)
-	steps := m.joins(always)
+	steps := m.joinsAndLeaves(always)
 	wants := w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual })
-	return []*step{wants, steps[0], w.approves(m), steps[1], steps[2], steps[3], w.leaves(worker, w.joined(worker))}
+	return append([]*step{wants, steps[0], w.approves(m)}, steps[1:]...)
 }}
 
 var clusterWideStory = story{name: "approval ClusterWide", build: func(w *world) []*step {
 	steps := []*step{w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide })}
-	return append(append(steps, w.machine(worker).joins(always)...), w.leaves(worker, w.joined(worker)))
+	return append(steps, w.machine(worker).joinsAndLeaves(always)...)
 }}
 
 var backStory = story{name: "the node is deleted and comes back", build: func(w *world) []*step {
-	again := w.machine(worker)
-	again.disk = 2
+	again := w.installed(worker, 2)
 	steps := append([]*step{w.wantsIt()}, w.machine(worker).joins(always)...)
 	steps = append(steps, &step{name: "someone deletes the Node", wait: 2 * time.Second, do: func() bool {
 		if w.isJoined(worker) { // its credential may still exist
@@ -146,15 +140,13 @@ var backStory = story{name: "the node is deleted and comes back", build: func(w 
 		}
 		return false
 	}})
-	steps = append(steps, again.joins(func() bool { return !w.isJoined(worker) })...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	return append(steps, again.joinsAndLeaves(func() bool { return !w.isJoined(worker) })...)
 }}
 
 // The old kubelet renews its Lease all the time: that must not revoke the new machine's token before it has collected its
 // certificate.
 var aliveStory = story{name: "the old kubelet keeps running after a reissue", build: func(w *world) []*step {
-	old, again := w.machine(worker), w.machine(worker)
-	again.disk = 2
+	old, again := w.machine(worker), w.installed(worker, 2)
 	steps := append([]*step{w.wantsIt()}, old.joins(always)...)
 	steps = append(steps,
 		&step{name: "someone asks for a reissue", do: func() bool { return w.isDone(worker) && w.asksReissue(worker, "1") }, wait: 11 * time.Second},
@@ -171,14 +163,14 @@ var aliveStory = story{name: "the old kubelet keeps running after a reissue", bu
 var forgedStory = story{name: "someone forges the Node of a kubelet that has reported", build: func(w *world) []*step {
 	m := w.machine(worker)
 	steps := []*step{w.wantsIt(), {name: "someone forges the Node", do: func() bool { return w.isReady(worker) && m.register() }, wait: 5 * time.Second}}
-	return append(append(steps, m.joins(always)...), w.leaves(worker, w.joined(worker)))
+	return append(steps, m.joinsAndLeaves(always)...)
 }}
 
 // bareStory is about a token without owner, annotation and label, and about its predecessor.
 var bareStory = story{name: "someone removes the metadata of tokens", build: func(w *world) []*step {
 	bare := func(s *corev1.Secret) { s.Labels, s.Annotations, s.OwnerReferences = nil, nil, nil }
 	renewed := func() bool { return len(w.liveTokens(worker)) == 2 && w.isReady(worker) }
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(),
 		w.onToken("the token says nothing", bare),
 		{name: "the predecessor loses its metadata", wait: 2 * time.Second, do: func() bool {
@@ -189,9 +181,7 @@ var bareStory = story{name: "someone removes the metadata of tokens", build: fun
 			slices.SortFunc(tokens, func(a, b *corev1.Secret) int { return a.CreationTimestamp.Compare(b.CreationTimestamp.Time) })
 			return edit(w.store, userAuthor, tokens[0].Namespace, tokens[0].Name, bare)
 		}},
-	}
-	steps = append(steps, w.machine(worker).joins(func() bool { return len(w.liveTokens(worker)) == 1 })...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(func() bool { return len(w.liveTokens(worker)) == 1 })...)
 }}
 
 var memberStory = story{name: "the node was a member before", build: func(w *world) []*step {
@@ -203,30 +193,25 @@ var memberStory = story{name: "the node was a member before", build: func(w *wor
 	}
 }}
 
-var preparedStory = story{name: "the Node is created in advance", build: func(w *world) []*step {
-	steps := append([]*step{
-		{name: "someone creates the Node for its labels", wait: time.Second, do: func() bool {
-			n := &corev1.Node{}
-			n.Name = worker
-			w.add(userAuthor, n)
-			return true
-		}},
-		w.wantsIt(),
-	}, w.machine(worker).joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
-}}
-
-var preparedLateStory = story{name: "the Node is created while the request waits", build: func(w *world) []*step {
-	m := w.machine(worker)
-	steps := m.joins(always)
-	creates := &step{name: "someone creates the Node for its labels", wait: 2 * time.Second, do: func() bool {
+// prepares creates the Node in advance, for its labels.
+func (w *world) prepares(wait time.Duration) *step {
+	return &step{name: "someone creates the Node for its labels", wait: wait, do: func() bool {
 		n := &corev1.Node{}
 		n.Name = worker
 		w.add(userAuthor, n)
 		return true
 	}}
+}
+
+var preparedStory = story{name: "the Node is created in advance", build: func(w *world) []*step {
+	return append([]*step{w.prepares(time.Second), w.wantsIt()}, w.machine(worker).joinsAndLeaves(always)...)
+}}
+
+var preparedLateStory = story{name: "the Node is created while the request waits", build: func(w *world) []*step {
+	m := w.machine(worker)
+	steps := m.joinsAndLeaves(always)
 	wants := w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual })
-	return []*step{wants, steps[0], creates, w.approves(m), steps[1], steps[2], steps[3], w.leaves(worker, w.joined(worker))}
+	return append([]*step{wants, steps[0], w.prepares(2 * time.Second), w.approves(m)}, steps[1:]...)
 }}
 
 // approves is what a person does with approval Manual.
@@ -243,8 +228,7 @@ func (w *world) approves(m *machine) *step {
 // lateSignerStory has two CSRs that are approved and not signed for a long while.
 var lateSignerStory = story{name: "the signer is away during a renewal", build: func(w *world) []*step {
 	w.signerDown = true
-	m, again := w.machine(worker), w.machine(worker)
-	again.disk = 2
+	m, again := w.machine(worker), w.installed(worker, 2)
 	steps := again.joins(always)
 	steps[0].wait = 90 * time.Second
 	steps[0].do = func() bool { // as soon as a new token exists, whatever the status says
@@ -272,7 +256,7 @@ var servingStory = story{name: "serving certificates", build: func(w *world) []*
 	}
 	issued := func() bool {
 		r := get[*certificatesv1.CertificateSigningRequest](w.store, "", m.request)
-		return r != nil && !pending(r)
+		return r != nil && !invariants.Pending(r)
 	}
 	declare := func(addresses ...string) func(*v1alpha1.NodeBootstrap) {
 		return func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ServingCertificate.Addresses = addresses }
@@ -310,9 +294,8 @@ func pendingStory(name string, approval v1alpha1.Approval) story {
 // reissuePendingStory is about a CSR that is pending when a reissue is requested.
 var reissuePendingStory = story{name: "a reissue while a request waits for the signer", build: func(w *world) []*step {
 	w.signerDown = true
-	m, again := w.machine(worker), w.machine(worker)
-	again.disk = 2
-	steps := []*step{
+	m, again := w.machine(worker), w.installed(worker, 2)
+	return append([]*step{
 		w.wantsIt(),
 		m.joins(always)[0],
 		{name: "someone asks for a reissue", do: func() bool { return m.approved() && w.asksReissue(worker, "1") }, wait: 2 * time.Second},
@@ -322,8 +305,7 @@ var reissuePendingStory = story{name: "a reissue while a request waits for the s
 			}
 			return !w.signerDown
 		}, wait: time.Second},
-	}
-	return append(append(steps, again.joins(always)...), w.leaves(worker, w.joined(worker)))
+	}, again.joinsAndLeaves(always)...)
 }}
 
 var machineStories = []story{
@@ -333,3 +315,80 @@ var machineStories = []story{
 	pendingStory("deleted while a request waits for the signer", v1alpha1.ApprovalNode),
 	reissuePendingStory,
 }
+
+// The stories of this file are about second keys: of kubelets that are restarted before they have their certificate, and of
+// thieves.
+
+// seesReplacedKey is how a person notices that a second key was denied.
+func (w *world) seesReplacedKey() *step {
+	return &step{name: "someone sees that a second key was denied", do: func() bool {
+		return w.stalled(worker, v1alpha1.ReasonKeyReplaced)
+	}}
+}
+
+// restarts restarts a kubelet that had its key in memory, which sends another CSR with the same kubeconfig. Of keys that are sent
+// within one second the one whose CSR has the later name is the later one.
+func (m *machine) restarts(key int, when func() bool) *step {
+	return &step{name: "the kubelet is restarted and asks with another key", wait: 3 * time.Second, do: func() bool {
+		if !when() {
+			return false
+		}
+		bearer := m.bearer
+		m.wipe()
+		m.bearer, m.disk = bearer, key
+		return m.ask()
+	}}
+}
+
+// noAlarm is the end of a story without a theft.
+func (w *world) noAlarm() *step {
+	return &step{name: "no alarm was raised", do: func() bool {
+		if w.alarmed() {
+			w.violated("no alarm without evidence: a restarted kubelet raises it")
+		}
+		return w.isJoined(worker)
+	}}
+}
+
+// crashLoopStory: the kubelet exits after it has sent its CSR, because its container runtime is down, and each start has another
+// key.
+var crashLoopStory = story{name: "a kubelet restarts before it has its certificate", build: func(w *world) []*step {
+	m := w.machine(worker)
+	joins := m.joins(always)
+	steps := []*step{
+		w.wantsIt(), joins[0],
+		m.restarts(4, m.approved), w.seesReplacedKey(),
+		m.restarts(10, func() bool { return w.denied(m.request) }),
+		{name: "someone fixes the machine and asks for a reissue", wait: 2 * time.Second, do: func() bool {
+			return w.denied(m.request) && w.asksReissue(worker, "1")
+		}},
+	}
+	again := w.installed(worker, 66)
+	return append(append(steps, again.joins(always)...), w.noAlarm(), w.leaves(worker, w.joined(worker)))
+}}
+
+// replacementStory: with a replacement key the second start joins without help.
+var replacementStory = story{name: "a kubelet restarts, with a replacement key", build: func(w *world) []*step {
+	m := w.machine(worker)
+	joins := m.joins(always)
+	return append([]*step{
+		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.ReplacementKeys = 1 }),
+		joins[0], m.restarts(4, m.approved), joins[1], joins[2], joins[3],
+	}, w.noAlarm(), w.leaves(worker, w.joined(worker)))
+}}
+
+// thiefFirstStory: a thief is approved and the machine is denied. When the thief joins, two machines have the kubeconfig.
+var thiefFirstStory = story{name: "a thief asks first and joins", build: func(w *world) []*step {
+	m, thief := w.installed(worker, 66), w.machine(worker) // whose CSR has the later name: both may be sent within one second
+	joins := thief.joins(always)
+	return []*step{
+		w.wantsIt(),
+		{name: "the machine gets the kubeconfig", do: m.give, wait: time.Second},
+		joins[0],
+		{name: "the machine asks", do: func() bool { return thief.approved() && m.ask() }, wait: 2 * time.Second},
+		w.seesReplacedKey(),
+		joins[1], joins[2], joins[3],
+		{name: "someone sees the alarm", do: w.alarmed},
+		w.leaves(worker, w.joined(worker)),
+	}
+}}

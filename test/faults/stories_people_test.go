@@ -58,16 +58,14 @@ func (w *world) onToken(name string, how func(*corev1.Secret)) *step {
 }
 
 var deadlineStory = story{name: "a deadline passes", build: func(w *world) []*step {
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) {
 			nb.Spec.Token.TTL.Duration, nb.Spec.Token.JoinDeadline = 11*time.Minute, &metav1.Duration{Duration: shortest}
 		}),
 		{name: "someone asks for a reissue when it is too late", wait: 2 * time.Second, do: func() bool {
 			return w.stalled(worker, v1alpha1.ReasonJoinDeadlineExceeded) && w.asksReissue(worker, "1")
 		}},
-	}
-	steps = append(steps, w.machine(worker).joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(always)...)
 }}
 
 var inTheWayStory = story{name: "objects of the same names exist", build: func(w *world) []*step {
@@ -82,7 +80,7 @@ var inTheWayStory = story{name: "objects of the same names exist", build: func(w
 			return true
 		}}
 	}
-	steps := []*step{
+	return append([]*step{
 		{name: "someone creates Secrets and a binding of the same names", wait: time.Second, do: func() bool {
 			w.add(userAuthor, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: theirs[0].namespace, Name: theirs[0].name}, Data: map[string][]byte{"a": []byte("b")}})
 			w.add(userAuthor, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: theirs[1].name}, RoleRef: rbacv1.RoleRef{Name: roleNodeBootstrapper}})
@@ -95,9 +93,7 @@ var inTheWayStory = story{name: "objects of the same names exist", build: func(w
 			return true
 		}},
 		w.wantsIt(), gives(theirs[0]), gives(theirs[1]),
-	}
-	steps = append(steps, w.machine(worker).joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(always)...)
 }}
 
 var recreatedStory = story{name: "deleted and recreated at once", build: func(w *world) []*step {
@@ -143,9 +139,10 @@ var deniedStory = story{name: "a person denies, then approves", build: func(w *w
 			return d.Name == m.request && d.Verdict == v1alpha1.VerdictDenied && d.Reason == "DeniedElsewhere" && d.Message != ""
 		})
 	}
-	return []*step{
+	steps := m.joinsAndLeaves(always)
+	return append([]*step{
 		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual }),
-		{name: "the machine asks", do: func() bool { return m.give() && m.ask() }, wait: 2 * time.Second},
+		steps[0],
 		{name: "a person denies", do: func() bool {
 			r := get[*certificatesv1.CertificateSigningRequest](w.store, "", m.request)
 			if r == nil || !undecided(r) {
@@ -154,21 +151,9 @@ var deniedStory = story{name: "a person denies, then approves", build: func(w *w
 			w.decide(userAuthor, r, certificatesv1.CertificateDenied, "KubectlDeny")
 			return true
 		}, wait: 3 * time.Second},
-		{name: "the machine is restarted and asks with another key", do: func() bool {
-			if !recorded() {
-				return false
-			}
-			bearer := m.bearer
-			m.wipe()
-			m.bearer = bearer
-			return m.ask()
-		}, wait: 2 * time.Second},
+		m.restarts(2, recorded),
 		w.approves(m),
-		{name: "it collects its certificate", do: m.collect, wait: time.Second},
-		{name: "it registers", do: m.register, wait: time.Second},
-		{name: "it renews its Lease", do: m.beat, wait: 3 * time.Second},
-		w.leaves(worker, w.joined(worker)),
-	}
+	}, steps[1:]...)
 }}
 
 func deletedStory(name string, finalizers ...string) story {
@@ -188,8 +173,7 @@ var revokedStory = story{name: "someone deletes the token", build: func(w *world
 		w.remove(userAuthor, keyOf(s))
 		return true
 	}}}
-	steps = append(steps, w.machine(worker).joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	return append(steps, w.machine(worker).joinsAndLeaves(always)...)
 }}
 
 var editsStory = story{name: "someone edits the Secrets", build: func(w *world) []*step {
@@ -198,7 +182,7 @@ var editsStory = story{name: "someone edits the Secrets", build: func(w *world) 
 			return w.isReady(worker) && edit(w.store, userAuthor, namespace, owned.KubeconfigSecretName(worker), how)
 		}}
 	}
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(),
 		w.onToken("the token's end is moved", func(s *corev1.Secret) {
 			s.Data[bootstrapapi.BootstrapTokenExpirationKey] = []byte(w.now().Add(time.Hour).UTC().Format(time.RFC3339))
@@ -207,9 +191,7 @@ var editsStory = story{name: "someone edits the Secrets", build: func(w *world) 
 		onKubeconfig("the kubeconfig has other content", func(s *corev1.Secret) { s.Data["kubeconfig"] = []byte("nothing") }),
 		onKubeconfig("it cannot be changed any more", func(s *corev1.Secret) { s.Immutable, s.Data["kubeconfig"] = new(true), []byte("nothing") }),
 		w.onToken("the token has no labels any more", func(s *corev1.Secret) { s.Labels = nil }),
-	}
-	steps = append(steps, w.machine(worker).joins(func() bool { return w.passed(12 * time.Second) })...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(func() bool { return w.passed(12 * time.Second) })...)
 }}
 
 var specStory = story{name: "someone edits the spec", build: func(w *world) []*step {
@@ -218,15 +200,13 @@ var specStory = story{name: "someone edits the spec", build: func(w *world) []*s
 			return w.isReady(worker) && edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { how(&nb.Spec) })
 		}}
 	}
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(func(nb *v1alpha1.NodeBootstrap) { nb.Spec.Token.TTL.Duration = time.Hour }),
 		edits("the server", func(s *v1alpha1.NodeBootstrapSpec) { s.Cluster.Server = "https://other.example.com" }),
 		edits("a shorter ttl", func(s *v1alpha1.NodeBootstrapSpec) { s.Token.TTL.Duration = shortest }),
 		edits("approval ClusterWide", func(s *v1alpha1.NodeBootstrapSpec) { s.ClientCertificate.Approval = v1alpha1.ApprovalClusterWide }),
 		edits("approval Node", func(s *v1alpha1.NodeBootstrapSpec) { s.ClientCertificate.Approval = "" }),
-	}
-	steps = append(steps, w.machine(worker).joins(always)...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(always)...)
 }}
 
 var bindingsStory = story{name: "someone edits bindings", build: func(w *world) []*step {
@@ -242,7 +222,7 @@ var bindingsStory = story{name: "someone edits bindings", build: func(w *world) 
 			return w.isReady(worker) && edit(w.store, userAuthor, "", name, how)
 		}}
 	}
-	steps := []*step{
+	return append([]*step{
 		w.wantsIt(),
 		edits(rbac.BindingCreateCSRs, func(b *rbacv1.ClusterRoleBinding) { b.Subjects = nil }),
 		edits(rbac.BindingApproveRenewals, func(b *rbacv1.ClusterRoleBinding) { b.RoleRef.Name = "another" }),
@@ -257,9 +237,7 @@ var bindingsStory = story{name: "someone edits bindings", build: func(w *world) 
 			}
 			return w.latest(keyOf(theirs)) == nil
 		}},
-	}
-	steps = append(steps, w.machine(worker).joins(func() bool { return !bypass() })...)
-	return append(steps, w.leaves(worker, w.joined(worker)))
+	}, w.machine(worker).joinsAndLeaves(func() bool { return !bypass() })...)
 }}
 
 func (w *world) conditions(node string) []metav1.Condition {

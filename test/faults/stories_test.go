@@ -241,6 +241,11 @@ func (m *machine) joins(when func() bool) []*step {
 	}
 }
 
+// joinsAndLeaves is how a machine joins, and how its node is removed.
+func (m *machine) joinsAndLeaves(when func() bool) []*step {
+	return append(m.joins(when), m.w.leaves(worker, m.w.joined(worker)))
+}
+
 // runsOn is how a kubelet renews its Lease after a minute.
 func (m *machine) runsOn() *step {
 	var from time.Time

@@ -24,31 +24,22 @@ type tally struct {
 	all  looks
 }
 
+// add counts a run.
 func (t *tally) add(w *world) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.runs == nil {
-		t.runs, t.with = map[fault]int{}, map[fault]*looks{}
-	}
-	kinds := map[fault]bool{}
+	run := tally{runs: map[fault]int{}, with: map[fault]*looks{}, all: w.Checked}
 	for _, a := range w.happened {
-		kinds[a.fault] = true
-	}
-	for f := range kinds {
-		if t.runs[f]++; t.with[f] == nil {
-			t.with[f] = &looks{}
-		}
+		run.runs[a.fault], run.with[a.fault] = 1, &looks{}
 		for i, n := range w.Checked {
-			t.with[f][i] += min(n, 1)
+			run.with[a.fault][i] = min(n, 1)
 		}
 	}
-	for i, n := range w.Checked {
-		t.all[i] += n
-	}
+	t.join(&run)
 }
 
 // join adds the counts of another one.
 func (t *tally) join(o *tally) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.runs == nil {
 		t.runs, t.with = map[fault]int{}, map[fault]*looks{}
 	}

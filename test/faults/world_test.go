@@ -191,10 +191,8 @@ func (w *world) said(where, text string) { w.said_ = append(w.said_, saying{wher
 func (w *world) begins(i item) {
 	w.reconciles++
 	w.trace = append(w.trace, note(fmt.Sprintf("   reconcile %d: %s %s", w.reconciles, i.controller, i.name)))
-	w.passBegins()
+	w.thisReconcile = reconcileCall{w.reconciles, len(w.calls), w.revision, len(w.happened)}
 }
-
-func (w *world) ends(i item, err error) { w.reconcileEnds(i, err) }
 
 // idle lets the operator and the rest of the cluster work until nobody has anything to do at this time.
 func (w *world) idle() {
