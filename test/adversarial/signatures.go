@@ -21,34 +21,18 @@ func signatures() []Case {
 
 func badAlgorithms() []Case {
 	return []Case{
-		{Name: "signed-ecdsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: rebuildWith(p256, func(p *parts) {
-			p.algorithm, p.hash = algorithm(oidECDSAWithSHA1), crypto.SHA1
-		})},
-		{Name: "signed-ecdsa-sha224", Why: "SHA-224 is not on the list.", Spoil: rebuildWith(p256, func(p *parts) {
-			p.algorithm, p.hash = algorithm(oidECDSAWithSHA224), crypto.SHA224
-		})},
-		{Name: "signed-rsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-			p.algorithm, p.hash = algorithm(oidSHA1WithRSA, null()), crypto.SHA1
-		})},
-		{Name: "signed-rsa-md5", Why: "Anybody can create two requests with the same MD5.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-			p.algorithm, p.hash = algorithm(oidMD5WithRSA, null()), crypto.MD5
-		})},
+		{Name: "signed-ecdsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: signedAs(p256, algorithm(oidECDSAWithSHA1), crypto.SHA1)},
+		{Name: "signed-ecdsa-sha224", Why: "SHA-224 is not on the list.", Spoil: signedAs(p256, algorithm(oidECDSAWithSHA224), crypto.SHA224)},
+		{Name: "signed-rsa-sha1", Why: "crypto/x509 accepts SHA-1 on requests, where collisions can be bought.", Spoil: signedAs(rsa2048, algorithm(oidSHA1WithRSA, null()), crypto.SHA1)},
+		{Name: "signed-rsa-md5", Why: "Anybody can create two requests with the same MD5.", Spoil: signedAs(rsa2048, algorithm(oidMD5WithRSA, null()), crypto.MD5)},
 		{Name: "signed-rsa-pss", Why: "crypto/x509 accepts RSA-PSS, which no kubelet uses, with parameters of the sender's choice.", Spoil: rebuildWith(rsa2048, func(p *parts) {
 			p.algorithm = algorithm(oidRSAPSS, pssParameters())
 			p.options = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256}
 		})},
-		{Name: "signed-unknown-algorithm", Why: "An algorithm without a name that is known cannot be verified.", Spoil: rebuild(func(p *parts, _ string) {
-			p.algorithm = algorithm(oidUnknown)
-		})},
-		{Name: "signed-rsa-named-ecdsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-			p.algorithm = algorithm(oidECDSAWithSHA256)
-		})},
-		{Name: "signed-ecdsa-named-rsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: rebuildWith(p256, func(p *parts) {
-			p.algorithm = algorithm(oidSHA256WithRSA, null())
-		})},
-		{Name: "signed-sha256-named-sha384", Why: "The digest is not the one that is named.", Spoil: rebuildWith(p256, func(p *parts) {
-			p.algorithm = algorithm(oidECDSAWithSHA384)
-		})},
+		{Name: "signed-unknown-algorithm", Why: "An algorithm without a name that is known cannot be verified.", Spoil: rebuild(func(p *parts, _ string) { p.algorithm = algorithm(oidUnknown) })},
+		{Name: "signed-rsa-named-ecdsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: signedAs(rsa2048, algorithm(oidECDSAWithSHA256), crypto.SHA256)},
+		{Name: "signed-ecdsa-named-rsa", Why: "An algorithm of another kind than the key would be verified with the wrong rules.", Spoil: signedAs(p256, algorithm(oidSHA256WithRSA, null()), crypto.SHA256)},
+		{Name: "signed-sha256-named-sha384", Why: "The digest is not the one that is named.", Spoil: signedAs(p256, algorithm(oidECDSAWithSHA384), crypto.SHA256)},
 	}
 }
 
@@ -74,18 +58,10 @@ func otherSignatureEncodings() []Case {
 		{Name: "signature-unused-bits", Why: "A shifted BIT STRING is aligned again when it is read: two encodings of one request.", Spoil: rebuildWith(p256, func(p *parts) {
 			p.bitsOf = func(s []byte) []byte { return shiftedBitString(s, 2) }
 		})},
-		{Name: "signed-ecdsa-with-null", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: rebuildWith(p256, func(p *parts) {
-			p.algorithm = algorithm(oidECDSAWithSHA256, null())
-		})},
-		{Name: "signed-rsa-without-null", Why: "The parameters of the algorithm are not signed: two encodings of one request.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-			p.algorithm = algorithm(oidSHA256WithRSA)
-		})},
-		{Name: "signed-with-parameters", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: rebuildWith(p256, func(p *parts) {
-			p.algorithm = algorithm(oidECDSAWithSHA256, text(asn1.TagUTF8String, "see below"))
-		})},
-		{Name: "signed-algorithm-tail", Why: "What follows the algorithm's parameters is not signed and passed over.", Spoil: rebuildWith(rsa2048, func(p *parts) {
-			p.algorithm = algorithm(oidSHA256WithRSA, null(), text(asn1.TagUTF8String, "see below"))
-		})},
+		{Name: "signed-ecdsa-with-null", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: signedAs(p256, algorithm(oidECDSAWithSHA256, null()), crypto.SHA256)},
+		{Name: "signed-rsa-without-null", Why: "The parameters of the algorithm are not signed: two encodings of one request.", Spoil: signedAs(rsa2048, algorithm(oidSHA256WithRSA), crypto.SHA256)},
+		{Name: "signed-with-parameters", Why: "The parameters of the algorithm are not signed: anything fits in there.", Spoil: signedAs(p256, algorithm(oidECDSAWithSHA256, text(asn1.TagUTF8String, "see below")), crypto.SHA256)},
+		{Name: "signed-algorithm-tail", Why: "What follows the algorithm's parameters is not signed and passed over.", Spoil: signedAs(rsa2048, algorithm(oidSHA256WithRSA, null(), text(asn1.TagUTF8String, "see below")), crypto.SHA256)},
 	}
 }
 
@@ -125,6 +101,11 @@ func badSignatures() []Case {
 		})},
 		{Name: "signature-rsa-forged", Why: "Who does not read the padding to its end accepts a cube root made without the key.", Spoil: otherKey(newForger)},
 	}
+}
+
+// signedAs names an algorithm, and signs with another key and a hash.
+func signedAs(key func() crypto.Signer, algorithm []byte, hash crypto.Hash) spoil {
+	return rebuildWith(key, func(p *parts) { p.algorithm, p.hash = algorithm, hash })
 }
 
 func signatureBits(change func(signature []byte) []byte) spoil {
