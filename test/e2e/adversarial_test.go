@@ -192,7 +192,7 @@ func TestHarmlessMetadata(t *testing.T) {
 		}
 	}
 	for _, a := range sent {
-		waitCertificate(t, a.request)
+		cluster.WaitCertificate(t, a.request)
 	}
 }
 
@@ -264,7 +264,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	if !submitServing(t, &good, key) {
 		t.Fatal("the API server refuses the good request")
 	}
-	waitCertificate(t, good.request)
+	cluster.WaitCertificate(t, good.request)
 }
 
 // submitServing sends a case's CSR with a certificate of its node.

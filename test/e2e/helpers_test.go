@@ -200,17 +200,6 @@ func oneDenied(t *testing.T, tokenID, reason string, texts ...string) error {
 	return nil
 }
 
-// waitCertificate waits until a CSR has its certificate.
-func waitCertificate(t *testing.T, r *certificatesv1.CertificateSigningRequest) {
-	t.Helper()
-	env.Eventually(t, "the certificate of the request "+r.Name, func() error {
-		if cluster.Get(t, "", r.Name, r); len(r.Status.Certificate) == 0 {
-			return fmt.Errorf("there is none: %+v", r.Status)
-		}
-		return nil
-	})
-}
-
 // noAlarm fails if a status has an alarm.
 func noAlarm(t *testing.T, nb *v1alpha1.NodeBootstrap) {
 	t.Helper()

@@ -152,7 +152,7 @@ func TestTerminatingRequestIsNotSigned(t *testing.T) {
 		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue, Reason: "Test",
 	}}
 	if err := cluster.Client.SubResource("approval").Update(t.Context(), request); err == nil {
-		waitCertificate(t, request)
+		cluster.WaitCertificate(t, request)
 		t.Fatal("the revoked request was approved, and has a certificate")
 	} else if !apierrors.IsNotFound(err) && !apierrors.IsInvalid(err) && !apierrors.IsConflict(err) {
 		t.Fatal(err)

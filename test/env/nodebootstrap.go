@@ -74,6 +74,17 @@ func (e *Env) CreateAwaited(t testing.TB, name string) (*v1alpha1.NodeBootstrap,
 	return e.WaitAwaited(t, name)
 }
 
+// WaitCertificate waits until a CSR has its certificate.
+func (e *Env) WaitCertificate(t testing.TB, r *certificatesv1.CertificateSigningRequest) {
+	t.Helper()
+	Eventually(t, "the certificate of the request "+r.Name, func() error {
+		if e.Get(t, "", r.Name, r); len(r.Status.Certificate) == 0 {
+			return fmt.Errorf("there is none: %+v", r.Status)
+		}
+		return nil
+	})
+}
+
 // TokenSecrets are the token Secrets for a node.
 func (e *Env) TokenSecrets(ctx context.Context, node string) ([]corev1.Secret, error) {
 	var list corev1.SecretList
