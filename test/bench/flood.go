@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -23,6 +22,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 const (
@@ -141,7 +141,7 @@ func (s *site) tokenClient(ctx context.Context, node string) (client.WithWatch, 
 
 // approval sends a kubelet's CSR and waits until it is approved.
 func (s *site) approval(ctx context.Context, c client.WithWatch, node string) (time.Duration, error) {
-	request, err := kubeletRequest(node)
+	request, err := env.KubeletRequest(node)
 	if err != nil {
 		return 0, err
 	}
@@ -186,13 +186,7 @@ func (s *site) await(ctx context.Context, list client.ObjectList, wanted func(cl
 // sendForeign sends CSRs of others: kubelets with other tokens, nodes that want serving certificates, and any other users
 // of the API.
 func (s *site) sendForeign(ctx context.Context, n int) error {
-	errs := make([]error, writers)
-	var group sync.WaitGroup
-	for w := range writers {
-		group.Go(func() { errs[w] = s.sendForeignOf(ctx, w, n) })
-	}
-	group.Wait()
-	return errors.Join(errs...)
+	return inParallel(writers, func(w int) error { return s.sendForeignOf(ctx, w, n) })
 }
 
 func (s *site) sendForeignOf(ctx context.Context, writer, foreign int) error {
@@ -216,7 +210,7 @@ func (s *site) sendForeignOf(ctx context.Context, writer, foreign int) error {
 			return err
 		}
 		for n := writer*len(senders) + i; n < foreign; n += writers * len(senders) {
-			request, err := kubeletRequest(strings.TrimPrefix(from.user, "system:node:"))
+			request, err := env.KubeletRequest(strings.TrimPrefix(from.user, "system:node:"))
 			if err != nil {
 				return err
 			}

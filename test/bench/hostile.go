@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +21,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // crowd is how many objects of each kind exist, either as large as the API server accepts them, or ordinary ones.
@@ -101,14 +100,7 @@ func (b *bench) crowdOn(ctx context.Context, c *crowded, build build) (float64, 
 }
 
 // inFew does n things, a few at a time: each MiB takes the API server a while.
-func inFew(n int, do func(i int) error) error {
-	var group errgroup.Group
-	group.SetLimit(4)
-	for i := range n {
-		group.Go(func() error { return do(i) })
-	}
-	return group.Wait()
-}
+func inFew(n int, do func(i int) error) error { return atOnce(4, n, do) }
 
 // crowded is a site whose objects are all hostile, or all honest.
 type crowded struct {
@@ -239,9 +231,9 @@ func (c *crowded) createForeign(ctx context.Context, from, to int) error {
 
 // sender sends a CSR for a client certificate, or for a serving one, with the metadata of the crowd.
 func (c *crowded) sender(who http.Header, node string, forClient bool) (sender, error) {
-	request, err := kubeletRequest(node)
+	request, err := env.KubeletRequest(node)
 	if !forClient {
-		request, err = newRequest(node, []string{node}, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth)
+		request, err = servingRequest(node)
 	}
 	if err != nil {
 		return sender{}, err

@@ -118,7 +118,7 @@ func (b *bench) mintOn(ctx context.Context, s *site, build build, n int) (*minte
 		return nil, err
 	}
 	b.addUsage(fmt.Sprintf("%smint_%d", build.name, n), n, used)
-	if err := b.countWrites(ctx, s, build, n, before); err != nil {
+	if err := b.addWrites(ctx, s, build.name+"writes_per_node", n, before); err != nil {
 		return nil, err
 	}
 	if err := s.checkAvailable(ctx, n); err != nil {
@@ -194,8 +194,8 @@ func (s *site) stored(ctx context.Context) (map[string]float64, error) {
 	return out, nil
 }
 
-// countWrites records how many writes a node took, by the API server's own metrics.
-func (b *bench) countWrites(ctx context.Context, s *site, build build, n int, before map[string]float64) error {
+// addWrites records how many writes each of n nodes took since before, by the API server's own metrics.
+func (b *bench) addWrites(ctx context.Context, s *site, key string, n int, before map[string]float64) error {
 	after, err := s.stored(ctx)
 	if err != nil {
 		return err
@@ -204,7 +204,7 @@ func (b *bench) countWrites(ctx context.Context, s *site, build build, n int, be
 	for _, resource := range mintedResources {
 		total += after[resource] - before[resource]
 	}
-	b.results.add(build.name+"writes_per_node", total/float64(n))
+	b.results.add(key, total/float64(n))
 	return nil
 }
 

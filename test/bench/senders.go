@@ -5,10 +5,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -16,12 +12,11 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	certutil "k8s.io/client-go/util/cert"
 
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // A sender sends one CSR, as one client of the API server.
@@ -74,7 +69,7 @@ func tokenSenders(tokens []corev1.Secret) ([]sender, error) {
 		if !ok {
 			return nil, fmt.Errorf("the Secret %s is no token", tokens[i].Name)
 		}
-		request, err := kubeletRequest(owned.NodeOf(&tokens[i]))
+		request, err := env.KubeletRequest(owned.NodeOf(&tokens[i]))
 		if err != nil {
 			return nil, err
 		}
@@ -92,7 +87,7 @@ func tokenSenders(tokens []corev1.Secret) ([]sender, error) {
 func (s *site) nodes(n int) ([]sender, error) {
 	var out []sender
 	for i := range n {
-		request, err := servingRequest(i)
+		request, err := servingRequest(nodeName(i))
 		if err != nil {
 			return nil, err
 		}
@@ -108,29 +103,6 @@ func (s *site) nodes(n int) ([]sender, error) {
 }
 
 // servingRequest is a kubelet's CSR to serve under the node's name.
-func servingRequest(i int) (*certificatesv1.CertificateSigningRequest, error) {
-	return newRequest(nodeName(i), []string{nodeName(i)}, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth)
-}
-
-// kubeletRequest is a kubelet's CSR with its token.
-func kubeletRequest(node string) (*certificatesv1.CertificateSigningRequest, error) {
-	return newRequest(node, nil, certificatesv1.KubeAPIServerClientKubeletSignerName, certificatesv1.UsageClientAuth)
-}
-
-func newRequest(node string, names []string, signer string, usage certificatesv1.KeyUsage) (*certificatesv1.CertificateSigningRequest, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	pem, err := certutil.MakeCSR(key, &pkix.Name{Organization: []string{"system:nodes"}, CommonName: "system:node:" + node}, names, nil)
-	if err != nil {
-		return nil, err
-	}
-	return &certificatesv1.CertificateSigningRequest{
-		TypeMeta:   metav1.TypeMeta{APIVersion: certificatesv1.SchemeGroupVersion.String(), Kind: "CertificateSigningRequest"},
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "csr-"},
-		Spec: certificatesv1.CertificateSigningRequestSpec{
-			Request: pem, SignerName: signer, Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, usage},
-		},
-	}, nil
+func servingRequest(node string) (*certificatesv1.CertificateSigningRequest, error) {
+	return env.NewRequest(node, certificatesv1.KubeletServingSignerName, certificatesv1.UsageServerAuth, node)
 }

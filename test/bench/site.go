@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	dto "github.com/prometheus/client_model/go"
@@ -196,25 +195,16 @@ func (s *site) writes(ctx context.Context, resource string) (float64, error) {
 }
 
 // inParallel does n things, as many at a time as there are writers.
-func inParallel(n int, do func(i int) error) error {
-	errs := make([]error, writers)
-	var group sync.WaitGroup
-	next := make(chan int)
-	for w := range writers {
-		group.Go(func() {
-			for i := range next {
-				if errs[w] == nil {
-					errs[w] = do(i)
-				}
-			}
-		})
-	}
+func inParallel(n int, do func(i int) error) error { return atOnce(writers, n, do) }
+
+// atOnce does n things, some at a time, and returns the first error.
+func atOnce(some, n int, do func(i int) error) error {
+	var group errgroup.Group
+	group.SetLimit(some)
 	for i := range n {
-		next <- i
+		group.Go(func() error { return do(i) })
 	}
-	close(next)
-	group.Wait()
-	return errors.Join(errs...)
+	return group.Wait()
 }
 
 // until polls until a condition holds.
