@@ -157,13 +157,12 @@ func TestTokenWithoutALabelIsNotForgottenWhenItsDeletionFails(t *testing.T) {
 	}
 }
 
-// keepsTokens is the client of an operator that deletes nothing and thinks it did.
+// keepsTokens is the client of an operator that reports deletions and deletes nothing.
 type keepsTokens struct{ apiClient }
 
 func (keepsTokens) Delete(context.Context, client.Object, ...client.DeleteOption) error { return nil }
 
-// checkDeletionSeen finds a token that is left by a reconcile that saw the deletion of its NodeBootstrap, and nothing else does at
-// that moment.
+// checkDeletionSeen, and no other check, finds a token that is left by a reconcile that saw the deletion of its NodeBootstrap.
 func TestTokenThatIsLeftAfterADeletionIsFound(t *testing.T) {
 	for name, breaks := range map[string]bool{"as it is": false, "without deletions": true} {
 		t.Run(name, func(t *testing.T) {

@@ -46,7 +46,7 @@ type machine struct {
 
 func (w *world) machine(node string) *machine { return w.installed(node, 1) }
 
-// installed is a machine that was installed so often, or another one.
+// installed is a machine with the key of its nth installation.
 func (w *world) installed(node string, disk int) *machine {
 	return &machine{w: w, node: node, disk: disk}
 }

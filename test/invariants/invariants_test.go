@@ -19,7 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
-// recorder stores writes, one revision each, and collects the violations.
+// recorder stores and checks writes, one for each revision, and collects the violations.
 type recorder struct {
 	*invariants.Checker
 	history  invariants.History
@@ -47,7 +47,7 @@ func keyOf(o client.Object) invariants.Key {
 	return invariants.Key{reflect.TypeOf(o).Elem().Name(), o.GetNamespace(), o.GetName()}
 }
 
-// operator stores objects as the operator, and others as somebody else.
+// operator stores objects as the operator does, and others one as another client does.
 func (r *recorder) operator(objects ...client.Object) {
 	for _, o := range objects {
 		r.store(keyOf(o), o, true)
@@ -56,7 +56,7 @@ func (r *recorder) operator(objects ...client.Object) {
 
 func (r *recorder) others(o client.Object) { r.store(keyOf(o), o, false) }
 
-// deletes deletes an object as the operator, or as the administrator, for whom the checks are the same.
+// deletes deletes an object.
 func (r *recorder) deletes(o client.Object) { r.store(keyOf(o), nil, true) }
 
 // approves records the approval of a CSR in the status, and then approves it.
@@ -92,7 +92,7 @@ func hasJoined(nb *v1alpha1.NodeBootstrap) { nb.Status = nodetest.JoinedBefore()
 
 func awaits(nb *v1alpha1.NodeBootstrap) { nb.Status = nodetest.StatusOf(1, nodetest.Young) }
 
-// Each check finds what it is for.
+// Each check reports the violation that it is about, and none of them a correct life of a NodeBootstrap.
 func TestEachCheckFindsItsViolation(t *testing.T) {
 	awaited, kubeconfig := nodetest.NodeBootstrap(), nodetest.KubeconfigSecret(1)
 	first, second, due := nodetest.TokenSecret(1, nodetest.Young), nodetest.TokenSecret(2, 0), nodetest.TokenSecret(1, nodetest.Due)
