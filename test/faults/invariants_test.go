@@ -189,11 +189,12 @@ func (w *world) checkDeletionSeen(node string, again bool, err error) {
 	}
 }
 
-// reconcileEnds: after an error the status reports it, if it can be stored.
+// reconcileEnds: after an error the status reports it, if it can be stored, and if the operator does not wait because others have undone its
+// last writes of the status.
 func (w *world) reconcileEnds(i item, err error) {
 	faults := w.happened[min(w.thisReconcile.firstFault, len(w.happened)):]
-	if i.controller != "node" || err == nil || len(faults) != 1 || strings.Contains(err.Error(), "storing the status") || faults[0].fault == cutOff {
-		return // the status could not be stored either
+	if i.controller != "node" || err == nil || len(faults) != 1 || strings.Contains(err.Error(), "storing the status") || strings.Contains(err.Error(), "the status of the NodeBootstrap") || faults[0].fault == cutOff {
+		return // the status could not be stored either, or not yet
 	}
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", i.name)
 	written := slices.ContainsFunc(w.callsOfReconcile(), func(c *call) bool { return c.id == faults[0].id && c.class == writing })
