@@ -99,14 +99,18 @@ type history struct {
 	changes []change // without their values
 }
 
-// last is the last revision up to a time; 0 for none.
-func (h *history) last(at time.Time) int64 {
+// since are all revisions since a time, from the last one before it, in order. The first one is 0 if there was none before.
+func (h *history) since(at time.Time) []int64 {
+	var out []int64
 	for _, c := range slices.Backward(h.changes) {
+		out = append(out, c.revision)
 		if !c.at.After(at) {
-			return c.revision
+			slices.Reverse(out)
+			return out
 		}
 	}
-	return 0
+	slices.Reverse(out)
+	return append([]int64{0}, out...)
 }
 
 // now is the current version of an object; the zero value if it does not exist.
@@ -189,7 +193,7 @@ func (l *ledger) see(c change) []string {
 	if matters && err == nil {
 		w := invariants.Write{Key: k, Before: now[client.Object](&l.history, k), After: o, Revision: c.revision, At: c.at, Late: l.leeway.overlap(), Knows: l.knows(c.at)}
 		l.History[k] = append(l.History[k], invariants.Version{Revision: c.revision, Object: o})
-		w.Seen = []int64{l.last(c.at.Add(-grace - l.leeway.lag())), c.revision}
+		w.Seen = l.since(c.at.Add(-grace - l.leeway.lag()))
 		l.unwant(w)
 		l.Learn(w, true)
 		if mayBeOperators(w) {

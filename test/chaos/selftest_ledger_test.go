@@ -283,6 +283,11 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h.forget(tokenKey("aaaaaa"))
 			h.approve("x", "node-a", "aaaaaa", a)
 		}},
+		"approved just after its young token was deleted": {write: func(h *storageWriter) {
+			h.token("aaaaaa", "1", 0)
+			h.forget(tokenKey("aaaaaa"))
+			h.approve("x", "node-a", "aaaaaa", a)
+		}},
 		"approved before the status has the approval": {want: "does not have the approval", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.store(requestsPrefix+"x", h.asked("x", "node-a", "aaaaaa", a))
