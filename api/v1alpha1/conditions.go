@@ -59,6 +59,8 @@ const (
 	// ReasonClusterWideNotAllowed is the reason when spec.clientCertificate.approval is ClusterWide and the manager runs without
 	// --allow-cluster-wide-approval.
 	ReasonClusterWideNotAllowed = "ClusterWideNotAllowed"
+	// ReasonKeyPinnedTwice is the reason when another NodeBootstrap pins the same key: neither gets a certificate.
+	ReasonKeyPinnedTwice = "KeyPinnedTwice"
 	// ReasonObjectNotOurs is the reason when an object with a name that the operator needs exists and the operator did not create it.
 	ReasonObjectNotOurs = "ObjectNotOurs"
 	// ReasonAdmissionInterferes is the reason when admission control changes an object that the operator writes so that it does not work.

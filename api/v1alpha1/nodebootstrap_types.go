@@ -29,6 +29,7 @@ const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
 // +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the current token expires"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Alarm",type=string,JSONPath=`.status.conditions[?(@.type=="TokenMisused")].reason`,priority=1,description="How a token was misused"
+// +kubebuilder:printcolumn:name="Key",type=string,JSONPath=`.spec.clientCertificate.keyFingerprint`,priority=1,description="The pinned key"
 // +kubebuilder:printcolumn:name="Enforced",type=string,JSONPath=`.status.conditions[?(@.type=="ApprovalEnforced")].status`,priority=1,description="False when something else approves requests of the token, whatever the name"
 // +kubebuilder:printcolumn:name="Token",type=string,JSONPath=`.status.token.id`,priority=1
 // +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.status.server`,priority=1
@@ -132,6 +133,7 @@ const (
 
 // ClientCertificateSpec is for the certificate with which the kubelet authenticates to the API server.
 //
+// +kubebuilder:validation:XValidation:rule="!has(self.keyFingerprint) || !has(self.approval) || self.approval != 'ClusterWide'",message="keyFingerprint has no effect with approval ClusterWide, with which kube-controller-manager approves every key: leave one of the two out"
 // +kubebuilder:validation:XValidation:rule="!has(self.replacementKeys) || self.replacementKeys == 0 || !has(self.approval) || self.approval != 'ClusterWide'",message="replacementKeys has no meaning with approval ClusterWide, with which every key is approved: leave it out"
 type ClientCertificateSpec struct {
 	// approval is who approves the CertificateSigningRequest that the kubelet sends with its bootstrap token. Node: this operator, only
@@ -157,6 +159,16 @@ type ClientCertificateSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=7
 	ReplacementKeys int32 `json:"replacementKeys,omitempty"`
+
+	// keyFingerprint pins the machine's key: SHA256: and the SHA-256 of the DER SubjectPublicKeyInfo in 64 lower-case hex digits. Only a
+	// CertificateSigningRequest with this key is approved, however many others were sent before it. Others in the node's name are denied
+	// and reported by the condition TokenMisused, and nothing is revoked: the token is of no use to whoever has another key. The key is
+	// for the node's first certificate; the kubelet renews it with keys of its own. approvalDelay and replacementKeys have no effect on a
+	// pinned key. Two NodeBootstraps cannot pin the same key.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:XValidation:reason=FieldValueForbidden,rule="self.matches('^SHA256:[0-9a-f]{64}$')",message="must be SHA256: and 64 lower-case hex digits, the SHA-256 of the public key in DER: openssl pkey -in node.key -pubout -outform DER | sha256sum, or openssl req -in node.csr -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum"
+	KeyFingerprint string `json:"keyFingerprint,omitempty"`
 }
 
 // ServingCertificateSpec is for the certificate with which the kubelet serves its own API on port 10250.
@@ -421,6 +433,14 @@ func (s *NodeBootstrapSpec) TokenTTL() time.Duration {
 // ReplacementKeys is spec.clientCertificate.replacementKeys.
 func (s *NodeBootstrapSpec) ReplacementKeys() int {
 	return max(0, int(s.ClientCertificate.ReplacementKeys))
+}
+
+// PinnedKey is spec.clientCertificate.keyFingerprint; empty if no key is pinned, or with approval ClusterWide.
+func (s *NodeBootstrapSpec) PinnedKey() string {
+	if s.ApprovalMode() == ApprovalClusterWide {
+		return ""
+	}
+	return s.ClientCertificate.KeyFingerprint
 }
 
 // ApprovalMode is spec.clientCertificate.approval or its default.

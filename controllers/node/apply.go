@@ -36,7 +36,7 @@ func (r *Reconciler) apply(ctx context.Context, f *lifecycle.Facts, p *lifecycle
 		r.reportInterference(i, o)
 	}
 	for _, step := range []func(context.Context, *lifecycle.Facts, *lifecycle.Plan, *status.Outcome) error{
-		r.storeClaim, r.revoke, r.approve, r.createToken, r.repair, r.publish, r.verify, r.forgetWrites, r.reportContested,
+		r.approvePinned, r.storeClaim, r.revoke, r.approve, r.createToken, r.repair, r.publish, r.verify, r.forgetWrites, r.reportContested,
 	} {
 		if err := step(ctx, f, p, o); err != nil {
 			o.Err = kubeconfig.RedactSecrets(token.RedactError(err, o.Token), append(slices.Clone(f.TokenSecrets), f.Kubeconfig)...)
@@ -55,7 +55,7 @@ func carries(f *lifecycle.Facts, t *token.Token) bool {
 // people can read them: a pending CSR whose token was deleted is deleted by the reconcile of the node that it names. A denial
 // that cannot be stored does not stop the deletions.
 func (r *Reconciler) revoke(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
-	denied := r.storeVerdicts(ctx, f, p, o, csr.Deny)
+	denied := r.storeVerdicts(ctx, f, p, o, func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Deny })
 	deleted := r.deleteRevoked(ctx, f, p)
 	o.Revoked = deleted == nil
 	return errors.Join(denied, deleted)

@@ -57,7 +57,10 @@ func (r *Reconciler) gatherCluster(ctx context.Context, f *lifecycle.Facts) erro
 	if err != nil {
 		return err
 	}
-	if f.KeysElsewhere, err = r.keysElsewhere(ctx, f.Name, lifecycle.KeysToDecide(f.Requests)); err != nil {
+	if f.PinnedElsewhere, err = r.pinnedElsewhere(ctx, f.NodeBootstrap); err != nil {
+		return err
+	}
+	if f.KeysElsewhere, err = r.keysElsewhere(ctx, f.NodeBootstrap, lifecycle.KeysToDecide(f.Requests)); err != nil {
 		return err
 	}
 	if f.Cluster, f.ClusterProblem, err = r.Discovery.Resolve(ctx, f.NodeBootstrap.Spec.Cluster, r.Clock.Now()); err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,10 +20,10 @@ import (
 
 // keysElsewhere returns which of the keys are claimed for another node, and for which one. It reads from the cache, and makes
 // an uncached read for keys that this process claimed, since the cache may not show them yet.
-func (r *Reconciler) keysElsewhere(ctx context.Context, node string, keys []string) (map[string]string, error) {
+func (r *Reconciler) keysElsewhere(ctx context.Context, nb *v1alpha1.NodeBootstrap, keys []string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, key := range keys {
-		other, err := r.nodeOfKey(ctx, node, key)
+		other, err := r.nodeOfKey(ctx, nb, key)
 		if err != nil {
 			return nil, err
 		}
@@ -33,14 +34,16 @@ func (r *Reconciler) keysElsewhere(ctx context.Context, node string, keys []stri
 	return out, nil
 }
 
-// nodeOfKey returns the other node that a key is claimed for; empty for none.
-func (r *Reconciler) nodeOfKey(ctx context.Context, node, key string) (string, error) {
-	var list v1alpha1.NodeBootstrapList
-	if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexKey: key}); err != nil {
-		return "", fmt.Errorf("listing the NodeBootstraps with the key %s: %w", key, err)
+// nodeOfKey returns the other node that a key is claimed for; empty for none. A key that two NodeBootstraps pin is claimed for neither.
+func (r *Reconciler) nodeOfKey(ctx context.Context, own *v1alpha1.NodeBootstrap, key string) (string, error) {
+	node, pins := own.Name, own.Spec.PinnedKey() == key
+	list, err := r.withKey(ctx, key)
+	if err != nil {
+		return "", err
 	}
-	for i := range list.Items {
-		if nb := &list.Items[i]; nb.Name != node && lifecycle.Claims(nb, key) {
+	for i := range list {
+		nb := &list[i]
+		if nb.Name != node && lifecycle.Claims(nb, key) && !(pins && nb.Spec.PinnedKey() == key) {
 			return nb.Name, nil
 		}
 	}
@@ -58,6 +61,32 @@ func (r *Reconciler) nodeOfKey(ctx context.Context, node, key string) (string, e
 		r.keys.release(key, holder)
 		return "", nil
 	}
+}
+
+// withKey returns the NodeBootstraps whose node has a key, or that pin it.
+func (r *Reconciler) withKey(ctx context.Context, key string) ([]v1alpha1.NodeBootstrap, error) {
+	var list v1alpha1.NodeBootstrapList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexKey: key}); err != nil {
+		return nil, fmt.Errorf("listing the NodeBootstraps with the key %s: %w", key, err)
+	}
+	return list.Items, nil
+}
+
+// pinnedElsewhere returns the names of the other NodeBootstraps that pin the key that one pins, in order.
+func (r *Reconciler) pinnedElsewhere(ctx context.Context, own *v1alpha1.NodeBootstrap) ([]string, error) {
+	key := own.Spec.PinnedKey()
+	if key == "" {
+		return nil, nil
+	}
+	list, err := r.withKey(ctx, key)
+	var out []string
+	for i := range list {
+		if nb := &list[i]; nb.Name != own.Name && nb.Spec.PinnedKey() == key && nb.DeletionTimestamp == nil {
+			out = append(out, nb.Name)
+		}
+	}
+	slices.Sort(out)
+	return out, err
 }
 
 // holdKeys holds the keys that a plan approves while their claims are written, until stored is called: of two nodes with the

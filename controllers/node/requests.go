@@ -51,15 +51,20 @@ func (r *Reconciler) storeClaim(ctx context.Context, f *lifecycle.Facts, p *life
 }
 
 func (r *Reconciler) approve(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
-	return r.storeVerdicts(ctx, f, p, o, csr.Approve)
+	return r.storeVerdicts(ctx, f, p, o, func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Approve && !d.Pinned })
 }
 
-// storeVerdicts stores the decisions with one verdict on their CSRs. A failure does not stop the other CSRs; the first error is
+// approvePinned comes before all other writes: nothing that is sent with the token, and no failure, may delay the machine.
+func (r *Reconciler) approvePinned(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome) error {
+	return r.storeVerdicts(ctx, f, p, o, func(d lifecycle.Decision) bool { return d.Pinned })
+}
+
+// storeVerdicts stores some of the decisions on their CSRs. A failure does not stop the other CSRs; the first error is
 // returned.
-func (r *Reconciler) storeVerdicts(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, verdict csr.Verdict) error {
+func (r *Reconciler) storeVerdicts(ctx context.Context, f *lifecycle.Facts, p *lifecycle.Plan, o *status.Outcome, which func(lifecycle.Decision) bool) error {
 	var first error
 	for _, d := range p.Decisions {
-		if d.Result.Verdict != verdict {
+		if !which(d) {
 			continue
 		}
 		if err := r.storeVerdict(ctx, f, o, d); err != nil && first == nil {
@@ -110,6 +115,9 @@ func (r *Reconciler) stillHolds(ctx context.Context, f *lifecycle.Facts, claimed
 	}
 	if d.Request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
 		return r.servingStillHolds(ctx, f.NodeBootstrap, nb, d.Request)
+	}
+	if d.Pinned {
+		return lifecycle.ApprovesPinned(f.NodeBootstrap, nb, d), nil
 	}
 	secret, err := r.uncachedSecret(ctx, f.Name, token.Namespace, token.SecretName(d.Record.TokenID))
 	if err != nil || secret == nil {

@@ -38,7 +38,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	none := handler.Funcs{} // no reconcile is needed: it is read from the cache when a CSR needs it
 	b := ctrl.NewControllerManagedBy(mgr).
 		Named("node").
-		Watches(&v1alpha1.NodeBootstrap{}, prioritized{&handler.EnqueueRequestForObject{}, isNotOnlyStatus}).
+		Watches(&v1alpha1.NodeBootstrap{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfNodeBootstrap), isNotOnlyStatus}).
 		Watches(&corev1.Secret{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfSecret), isDeletion}).
 		Watches(&certificatesv1.CertificateSigningRequest{}, prioritized{handler.EnqueueRequestsFromMapFunc(r.requestsOfCSR), awaitsVerdict}).
 		WatchesMetadata(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(createdOrDeleted)).
@@ -80,6 +80,23 @@ var usedConfigMap = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	after, ok := e.ObjectNew.(*corev1.ConfigMap)
 	return !ok || usedData(before) != usedData(after)
 }}
+
+// requestsOfNodeBootstrap also finds the NodeBootstraps that pin the same key: they wait until one alone pins it.
+func (r *Reconciler) requestsOfNodeBootstrap(ctx context.Context, o client.Object) []reconcile.Request {
+	out := requestsFor(o.GetName())
+	nb, ok := o.(*v1alpha1.NodeBootstrap)
+	if !ok {
+		return out
+	}
+	others, err := r.pinnedElsewhere(ctx, nb)
+	if err != nil {
+		log.FromContext(ctx).Error(err, "finding the NodeBootstraps that pin the same key", "node", nb.Name)
+	}
+	for _, name := range others {
+		out = append(out, requestsFor(name)...)
+	}
+	return out
+}
 
 // requestsOfSecret also uses the name: a Secret of someone else may have a name that one node needs and an annotation with
 // another. When a token is deleted, the CSRs that were sent with it and name other nodes must be deleted, too.

@@ -45,7 +45,7 @@ const (
 	IndexToken = "token"
 	// IndexServing finds CSRs for serving certificates by the node that sent them.
 	IndexServing = "serving"
-	// IndexKey finds NodeBootstraps by the keys of the client certificates that were approved for their node.
+	// IndexKey finds NodeBootstraps by the keys of their nodes: those that are approved, and the pinned one.
 	IndexKey = "key"
 	// IndexAddress finds NodeBootstraps by the addresses that they declare for their node, except its name.
 	IndexAddress = "address"
@@ -98,7 +98,7 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		indexBy(IndexAddress, func(nb *v1alpha1.NodeBootstrap) []string {
 			return csr.DeclaredAddresses(nb.Spec.ServingCertificate.Addresses)
 		}),
-		indexBy(IndexKey, lifecycle.ClaimedKeys),
+		indexBy(IndexKey, lifecycle.KeysOf),
 		indexBy(IndexServer, kubeconfig.ServerHosts),
 		indexBy(IndexUser, tokenUsers),
 	} {

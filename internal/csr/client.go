@@ -33,6 +33,8 @@ const (
 	// ReasonKeyOfAnotherNode is the reason when the key is claimed for another node: each key belongs to one node. Machines that were
 	// cloned from one disk send the same key.
 	ReasonKeyOfAnotherNode = "KeyOfAnotherNode"
+	// ReasonKeyNotPinned is the reason when the node's key is pinned and the CSR has another one.
+	ReasonKeyNotPinned = "KeyNotPinned"
 	// ReasonSuperseded is the reason when another key was approved with the same token while this CSR was pending: a kubelet that
 	// restarts, or gives up waiting, sends another key.
 	ReasonSuperseded = "Superseded"
@@ -60,6 +62,8 @@ type Request struct {
 	ClaimUsed bool
 	// Replacements is how many keys may be approved after the first one while none is used.
 	Replacements int
+	// PinnedKey is the fingerprint of the only key that may be approved; empty for any. ClaimedKeys do not count with it.
+	PinnedKey string
 	// OtherNode is another node that the CSR's key is claimed for; empty for none.
 	OtherNode string
 	// Now is the time of the verdict.
@@ -80,6 +84,7 @@ var clientChecks = []check{
 	isOfModestSize,
 	isOnePEMBlock,
 	hasTokensSubject,
+	hasPinnedKey,
 	hasPlainMetadata,
 	isSigned,
 	hasSoundKey,
@@ -103,7 +108,7 @@ func Evaluate(r Request) Result {
 // DeniesClient reports whether CSRs that were sent with a token are denied for a reason.
 func DeniesClient(reason string) bool {
 	switch reason {
-	case ReasonWrongRequester, ReasonWrongSigner, ReasonSecondKey, ReasonKeyReplaced, ReasonKeyOfAnotherNode, ReasonSuperseded, ReasonWrongUsages, ReasonWrongDuration,
+	case ReasonWrongRequester, ReasonWrongSigner, ReasonKeyNotPinned, ReasonSecondKey, ReasonKeyReplaced, ReasonKeyOfAnotherNode, ReasonSuperseded, ReasonWrongUsages, ReasonWrongDuration,
 		ReasonTooLarge, ReasonMalformed, ReasonBadSignature, ReasonWrongKey, ReasonWrongSubject, ReasonUnexpectedAttributes:
 		return true
 	default:
@@ -171,6 +176,18 @@ func hasTokensSubject(e *evaluation) *Result {
 		e.parsed.Subject.String(), nodesSubject(e.node).String(), e.node, ReissueCommand(e.node))
 }
 
+// hasPinnedKey comes before all lesser defects: whoever asks in the node's name with another key may be a thief.
+func hasPinnedKey(e *evaluation) *Result {
+	pinned := e.client.PinnedKey
+	if pinned == "" || fingerprint(e.parsed) == pinned {
+		return nil
+	}
+	return deny(ReasonKeyNotPinned, "the key is %s, and spec.clientCertificate.keyFingerprint pins %s. If this is the machine's own request, its key "+
+		"is not the pinned one: a kubelet that bootstraps by itself makes another one, so get the certificate first (docs/pinned-keys.md). If not, "+
+		"someone else has the kubeconfig, which is of no use without the pinned key; for a new token request a reissue: %s",
+		fingerprint(e.parsed), pinned, ReissueCommand(e.node))
+}
+
 func asksForNothingElse(e *evaluation) *Result {
 	if len(e.parsed.DNSNames) == 0 && len(e.parsed.IPAddresses) == 0 && isCanonical(e) {
 		return nil
@@ -183,7 +200,7 @@ func asksForNothingElse(e *evaluation) *Result {
 func hasClaimedKey(e *evaluation) *Result {
 	claimed := e.client.ClaimedKeys
 	switch {
-	case len(claimed) == 0 || slices.Contains(claimed, fingerprint(e.parsed)):
+	case e.client.PinnedKey != "" || len(claimed) == 0 || slices.Contains(claimed, fingerprint(e.parsed)):
 		return nil
 	case e.csr.CreationTimestamp.Time.Before(e.client.ClaimedAt):
 		return deny(ReasonSuperseded, "while this request was pending, another one with another key (%s) was approved", claimed[len(claimed)-1])

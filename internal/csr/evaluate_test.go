@@ -31,7 +31,11 @@ func TestEvaluateApproves(t *testing.T) {
 			r.CSR.Spec.Groups = append(r.CSR.Spec.Groups, testClusterWide)
 		},
 		"the claimed key again": func(r *Request) { r.ClaimedKeys = []string{must(Fingerprint(r.CSR))} },
-		"a year":                func(r *Request) { r.CSR.Spec.ExpirationSeconds = new(int32(366 * 24 * 60 * 60)) },
+		"the pinned key":        func(r *Request) { r.PinnedKey = must(Fingerprint(r.CSR)) },
+		"the pinned key, another one is in use": func(r *Request) {
+			r.PinnedKey, r.ClaimedKeys, r.ClaimUsed = must(Fingerprint(r.CSR)), []string{must(Fingerprint(requestWith(otherKey()).CSR))}, true
+		},
+		"a year": func(r *Request) { r.CSR.Spec.ExpirationSeconds = new(int32(366 * 24 * 60 * 60)) },
 		"a name with dots": func(r *Request) {
 			r.NodeName = "worker-1.rack.example.com"
 			r.CSR.Spec.Request = kubeletPEM(p256(), r.NodeName)
@@ -155,6 +159,17 @@ func TestEvaluateLooksAtTheSpec(t *testing.T) {
 			r.ClaimedKeys = []string{must(Fingerprint(r.CSR))}
 			useRSA(r, rsa2048())
 		}, Deny, ReasonKeyReplaced},
+		"another key than the pinned one": {func(r *Request) { r.PinnedKey = must(Fingerprint(requestWith(otherKey()).CSR)) }, Deny, ReasonKeyNotPinned},
+		"the claimed key, another one is pinned": {func(r *Request) {
+			r.ClaimedKeys, r.PinnedKey = []string{must(Fingerprint(r.CSR))}, must(Fingerprint(requestWith(otherKey()).CSR))
+		}, Deny, ReasonKeyNotPinned},
+		"another key than the pinned one, with usages that hide it": {func(r *Request) {
+			r.PinnedKey, r.CSR.Spec.Usages = must(Fingerprint(requestWith(otherKey()).CSR)), nil
+		}, Deny, ReasonKeyNotPinned},
+		"the pinned key, for another node": {func(r *Request) {
+			r.CSR.Spec.Request = kubeletPEM(p256(), "worker-2")
+			r.PinnedKey = must(Fingerprint(r.CSR))
+		}, Deny, ReasonWrongSubject},
 		"a key that another node has": {func(r *Request) { r.OtherNode = "worker-2" }, Deny, ReasonKeyOfAnotherNode},
 		"the claimed key, which another node has too": {func(r *Request) {
 			r.ClaimedKeys, r.OtherNode = []string{must(Fingerprint(r.CSR))}, "worker-2"

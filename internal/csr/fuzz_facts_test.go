@@ -204,17 +204,21 @@ func (f facts) client(text []byte, node string) csr.Request {
 	return r
 }
 
-// claimsOf are keys that may have been approved with the token before the CSR with a key was sent. The first two of them deny nothing,
+// claimsOf are keys that may have been approved with the token before the CSR with a key was sent, or pinned. The first two of them deny nothing,
 // and the next four do, as strings that are not the key.
 func claimsOf(key string, sent time.Time) []func(*csr.Request) {
 	claimed := func(replacements int, keys ...string) func(*csr.Request) {
 		return func(r *csr.Request) { r.ClaimedKeys, r.ClaimedAt, r.Replacements = keys, sent, replacements }
+	}
+	pinned := func(pin string, keys ...string) func(*csr.Request) {
+		return func(r *csr.Request) { r.PinnedKey, r.ClaimedKeys, r.ClaimedAt, r.ClaimUsed = pin, keys, sent, true }
 	}
 	used := func(r *csr.Request) { claimed(7, "SHA256:")(r); r.ClaimUsed = true }
 	late := func(r *csr.Request) { claimed(7, "SHA256:")(r); r.ClaimedAt = sent.Add(time.Second) }
 	return []func(*csr.Request){
 		claimed(0), claimed(0, key), claimed(0, "SHA256:"), claimed(0, strings.ToUpper(key)), claimed(0, strings.TrimPrefix(key, "SHA256:")), claimed(0, key+"0"),
 		claimed(1, "SHA256:"), claimed(1, "SHA256:", key), claimed(1, "SHA256:", key+"0"), used, late,
+		pinned(key), pinned(key, "SHA256:"), pinned("SHA256:", key), pinned(strings.ToUpper(key)), pinned(key+"0", key),
 	}
 }
 

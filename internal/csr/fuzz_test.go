@@ -62,7 +62,7 @@ var someFacts = []facts{
 	{}, {usages: 5}, {usages: 7}, {usages: 0x85}, {usages: 0x45}, {usages: 9}, {usages: 11}, {usages: 0x8b}, {usages: 4}, {usages: 0x25}, {usages: 0x15}, {usages: 0xc7},
 	{expiration: 366 * 86400}, {expiration: 366*86400 + 1}, {expiration: -1}, {expiration: 1<<31 - 1}, {expiration: 600},
 	{groups: 1}, {groups: 2}, {groups: 3}, {groups: 4}, {groups: 5}, {groups: 6}, {groups: 7}, {groups: 8}, {groups: 9}, {groups: 10}, {groups: 11}, {groups: 12},
-	{claimed: 1}, {claimed: 2}, {claimed: 3}, {claimed: 4}, {claimed: 5}, {claimed: 6}, {claimed: 7}, {claimed: 8}, {claimed: 9}, {claimed: 10},
+	{claimed: 1}, {claimed: 2}, {claimed: 3}, {claimed: 4}, {claimed: 5}, {claimed: 6}, {claimed: 7}, {claimed: 8}, {claimed: 9}, {claimed: 10}, {claimed: 11}, {claimed: 12}, {claimed: 13}, {claimed: 14}, {claimed: 15},
 	{spoil: 1}, {spoil: 2}, {spoil: 4}, {spoil: 8}, {spoil: 16}, {spoil: 32}, {spoil: 64}, {spoil: 128}, {spoil: 256}, {spoil: 512}, {spoil: 1024},
 	{spoil: 1 << 11}, {spoil: 1 << 12}, {spoil: 1 << 13}, {spoil: 1 << 14}, {spoil: 1 << 15}, {groups: 1, spoil: 1 << 13},
 }

@@ -136,7 +136,7 @@ func TestTheOracleDeniesWrongFacts(t *testing.T) {
 		}
 		wantError(t, "the groups "+strings.Join(groups, ", "), oracleClient(facts{groups: uint8(i)}.client(text, testNode)), want)
 	}
-	for i, want := range []error{nil, nil, errClaimed, errClaimed, errClaimed, errClaimed, nil, nil, errClaimed, errClaimed, errClaimed} {
+	for i, want := range []error{nil, nil, errClaimed, errClaimed, errClaimed, errClaimed, nil, nil, errClaimed, errClaimed, errClaimed, nil, nil, errPinned, errPinned, errPinned} {
 		wantError(t, "a claim", oracleClient(facts{claimed: uint8(i)}.client(text, testNode)), want)
 	}
 	for i := range otherNodes {

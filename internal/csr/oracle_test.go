@@ -42,6 +42,7 @@ var (
 	errKey        = errors.New("the key is of another kind")
 	errSignature  = errors.New("the signature is not valid")
 	errUsages     = errors.New("the usages are others")
+	errPinned     = errors.New("another key is pinned")
 	errClaimed    = errors.New("another key was approved before")
 	errOtherNode  = errors.New("the key is another node's")
 	errMetadata   = errors.New("the metadata is more than a kubelet sends")
@@ -70,6 +71,7 @@ func oracleClient(r csr.Request) error {
 		func() error { return oracleSubject(content.subject, r.NodeName) },
 		func() error { return oracleNoAttributes(content.attributes) },
 		func() error { return oracleUsages(spec.Usages, "client auth", content.isRSA) },
+		func() error { return oraclePinned(content.spki, r) },
 		func() error { return oracleClaimed(content.spki, r) },
 		func() error { return oracleOtherNode(r.OtherNode) },
 	)
@@ -218,12 +220,20 @@ func oracleUsages(usages []certificatesv1.KeyUsage, purpose string, isRSA bool) 
 	return nil
 }
 
-// Rule: the key is one of those that were approved with the token before, if any were, or it may replace them: replacements are left, no
+// Rule: the key is the pinned one, if one is pinned.
+func oraclePinned(spki []byte, r csr.Request) error {
+	if r.PinnedKey != "" && r.PinnedKey != oracleFingerprint(spki) {
+		return errPinned
+	}
+	return nil
+}
+
+// Rule: without a pinned key, the key is one of those that were approved with the token before, if any were, or it may replace them: replacements are left, no
 // key is used, and it was not sent before the last one was approved.
 func oracleClaimed(spki []byte, r csr.Request) error {
 	known := slices.Contains(r.ClaimedKeys, oracleFingerprint(spki))
 	mayReplace := len(r.ClaimedKeys) < 1+r.Replacements && !r.ClaimUsed && !r.CSR.CreationTimestamp.Time.Before(r.ClaimedAt)
-	if len(r.ClaimedKeys) > 0 && !known && !mayReplace {
+	if r.PinnedKey == "" && len(r.ClaimedKeys) > 0 && !known && !mayReplace {
 		return errClaimed
 	}
 	return nil

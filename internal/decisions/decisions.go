@@ -60,7 +60,7 @@ const ReasonTooManyRequests = "TooManyRequests"
 const ReasonTooManyKeys = "TooManyKeys"
 
 // MisuseReasons are the reasons of decisions that are evidence of a misused token.
-var MisuseReasons = []string{csr.ReasonWrongSubject, csr.ReasonWrongSigner, csr.ReasonSecondKey, ReasonTooManyRequests}
+var MisuseReasons = []string{csr.ReasonWrongSubject, csr.ReasonWrongSigner, csr.ReasonKeyNotPinned, csr.ReasonSecondKey, ReasonTooManyRequests}
 
 // Misuse reports whether the reason of a decision on a CSR that was sent with a token is such evidence.
 func Misuse(reason string) bool { return slices.Contains(MisuseReasons, reason) }
@@ -127,7 +127,11 @@ func Record(s *v1alpha1.NodeBootstrapStatus, d v1alpha1.CertificateDecision) {
 		known := Decided(t.CSRs, d.UID)
 		switch {
 		case known == nil && len(t.CSRs) < MaxCSRsPerToken:
-			t.CSRs, changed = append(t.CSRs, c), true
+			at := len(t.CSRs)
+			for at > 0 && t.CSRs[at-1].Time.After(c.Time.Time) { // the approval of a pinned key is recorded late
+				at--
+			}
+			t.CSRs, changed = slices.Insert(t.CSRs, at, c), true
 		case known != nil && known.Verdict != d.Verdict:
 			*known, changed = c, true
 		}
@@ -153,7 +157,9 @@ func recordReplaced(s *v1alpha1.NodeBootstrapStatus, tokenID string, c v1alpha1.
 	known := slices.Contains(s.KeyFingerprints, c.KeyFingerprint) && (s.ReplacedKey == nil || s.ReplacedKey.KeyFingerprint != c.KeyFingerprint)
 	switch {
 	case c.Verdict == v1alpha1.VerdictApproved && !Misuse(c.Reason) && !known:
-		s.ReplacedKey = nil
+		if s.ReplacedKey != nil && !s.ReplacedKey.Time.After(c.Time.Time) {
+			s.ReplacedKey = nil
+		}
 	case c.Verdict != v1alpha1.VerdictApproved && (c.Reason == csr.ReasonKeyReplaced || c.Reason == ReasonTooManyKeys):
 		s.ReplacedKey = &v1alpha1.SentKey{TokenID: tokenID, KeyFingerprint: c.KeyFingerprint, Name: c.Name, Time: c.Time}
 	}

@@ -97,27 +97,43 @@ func Shortened(message string) string {
 	return string(runes[:maxMessage-len(dots)]) + dots
 }
 
-// RecordIssued enters which of the node's CSRs have their certificate, whoever approved them, in the order of their creation.
+// RecordIssued enters which of the node's CSRs have their certificate, whoever approved them, in the order of their creation. It also enters
+// those that the operator approved without a record, since their key is pinned.
 func RecordIssued(s *v1alpha1.NodeBootstrapStatus, requests []*certificatesv1.CertificateSigningRequest) {
 	for _, r := range slices.SortedFunc(slices.Values(requests), csr.ByCreation) {
 		at, approved := csr.ApprovedAt(r)
-		if !approved || !csr.Issued(r) {
-			continue
+		issued, i := csr.Issued(r), Find(s.Certificates, r.UID)
+		switch {
+		case !approved || !issued && !ApprovedByUs(r):
+		case i < 0:
+			recordApproved(s, r, at, issued)
+		case issued && s.Certificates[i].IssuedTime == nil:
+			s.Certificates[i].IssuedTime = &at
 		}
-		if i := Find(s.Certificates, r.UID); i >= 0 {
-			if s.Certificates[i].IssuedTime == nil {
-				s.Certificates[i].IssuedTime = &at
-			}
-			continue
-		}
-		reason := ReasonApprovedElsewhere
-		if c := csr.Condition(r, certificatesv1.CertificateApproved); c.Reason == csr.ReasonKubeletClient { // the NodeBootstrap was deleted and created again
-			reason = c.Reason
-		}
-		d := entry(r, v1alpha1.VerdictApproved, reason, at)
-		d.IssuedTime = &at
-		Record(s, d)
 	}
+}
+
+// recordApproved enters an approval that the log does not have: of a pinned key, by someone else, or from before the NodeBootstrap was
+// deleted and created again.
+func recordApproved(s *v1alpha1.NodeBootstrapStatus, r *certificatesv1.CertificateSigningRequest, at metav1.Time, issued bool) {
+	reason := ReasonApprovedElsewhere
+	if ApprovedByUs(r) {
+		reason = csr.ReasonKubeletClient
+	}
+	d := entry(r, v1alpha1.VerdictApproved, reason, at)
+	if t := LiveToken(s, d.TokenID); t != nil && len(t.CSRs) >= MaxCSRsPerToken && slices.Contains(s.KeyFingerprints, d.KeyFingerprint) {
+		return // anyone with the token can send copies of a CSR with a pinned key
+	}
+	if issued {
+		d.IssuedTime = &at
+	}
+	Record(s, d)
+}
+
+// ApprovedByUs reports whether the operator approved a CSR, by its condition.
+func ApprovedByUs(r *certificatesv1.CertificateSigningRequest) bool {
+	c := csr.Condition(r, certificatesv1.CertificateApproved)
+	return c != nil && c.Reason == csr.ReasonKubeletClient
 }
 
 // RecordOvertaken corrects the decisions on CSRs that were to be denied or ignored, and that someone else approved first: a certificate

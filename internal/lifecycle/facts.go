@@ -56,6 +56,8 @@ type Facts struct {
 	FormerTokenIDs []string
 	// KeysElsewhere are the keys in undecided Requests that are claimed for other nodes: fingerprint to node.
 	KeysElsewhere map[string]string
+	// PinnedElsewhere are the names of the other NodeBootstraps that pin this node's pinned key.
+	PinnedElsewhere []string
 	// ServingRequests are the CSRs for serving certificates that the node itself has sent; read only if the NodeBootstrap declares
 	// addresses.
 	ServingRequests []*certificatesv1.CertificateSigningRequest

@@ -112,6 +112,9 @@ const JoinSoon = 15 * time.Second
 // RecordWaits reports whether the log entry for the issued certificate of a CSR that the operator approved can be delayed until the node
 // joins, and until when.
 func (f *Facts) RecordWaits(r *certificatesv1.CertificateSigningRequest, now time.Time) (time.Time, bool) {
+	if until, waits := f.pinnedWaits(r, now); waits {
+		return until, true
+	}
 	at, approved := csr.ApprovedAt(r)
 	until := at.Add(JoinSoon)
 	i := decisions.Find(f.NodeBootstrap.Status.Certificates, r.UID)

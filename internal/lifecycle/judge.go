@@ -39,6 +39,8 @@ type sentCSR struct {
 	// approvedAt is when it was approved, if it was.
 	approvedAt metav1.Time
 	approved   bool
+	// pinned reports whether it has the node's pinned key.
+	pinned bool
 	// decided is the decision on it in the status, or nil.
 	decided *v1alpha1.DecidedCSR
 	// result is the verdict of internal/csr, set by isEvaluated.
@@ -62,6 +64,7 @@ var tokenRules = []rule{
 	asksAnotherSigner,
 	isDenied,
 	isLeftToAPerson,
+	isPinned,
 	isHeld,
 	isToApprove,
 }
@@ -85,7 +88,7 @@ func (p *Plan) judgeOf(f *Facts, t *token.Token, now time.Time) *judge {
 }
 
 func (j *judge) judge(r *certificatesv1.CertificateSigningRequest) {
-	s := &sentCSR{CertificateSigningRequest: r, decided: decisions.Decided(j.f.DecidedWith(j.t.ID), r.UID)}
+	s := &sentCSR{CertificateSigningRequest: r, pinned: j.f.hasPinnedKey(r), decided: decisions.Decided(j.f.DecidedWith(j.t.ID), r.UID)}
 	s.approvedAt, s.approved = csr.ApprovedAt(r)
 	if s.decided != nil && endsDecisions(*s.decided) {
 		s.decided = nil
@@ -116,7 +119,10 @@ func isSettledAndKnown(j *judge, s *sentCSR) bool {
 
 // isBeyondTheLimit ignores every CSR above the limit of decisions for one token, and records that once.
 func isBeyondTheLimit(j *judge, s *sentCSR) bool {
-	if s.decided != nil || s.settled() {
+	if s.decided != nil || s.settled() || !j.exhausted && j.decided.Len() < decisions.MaxDecisionsPerToken {
+		return false
+	}
+	if s.pinned && j.p.evaluate(j.f, j.t, s.CertificateSigningRequest, j.now).Verdict == csr.Approve { // nobody can use up the machine's chance
 		return false
 	}
 	return j.isExhausted(s)
@@ -214,6 +220,18 @@ func isDenied(j *judge, s *sentCSR) bool {
 
 func isLeftToAPerson(j *judge, _ *sentCSR) bool {
 	return j.f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalNode
+}
+
+// isPinned: the key alone counts. It waits only while another NodeBootstrap pins it, too.
+func isPinned(j *judge, s *sentCSR) bool {
+	if !s.pinned {
+		return false
+	}
+	if len(j.f.PinnedElsewhere) == 0 {
+		j.p.addDecision(v1alpha1.VerdictApproved, j.t, s.CertificateSigningRequest, s.result, j.now)
+		j.p.Decisions[len(j.p.Decisions)-1].Pinned = true
+	}
+	return true
 }
 
 func isHeld(j *judge, s *sentCSR) bool {

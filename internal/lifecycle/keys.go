@@ -94,7 +94,7 @@ func (f *Facts) claimUsed() bool {
 func (p *Plan) noteUse(f *Facts, now time.Time) {
 	s := &f.NodeBootstrap.Status
 	if s.AwaitingSince == nil || meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionTokenMisused) || !f.claimUsed() ||
-		f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+		f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide || f.pinned() != "" {
 		return
 	}
 	if k := s.ReplacedKey; k != nil {
@@ -171,7 +171,7 @@ func (p *Plan) held(f *Facts, t *token.Token, r *certificatesv1.CertificateSigni
 // noteKeys finds the keys that were sent with one of the current tokens, if there was more than one. Tokens from before a reissue no
 // longer count.
 func (p *Plan) noteKeys(f *Facts) {
-	if f.NodeBootstrap == nil {
+	if f.NodeBootstrap == nil || f.pinned() != "" { // with a pinned key, the others raise an alarm
 		return
 	}
 	var ids []string
@@ -190,17 +190,24 @@ func (p *Plan) noteKeys(f *Facts) {
 	}
 }
 
-// Claims reports whether a client certificate was approved for a node with a key. The signer decides how long the certificate is valid,
-// so the key stays the node's.
-func Claims(nb *v1alpha1.NodeBootstrap, key string) bool {
-	return slices.Contains(ClaimedKeys(nb), key)
+// Claims reports whether a key is a node's: a client certificate was approved for it, or it is pinned. The signer decides how long the
+// certificate is valid, so the key stays the node's.
+func Claims(nb *v1alpha1.NodeBootstrap, key string) bool { return slices.Contains(KeysOf(nb), key) }
+
+// KeysOf are the fingerprints of the keys that are a node's.
+func KeysOf(nb *v1alpha1.NodeBootstrap) []string {
+	approved, pinned := ClaimedKeys(nb), nb.Spec.PinnedKey()
+	if pinned == "" || slices.Contains(approved, pinned) {
+		return approved
+	}
+	return append(slices.Clip(approved), pinned)
 }
 
 // KeysToClaim are the fingerprints of the keys in the CSRs for client certificates that a plan approves.
 func (p *Plan) KeysToClaim() []string {
 	var out []string
 	for _, d := range p.Decisions {
-		if d.Result.Verdict == csr.Approve && d.Record.UID != "" {
+		if d.Result.Verdict == csr.Approve && d.Record.UID != "" && !d.Pinned {
 			out = append(out, d.Record.KeyFingerprint)
 		}
 	}

@@ -110,6 +110,8 @@ type Decision struct {
 	Result  csr.Result
 	// Record is the entry for status.certificates that is stored before the verdict; empty for a serving certificate.
 	Record v1alpha1.CertificateDecision
+	// Pinned reports that the CSR is approved because its key is pinned: the approval needs no record first.
+	Pinned bool
 }
 
 // Revokes reports whether the plan denies or deletes anything, apart from objects that it replaces.
@@ -159,7 +161,7 @@ func (p *Plan) await(f *Facts, now time.Time) {
 		p.Keep = p.Keep[max(0, n-1):]
 	}
 	p.decideRequests(f, now)
-	misused := f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide && (p.Misuse != nil || f.misused())
+	misused := f.NodeBootstrap.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide && f.pinned() == "" && (p.Misuse != nil || f.misused())
 	if misused {
 		p.letGoOfUnclaimed(f)
 	}
@@ -259,6 +261,8 @@ func blocked(f *Facts) *problem.Problem {
 	case f.ClusterWideRefused():
 		return &problem.Problem{Reason: v1alpha1.ReasonClusterWideNotAllowed, Message: "spec.clientCertificate.approval is ClusterWide, with which whoever has the token can become any " +
 			"node, and the manager runs without " + AllowClusterWideFlag + ": set approval to Node or Manual, or start the manager with that flag"}
+	case len(f.PinnedElsewhere) > 0:
+		return pinnedTwice(f)
 	case f.ClusterProblem != nil:
 		return f.ClusterProblem
 	case f.BindingsProblem != nil && f.BindingsProblem.Reason != v1alpha1.ReasonBindingsPending && f.BindingsProblem.Reason != v1alpha1.ReasonWriteFailed:

@@ -76,14 +76,15 @@ func (f *Facts) sameNodeAsReissued() bool {
 // nothing. The token can still be revoked a minute later, when the new kubelet has its certificate.
 //
 // The old kubelet is known to be silent only if the operator decided to approve, for which it has just read the Lease, and if a running
-// kubelet would have renewed the Lease between the reissue and that decision.
+// kubelet would have renewed the Lease between the reissue and that decision. That is not known for a pinned key, whose approval has no
+// record from before it.
 func (f *Facts) proofDelay(decided *v1alpha1.DecidedCSR) time.Duration {
 	const nextSecond = time.Second
 	s := f.NodeBootstrap.Status
 	if !f.awaitingReissue() { // any renewal for a Node other than the one at the reissue proves the join
 		return nextSecond
 	}
-	if s.NodeAliveTime == nil && decided != nil && decided.Verdict == v1alpha1.VerdictApproved && decided.Reason == csr.ReasonKubeletClient &&
+	if s.NodeAliveTime == nil && f.pinned() == "" && decided != nil && decided.Verdict == v1alpha1.VerdictApproved && decided.Reason == csr.ReasonKubeletClient &&
 		!decided.Time.Time.Before(s.AwaitingSince.Add(leaseSilence)) {
 		return nextSecond
 	}

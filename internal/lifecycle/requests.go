@@ -72,6 +72,7 @@ func (p *Plan) addClaims(f *Facts, t *token.Token, request *csr.Request) {
 	if spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
 		return
 	}
+	request.PinnedKey = f.pinned()
 	claims := claimsOf(f, t.ID, request.CSR)
 	for _, d := range p.Decisions {
 		known := slices.ContainsFunc(claims, func(c claimedKey) bool { return c.key == d.Record.KeyFingerprint })

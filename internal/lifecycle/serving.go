@@ -55,7 +55,7 @@ func (p *Plan) servingVerdict(f *Facts, r *certificatesv1.CertificateSigningRequ
 	})
 	switch {
 	case result.Verdict != csr.Approve:
-	case p.Misuse != nil || f.misused():
+	case (p.Misuse != nil || f.misused()) && (f.pinned() == "" || len(f.NodeBootstrap.Status.UnrevokedCertificates) > 0):
 		result.Verdict, result.Reason = csr.Wait, v1alpha1.ReasonTokenMisused
 		result.Message = "the node's token was misused, so that it may be another machine that asks: see the condition " + v1alpha1.ConditionTokenMisused
 	case f.Cluster.Server == "" && f.ClusterProblem != nil:

@@ -34,7 +34,7 @@ func Claimed(p *lifecycle.Plan, f *lifecycle.Facts, now time.Time) *v1alpha1.Nod
 	}
 	named := status.DeepCopy() // this change does not justify a write
 	for _, d := range p.Decisions {
-		if d.Record.UID != "" {
+		if d.Record.UID != "" && !d.Pinned {
 			decisions.Record(status, d.Record)
 		}
 	}

@@ -35,9 +35,14 @@ func (r *report) waitingFor() finding {
 	}
 	client, conflict := r.f.NodeBootstrap.Spec.ClientCertificate, meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionKeyConflict)
 	pending, person := slices.ContainsFunc(r.f.OwnRequests(), csr.Undecided), lifecycle.AwaitsPerson(r.f)
-	delayed := client.ApprovalDelay != nil && client.ApprovalDelay.Duration > 0 && r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalNode
+	pinned := r.f.NodeBootstrap.Spec.PinnedKey()
+	delayed := pinned == "" && client.ApprovalDelay != nil && client.ApprovalDelay.Duration > 0 && r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalNode
+	misused := meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused)
 	switch {
-	case meta.IsStatusConditionTrue(r.new.Conditions, v1alpha1.ConditionTokenMisused):
+	case misused && pinned != "":
+		return yes(v1alpha1.ReasonAwaitingNode, "the node has not joined, and its token was misused: see the condition %s. Only the pinned key %s "+
+			"gets a certificate, so nothing has to be revoked", v1alpha1.ConditionTokenMisused, pinned)
+	case misused:
 		return yes(v1alpha1.ReasonAwaitingNode, "the node has not joined, and its token was misused: see the condition %s", v1alpha1.ConditionTokenMisused)
 	case pending && delayed && conflict:
 		return stalled(&problem.Problem{Reason: v1alpha1.ReasonSeveralKeys, Message: "several keys were sent with the token, and with spec.clientCertificate.approvalDelay the operator " +
@@ -57,7 +62,7 @@ func (r *report) waitingFor() finding {
 // and the approved key is unused. It is nil otherwise.
 func (r *report) keyReplaced() *problem.Problem {
 	t := r.o.Token
-	if t == nil || r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide {
+	if t == nil || r.f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide || r.f.NodeBootstrap.Spec.PinnedKey() != "" {
 		return nil
 	}
 	var d *v1alpha1.DecidedCSR
@@ -114,7 +119,11 @@ func (r *report) awaitingMessage() string {
 		return fmt.Sprintf("CSR %s was issued at %s, but no Node registered; see the kubelet's log for \"Unable to register node\", and its "+
 			"configuration for registerNode: false", d.Name, stampOf(d))
 	}
-	return fmt.Sprintf("give the node the kubeconfig in the Secret %s/%s", r.f.Namespace, owned.KubeconfigSecretName(r.f.Name))
+	message := fmt.Sprintf("give the node the kubeconfig in the Secret %s/%s", r.f.Namespace, owned.KubeconfigSecretName(r.f.Name))
+	if pinned := r.f.NodeBootstrap.Spec.PinnedKey(); pinned != "" {
+		message += "; only the pinned key " + pinned + " gets a certificate (docs/pinned-keys.md)"
+	}
+	return message
 }
 
 // lastDecision is the newest decision on a client certificate in the current wait; among several in the same second an approval. It is

@@ -161,6 +161,11 @@ func (o *operator) wakeFor(c change) {
 		switch object := shown(v).object.(type) {
 		case *v1alpha1.NodeBootstrap:
 			o.add(nodeItem(object.Name))
+			for _, other := range all[*v1alpha1.NodeBootstrap](o.w.store) {
+				if pinned := object.Spec.PinnedKey(); pinned != "" && other.Spec.PinnedKey() == pinned {
+					o.addNodes(other.Name)
+				}
+			}
 			if c.comesOrGoes() || c.old.object.GetGeneration() != c.new.object.GetGeneration() || c.new.object.GetDeletionTimestamp() != nil {
 				o.add(bindingsItem)
 			}

@@ -309,6 +309,7 @@ var reissuePendingStory = story{name: "a reissue while a request waits for the s
 }}
 
 var machineStories = []story{
+	pinnedStory, repinnedStory, pinnedLateStory, unpinnedStory, pinnedAgainStory, pinnedTwiceStory,
 	theftStory, secondKeyStory, thiefFirstStory, crashLoopStory, replacementStory, cloneStory, finalizerStory, signerStory, restartStory, manualStory, clusterWideStory, backStory, memberStory, aliveStory, forgedStory, bareStory, preparedStory, preparedLateStory, lateSignerStory,
 	servingStory,
 	pendingStory("deleted while a request waits for a person", v1alpha1.ApprovalManual),

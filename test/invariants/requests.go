@@ -27,7 +27,7 @@ func Pending(r *certificatesv1.CertificateSigningRequest) bool {
 }
 
 // checkRequest: no certificate is approved for a name to which the token is not bound, and one key for a token, plus
-// spec.clientCertificate.replacementKeys.
+// spec.clientCertificate.replacementKeys; while a key is pinned, that key and no other.
 func (c *Checker) checkRequest(w Write, r *certificatesv1.CertificateSigningRequest) {
 	before, _ := w.Before.(*certificatesv1.CertificateSigningRequest)
 	if len(r.Status.Certificate) > 0 && (before == nil || len(before.Status.Certificate) == 0) {
@@ -60,16 +60,21 @@ func (c *Checker) checkRequest(w Write, r *certificatesv1.CertificateSigningRequ
 		c.violated(Approvals, "%s is approved, which could not be revoked", r.Name)
 	}
 	c.keys[id], c.nodesOf[fingerprint] = with(c.keys[id], fingerprint), with(c.nodesOf[fingerprint], t.node)
-	if n := len(c.keys[id]); n > 1+c.replacementKeys(t.node) {
+	pinned, other := c.pinned(w, t.node, fingerprint)
+	switch n := len(c.keys[id]); {
+	case pinned:
+	case other != "":
+		c.violated(Approvals, "%s has the key %s, and %s is pinned", r.Name, fingerprint, other)
+	case n > 1+c.replacementKeys(t.node):
 		c.violated(Approvals, "key %d is approved with the token %s", n, id)
 	}
 	if nodes := c.nodesOf[fingerprint]; len(nodes) > 1 { // in these tests nobody deletes the NodeBootstrap that claims a key to free it
 		c.violated(Approvals, "one key is approved for %q", nodes)
 	}
-	if against := c.noneSeen(w, func(revision int64) string { return c.againstApproval(w, t, id, revision) }); against != "" && !w.Late {
+	if against := c.noneSeen(w, func(revision int64) string { return c.againstApproval(w, t, id, revision, pinned) }); against != "" && !w.Late {
 		c.violated(Approvals, "%s is approved %s", r.Name, against)
 	}
-	if !c.claimed(w, t, r, fingerprint) {
+	if !pinned && !c.claimed(w, t, r, fingerprint) {
 		c.violated(Approvals, "the status of %s does not have the approval of %s before it is given", t.node, r.Name)
 	}
 }
@@ -92,13 +97,34 @@ func (c *Checker) noneSeen(w Write, against func(revision int64) string) string 
 	return reason
 }
 
-// againstApproval is the missing prerequisite of an approval.
-func (c *Checker) againstApproval(w Write, t *createdToken, id string, revision int64) string {
+// pinned reports whether a key was pinned at a revision that the author of a write has seen; else other is the key that was pinned at all of
+// them, if one was.
+func (c *Checker) pinned(w Write, node, key string) (pinned bool, other string) {
+	unpinned := len(w.Seen) == 0
+	for _, revision := range w.Seen {
+		nb := c.nodeBootstrap(node, revision)
+		switch {
+		case nb == nil || nb.Spec.PinnedKey() == "":
+			unpinned = true
+		case nb.Spec.PinnedKey() == key:
+			return true, ""
+		default:
+			other = nb.Spec.PinnedKey()
+		}
+	}
+	if unpinned {
+		other = ""
+	}
+	return false, other
+}
+
+// againstApproval is the missing prerequisite of an approval. A pinned key needs no live token.
+func (c *Checker) againstApproval(w Write, t *createdToken, id string, revision int64, pinned bool) string {
 	s := get[*corev1.Secret](c, TokenKey(id), revision)
 	switch nb := c.nodeBootstrap(t.node, revision); {
 	case !c.wanted(t, revision):
 		return "for a NodeBootstrap that no longer exists"
-	case s == nil || !Live(s, w.At):
+	case !pinned && (s == nil || !Live(s, w.At)):
 		return "for a token that no longer exists"
 	case nb.Spec.ApprovalMode() != v1alpha1.ApprovalNode:
 		return "with approval " + string(nb.Spec.ApprovalMode())

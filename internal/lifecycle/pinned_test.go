@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lifecycle_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
+	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
+)
+
+// keyOf is the fingerprint of a key by its name.
+func keyOf(name string) string {
+	return nodetest.Must(csr.Fingerprint(nodetest.Request(name, 1, 0)))
+}
+
+// pins pins the key with a name.
+func pins(name string) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ClientCertificate.KeyFingerprint = keyOf(name) }
+}
+
+func pinnedBy(others ...string) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) { f.PinnedElsewhere = others }
+}
+
+func asks(name string, edit ...func(*certificatesv1.CertificateSigningRequest)) func(*lifecycle.Facts) {
+	return nodetest.Further(nodetest.Request(name, 1, nodetest.Minutes(1), edit...))
+}
+
+func TestDecideWithAPinnedKey(t *testing.T) {
+	ours := nodetest.Judged(certificatesv1.CertificateApproved, csr.ReasonKubeletClient, "", 0)
+	kept := nodetest.Alarmed
+	pinnedTwice := kept("thief: Denied", "KeyNotPinned")
+	pinnedTwice.Problem = v1alpha1.ReasonKeyPinnedTwice
+	tests := map[string]nodetest.Planned{
+		"the pinned key":                   {Edit: asks("pin"), Want: kept("pin: Approved", "")},
+		"the pinned key again":             {Edit: nodetest.Edits(asks("pin", ours), asks("pin/2")), Want: kept("pin/2: Approved", "")},
+		"approved, not recorded":           {Edit: asks("pin", ours), Want: kept("", "")},
+		"another key":                      {Edit: asks("thief"), Want: kept("thief: Denied", "KeyNotPinned")},
+		"another key first":                {Edit: nodetest.Edits(asks("thief"), asks("pin")), Want: kept("thief: Denied, pin: Approved", "KeyNotPinned")},
+		"another key was approved before":  {Edit: nodetest.Edits(nodetest.Claimed("thief"), asks("pin")), Want: kept("pin: Approved", "")},
+		"another key, approved by others":  {Edit: asks("thief", nodetest.Approved(0)), Want: kept("thief: Approved", "KeyNotPinned")},
+		"another key with a lesser defect": {Edit: asks("thief", nodetest.TooLong), Want: kept("thief: Denied", "KeyNotPinned")},
+		"another node":                     {Edit: asks("thief", nodetest.ForNode("worker-2")), Want: kept("thief: Denied", "WrongSubject")},
+		"another signer":                   {Edit: asks("thief", nodetest.AnotherSigner), Want: kept("thief: Denied", "WrongSigner").Deleting("thief")},
+		"the pinned key with a defect":     {Edit: asks("pin", nodetest.TooLong), Want: kept("pin: Denied", "")},
+		"the pinned key, another node":     {Edit: asks("pin", nodetest.ForNode("worker-2")), Want: kept("pin: Denied", "WrongSubject")},
+		"the pinned key of another node": {Edit: nodetest.Edits(asks("pin"), func(f *lifecycle.Facts) {
+			f.KeysElsewhere = map[string]string{keyOf("pin"): "worker-2"}
+		}), Want: kept("pin: Denied", "")},
+
+		"after an alarm":         {Edit: nodetest.Edits(nodetest.Raised(csr.ReasonKeyNotPinned), asks("pin")), Want: kept("pin: Approved", "")},
+		"renewal after an alarm": {Facts: nodetest.Awaited(1, nodetest.Due), Edit: nodetest.Raised(csr.ReasonKeyNotPinned), Want: nodetest.Outline{Phase: lifecycle.Awaited, Token: "#1", Mint: "#2"}},
+		"pinned after a revocation": {Facts: nodetest.Fresh(), Edit: nodetest.Edits(nodetest.Raised(csr.ReasonWrongSubject), func(f *lifecycle.Facts) {
+			f.NodeBootstrap.Status.LastTokenID = nodetest.NthID(1)
+		}), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2"}},
+		"expired": {Facts: nodetest.Awaited(1, nodetest.Old), Edit: asks("pin"), Want: nodetest.Outline{Phase: lifecycle.Awaited, Mint: "#2", DeleteToken: "#1"}.Deleting("pin")},
+
+		"pinned twice":           {Edit: nodetest.Edits(asks("pin"), asks("thief"), pinnedBy("worker-2")), Want: pinnedTwice},
+		"pinned twice, no token": {Facts: nodetest.Fresh(), Edit: pinnedBy("worker-2"), Want: nodetest.Outline{Phase: lifecycle.Awaited, Problem: v1alpha1.ReasonKeyPinnedTwice}},
+
+		"a person approves":               {Edit: nodetest.Edits(asks("pin"), nodetest.Approval(v1alpha1.ApprovalManual)), Want: kept("", "")},
+		"a person approves: another key":  {Edit: nodetest.Edits(asks("thief"), nodetest.Approval(v1alpha1.ApprovalManual)), Want: kept("thief: Denied", "KeyNotPinned")},
+		"a delay has no effect":           {Edit: nodetest.Edits(asks("pin"), delayed), Want: kept("pin: Approved", "")},
+		"replacement keys have no effect": {Edit: nodetest.Edits(asks("thief"), nodetest.Replacements(7)), Want: kept("thief: Denied", "KeyNotPinned")},
+	}
+	for name, tt := range tests {
+		if tt.Facts == nil {
+			tt.Facts = nodetest.Awaited(1, nodetest.Young)
+		}
+		tt.Edit = nodetest.Edits(pins("pin"), tt.Edit)
+		tests[name] = tt
+	}
+	nodetest.Plans(t, tests)
+}
+
+func delayed(f *lifecycle.Facts) {
+	f.NodeBootstrap.Spec.ClientCertificate.ApprovalDelay = &metav1.Duration{Duration: time.Minute}
+}
+
+// A thief's CSRs use up the decisions of the token, in every order; the machine's CSR is approved nevertheless, also with a full status.
+func TestPinnedKeyIsDecidedAfterAnyNumberOfOthers(t *testing.T) {
+	for _, machine := range []time.Duration{0, 50 * time.Second, time.Hour} {
+		f := nodetest.Awaited(1, 2*time.Hour)
+		pins("pin")(f)
+		nodetest.Further(nodetest.BadRequests(1, 100)...)(f)
+		for range 3 { // the decisions of one reconcile are recorded before the next one
+			p := nodetest.Decide(f, nodetest.Now)
+			nodetest.Claim(f, &p)
+		}
+		nodetest.Further(nodetest.Request("pin", 1, machine))(f)
+		p := nodetest.Decide(f, nodetest.Now)
+		if i := slices.IndexFunc(p.Decisions, func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Approve }); i < 0 || !p.Decisions[i].Pinned || p.Decisions[i].Request.Name != "pin" {
+			t.Errorf("sent %s ago: %+v", machine, nodetest.OutlineOf(&p))
+		}
+		if len(p.DeleteTokens) > 0 || p.Phase != lifecycle.Awaited {
+			t.Errorf("sent %s ago: the token is revoked: %+v", machine, nodetest.OutlineOf(&p))
+		}
+	}
+}
+
+// Without its pin, the node has today's rules: a token that a thief has used is revoked unless a key was approved with it.
+func TestRemovedPinRestoresTheOtherRules(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.Edits(asks("pin"), nodetest.Raised(csr.ReasonKeyNotPinned))(f)
+	p := nodetest.Decide(f, nodetest.Now)
+	if got := nodetest.OutlineOf(&p); got.Phase != lifecycle.Withdrawn || got.DeleteToken != "#1" || strings.Contains(got.Verdicts, "Approved") {
+		t.Errorf("the thief's token is live: %+v", got)
+	}
+	f = nodetest.Awaited(1, nodetest.Young)
+	nodetest.Edits(nodetest.Claimed("pin"), nodetest.Raised(csr.ReasonKeyNotPinned), asks("pin/2"))(f)
+	p = nodetest.Decide(f, nodetest.Now)
+	if got, want := nodetest.OutlineOf(&p), nodetest.Alarmed("pin/2: Approved", ""); got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+// An approval rests on the NodeBootstrap as the API server has it.
+func TestApprovesPinned(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.Edits(pins("pin"), asks("pin"))(f)
+	p := nodetest.Decide(f, nodetest.Now)
+	for name, tt := range map[string]struct {
+		edit func(*v1alpha1.NodeBootstrap)
+		want bool
+	}{
+		"unchanged":        {func(*v1alpha1.NodeBootstrap) {}, true},
+		"another status":   {func(nb *v1alpha1.NodeBootstrap) { nb.Status = v1alpha1.NodeBootstrapStatus{} }, true},
+		"another key":      {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.KeyFingerprint = keyOf("other") }, false},
+		"no key":           {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.KeyFingerprint = "" }, false},
+		"another object":   {func(nb *v1alpha1.NodeBootstrap) { nb.UID = nodetest.FormerUID }, false},
+		"a person decides": {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual }, false},
+		"a reissue is due": {func(nb *v1alpha1.NodeBootstrap) {
+			nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "new"}
+		}, false},
+	} {
+		live := f.NodeBootstrap.DeepCopy()
+		tt.edit(live)
+		if got := lifecycle.ApprovesPinned(f.NodeBootstrap, live, p.Decisions[0]); got != tt.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
