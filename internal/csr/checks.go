@@ -112,14 +112,8 @@ func hasSoundKey(e *evaluation) *Result {
 	return deny(ReasonWrongKey, "the key is neither RSA of 2048 to 8192 bits with the exponent 65537 nor ECDSA on P-256, P-384 or P-521"+stockKubelet)
 }
 
-// hasUsages: a kubelet requests key encipherment only with an RSA key (client-go util/certificate, DefaultKubeletClientGetUsages and
-// DefaultKubeletServingGetUsages).
 func hasUsages(e *evaluation, purpose certificatesv1.KeyUsage) *Result {
-	want := []certificatesv1.KeyUsage{purpose, certificatesv1.UsageDigitalSignature}
-	if _, ok := e.parsed.PublicKey.(*rsa.PublicKey); ok {
-		want = append(want, certificatesv1.UsageKeyEncipherment)
-	}
-	slices.Sort(want)
+	want := slices.Sorted(slices.Values(kubeletUsages(e.parsed.PublicKey, purpose)))
 	if have := slices.Sorted(slices.Values(e.csr.Spec.Usages)); !slices.Equal(have, want) {
 		return deny(ReasonWrongUsages, "the requested usages are %q; a kubelet's certificate of this signer with this kind of key has %q"+stockKubelet, have, want)
 	}
