@@ -106,7 +106,7 @@ func (o *kubeconfigOptions) find(ctx context.Context, c client.WithWatch, name s
 	if o.wait == 0 {
 		return nil, fmt.Errorf("%w\nTo wait for it, add --wait 1m", err)
 	}
-	return awaitPublished(ctx, c, name, o.wait, func(why string) { fmt.Fprintf(o.ErrOut, "Waiting: %s\n", why) })
+	return await(ctx, c, name, o.wait, checkPublished, func(why string) { fmt.Fprintf(o.ErrOut, "Waiting: %s\n", why) })
 }
 
 func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretReference) ([]byte, error) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command kubectl-nodebootstrap is the kubectl plugin "kubectl nodebootstrap": it prints a machine's bootstrap kubeconfig,
-// requests a reissue, and shows the status of a node.
+// gets its certificate, requests a reissue, and shows the status of a node.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
@@ -39,7 +40,8 @@ func main() {
 func run(ctx context.Context, args []string, streams genericiooptions.IOStreams) error {
 	log.SetLogger(logr.Discard()) // otherwise controller-runtime warns on stderr that no logger is set
 	flags := connectionFlags()
-	cmd := newCommand(streams, func() (client.WithWatch, error) { return connect(flags, streams) })
+	cmd := newCommand(streams, func() (client.WithWatch, error) { return connect(flags, streams) },
+		func(token string) (client.Client, error) { return connectWithToken(flags, token) })
 	addConnectionFlags(cmd, flags)
 	cmd.SetArgs(args)
 	return cmd.ExecuteContext(ctx)
@@ -48,7 +50,7 @@ func run(ctx context.Context, args []string, streams genericiooptions.IOStreams)
 // connector connects to the cluster that the flags name. It is called after they are parsed.
 type connector func() (client.WithWatch, error)
 
-func newCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
+func newCommand(streams genericiooptions.IOStreams, connect connector, connectWithToken tokenConnector) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:         "kubectl-nodebootstrap",
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl nodebootstrap"},
@@ -86,6 +88,7 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 	cmd.AddCommand(
 		newKubeconfigCommand(streams, connect),
 		newReissueCommand(streams, connect),
+		newSignCommand(streams, connect, connectWithToken),
 		newStatusCommand(streams, connect),
 		newVersionCommand(streams),
 	)
@@ -129,9 +132,24 @@ func connect(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOSt
 	return c, nil
 }
 
+// connectWithToken uses only the address, the CA and the proxy of the user's own connection.
+func connectWithToken(flags *genericclioptions.ConfigFlags, token string) (client.Client, error) {
+	config, err := flags.ToRESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	config = rest.AnonymousClientConfig(config)
+	config.BearerToken = token
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	return client.New(config, client.Options{Scheme: scheme})
+}
+
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	types := runtime.NewSchemeBuilder(corev1.AddToScheme, v1alpha1.AddToScheme)
+	types := runtime.NewSchemeBuilder(certificatesv1.AddToScheme, corev1.AddToScheme, v1alpha1.AddToScheme)
 	if err := types.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("registering types: %w", err)
 	}

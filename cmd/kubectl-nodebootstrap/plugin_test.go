@@ -63,7 +63,7 @@ type result struct {
 func execute(t *testing.T, connect connector, args ...string) result {
 	t.Helper()
 	streams, _, out, errOut := genericiooptions.NewTestIOStreams()
-	cmd := newCommand(streams, connect)
+	cmd := newCommand(streams, connect, nil)
 	cmd.SetArgs(args)
 	r := result{err: cmd.ExecuteContext(t.Context())}
 	r.out, r.errOut = out.String(), errOut.String()
@@ -306,6 +306,7 @@ func TestVersionAndHelp(t *testing.T) {
 		"version":         {[]string{"version"}, "nodebootstrap "},
 		"no command":      {nil, "Four lines let a machine join"},
 		"help":            {[]string{"help", "reissue"}, "With GitOps"},
+		"sign help":       {[]string{"sign", "--help"}, "string_mask=default"},
 		"kubeconfig help": {[]string{"kubeconfig", "--help"}, "kubectl nodebootstrap kubeconfig NAME [flags]"},
 	} {
 		t.Run(name, func(t *testing.T) {

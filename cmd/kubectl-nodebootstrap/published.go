@@ -42,7 +42,7 @@ func checkPublished(nb *v1alpha1.NodeBootstrap) error {
 			"for example after a reinstallation:%s", nb.Name, reissueCommands(nb.Name))
 	case reason == "":
 		return notReady(nb, "%s", message)
-	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionTokenMisused):
+	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionTokenMisused) && nb.Spec.PinnedKey() == "":
 		return misusedError(nb)
 	case nb.Status.ObservedGeneration != nb.Generation:
 		return notReady(nb, "the operator has not handled the last change of its spec yet: is it running?")
@@ -83,15 +83,16 @@ func notReady(nb *v1alpha1.NodeBootstrap, format string, args ...any) error {
 	return &notReadyError{name: nb.Name, why: fmt.Sprintf(format, args...)}
 }
 
-// awaitPublished waits until the kubeconfig is published or waiting cannot help, up to a limit. It reports the reason for
-// waiting each time it changes.
-func awaitPublished(ctx context.Context, c client.WithWatch, name string, limit time.Duration, report func(why string)) (*v1alpha1.NodeBootstrap, error) {
+// await waits until a check passes or fails with anything but a notReadyError, up to a limit. It reports the reason for waiting
+// each time it changes.
+func await(ctx context.Context, c client.WithWatch, name string, limit time.Duration, check func(*v1alpha1.NodeBootstrap) error,
+	report func(why string)) (*v1alpha1.NodeBootstrap, error) {
 	timed, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var found *v1alpha1.NodeBootstrap
 	var last *notReadyError
 	look := func(nb *v1alpha1.NodeBootstrap) (done bool, err error) {
-		found, err = nb, checkPublished(nb)
+		found, err = nb, check(nb)
 		now, early := errors.AsType[*notReadyError](err)
 		if !early {
 			return true, err

@@ -133,7 +133,7 @@ func hasSubject(e *evaluation, format string, args ...any) *Result {
 		return nil
 	case meansNodesSubject(e):
 		return deny(ReasonUnexpectedAttributes, "the subject %q is not encoded as a kubelet encodes it: organization first, then common name, "+
-			"each in an RDN of its own and as a PrintableString"+stockKubelet, e.parsed.Subject.String())
+			"each in an RDN of its own and as a PrintableString, which openssl writes with string_mask=default in the section [req] of its configuration"+stockKubelet, e.parsed.Subject.String())
 	}
 	return deny(ReasonWrongSubject, format, args...)
 }

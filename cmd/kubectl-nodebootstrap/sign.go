@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+const (
+	// signManager is the field manager of a pinned key.
+	signManager = client.FieldOwner("kubectl-nodebootstrap-sign")
+	// certificateInterval is the time between two reads of a CSR.
+	certificateInterval = 500 * time.Millisecond
+
+	outputCertificate = "certificate"
+	outputKubeconfig  = "kubeconfig"
+)
+
+// tokenConnector connects with a bootstrap token to the API server that the flags name.
+type tokenConnector func(token string) (client.Client, error)
+
+type signOptions struct {
+	genericiooptions.IOStreams
+	request    string
+	output     string
+	outputFile string
+	overwrite  bool
+	keyPath    string
+	wait       time.Duration
+	// waitForPin reports whether --wait was given: a commit takes longer than the default.
+	waitForPin bool
+}
+
+func newSignCommand(streams genericiooptions.IOStreams, connect connector, connectWithToken tokenConnector) *cobra.Command {
+	o := signOptions{IOStreams: streams}
+	cmd := &cobra.Command{
+		Use:   "sign NAME --request FILE",
+		Short: "Get the node's certificate for a key that stays on the machine",
+		Long: `Get the node's certificate for a key that stays on the machine. The machine needs no bootstrap token, and nothing that is
+sent to it is secret.
+
+The request is a CSR in PEM, made with openssl on the machine: see the examples. The command checks it with the operator's
+own rules, pins its key in spec.clientCertificate.keyFingerprint, sends the request with the node's bootstrap token, and
+prints the certificate. From then on no other key gets a certificate with that token. If another key is pinned, or another
+tool owns the field, the command changes nothing and prints what to commit.
+
+With --output kubeconfig it prints a kubeconfig with the certificate in it and the path of the key: the file for kubelet's
+--bootstrap-kubeconfig. The kubelet uses it once, for a certificate with a key of its own, which it renews from then on.
+
+Needs the permission to get, watch and patch the NodeBootstrap, and to get the Secret that its status.kubeconfigSecretRef
+names.`,
+		Example: `  # On the machine: a key and a request. Without the configuration openssl encodes the name as a kubelet never does
+  openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out /var/lib/kubelet/pki/node.key
+  printf '[req]\nstring_mask=default\ndistinguished_name=req\n' | openssl req -new -config /dev/stdin \
+    -key /var/lib/kubelet/pki/node.key -subj /O=system:nodes/CN=system:node:worker-1 -out node.csr
+
+  # The file for kubelet's --bootstrap-kubeconfig, which holds no secret
+  kubectl nodebootstrap sign worker-1 --request node.csr --output kubeconfig > bootstrap-kubeconfig
+
+  # Only the certificate, for a request from standard input
+  ssh root@worker-1 cat node.csr | kubectl nodebootstrap sign worker-1 --request - > node.crt`,
+		Args:              oneName,
+		ValidArgsFunction: completeNames(connect, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.waitForPin = cmd.Flags().Changed("wait")
+			if err := o.validate(); err != nil {
+				return usageError(cmd, err)
+			}
+			request, err := o.read(args[0])
+			if err != nil {
+				return err
+			}
+			c, err := connect()
+			if err != nil {
+				return err
+			}
+			return o.run(cmd.Context(), c, connectWithToken, args[0], request)
+		},
+	}
+	cmd.Flags().StringVar(&o.request, "request", "", "The file with the request in PEM, or - for standard input.")
+	cmd.Flags().StringVarP(&o.output, "output", "o", outputCertificate, "What to print: certificate or kubeconfig.")
+	cmd.Flags().StringVar(&o.outputFile, "output-file", "", "Write to this file, of mode 0600, instead of standard output.")
+	cmd.Flags().BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if there is one.")
+	cmd.Flags().StringVar(&o.keyPath, "key-path", "/var/lib/kubelet/pki/node.key", "Where the key is on the machine, for --output kubeconfig.")
+	cmd.Flags().DurationVar(&o.wait, "wait", 2*time.Minute,
+		"Wait so long for the kubeconfig, the approval and the certificate. If it is given, also for a commit that pins the key.")
+	return cmd
+}
+
+func (o *signOptions) validate() error {
+	switch {
+	case o.request == "":
+		return errors.New("--request is missing: the file with the request, or - for standard input")
+	case o.output != outputCertificate && o.output != outputKubeconfig:
+		return fmt.Errorf("--output is certificate or kubeconfig, not %q", o.output)
+	case o.output == outputKubeconfig && o.keyPath == "":
+		return errors.New("--key-path is empty")
+	case o.overwrite && o.outputFile == "":
+		return errors.New("--overwrite goes with --output-file")
+	case o.wait <= 0:
+		return fmt.Errorf("--wait takes a time like 2m, not %s", o.wait)
+	}
+	return nil
+}
+
+// signRequest is a certificate request that has no defect.
+type signRequest struct {
+	spec        certificatesv1.CertificateSigningRequestSpec
+	fingerprint string
+}
+
+// read reads and checks the request before anything is sent: the operator would deny a bad one and could revoke the token.
+func (o *signOptions) read(node string) (*signRequest, error) {
+	from := o.In
+	if o.request != "-" {
+		file, err := os.Open(o.request)
+		if err != nil {
+			return nil, fmt.Errorf("reading the request: %w", err)
+		}
+		defer file.Close()
+		from = file
+	}
+	content, err := io.ReadAll(io.LimitReader(from, csr.MaxRequestBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the request: %w", err)
+	}
+	result := csr.EvaluateContent(content, node)
+	if result.Verdict != csr.Approve {
+		return nil, fmt.Errorf("nothing was sent, since the operator would deny this request: %s: %s", result.Reason, result.Message)
+	}
+	spec, err := csr.ClientSpec(content)
+	if err != nil {
+		return nil, err
+	}
+	return &signRequest{spec, result.KeyFingerprint}, nil
+}
+
+func (o *signOptions) run(ctx context.Context, c client.WithWatch, connectWithToken tokenConnector, name string, request *signRequest) error {
+	if o.outputFile != "" && !o.overwrite { // before the command changes anything
+		if err := checkAbsent(o.outputFile); err != nil {
+			return err
+		}
+	}
+	deadline := time.Now().Add(o.wait)
+	nb, err := o.prepare(ctx, c, name, request.fingerprint)
+	if err != nil {
+		return err
+	}
+	published, err := readKubeconfig(ctx, c, nb.Status.KubeconfigSecretRef)
+	if err != nil {
+		return err
+	}
+	config, user := parseKubeconfig(published)
+	if user == nil {
+		ref := nb.Status.KubeconfigSecretRef
+		return fmt.Errorf("the kubeconfig in the Secret %s/%s has no token: someone else changed it; the operator fixes it, try again", ref.Namespace, ref.Name)
+	}
+	holder, err := connectWithToken(user.Token)
+	if err != nil {
+		return err
+	}
+	r, err := o.submit(ctx, holder, nb, request)
+	if err != nil {
+		return err
+	}
+	if err := o.awaitCertificate(ctx, holder, nb, r, deadline); err != nil {
+		return err
+	}
+	if o.output == outputCertificate {
+		return o.write(r.Status.Certificate, "Wrote the certificate to "+o.outputFile)
+	}
+	*user = clientcmdapi.AuthInfo{ClientCertificateData: r.Status.Certificate, ClientKey: o.keyPath}
+	content, err := clientcmd.Write(*config)
+	if err != nil {
+		return fmt.Errorf("encoding the kubeconfig: %w", err)
+	}
+	return o.write(content, fmt.Sprintf("Wrote %s: give it to the kubelet of %s as --bootstrap-kubeconfig. The key must be at %s there",
+		o.outputFile, name, o.keyPath))
+}
+
+// prepare pins the key and returns the NodeBootstrap when its kubeconfig is published.
+func (o *signOptions) prepare(ctx context.Context, c client.WithWatch, name, fingerprint string) (*v1alpha1.NodeBootstrap, error) {
+	nb, err := get(ctx, c, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSignable(nb); err != nil {
+		return nil, err
+	}
+	if err := o.pin(ctx, c, nb, fingerprint); err != nil {
+		return nil, err
+	}
+	check := func(nb *v1alpha1.NodeBootstrap) error {
+		if err := checkSignable(nb); err != nil {
+			return err
+		}
+		if nb.Spec.PinnedKey() != fingerprint {
+			return notReady(nb, "the key of this request is not pinned yet")
+		}
+		return checkPublished(nb)
+	}
+	err = check(nb)
+	if _, early := errors.AsType[*notReadyError](err); !early {
+		return nb, err
+	}
+	return await(ctx, c, name, o.wait, check, func(why string) { fmt.Fprintf(o.ErrOut, "Waiting: %s\n", why) })
+}
+
+// checkSignable returns why no certificate can be requested with the node's token, now or later.
+func checkSignable(nb *v1alpha1.NodeBootstrap) error {
+	switch {
+	case nb.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide:
+		return fmt.Errorf("NodeBootstrap %s has approval ClusterWide, with which no key can be pinned: anyone who has its token can get a certificate", nb.Name)
+	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined) && reissuePending(nb) == "":
+		return fmt.Errorf("the node %[1]s has joined already. If its machine needs a new certificate, for example after a reinstallation, "+
+			"request a reissue and run this command again:\n\nkubectl nodebootstrap reissue %[1]s", nb.Name)
+	}
+	return nil
+}
+
+// pin pins a key, and updates nb. It never replaces a key: that is up to whoever has pinned it.
+func (o *signOptions) pin(ctx context.Context, c client.Client, nb *v1alpha1.NodeBootstrap, fingerprint string) error {
+	pinned := nb.Spec.PinnedKey()
+	if pinned == fingerprint {
+		return nil
+	}
+	why := fmt.Errorf("NodeBootstrap %s pins another key, %s", nb.Name, pinned)
+	if pinned == "" {
+		switch err := applyPin(ctx, c, nb, fingerprint); {
+		case err == nil:
+			fmt.Fprintf(o.ErrOut, "Pinned the key %s in NodeBootstrap %s.\n", fingerprint, nb.Name)
+			return nil
+		case !apierrors.IsConflict(err):
+			return explain(err, "patch", nb.Name)
+		default:
+			why = fmt.Errorf("another tool owns the field keyFingerprint of NodeBootstrap %s: %w", nb.Name, err)
+		}
+	}
+	fmt.Fprintf(o.ErrOut, `The key of this request is not pinned. Commit these lines to the NodeBootstrap %[1]s:
+
+spec:
+  clientCertificate:
+    keyFingerprint: %[2]s
+
+Or, if it is not in Git:
+
+kubectl patch nodebootstrap %[1]s --type=merge -p '{"spec":{"clientCertificate":{"keyFingerprint":"%[2]s"}}}'
+
+`, nb.Name, fingerprint)
+	if o.waitForPin {
+		return nil
+	}
+	return fmt.Errorf("%w. Pin the key of this request as shown above, and run the command again; with --wait 10m it waits for that", why)
+}
+
+// applyPin applies only the fingerprint. The uid keeps it from creating a NodeBootstrap that was deleted.
+func applyPin(ctx context.Context, c client.Client, nb *v1alpha1.NodeBootstrap, fingerprint string) error {
+	patch, err := json.Marshal(map[string]any{
+		"apiVersion": v1alpha1.GroupVersion.String(),
+		"kind":       "NodeBootstrap",
+		"metadata":   map[string]any{"name": nb.Name, "uid": nb.UID},
+		"spec":       map[string]any{"clientCertificate": map[string]any{"keyFingerprint": fingerprint}},
+	})
+	if err != nil {
+		return err
+	}
+	return c.Patch(ctx, nb, client.RawPatch(types.ApplyPatchType, patch), signManager)
+}
+
+// parseKubeconfig returns a kubeconfig and its current user, nil if that has no token. There is no error, since it could quote
+// the token.
+func parseKubeconfig(content []byte) (*clientcmdapi.Config, *clientcmdapi.AuthInfo) {
+	config, err := clientcmd.Load(content)
+	if err != nil || config.Contexts[config.CurrentContext] == nil {
+		return nil, nil
+	}
+	user := config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo]
+	if user == nil || user.Token == "" {
+		return nil, nil
+	}
+	return config, user
+}
+
+// submit returns the CSR for a request: a new one, or one that was approved for an earlier run of this command.
+func (o *signOptions) submit(ctx context.Context, holder client.Client, nb *v1alpha1.NodeBootstrap,
+	request *signRequest) (*certificatesv1.CertificateSigningRequest, error) {
+	for _, d := range nb.Status.Certificates {
+		if d.Verdict != v1alpha1.VerdictApproved || d.KeyFingerprint != request.fingerprint || nb.Status.Token == nil || d.TokenID != nb.Status.Token.ID {
+			continue
+		}
+		var r certificatesv1.CertificateSigningRequest
+		if err := holder.Get(ctx, client.ObjectKey{Name: d.Name}, &r); err == nil && bytes.Equal(r.Spec.Request, request.spec.Request) {
+			return &r, nil
+		}
+	}
+	r := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{GenerateName: "sign-"}, Spec: request.spec}
+	if err := holder.Create(ctx, r); err != nil {
+		return nil, explainToken(err, nb.Name)
+	}
+	fmt.Fprintf(o.ErrOut, "Sent the request %s.\n", r.Name)
+	if nb.Spec.ApprovalMode() == v1alpha1.ApprovalManual {
+		fmt.Fprintf(o.ErrOut, "Waiting: a person has to approve it:\n\nkubectl certificate approve %s\n\n", r.Name)
+	}
+	return r, nil
+}
+
+// explainToken adds to an error of a request with the node's token what the user can do.
+func explainToken(err error, name string) error {
+	if apierrors.IsUnauthorized(err) {
+		return fmt.Errorf("the API server does not accept the token of NodeBootstrap %s: it was renewed or revoked in the meantime, "+
+			"or this connection leads through a proxy that accepts no bootstrap tokens. Run the command again: %w", name, err)
+	}
+	return fmt.Errorf("requesting the certificate with the token of NodeBootstrap %s: %w", name, err)
+}
+
+// awaitCertificate updates r until it has its certificate.
+func (o *signOptions) awaitCertificate(ctx context.Context, holder client.Client, nb *v1alpha1.NodeBootstrap,
+	r *certificatesv1.CertificateSigningRequest, deadline time.Time) error {
+	timed, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	var last error // it can be transient
+	err := wait.PollUntilContextCancel(timed, certificateInterval, true, func(ctx context.Context) (bool, error) {
+		switch last = holder.Get(ctx, client.ObjectKeyFromObject(r), r); {
+		case apierrors.IsNotFound(last):
+			return false, fmt.Errorf("the request %s was deleted: run the command again", r.Name)
+		case apierrors.IsUnauthorized(last), apierrors.IsForbidden(last):
+			return false, explainToken(last, nb.Name)
+		case last != nil:
+			return false, nil
+		}
+		return csr.Issued(r), checkVerdict(r)
+	})
+	switch {
+	case !wait.Interrupted(err):
+		return err
+	case ctx.Err() != nil:
+		return errors.New("interrupted")
+	case last != nil && !errors.Is(last, context.DeadlineExceeded):
+		return fmt.Errorf("gave up after %s: %w", o.wait, last)
+	case csr.IsApproved(r):
+		return fmt.Errorf("gave up after %s: the request %s is approved and not signed: does kube-controller-manager sign certificates? "+
+			"Run the command again", o.wait, r.Name)
+	}
+	return fmt.Errorf("gave up after %s: the request %s is not approved yet. Run the command again when it is", o.wait, r.Name)
+}
+
+// checkVerdict returns why a CSR gets no certificate.
+func checkVerdict(r *certificatesv1.CertificateSigningRequest) error {
+	for _, t := range []certificatesv1.RequestConditionType{certificatesv1.CertificateDenied, certificatesv1.CertificateFailed} {
+		if c := csr.Condition(r, t); c != nil {
+			return fmt.Errorf("the request %s was %s: %s: %s", r.Name, map[certificatesv1.RequestConditionType]string{
+				certificatesv1.CertificateDenied: "denied", certificatesv1.CertificateFailed: "approved, and signing it failed"}[t], c.Reason, c.Message)
+		}
+	}
+	return nil
+}
+
+func (o *signOptions) write(content []byte, done string) error {
+	if o.outputFile == "" {
+		_, err := o.Out.Write(content)
+		return err
+	}
+	if err := writeFile(o.outputFile, content, o.overwrite); err != nil {
+		return err
+	}
+	fmt.Fprintf(o.ErrOut, "%s.\n", done)
+	return nil
+}
