@@ -251,7 +251,7 @@ func TestSignWithFiles(t *testing.T) {
 
 	again := signing{cluster: cluster{funcs: failing(errors.New("asked the cluster first"))}}
 	r = again.fails(t, "--request", request, "--output-file", certificate)
-	mention(t, "the error", r.err.Error(), "exists already", "--overwrite")
+	mention(t, "the error", r.err.Error(), "already exists", "--overwrite")
 }
 
 // The kubeconfig has the certificate, the key's path and the published cluster, and no token.

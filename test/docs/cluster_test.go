@@ -220,7 +220,9 @@ func (p *playground) playMachine(ctx context.Context, name, file string) error {
 			return err
 		}
 	}
-	kubelet, err := p.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: name, BootstrapKubeconfig: content})
+	config := localcluster.KubeletConfig{NodeName: name}
+	config.BootstrapKubeconfig = bytes.ReplaceAll(content, []byte(" /var/"), []byte(" "+filepath.Join(p.nodes, name)+"/var/")) // the key's path
+	kubelet, err := p.StartKubelet(ctx, config)
 	if err != nil {
 		return err
 	}

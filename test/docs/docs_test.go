@@ -43,11 +43,12 @@ kubectl wait --for=condition=Joined nodebootstrap/worker-1 --timeout=1m
 // before are the commands that run before a document. Each document has a new cluster, those that are not listed here one without
 // the operator.
 var before = map[string]string{
-	"docs/metrics.md":    installed,
-	"docs/operations.md": "make build-installer\n" + installed + joined,
-	"docs/security.md":   installed + joined,
-	"docs/gitops.md":     kubeadm,
-	"docs/kubeadm.md":    kubeadm,
+	"docs/metrics.md":     installed,
+	"docs/operations.md":  "make build-installer\n" + installed + joined,
+	"docs/security.md":    installed + joined,
+	"docs/gitops.md":      kubeadm,
+	"docs/kubeadm.md":     kubeadm,
+	"docs/pinned-keys.md": installed + awaited,
 	"docs/migrating.md": installed + joined + `
 kubectl create clusterrolebinding create-csrs --group=system:bootstrappers --clusterrole=system:node-bootstrapper
 kubectl create clusterrolebinding approve-csrs --group=system:bootstrappers \
