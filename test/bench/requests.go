@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -60,13 +62,16 @@ func (s *site) claim(ctx context.Context, all map[string]*v1alpha1.NodeBootstrap
 	}
 }
 
+// controllerManagerRival is the name of kube-controller-manager's approver, alone and without limits.
+const controllerManagerRival = "kube_controller_manager_approve"
+
 // approve measures CSRs that kubelets send with their tokens all at once: without checks, without checks but with a claim,
-// with only kube-controller-manager's approver, without limits, and with the operator.
+// with only kube-controller-manager's approver, without limits, and with the operator, whose NodeBootstraps pin the keys or not.
 func (b *bench) approve(ctx context.Context) error {
 	approver := localcluster.Config{ControllerManagerArgs: map[string]string{
 		"controllers": "certificatesigningrequest-approving-controller", "kube-api-qps": "10000", "kube-api-burst": "10000",
 	}}
-	cfgs := []localcluster.Config{quiet, approver}
+	cfgs := []localcluster.Config{quiet, approver, quiet}
 	for range b.builds {
 		cfgs = append(cfgs, quiet)
 	}
@@ -78,13 +83,17 @@ func (b *bench) approve(ctx context.Context) error {
 		if _, err := b.withoutOperator(ctx, sites[1], rbac.BindingNames); err != nil {
 			return err
 		}
-		controllerManager, err := withTokens(ctx, sites[1], nil, "kube_controller_manager_approve", leaveIt)
+		controllerManager, err := withTokens(ctx, sites[1], nil, controllerManagerRival, leaveIt)
 		if err != nil {
 			return err
 		}
-		rivals = append(rivals, controllerManager)
+		pinned, err := b.withPinnedKeys(ctx, sites[2])
+		if err != nil {
+			return err
+		}
+		rivals = append(rivals, controllerManager, pinned)
 		for i, build := range b.builds {
-			s := sites[2+i]
+			s := sites[3+i]
 			m, err := b.mintOn(ctx, s, build, b.requests)
 			if err != nil {
 				return err
@@ -114,6 +123,33 @@ func withTokens(ctx context.Context, s *site, m *running, name string, approve a
 		return nil, err
 	}
 	return &rival{name, s, m, c, senders, approve}, m.restAndPause(ctx)
+}
+
+// withPinnedKeys is the operator, where each NodeBootstrap pins the key with which its node's CSRs are sent.
+func (b *bench) withPinnedKeys(ctx context.Context, s *site) (*rival, error) {
+	m, err := b.mintOn(ctx, s, b.builds[0], b.requests)
+	if err != nil {
+		return nil, err
+	}
+	r, err := withTokens(ctx, s, nil, "pinned_approve", leaveIt)
+	if err != nil {
+		return nil, err
+	}
+	r.manager = m.running
+	err = inParallel(len(r.senders), func(i int) error {
+		var request certificatesv1.CertificateSigningRequest
+		if err := json.Unmarshal(r.senders[i].body, &request); err != nil {
+			return err
+		}
+		key, err := csr.Fingerprint(&request)
+		if err != nil {
+			return err
+		}
+		nb := &v1alpha1.NodeBootstrap{ObjectMeta: metav1.ObjectMeta{Name: csr.RequestedNode(&request)}}
+		pin := fmt.Appendf(nil, `{"spec":{"clientCertificate":{"keyFingerprint":%q}}}`, key)
+		return s.Client.Patch(ctx, nb, client.RawPatch(types.MergePatchType, pin))
+	})
+	return r, errors.Join(err, r.manager.restAndPause(ctx))
 }
 
 // withoutOperator creates the credentials and the bindings that the operator would.
@@ -211,7 +247,7 @@ type rival struct {
 // one's rate that the others reach.
 func (b *bench) compete(ctx context.Context, rivals []*rival) error {
 	for range b.rounds {
-		limit := 0.0
+		limit, controllerManager := 0.0, 0.0
 		for i, r := range rivals {
 			rate, err := b.round(ctx, r)
 			if err != nil {
@@ -222,6 +258,11 @@ func (b *bench) compete(ctx context.Context, rivals []*rival) error {
 				limit = rate
 			} else {
 				b.results.add(r.name+"_ratio", rate/limit)
+			}
+			if r.name == controllerManagerRival {
+				controllerManager = rate
+			} else if controllerManager > 0 {
+				b.results.add(r.name+"_to_kube_controller_manager", rate/controllerManager)
 			}
 		}
 	}
