@@ -26,9 +26,9 @@ func (f *Facts) pinned() string {
 	return f.NodeBootstrap.Spec.PinnedKey()
 }
 
-// hasPinnedKey reports whether a CSR for the node's client certificate has its pinned key.
+// hasPinnedKey reports whether a CSR for a kubelet's client certificate has the node's pinned key.
 func (f *Facts) hasPinnedKey(r *certificatesv1.CertificateSigningRequest) bool {
-	if f.pinned() == "" || !f.Concerns(r) {
+	if f.pinned() == "" || r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName {
 		return false
 	}
 	key, err := csr.Fingerprint(r)
@@ -55,7 +55,7 @@ func ApprovesPinned(decided, live *v1alpha1.NodeBootstrap, d Decision) bool {
 // with the join.
 func (f *Facts) pinnedWaits(r *certificatesv1.CertificateSigningRequest, now time.Time) (time.Time, bool) {
 	at, approved := csr.ApprovedAt(r)
-	if !approved || !f.hasPinnedKey(r) || !decisions.ApprovedByUs(r) || decisions.Find(f.NodeBootstrap.Status.Certificates, r.UID) >= 0 {
+	if !approved || !decisions.ApprovedByUs(r) || decisions.Find(f.NodeBootstrap.Status.Certificates, r.UID) >= 0 || !f.hasPinnedKey(r) {
 		return time.Time{}, false
 	}
 	until := at.Add(JoinSoon)
