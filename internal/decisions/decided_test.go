@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
@@ -83,6 +85,50 @@ func tokenStatus() *v1alpha1.NodeBootstrapStatus {
 	s := nodetest.StatusOf(1, nodetest.Young)
 	decisions.SetTokens(&s, []token.Token{nodetest.Token(1, nodetest.Young)})
 	return &s
+}
+
+// The approval of a pinned key is recorded late: the decisions stay in the order of their times, and a key that was denied since then is
+// still the newest.
+func TestLateRecordKeepsTheOrder(t *testing.T) {
+	s := tokenStatus()
+	denied := nodetest.Because(csr.ReasonKeyReplaced, nodetest.DeniedDecision("csr-b", 1, 10*time.Second))
+	denied.KeyFingerprint = "SHA256:11"
+	decisions.Record(s, denied)
+	decisions.Record(s, nodetest.ApprovedDecision("csr-a", 1, time.Minute))
+	if csrs := s.Tokens[0].CSRs; len(csrs) != 2 || csrs[0].Name != "csr-a" || csrs[1].Name != "csr-b" {
+		t.Errorf("the decisions are %+v", csrs)
+	}
+	if s.ReplacedKey == nil || s.ReplacedKey.Name != "csr-b" {
+		t.Errorf("the replaced key is %+v", s.ReplacedKey)
+	}
+	decisions.Record(s, nodetest.ApprovedDecision("csr-c", 1, 0))
+	if s.ReplacedKey == nil {
+		t.Error("a known key ended the search for the newest one")
+	}
+	other := nodetest.ApprovedDecision("csr-d", 1, 0)
+	other.KeyFingerprint = "SHA256:22"
+	if decisions.Record(s, other); s.ReplacedKey != nil {
+		t.Errorf("after a further approval the replaced key is %+v", s.ReplacedKey)
+	}
+}
+
+// Copies of a CSR with a pinned key, which anyone with the token can send, cost no status writes for ever.
+func TestCopiesOfAPinnedKeyAreRecordedUntilTheListIsFull(t *testing.T) {
+	s := tokenStatus()
+	ours := nodetest.Judged(certificatesv1.CertificateApproved, csr.ReasonKubeletClient, "", 0)
+	var copies []*certificatesv1.CertificateSigningRequest
+	for i := range 2 * decisions.MaxCSRsPerToken {
+		copies = append(copies, nodetest.Request(fmt.Sprintf("pin/%02d", i), 1, time.Duration(60-i)*time.Second, ours))
+	}
+	decisions.RecordIssued(s, copies)
+	before := nodetest.AsJSON(s)
+	if n := len(s.Tokens[0].CSRs); n != decisions.MaxCSRsPerToken {
+		t.Errorf("%d are recorded", n)
+	}
+	decisions.RecordIssued(s, append(copies, nodetest.Request("pin/later", 1, 0, ours)))
+	if nodetest.AsJSON(s) != before {
+		t.Error("a full list does not end the record")
+	}
 }
 
 // Later CSRs push out nothing that a token is bound to: a full list takes no more, while the log goes on.
