@@ -2,7 +2,8 @@
 
 // Command demo shows the operator's main job on a real control plane with real kubelets, on this machine: it applies a
 // NodeBootstrap of four lines, and a stock kubelet that has only the published kubeconfig joins. Then a kubeconfig is
-// stolen: another machine that uses it gets no certificate, and the operator raises the alarm.
+// stolen: another machine that uses it gets no certificate, and the operator raises the alarm. Last, a machine's key is
+// pinned: a thief who comes first, under the right name, gets nothing, and the machine joins.
 package main
 
 import (
@@ -36,6 +37,9 @@ const (
 	victim = "worker-2" // of hack/demo/worker-2.yaml
 	second = "hack/demo/worker-2.yaml"
 	thief  = "intruder"
+	pinned = "worker-3"
+	// impostor takes the name of the pinned node, too.
+	impostor = "impostor"
 	// stepLimit allows for a busy machine; a step takes a second or two.
 	stepLimit = 2 * time.Minute
 )
@@ -72,11 +76,10 @@ func run(ctx context.Context, stay bool) (err error) {
 	if _, err := operator.Start(ctx, cluster, "--cluster-server", cluster.Server()); err != nil {
 		return err
 	}
-	if err := join(ctx, cluster); err != nil {
-		return err
-	}
-	if err := steal(ctx, cluster); err != nil {
-		return err
+	for _, act := range []func(context.Context, *localcluster.Cluster) error{join, steal, pin} {
+		if err := act(ctx, cluster); err != nil {
+			return err
+		}
 	}
 	if err := showTables(ctx, cluster); err != nil {
 		return err
@@ -109,59 +112,69 @@ func withLogs(ctx context.Context, err error, logs string) error {
 
 // join does what a person does for a node, and watches the rest.
 func join(ctx context.Context, cluster *localcluster.Cluster) error {
-	s, err := begin(ctx, cluster, node, sample)
+	s, kubeconfig, err := beginWith(ctx, cluster, node, sample)
 	if err != nil {
 		return err
 	}
-	return s.start(ctx, cluster, node, "the published kubeconfig and nothing else",
+	config := localcluster.KubeletConfig{NodeName: node, BootstrapKubeconfig: kubeconfig}
+	return s.start(ctx, cluster, config, "the published kubeconfig and nothing else",
 		csrSeen, approved, issued, registered, nodeReady, joined, tokenGone, kubeconfigGone)
 }
 
-// steal shows that a kubeconfig is worthless on any other machine.
+// steal shows that a kubeconfig is worthless under any other name.
 func steal(ctx context.Context, cluster *localcluster.Cluster) error {
-	s, err := begin(ctx, cluster, victim, second)
+	s, kubeconfig, err := beginWith(ctx, cluster, victim, second)
 	if err != nil {
 		return err
 	}
-	return s.start(ctx, cluster, thief, "the kubeconfig of "+victim, csrSeen, denied, alarmed, tokenGone, kubeconfigGone, waits)
+	config := localcluster.KubeletConfig{NodeName: thief, BootstrapKubeconfig: kubeconfig}
+	return s.start(ctx, cluster, config, "the kubeconfig of "+victim, csrSeen, denied, alarmed, tokenGone, kubeconfigGone, waits)
 }
 
-// begin applies a manifest and waits for the node's credential.
-func begin(ctx context.Context, cluster *localcluster.Cluster, node, manifest string) (*story, error) {
+// beginWith begins with a manifest of this repository.
+func beginWith(ctx context.Context, cluster *localcluster.Cluster, node, manifest string) (*story, []byte, error) {
+	root, err := localcluster.ProjectRoot()
+	if err != nil {
+		return nil, nil, err
+	}
+	return begin(ctx, cluster, node, root, manifest)
+}
+
+// begin applies a manifest in a directory, waits for the node's credential, and returns its kubeconfig.
+func begin(ctx context.Context, cluster *localcluster.Cluster, node, dir, manifest string) (*story, []byte, error) {
 	scheme, err := objects.NewScheme()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c, err := client.NewWithWatch(cluster.AdminConfig(), client.Options{Scheme: scheme})
 	if err != nil {
-		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+		return nil, nil, fmt.Errorf("connecting to the cluster: %w", err)
 	}
-	root, err := localcluster.ProjectRoot()
-	if err != nil {
-		return nil, err
-	}
-	path := filepath.Join(root, manifest)
+	path := filepath.Join(dir, manifest)
 	if err := showFile(path, manifest); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s, err := newStory(ctx, c, node)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if _, err := operator.Kubectl(ctx, cluster, "apply", "-f", path); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return s, s.waitFor(ctx, published)
+	if err := s.waitFor(ctx, published); err != nil {
+		return nil, nil, err
+	}
+	var secret corev1.Secret
+	if err := c.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(node)}, &secret); err != nil {
+		return nil, nil, fmt.Errorf("reading the published kubeconfig: %w", err)
+	}
+	return s, secret.Data[kubeconfig.Key], nil
 }
 
-// start runs a kubelet with the node's kubeconfig and waits for the outcome.
-func (s *story) start(ctx context.Context, cluster *localcluster.Cluster, kubelet, with string, steps ...string) error {
-	var secret corev1.Secret
-	if err := s.client.Get(ctx, client.ObjectKey{Namespace: operator.Namespace, Name: owned.KubeconfigSecretName(s.node)}, &secret); err != nil {
-		return fmt.Errorf("reading the published kubeconfig: %w", err)
-	}
-	s.print("kubelet of " + kubelet + " started, with " + with)
-	k, err := cluster.StartKubelet(ctx, localcluster.KubeletConfig{NodeName: kubelet, BootstrapKubeconfig: secret.Data[kubeconfig.Key]})
+// start runs a kubelet and waits for the outcome.
+func (s *story) start(ctx context.Context, cluster *localcluster.Cluster, config localcluster.KubeletConfig, with string, steps ...string) error {
+	s.print("kubelet of " + config.NodeName + " started, with " + with)
+	k, err := cluster.StartKubelet(ctx, config)
 	if err != nil {
 		return err
 	}

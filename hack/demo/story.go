@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
@@ -37,6 +39,7 @@ const (
 	denied         = "CSR denied"
 	alarmed        = "alarm raised"
 	waits          = "waiting for a reissue"
+	notRevoked     = "nothing revoked"
 )
 
 // story prints each step once, when it is observed.
@@ -136,11 +139,15 @@ func (s *story) observeNodeBootstrap(nb *v1alpha1.NodeBootstrap) {
 	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionJoined); c != nil && c.Status == "True" {
 		s.happened(joined, c.Message)
 	}
+	ready := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady)
 	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); c != nil {
 		s.happened(alarmed, fmt.Sprintf("condition %s, reason %s", c.Type, c.Reason))
+		if c.Reason == csr.ReasonKeyNotPinned && ready != nil && ready.Status == "True" && nb.Status.Token != nil {
+			s.happened(notRevoked, "the NodeBootstrap is still Ready, and the token "+nb.Status.Token.ID+" valid")
+		}
 	}
-	if c := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady); c != nil && c.Reason == v1alpha1.ReasonTokenMisused {
-		s.happened(waits, c.Message)
+	if ready != nil && ready.Reason == v1alpha1.ReasonTokenMisused {
+		s.happened(waits, ready.Message)
 	}
 }
 
@@ -174,7 +181,7 @@ func (s *story) observeRequest(request *certificatesv1.CertificateSigningRequest
 		case certificatesv1.CertificateApproved:
 			s.happened(approved, c.Message)
 		case certificatesv1.CertificateDenied:
-			s.happened(denied, c.Reason+": "+firstSentence(c.Message))
+			s.happened(denied, c.Reason+": "+shortenKeys(firstSentence(c.Message)))
 		case certificatesv1.CertificateFailed:
 		}
 	}
@@ -216,3 +223,8 @@ func shorten(name string) string {
 	}
 	return strings.TrimSpace(name[:most]) + "..."
 }
+
+var fingerprints = regexp.MustCompile(`(SHA256:[0-9a-f]{8})[0-9a-f]+`)
+
+// shortenKeys leaves out most of each key's fingerprint.
+func shortenKeys(message string) string { return fingerprints.ReplaceAllString(message, "$1...") }
