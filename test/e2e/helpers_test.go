@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -103,6 +104,24 @@ func waitJoined(t *testing.T, name string) *v1alpha1.NodeBootstrap {
 		t.Errorf("the status still names a credential: %+v", nb.Status)
 	}
 	env.Check(t, cluster.NothingLeft(t.Context(), name))
+	return nb
+}
+
+// waitJoinedAgain waits until a reinstalled machine, whose kubelet was just started, has joined while its old Node exists.
+func waitJoinedAgain(t *testing.T, name string, node *corev1.Node) *v1alpha1.NodeBootstrap {
+	t.Helper()
+	// The old kubelet might still renew the Lease: only after a minute does a renewal prove that the new one has joined.
+	started := time.Now()
+	env.Eventually(t, "the minute after the approval", func() error {
+		if passed := time.Since(started); passed < 50*time.Second {
+			return fmt.Errorf("%s have passed", passed)
+		}
+		return nil
+	})
+	nb := waitJoined(t, name)
+	if now := waitNodeReady(t, name); now.UID != node.UID {
+		t.Error("the old Node no longer exists, so that the test proves nothing")
+	}
 	return nb
 }
 

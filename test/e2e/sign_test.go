@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -128,6 +131,106 @@ func TestSignWithManualApproval(t *testing.T) {
 	if sent := sentWith(t, nb.Status.Token.ID); len(sent) != 1 {
 		t.Errorf("%d CSRs were sent, want one", len(sent))
 	}
+}
+
+// A thief has the kubeconfig of a node whose key is pinned, comes first, and takes the node's name. It gets nothing and stops nothing:
+// the machine joins with the same token.
+func TestThiefComesBeforeThePinnedKey(t *testing.T) {
+	t.Parallel()
+	const name = "pinned-machine"
+	key, request := makeRequest(t, name)
+	pin := csr.EvaluateContent(request, name).KeyFingerprint
+	nb := cluster.NodeBootstrap(name)
+	nb.Spec.ClientCertificate.KeyFingerprint = pin
+	cluster.Create(t, nb)
+	before, kubeconfig := cluster.WaitAwaited(t, name)
+	tokenID := before.Status.Token.ID
+
+	thief := startKubeletWith(t, localcluster.KubeletConfig{
+		NodeName: "pinned-thief", BootstrapKubeconfig: kubeconfig, ExtraArgs: map[string]string{"hostname-override": name},
+	})
+	// The first denial could be followed by a revocation, the second one was sent with the token after it.
+	env.Eventually(t, "two denials", func() error {
+		denied := slices.DeleteFunc(sentWith(t, tokenID), func(r certificatesv1.CertificateSigningRequest) bool {
+			return !wasDenied(&r, csr.ReasonKeyNotPinned, pin)
+		})
+		if len(denied) < 2 {
+			return fmt.Errorf("%d CSRs are denied", len(denied))
+		}
+		return nil
+	})
+	alarmed, published := cluster.WaitAwaited(t, name)
+	env.Check(t, conditionIs(meta.FindStatusCondition(alarmed.Status.Conditions, v1alpha1.ConditionTokenMisused), metav1.ConditionTrue, csr.ReasonKeyNotPinned))
+	if alarmed.Status.Token.ID != tokenID || !bytes.Equal(published, kubeconfig) {
+		t.Errorf("after the theft the token is %s, want %s, which is not revoked", alarmed.Status.Token.ID, tokenID)
+	}
+
+	startKubelet(t, name, sign(t, name, request, "--output", "kubeconfig", "--key-path", key))
+	joined := waitJoined(t, name)
+	env.Check(t, conditionIs(meta.FindStatusCondition(joined.Status.Conditions, v1alpha1.ConditionTokenMisused), metav1.ConditionTrue, csr.ReasonKeyNotPinned))
+	env.Check(t, onlyKeyApproved(joined, tokenID, pin))
+	if _, err := os.Stat(filepath.Join(thief.Dir(), "pki", "kubelet-client-current.pem")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the thief has a certificate (%v)", err)
+	}
+}
+
+// A reinstalled machine has its old key, or a new one that is pinned together with the reissue. It joins from an empty directory while
+// the old Node still exists.
+func TestReinstalledMachineWithPinnedKey(t *testing.T) {
+	t.Parallel()
+	for name, withNewKey := range map[string]bool{"pinned-old-key": false, "pinned-new-key": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			nb := cluster.NodeBootstrap(name)
+			cluster.Create(t, nb)
+			key, request := makeRequest(t, name)
+			pin := csr.EvaluateContent(request, name).KeyFingerprint
+			old := startKubelet(t, name, sign(t, name, request, "--output", "kubeconfig", "--key-path", key))
+			waitJoined(t, name)
+			node := waitNodeReady(t, name)
+			env.Must(t, old.Stop())
+
+			oldRequest, oldPin := request, pin
+			if withNewKey {
+				key, request = makeRequest(t, name)
+				pin = csr.EvaluateContent(request, name).KeyFingerprint
+			}
+			env.Change(t, cluster, nb, func(nb *v1alpha1.NodeBootstrap) {
+				nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: "reinstalled"}
+				nb.Spec.ClientCertificate.KeyFingerprint = pin
+			})
+			awaited, _ := cluster.WaitAwaited(t, name)
+			if withNewKey {
+				if _, errOut, err := runSign(t, name, oldRequest); err == nil || !strings.Contains(errOut, "pins another key, "+pin) {
+					t.Errorf("with the old key: %v: %s", err, errOut)
+				}
+			}
+			startKubelet(t, name, sign(t, name, request, "--output", "kubeconfig", "--key-path", key))
+			joined := waitJoinedAgain(t, name, node)
+			if joined.Status.LastHandledReissueAt != "reinstalled" {
+				t.Errorf("status.lastHandledReissueAt is %q", joined.Status.LastHandledReissueAt)
+			}
+			noAlarm(t, joined)
+			env.Check(t, onlyKeyApproved(joined, awaited.Status.Token.ID, pin))
+			if len(joined.Status.Certificates) != 2 || joined.Status.Certificates[0].KeyFingerprint != oldPin {
+				t.Errorf("the status has these decisions: %+v", joined.Status.Certificates)
+			}
+		})
+	}
+}
+
+// onlyKeyApproved is nil if the status has one approval with a token, which is for a key.
+func onlyKeyApproved(nb *v1alpha1.NodeBootstrap, tokenID, key string) error {
+	var approved []string
+	for _, d := range nb.Status.Certificates {
+		if d.TokenID == tokenID && d.Verdict == v1alpha1.VerdictApproved {
+			approved = append(approved, d.KeyFingerprint)
+		}
+	}
+	if !slices.Equal(approved, []string{key}) {
+		return fmt.Errorf("approved with the token %s are the keys %q, want only %s", tokenID, approved, key)
+	}
+	return nil
 }
 
 func makeRequest(t *testing.T, node string) (keyPath string, request []byte) {
