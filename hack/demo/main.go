@@ -112,22 +112,22 @@ func withLogs(ctx context.Context, err error, logs string) error {
 
 // join does what a person does for a node, and watches the rest.
 func join(ctx context.Context, cluster *localcluster.Cluster) error {
-	s, kubeconfig, err := beginWith(ctx, cluster, node, sample)
+	s, credential, err := beginWith(ctx, cluster, node, sample)
 	if err != nil {
 		return err
 	}
-	config := localcluster.KubeletConfig{NodeName: node, BootstrapKubeconfig: kubeconfig}
+	config := localcluster.KubeletConfig{NodeName: node, BootstrapKubeconfig: credential}
 	return s.start(ctx, cluster, config, "the published kubeconfig and nothing else",
 		csrSeen, approved, issued, registered, nodeReady, joined, tokenGone, kubeconfigGone)
 }
 
 // steal shows that a kubeconfig is worthless under any other name.
 func steal(ctx context.Context, cluster *localcluster.Cluster) error {
-	s, kubeconfig, err := beginWith(ctx, cluster, victim, second)
+	s, credential, err := beginWith(ctx, cluster, victim, second)
 	if err != nil {
 		return err
 	}
-	config := localcluster.KubeletConfig{NodeName: thief, BootstrapKubeconfig: kubeconfig}
+	config := localcluster.KubeletConfig{NodeName: thief, BootstrapKubeconfig: credential}
 	return s.start(ctx, cluster, config, "the kubeconfig of "+victim, csrSeen, denied, alarmed, tokenGone, kubeconfigGone, waits)
 }
 

@@ -44,18 +44,17 @@ const (
 
 // story prints each step once, when it is observed.
 type story struct {
-	node   string
-	client client.WithWatch
-	mu     sync.Mutex
-	began  time.Time
-	seen   map[string]chan struct{}
+	node  string
+	mu    sync.Mutex
+	began time.Time
+	seen  map[string]chan struct{}
 	// tokens are the IDs of the node's tokens.
 	tokens map[string]bool
 }
 
 // newStory watches everything about a node from now on, until the context ends.
 func newStory(ctx context.Context, c client.WithWatch, node string) (*story, error) {
-	s := &story{node: node, client: c, began: time.Now(), seen: map[string]chan struct{}{}, tokens: map[string]bool{}}
+	s := &story{node: node, began: time.Now(), seen: map[string]chan struct{}{}, tokens: map[string]bool{}}
 	for _, list := range []client.ObjectList{
 		&v1alpha1.NodeBootstrapList{}, &corev1.SecretList{}, &certificatesv1.CertificateSigningRequestList{}, &corev1.NodeList{},
 	} {
