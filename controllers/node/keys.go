@@ -43,7 +43,7 @@ func (r *Reconciler) nodeOfKey(ctx context.Context, own *v1alpha1.NodeBootstrap,
 	}
 	for i := range list {
 		nb := &list[i]
-		if nb.Name != node && lifecycle.Claims(nb, key) && !(pins && nb.Spec.PinnedKey() == key) {
+		if nb.Name != node && lifecycle.Claims(nb, key) && (!pins || nb.Spec.PinnedKey() != key) {
 			return nb.Name, nil
 		}
 	}

@@ -11,9 +11,10 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
-	"github.com/nodebootstrap/nodebootstrap/test/env"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 var getOptions = metav1.GetOptions{}
