@@ -17,16 +17,6 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 )
 
-// keyOf is the fingerprint of a key by its name.
-func keyOf(name string) string {
-	return nodetest.Must(csr.Fingerprint(nodetest.Request(name, 1, 0)))
-}
-
-// pins pins the key with a name.
-func pins(name string) func(*lifecycle.Facts) {
-	return func(f *lifecycle.Facts) { f.NodeBootstrap.Spec.ClientCertificate.KeyFingerprint = keyOf(name) }
-}
-
 func pinnedBy(others ...string) func(*lifecycle.Facts) {
 	return func(f *lifecycle.Facts) { f.PinnedElsewhere = others }
 }
@@ -54,7 +44,7 @@ func TestDecideWithAPinnedKey(t *testing.T) {
 		"the pinned key with a defect":     {Edit: asks("pin", nodetest.TooLong), Want: kept("pin: Denied", "")},
 		"the pinned key, another node":     {Edit: asks("pin", nodetest.ForNode("worker-2")), Want: kept("pin: Denied", "WrongSubject")},
 		"the pinned key of another node": {Edit: nodetest.Edits(asks("pin"), func(f *lifecycle.Facts) {
-			f.KeysElsewhere = map[string]string{keyOf("pin"): "worker-2"}
+			f.KeysElsewhere = map[string]string{nodetest.KeyOf("pin"): "worker-2"}
 		}), Want: kept("pin: Denied", "")},
 
 		"after an alarm":         {Edit: nodetest.Edits(nodetest.Raised(csr.ReasonKeyNotPinned), asks("pin")), Want: kept("pin: Approved", "")},
@@ -76,7 +66,7 @@ func TestDecideWithAPinnedKey(t *testing.T) {
 		if tt.Facts == nil {
 			tt.Facts = nodetest.Awaited(1, nodetest.Young)
 		}
-		tt.Edit = nodetest.Edits(pins("pin"), tt.Edit)
+		tt.Edit = nodetest.Edits(nodetest.Pins("pin"), tt.Edit)
 		tests[name] = tt
 	}
 	nodetest.Plans(t, tests)
@@ -90,7 +80,7 @@ func delayed(f *lifecycle.Facts) {
 func TestPinnedKeyIsDecidedAfterAnyNumberOfOthers(t *testing.T) {
 	for _, machine := range []time.Duration{0, 50 * time.Second, time.Hour} {
 		f := nodetest.Awaited(1, 2*time.Hour)
-		pins("pin")(f)
+		nodetest.Pins("pin")(f)
 		nodetest.Further(nodetest.BadRequests(1, 100)...)(f)
 		for range 3 { // the decisions of one reconcile are recorded before the next one
 			p := nodetest.Decide(f, nodetest.Now)
@@ -126,7 +116,7 @@ func TestRemovedPinRestoresTheOtherRules(t *testing.T) {
 // An approval rests on the NodeBootstrap as the API server has it.
 func TestApprovesPinned(t *testing.T) {
 	f := nodetest.Awaited(1, nodetest.Young)
-	nodetest.Edits(pins("pin"), asks("pin"))(f)
+	nodetest.Edits(nodetest.Pins("pin"), asks("pin"))(f)
 	p := nodetest.Decide(f, nodetest.Now)
 	for name, tt := range map[string]struct {
 		edit func(*v1alpha1.NodeBootstrap)
@@ -134,7 +124,7 @@ func TestApprovesPinned(t *testing.T) {
 	}{
 		"unchanged":        {func(*v1alpha1.NodeBootstrap) {}, true},
 		"another status":   {func(nb *v1alpha1.NodeBootstrap) { nb.Status = v1alpha1.NodeBootstrapStatus{} }, true},
-		"another key":      {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.KeyFingerprint = keyOf("other") }, false},
+		"another key":      {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.KeyFingerprint = nodetest.KeyOf("other") }, false},
 		"no key":           {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.KeyFingerprint = "" }, false},
 		"another object":   {func(nb *v1alpha1.NodeBootstrap) { nb.UID = nodetest.FormerUID }, false},
 		"a person decides": {func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual }, false},

@@ -25,9 +25,19 @@ func clusterWide(f *lifecycle.Facts) bool {
 	return f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide
 }
 
-// alarming reports whether a plan runs with an alarm that withdraws tokens.
+// pins reports whether a key is pinned for an awaited node.
+func pins(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	return f.NodeBootstrap != nil && p.Phase != lifecycle.Joined && f.NodeBootstrap.Spec.PinnedKey() != ""
+}
+
+func isPinned(f *lifecycle.Facts, r *certificatesv1.CertificateSigningRequest) bool {
+	key, err := csr.Fingerprint(r)
+	return err == nil && key == f.NodeBootstrap.Spec.PinnedKey()
+}
+
+// alarming reports whether a plan runs with an alarm that withdraws tokens. With a pinned key none does.
 func alarming(f *lifecycle.Facts, p *lifecycle.Plan) bool {
-	return f.NodeBootstrap != nil && p.Phase != lifecycle.Joined && !clusterWide(f) && (p.Misuse != nil || f.Misused())
+	return f.NodeBootstrap != nil && p.Phase != lifecycle.Joined && !clusterWide(f) && !pins(f, p) && (p.Misuse != nil || f.Misused())
 }
 
 // unclaimed reports whether no key was approved with a token before this reconcile.
@@ -100,7 +110,7 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 	"one key is approved for a token and as many as may replace it, only by approval Node": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		byToken := map[string][]string{}
 		for _, d := range ofTokens(p) {
-			if d.Result.Verdict != csr.Approve {
+			if d.Result.Verdict != csr.Approve || pins(f, p) && isPinned(f, d.Request) {
 				continue
 			}
 			keys, seen := byToken[d.Record.TokenID]
@@ -172,10 +182,13 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 		}
 		return true
 	},
-	"eight decisions and no more for a token, and one that records it": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+	"eight decisions and no more for a token, and one that records it, apart from the pinned key": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return all([]int{1, 2, 3}, func(n int) bool {
 			decided, ignored := map[types.UID]bool{}, map[types.UID]bool{}
 			for _, d := range recordedOf(f, p) {
+				if pins(f, p) && d.Verdict == v1alpha1.VerdictApproved && d.KeyFingerprint == f.NodeBootstrap.Spec.PinnedKey() {
+					continue
+				}
 				if d.TokenID == nodetest.NthID(n) {
 					decided[d.UID] = true
 				}
@@ -210,6 +223,29 @@ var rules = map[string]func(*lifecycle.Facts, *lifecycle.Plan) bool{
 	},
 	"credentials are withdrawn for an alarm, and only then": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
 		return (p.Phase == lifecycle.Withdrawn) == (alarming(f, p) && p.Token == nil)
+	},
+
+	"with a pinned key, nothing else is approved": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+		return !pins(f, p) || all(ofTokens(p), func(d lifecycle.Decision) bool {
+			return d.Pinned == (d.Result.Verdict == csr.Approve) && (!d.Pinned || isPinned(f, d.Request) && len(f.PinnedElsewhere) == 0)
+		})
+	},
+	"with a pinned key, nothing is revoked for misuse": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+		return !pins(f, p) || p.Phase != lifecycle.Withdrawn && all(f.Keep(nodetest.Now), func(t token.Token) bool {
+			return p.LiveToken(t.ID) != nil || p.MintReason != "" // only renewal replaces a predecessor
+		})
+	},
+	"the pinned key is approved, unless a person approves, it is pinned twice, or another node has it": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
+		mayApprove := pins(f, p) && len(f.PinnedElsewhere) == 0 && f.NodeBootstrap.Spec.ApprovalMode() == v1alpha1.ApprovalNode && len(f.KeysElsewhere) == 0
+		return all(f.Requests, func(r *certificatesv1.CertificateSigningRequest) bool {
+			sound := f.Concerns(r) && csr.Undecided(r) && r.Spec.ExpirationSeconds == nil
+			if !mayApprove || !sound || !isPinned(f, r) || p.LiveToken(token.IDOfUser(r.Spec.Username)) == nil {
+				return true
+			}
+			return slices.ContainsFunc(p.Decisions, func(d lifecycle.Decision) bool {
+				return d.Request == r && d.Pinned && d.Result.Verdict == csr.Approve && d.Record.Verdict == v1alpha1.VerdictApproved
+			})
+		})
 	},
 
 	"serving certificates are only for declared addresses": func(f *lifecycle.Facts, p *lifecycle.Plan) bool {
@@ -271,7 +307,7 @@ func TestClaimsSurviveTheirToken(t *testing.T) {
 		if n := len(ofTokens(&again)); n > 0 || again.Misuse != nil {
 			t.Errorf("seed %d: no token is left, but %d CSRs are decided: %+v", seed, n, nodetest.OutlineOf(&again))
 		}
-		if was := nodetest.AlarmOf(&f.NodeBootstrap.Status); was != nil && !f.ReissueDue() && !clusterWide(f) && again.Phase == lifecycle.Awaited {
+		if was := nodetest.AlarmOf(&f.NodeBootstrap.Status); was != nil && !f.ReissueDue() && !clusterWide(f) && !pins(f, &again) && again.Phase == lifecycle.Awaited {
 			t.Errorf("seed %d: an alarm is raised, but the plan has a token: %+v", seed, nodetest.OutlineOf(&again))
 		}
 	}

@@ -130,6 +130,36 @@ var choices = []choice{
 	{Unchanged, func(f *lifecycle.Facts) { f.Bypass = &lifecycle.Bypass{} }, func(f *lifecycle.Facts) {
 		f.Bypass = &lifecycle.Bypass{Open: true, Why: []string{"a binding", "another"}}
 	}},
+	{ // the pinned key
+		Unchanged, Unchanged, Unchanged, Unchanged,
+		onNodeBootstrap(Pins("csr-a")),
+		onNodeBootstrap(Pins("csr-b")),
+		onNodeBootstrap(Pins("bad")),
+		onNodeBootstrap(Pins("nobody")),
+		onNodeBootstrap(PinnedTwice("csr-a")),
+	},
+	{Unchanged, Unchanged, func(f *lifecycle.Facts) { f.KeysElsewhere = map[string]string{KeyOf("csr-a"): "worker-2"} }},
+}
+
+// KeyOf is the fingerprint of a key by its name.
+func KeyOf(name string) string { return Must(csr.Fingerprint(Request(name, 1, 0))) }
+
+// Pins pins the key with a name. With approval ClusterWide the API server refuses that.
+func Pins(name string) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) {
+		if c := &f.NodeBootstrap.Spec.ClientCertificate; c.Approval != v1alpha1.ApprovalClusterWide {
+			c.KeyFingerprint = KeyOf(name)
+		}
+	}
+}
+
+// PinnedTwice pins a key that another NodeBootstrap pins, too.
+func PinnedTwice(name string) func(*lifecycle.Facts) {
+	return func(f *lifecycle.Facts) {
+		if Pins(name)(f); f.NodeBootstrap.Spec.PinnedKey() != "" {
+			f.PinnedElsewhere = []string{"worker-2"}
+		}
+	}
 }
 
 func setStatus(f *lifecycle.Facts, s v1alpha1.NodeBootstrapStatus) {

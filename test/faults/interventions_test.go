@@ -53,19 +53,35 @@ var interventions = map[string]func(*world){
 	},
 }
 
-// intervention is one before a call.
-type intervention struct{ call, name string }
+// pinInterventions are those that change the pinned key.
+var pinInterventions = map[string]func(*world){
+	"pins the machine's key": func(w *world) { edit(w.store, userAuthor, "", worker, w.machine(worker).isPinned) },
+	"pins another key":       func(w *world) { edit(w.store, userAuthor, "", worker, w.another(66).isPinned) },
+	"removes the pin":        func(w *world) { edit(w.store, userAuthor, "", worker, unpinned) },
+}
 
-// TestInterventions intervenes just before each call of the operator in the main story, which then continues as far as
-// possible. In the end a new machine can join, if the node is still wanted, and nothing is left if it is not.
+// intervention is one before a call of a story.
+type intervention struct {
+	story      story
+	call, name string
+	do         func(*world)
+}
+
+// TestInterventions intervenes just before each call of the operator in the main story, and changes the pin before each call of one with
+// pinned keys too. The story then continues as far as possible. In the end a new machine can join, if the node is still wanted, and
+// nothing is left if it is not.
 func TestInterventions(t *testing.T) {
-	r := undisturbed(t, mainStory)
 	var plan []intervention
-	for _, c := range r.calls {
-		for _, name := range slices.Sorted(maps.Keys(interventions)) {
-			plan = append(plan, intervention{c.id, name})
+	add := func(s story, some map[string]func(*world)) {
+		for _, c := range undisturbed(t, s).calls {
+			for _, name := range slices.Sorted(maps.Keys(some)) {
+				plan = append(plan, intervention{s, c.id, name, some[name]})
+			}
 		}
 	}
+	add(mainStory, interventions)
+	add(mainStory, pinInterventions)
+	add(pinnedAgainStory, pinInterventions)
 	all := len(plan)
 	if random := seeded(); *interventionRuns >= 0 {
 		random.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
@@ -88,12 +104,12 @@ func (i intervention) run() (*world, string) {
 	w.random = func(c *call) fault {
 		if c.id == i.call {
 			w.note("someone %s", i.name)
-			interventions[i.name](w)
+			i.do(w)
 		}
 		return ""
 	}
 	w.caught(func() {
-		steps := w.fromJoiningToDeletion(0)
+		steps := i.story.build(w)
 		w.startOperator()
 		w.goesOn(withoutLeaving(steps))
 		w.random = nil
@@ -105,7 +121,7 @@ func (i intervention) run() (*world, string) {
 	if len(w.violations) == 0 {
 		return w, ""
 	}
-	return w, fmt.Sprintf("someone %s just before %s:\n%s\n%s", i.name, i.call, strings.Join(w.violations, "\n"), w.history())
+	return w, fmt.Sprintf("in %q someone %s just before %s:\n%s\n%s", i.story.name, i.name, i.call, strings.Join(w.violations, "\n"), w.history())
 }
 
 // endsWell lets the cluster settle, whatever has happened to it. Then the status is true, each wanted node can join, and
@@ -134,20 +150,32 @@ func (w *world) endsWell(machines map[string]*machine) {
 	}
 }
 
-// finallyJoins lets a new machine join as the node, if that is wanted, after a reissue if no credential exists.
+// finallyJoins lets a new machine join as the node, if that is wanted. If a key is pinned, the new one is pinned instead. A kubeconfig
+// that is no longer marked as the operator's is deleted, as the status says. A reissue comes first if no credential exists, or if another
+// key can have the token.
 func (w *world) finallyJoins(m *machine) {
 	nb := get[*v1alpha1.NodeBootstrap](w.store, "", m.node)
 	if nb == nil {
 		return
 	}
 	w.note("- a new machine joins as %s", m.node)
-	// A token is for one key; and after the join deadline the last one expires.
+	m.wipe()
+	if w.stalled(m.node, v1alpha1.ReasonObjectNotOurs) { // admission removed its labels, and the operator was restarted
+		w.remove(userAuthor, key{"Secret", namespace, owned.KubeconfigSecretName(m.node)})
+		w.run(5 * time.Second)
+	}
+	pinned := nb.Spec.PinnedKey() != ""
+	if pinned {
+		edit(w.store, userAuthor, "", m.node, m.isPinned)
+		w.run(5 * time.Second)
+		nb = get[*v1alpha1.NodeBootstrap](w.store, "", m.node)
+	}
+	// Without a pin, a token is for one key; and after the join deadline the last one expires.
 	runsOut := nb.Status.Token != nil && nb.Status.Token.ExpirationTime.Sub(w.clock.Now()) < time.Minute
-	if !w.isReady(m.node) || len(nb.Status.Certificates) > 0 || runsOut {
+	if !w.isReady(m.node) || len(nb.Status.Certificates) > 0 && !pinned || runsOut {
 		w.asksReissue(m.node, fmt.Sprint("finally ", w.revision))
 		w.run(5 * time.Second)
 	}
-	m.wipe()
 	for i, do := range []func() bool{m.give, m.ask, m.collectApproved, m.register, m.beat} {
 		if !do() {
 			w.violated(fmt.Sprintf("the right machine can join: %s cannot take step %d", m, i+1))

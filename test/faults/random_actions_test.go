@@ -32,7 +32,22 @@ func (h *historian) spec() func(*v1alpha1.NodeBootstrap) {
 		if deadline > 0 {
 			nb.Spec.Token.JoinDeadline = &metav1.Duration{Duration: deadline}
 		}
-		nb.Spec.ClientCertificate.Approval = approval
+		if approval != v1alpha1.ApprovalClusterWide || nb.Spec.PinnedKey() == "" { // the API server refuses both together
+			nb.Spec.ClientCertificate.Approval = approval
+		}
+	}
+}
+
+// pin pins a key: usually that of the node's machine.
+func (h *historian) pin(node string) func(*v1alpha1.NodeBootstrap) {
+	m := h.machines[node]
+	former := *m
+	former.disk = max(1, m.disk-1)
+	owner := rapid.SampledFrom([]*machine{m, m, &former, h.thief, h.installed("nobody", 1)}).Draw(h.t, "whose key")
+	return func(nb *v1alpha1.NodeBootstrap) {
+		if nb.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide { // the API server refuses both together
+			owner.isPinned(nb)
+		}
 	}
 }
 
@@ -68,6 +83,31 @@ func (h *historian) people() map[string]func() {
 				}
 			})
 		},
+		"someone wants a node and pins a key": func() {
+			if node := h.node(); get[*v1alpha1.NodeBootstrap](h.store, "", node) == nil {
+				h.wants(node, h.spec(), h.pin(node))
+			}
+		},
+		"someone pins a key": func() {
+			node := h.node()
+			edit(h.store, userAuthor, "", node, h.pin(node))
+		},
+		"someone pins one key for both nodes": func() {
+			pin := h.pin(h.node())
+			for _, node := range nodes {
+				edit(h.store, userAuthor, "", node, pin)
+			}
+		},
+		"someone pins a new key and asks for a reissue": func() {
+			node := h.node()
+			h.reissues++
+			pin := h.pin(node)
+			edit(h.store, userAuthor, "", node, func(nb *v1alpha1.NodeBootstrap) {
+				pin(nb)
+				nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: fmt.Sprint(h.reissues)}
+			})
+		},
+		"someone removes a pin":    func() { edit(h.store, userAuthor, "", h.node(), unpinned) },
 		"someone deletes a Node":   func() { h.remove(userAuthor, key{kind: "Node", name: h.node()}) },
 		"someone deletes a Secret": func() { h.onChild(func(s *corev1.Secret) { h.remove(userAuthor, keyOf(s)) }) },
 		"someone edits a Secret": func() {

@@ -140,6 +140,11 @@ func (h *historian) ends() {
 	h.note("- all faults are repaired")
 	h.failing, h.signerDown = 0, false
 	edit(h.store, userAuthor, namespace, "kube-root-ca.crt", func(c *corev1.ConfigMap) { c.Data = map[string]string{"ca.crt": clusterCA()} })
+	for _, node := range nodes { // a pin that stays is corrected
+		if rapid.Bool().Draw(h.t, "whether the pin is removed") {
+			edit(h.store, userAuthor, "", node, unpinned)
+		}
+	}
 	h.endsWell(h.machines)
 	h.holds()
 }

@@ -69,7 +69,7 @@ func (c *Checker) againstToken(w Write, t *createdToken, s *corev1.Secret, revis
 	}
 	node := get[*corev1.Node](c, Key{Kind: "Node", Name: t.node}, revision)
 	switch {
-	case is(v1alpha1.ConditionTokenMisused) && nb.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide:
+	case is(v1alpha1.ConditionTokenMisused) && nb.Spec.ApprovalMode() != v1alpha1.ApprovalClusterWide && nb.Spec.PinnedKey() == "":
 		return "although a token was misused"
 	case is(v1alpha1.ConditionJoined) && node != nil && node.UID == nb.Status.NodeUID:
 		return "for a node that has joined"
