@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
 )
 
@@ -42,10 +43,16 @@ func adversarialKeys(t *testing.T) map[string]crypto.Signer {
 }
 
 func evaluateClient(r *certificatesv1.CertificateSigningRequest) csr.Result {
+	return evaluatePinned(r, "")
+}
+
+// evaluatePinned is the verdict while a key is pinned; none if it is empty.
+func evaluatePinned(r *certificatesv1.CertificateSigningRequest, key string) csr.Result {
 	return csr.Evaluate(csr.Request{
-		CSR:      r,
-		NodeName: adversarialNode,
-		TokenID:  adversarialToken, TokenCreated: adversarialTime.Add(-time.Hour), TokenExpires: adversarialTime.Add(time.Hour),
+		CSR:       r,
+		PinnedKey: key,
+		NodeName:  adversarialNode,
+		TokenID:   adversarialToken, TokenCreated: adversarialTime.Add(-time.Hour), TokenExpires: adversarialTime.Add(time.Hour),
 		TokenGroup: "system:bootstrappers:nodebootstrap",
 		MayHave:    []string{"system:bootstrappers:nodebootstrap:cluster-wide"},
 		Now:        adversarialTime,
@@ -101,6 +108,37 @@ func TestAdversarialRequests(t *testing.T) {
 				if got := of.evaluate(r); verdicts[got.Verdict] != c.Verdict || got.Reason != want {
 					t.Errorf("%s, %s (%s): got %s %s (%s), want %s %s", algorithm, c.Name, c.Why, verdicts[got.Verdict], got.Reason, got.Message, c.Verdict, want)
 				}
+			}
+		}
+	}
+}
+
+// A pinned key makes no bad CSR better. A CSR with the pinned key gets the verdict that it gets without a pin. With another key a CSR that
+// would be approved is denied, and a bad one is denied for its defect or for its key.
+func TestAdversarialRequestsWithAPinnedKey(t *testing.T) {
+	const another = "SHA256:0000000000000000000000000000000000000000000000000000000000000000"
+	for algorithm, key := range adversarialKeys(t) {
+		for _, c := range slices.Concat(adversarial.Client(), adversarial.Harmless(), []adversarial.Case{{Name: "good"}}) {
+			r := &certificatesv1.CertificateSigningRequest{
+				ObjectMeta: metav1.ObjectMeta{Name: "csr-1", CreationTimestamp: metav1.NewTime(adversarialTime)},
+				Spec:       adversarial.GoodClient(adversarialNode, adversarialToken, key),
+			}
+			good := nodetest.Must(csr.Fingerprint(r))
+			c.Apply(r, adversarialNode, key)
+			own, err := csr.Fingerprint(r)
+			if err != nil { // no key can be read
+				own = good
+			}
+			want := evaluateClient(r)
+			if got := evaluatePinned(r, own); got.Verdict != want.Verdict || got.Reason != want.Reason {
+				t.Errorf("%s, %s (%s) with its key pinned: got %+v, want %+v", algorithm, c.Name, c.Why, got, want)
+			}
+			got := evaluatePinned(r, another)
+			switch {
+			case want.Verdict == csr.Leave && got.Verdict == csr.Leave && got.Reason == want.Reason:
+			case want.Verdict != csr.Leave && got.Verdict == csr.Deny && (got.Reason == csr.ReasonKeyNotPinned || got.Reason == want.Reason):
+			default:
+				t.Errorf("%s, %s (%s) with another key pinned: got %+v, without a pin %+v", algorithm, c.Name, c.Why, got, want)
 			}
 		}
 	}

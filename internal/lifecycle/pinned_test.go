@@ -15,6 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
+	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
 )
 
 func pinnedBy(others ...string) func(*lifecycle.Facts) {
@@ -93,6 +94,29 @@ func TestPinnedKeyIsDecidedAfterAnyNumberOfOthers(t *testing.T) {
 		}
 		if len(p.DeleteTokens) > 0 || p.Phase != lifecycle.Awaited {
 			t.Errorf("sent %s ago: the token is revoked: %+v", machine, nodetest.OutlineOf(&p))
+		}
+	}
+}
+
+// Whatever a holder of the token sends, whether its key is the pinned one or not: while a key is pinned nothing bad is approved, and nothing
+// is revoked.
+func TestBadRequestsRevokeNothingWithAPinnedKey(t *testing.T) {
+	key := nodetest.Key("pin")
+	for _, c := range adversarial.Client() {
+		for _, pinned := range []string{"pin", "another"} {
+			f := nodetest.Awaited(1, nodetest.Young)
+			r := nodetest.Request("pin", 1, nodetest.Minutes(1))
+			r.Spec = adversarial.GoodClient(nodetest.NodeName, nodetest.NthID(1), key)
+			c.Apply(r, nodetest.NodeName, key)
+			nodetest.Edits(nodetest.Pins(pinned), nodetest.Further(r))(f)
+			p := nodetest.Decide(f, nodetest.Now)
+			approves := slices.ContainsFunc(p.Decisions, func(d lifecycle.Decision) bool { return d.Result.Verdict == csr.Approve })
+			if approves || p.Phase != lifecycle.Awaited || p.Token == nil || len(p.DeleteTokens) > 0 || p.DeleteKubeconfig != nil {
+				t.Errorf("%s (%s), pinned: %s: %+v", c.Name, c.Why, pinned, nodetest.OutlineOf(&p))
+			}
+			if c.Verdict == "Deny" && len(p.Decisions) != 1 {
+				t.Errorf("%s (%s), pinned: %s: it is not denied: %+v", c.Name, c.Why, pinned, nodetest.OutlineOf(&p))
+			}
 		}
 	}
 }

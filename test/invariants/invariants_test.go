@@ -82,6 +82,11 @@ func edited(how ...func(*v1alpha1.NodeBootstrap)) *v1alpha1.NodeBootstrap {
 	return nb
 }
 
+// pins pins the key with a name.
+func pins(name string) func(*v1alpha1.NodeBootstrap) {
+	return func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.KeyFingerprint = nodetest.KeyOf(name) }
+}
+
 func asksReissue(nb *v1alpha1.NodeBootstrap) {
 	nb.Annotations = map[string]string{v1alpha1.ReissueRequestedAtAnnotation: nodetest.ReissueAt}
 }
@@ -207,6 +212,18 @@ func TestEachCheckFindsItsViolation(t *testing.T) {
 			r.approves(ask())
 			r.approves(nodetest.Request("csr-b", 1, 0))
 		},
+		"and " + nodetest.KeyOf("csr-b") + " is pinned": func(r *recorder) {
+			r.others(edited(pins("csr-b")))
+			r.operator(first)
+			r.approves(ask())
+		},
+		"key 2 is approved with the token " + nodetest.NthID(1): func(r *recorder) { // the pinned key counts after its pin was removed
+			r.operator(first)
+			r.others(edited(pins("csr-a")))
+			r.operator(ask(nodetest.Approved(0)))
+			r.others(edited())
+			r.approves(nodetest.Request("csr-b", 1, 0))
+		},
 		"one key is approved for": func(r *recorder) {
 			r.others(neighbour)
 			r.operator(first, nodetest.TokenSecretOf(neighbour, 2, 0))
@@ -254,6 +271,18 @@ func TestEachCheckFindsItsViolation(t *testing.T) {
 				t.Errorf("the violations are %q, want %q", r.found, want)
 			}
 		})
+	}
+}
+
+// The approval of a pinned key needs no record in the status, and no alarm keeps a node with a pinned key from its credential.
+func TestPinnedKeyNeedsNoClaim(t *testing.T) {
+	r := newRecorder()
+	f := nodetest.Awaited(1, nodetest.Young)
+	nodetest.Edits(nodetest.Pins("csr-a"), nodetest.Raised(csr.ReasonKeyNotPinned))(f)
+	r.others(f.NodeBootstrap)
+	r.operator(f.TokenSecrets[0], nodetest.Request("csr-a", 1, 0, nodetest.Approved(0)), nodetest.Request("csr-a/2", 1, 0, nodetest.Approved(0)))
+	if len(r.found) > 0 || r.Checked[invariants.Approvals] != 2 || r.Checked[invariants.LiveTokens] == 0 {
+		t.Errorf("the violations are %q, after the checks %v", r.found, r.Checked)
 	}
 }
 
