@@ -212,7 +212,7 @@ func TestEachCheckFindsItsViolation(t *testing.T) {
 			r.approves(ask())
 			r.approves(nodetest.Request("csr-b", 1, 0))
 		},
-		"and " + nodetest.KeyOf("csr-b") + " is pinned": func(r *recorder) {
+		" is pinned": func(r *recorder) {
 			r.others(edited(pins("csr-b")))
 			r.operator(first)
 			r.approves(ask())
