@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -170,14 +171,19 @@ func tail(path string) []byte {
 	return bytes.Join(lines[max(0, len(lines)-tailLines):], []byte("\n"))
 }
 
-// freePort returns a TCP port on which nothing listened a moment ago.
+// freePort returns a TCP port on which nothing listened a moment ago. It is below Linux's ephemeral ports (ip(7), ip_local_port_range), any
+// of which an outgoing connection can take before the program listens.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("finding a free port: %w", err)
+	const tries, from, below = 100, 20_000, 32_768
+	var err error
+	for range tries {
+		var l net.Listener
+		port := from + rand.IntN(below-from)
+		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("finding a free port: %w", err)
 }
 
 // merge returns defaults with overrides applied.

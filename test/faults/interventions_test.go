@@ -17,6 +17,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
+	"github.com/nodebootstrap/nodebootstrap/internal/rbac"
 )
 
 var interventionRuns = flag.Int("faults.interventions", 600, "how many runs TestInterventions does; all with -1")
@@ -162,6 +163,9 @@ func (w *world) finallyJoins(m *machine) {
 	m.wipe()
 	if w.stalled(m.node, v1alpha1.ReasonObjectNotOurs) { // admission removed its labels, and the operator was restarted
 		w.remove(userAuthor, key{"Secret", namespace, owned.KubeconfigSecretName(m.node)})
+		for _, name := range rbac.BindingNames {
+			w.remove(userAuthor, key{kind: "ClusterRoleBinding", name: name})
+		}
 		w.run(5 * time.Second)
 	}
 	pinned := nb.Spec.PinnedKey() != ""
@@ -178,7 +182,7 @@ func (w *world) finallyJoins(m *machine) {
 	}
 	for i, do := range []func() bool{m.give, m.ask, m.collectApproved, m.register, m.beat} {
 		if !do() {
-			w.violated(fmt.Sprintf("the right machine can join: %s cannot take step %d", m, i+1))
+			w.violated(fmt.Sprintf("the right machine can join: %s cannot take step %d: %+v", m, i+1, w.conditions(m.node)))
 			return
 		}
 		w.run(5 * time.Second)

@@ -289,9 +289,11 @@ func (h *historian) setClock(seconds int) {
 	for _, f := range h.frozen {
 		f.until = f.until.Add(d)
 	}
-	for right := range h.refused {
-		h.refused[right] = h.refused[right].Add(d)
+	for _, until := range []map[string]time.Time{h.refused, h.spoiledUntil} {
+		for right := range until {
+			until[right] = until[right].Add(d)
+		}
 	}
-	h.cutOffUntil, h.minute = h.cutOffUntil.Add(d), h.minute.Add(d)
+	h.cutOffUntil, h.admitted, h.minute = h.cutOffUntil.Add(d), h.admitted.Add(d), h.minute.Add(d)
 	h.op.hears()
 }
