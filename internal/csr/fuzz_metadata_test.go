@@ -14,7 +14,7 @@ import (
 
 // notHidden are the reasons of denials of CSRs for client certificates that come before the metadata check: evidence of theft, and
 // unreadable CSRs.
-var notHidden = []string{csr.ReasonWrongRequester, csr.ReasonWrongSigner, csr.ReasonTooLarge, csr.ReasonMalformed, csr.ReasonWrongSubject}
+var notHidden = []string{csr.ReasonWrongRequester, csr.ReasonWrongSigner, csr.ReasonTooLarge, csr.ReasonMalformed, csr.ReasonWrongSubject, csr.ReasonKeyNotPinned}
 
 // compareMetadata compares a CSR as one for a client and as one for a serving certificate. It also compares the results with those of the
 // same CSR without finalizers and owner references, and with only a kubelet's metadata.
@@ -87,6 +87,9 @@ func FuzzMetadata(f *testing.F) {
 		for claimed := range uint8(3) {
 			add(0, texts{}, facts{other: uint8(i), claimed: claimed})
 		}
+	}
+	for claimed := range uint8(16) {
+		add(1, texts{owners: "Node/worker-2"}, facts{claimed: claimed})
 	}
 	for i := range 16 {
 		add(0, texts{}, facts{metadata: 1, spoil: 1 << i})
