@@ -178,7 +178,7 @@ func freePort() (int, error) {
 	var err error
 	for range tries {
 		var l net.Listener
-		port := from + rand.IntN(below-from)
+		port := from + rand.IntN(below-from) //nolint:gosec // a port is no secret
 		if l, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
 			return port, l.Close()
 		}
