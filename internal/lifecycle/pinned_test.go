@@ -163,3 +163,69 @@ func TestApprovesPinned(t *testing.T) {
 		}
 	}
 }
+
+// A thief's CSRs do not keep the machine from a serving certificate, unless a certificate is valid that should not be.
+func TestServingWithAPinnedKey(t *testing.T) {
+	asksServing := nodetest.Edits(nodetest.Declares(), nodetest.Serves(nodetest.ServingRequest("serving-a", nodetest.Minutes(1))), nodetest.Raised(csr.ReasonKeyNotPinned))
+	unrevoked := func(f *lifecycle.Facts) {
+		f.NodeBootstrap.Status.UnrevokedCertificates = []v1alpha1.UnrevokedCertificate{{Name: "csr-a", UID: "csr-a", ExpirationTime: nodetest.Ago(-time.Hour)}}
+	}
+	approved := nodetest.Outline{Phase: lifecycle.Joined, Verdicts: "serving-a: Approve", Serving: "Approve KubeletServingOfThisNode"}
+	waits := nodetest.Outline{Phase: lifecycle.Joined, Serving: "Wait TokenMisused"}
+	nodetest.Plans(t, map[string]nodetest.Planned{
+		"pinned": {Facts: nodetest.JoinedBefore(), Edit: nodetest.Edits(nodetest.Pins("pin"), asksServing), Want: approved},
+		"pinned, another certificate is not revoked": {Facts: nodetest.JoinedBefore(), Edit: nodetest.Edits(nodetest.Pins("pin"), asksServing, unrevoked), Want: waits},
+		"not pinned": {Facts: nodetest.JoinedBefore(), Edit: asksServing, Want: waits},
+	})
+}
+
+// Several keys are no conflict when one is pinned, and a key that was denied before is no evidence at the join.
+func TestOtherKeysWithAPinnedKey(t *testing.T) {
+	for pinned, want := range map[bool]int{true: 0, false: 2} {
+		f := nodetest.Awaited(1, nodetest.Young)
+		nodetest.Edits(asks("pin"), asks("thief"))(f)
+		if pinned {
+			nodetest.Pins("pin")(f)
+		}
+		if p := nodetest.Decide(f, nodetest.Now); len(p.Keys) != want {
+			t.Errorf("pinned %t: the keys are %+v", pinned, p.Keys)
+		}
+		f = nodetest.Awaited(1, nodetest.Young)
+		nodetest.Edits(asks("pin", nodetest.Approved(nodetest.Minutes(1)), nodetest.WithCertificate), nodetest.WorksSince(0))(f)
+		f.NodeBootstrap.Status.ReplacedKey = &v1alpha1.SentKey{TokenID: nodetest.NthID(1), KeyFingerprint: nodetest.KeyOf("thief"), Name: "thief", Time: nodetest.Ago(0)}
+		if pinned {
+			nodetest.Pins("pin")(f)
+		}
+		if p := nodetest.Decide(f, nodetest.Now); p.Phase != lifecycle.Joined || (p.Misuse == nil) != pinned {
+			t.Errorf("pinned %t: %+v", pinned, nodetest.OutlineOf(&p))
+		}
+	}
+}
+
+// The record of a pinned approval waits for the join, 15 seconds at most.
+func TestRecordOfAPinnedApprovalWaits(t *testing.T) {
+	ours := func(age time.Duration) func(*certificatesv1.CertificateSigningRequest) {
+		return nodetest.Judged(certificatesv1.CertificateApproved, csr.ReasonKubeletClient, "", age)
+	}
+	byOthers := nodetest.Judged(certificatesv1.CertificateApproved, "LooksGood", "", 0)
+	for name, c := range map[string]struct {
+		request *certificatesv1.CertificateSigningRequest
+		edit    func(*lifecycle.Facts)
+		want    bool
+	}{
+		"just approved":      {nodetest.Request("pin", 1, nodetest.Minutes(1), ours(0)), nodetest.Pins("pin"), true},
+		"15 seconds ago":     {nodetest.Request("pin", 1, nodetest.Minutes(1), ours(lifecycle.JoinSoon)), nodetest.Pins("pin"), false},
+		"by someone else":    {nodetest.Request("pin", 1, nodetest.Minutes(1), byOthers), nodetest.Pins("pin"), false},
+		"another key":        {nodetest.Request("thief", 1, nodetest.Minutes(1), ours(0)), nodetest.Pins("pin"), false},
+		"nothing is pinned":  {nodetest.Request("pin", 1, nodetest.Minutes(1), ours(0)), nodetest.Unchanged, false},
+		"recorded":           {nodetest.Request("pin", 1, nodetest.Minutes(1), ours(0)), nodetest.Edits(nodetest.Pins("pin"), nodetest.Records(nodetest.ApprovedDecision("pin", 1, 0))), false},
+		"not decided on yet": {nodetest.Request("pin", 1, nodetest.Minutes(1)), nodetest.Pins("pin"), false},
+	} {
+		f := nodetest.Awaited(1, nodetest.Young)
+		c.edit(f)
+		f.Requests = []*certificatesv1.CertificateSigningRequest{c.request}
+		if until, waits := f.RecordWaits(c.request, nodetest.Now); waits != c.want || waits && !until.Equal(nodetest.Now.Add(lifecycle.JoinSoon)) {
+			t.Errorf("%s: %t until %s", name, waits, until)
+		}
+	}
+}

@@ -146,6 +146,8 @@ func TestJoinedAfterAReissue(t *testing.T) {
 		"silent, a second after":             {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2)-time.Second)), true},
 		"silent, the same second":            {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(2))), false},
 		"silent for 20 seconds":              {nodetest.Edits(nodetest.ReissuedSince(nodetest.Minutes(2)+20*time.Second), nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), true},
+		"silent, with a pinned key":          {nodetest.Edits(long, nodetest.Pins("csr-b"), nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
+		"the same, a minute after":           {nodetest.Edits(long, nodetest.Pins("csr-b"), nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
 		"approved too soon to know":          {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
 		"the same, a minute later":           {nodetest.Edits(short, nodetest.ApprovedSince(nodetest.Minutes(2)), nodetest.LeaseOf(nodetest.Minutes(1))), true},
 		"approved by others":                 {nodetest.Edits(long, nodetest.ApprovedSince(nodetest.Minutes(2)), byOthers, nodetest.LeaseOf(nodetest.Minutes(1)+time.Second)), false},
