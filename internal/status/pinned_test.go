@@ -37,9 +37,10 @@ func TestReadyWithAPinnedKey(t *testing.T) {
 	delayed := func(f *lifecycle.Facts) {
 		f.NodeBootstrap.Spec.ClientCertificate.ApprovalDelay = &metav1.Duration{Duration: time.Minute}
 	}
-	twoKeys := nodetest.Edits(delayed, nodetest.Further(nodetest.Request("pin", 1, 0), nodetest.Request("thief", 1, 0)), func(f *lifecycle.Facts) {
+	conflict := func(f *lifecycle.Facts) {
 		f.NodeBootstrap.Status.Keys = []v1alpha1.SentKey{{TokenID: nodetest.NthID(1), Name: "pin"}, {TokenID: nodetest.NthID(1), Name: "thief"}}
-	})
+	}
+	waits := nodetest.Further(nodetest.Request("pin", 1, 0))
 	denied := nodetest.Records(nodetest.ApprovedDecision("first", 1, nodetest.Minutes(2)), nodetest.Because(csr.ReasonKeyReplaced, nodetest.DeniedDecision("second", 1, nodetest.Minutes(1))))
 	for name, c := range map[string]struct {
 		edit func(*lifecycle.Facts)
@@ -47,7 +48,8 @@ func TestReadyWithAPinnedKey(t *testing.T) {
 	}{
 		"nothing was sent":          {nodetest.Unchanged, "only the pinned key SHA256:"},
 		"after an alarm":            {nodetest.Raised(csr.ReasonKeyNotPinned), "Only the pinned key SHA256:"},
-		"several keys were held":    {twoKeys, "Only the pinned key SHA256:"},
+		"several keys were held":    {nodetest.Edits(delayed, conflict, waits), "only the pinned key SHA256:"},
+		"several keys are sent":     {nodetest.Edits(delayed, waits, nodetest.Further(nodetest.Request("thief", 1, 0))), "Only the pinned key SHA256:"},
 		"a key was replaced before": {denied, ""},
 	} {
 		f := nodetest.Awaited(1, nodetest.Young)
