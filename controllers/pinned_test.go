@@ -4,6 +4,8 @@ package controllers_test
 
 import (
 	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -214,4 +216,80 @@ func TestPinnedKeyWithApprovalManual(t *testing.T) {
 		}
 		return fmt.Errorf("status.certificates is %+v", nb.Status.Certificates)
 	})
+}
+
+// A thief sees the machine's CSR and sends copies of it, with what the CSR's signature does not cover changed. They are denied, and use up
+// nothing. An unchanged copy is approved, for a key that the thief does not have.
+func TestCopiesOfThePinnedRequest(t *testing.T) {
+	const name = "pinned-copies"
+	key := newKey(t)
+	cluster.Create(t, pinnedTo(t, name, key))
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	good := kubeletSpec(t, name, key)
+	for i := range 4 {
+		usages, long := good, good
+		usages.Usages = append([]certificatesv1.KeyUsage{certificatesv1.UsageServerAuth}, good.Usages...)
+		long.ExpirationSeconds = new(int32(400 * 24 * 60 * 60))
+		for reason, request := range map[string]*certificatesv1.CertificateSigningRequest{
+			csr.ReasonWrongUsages:          send(t, kubeconfig, usages),
+			csr.ReasonWrongDuration:        send(t, kubeconfig, long),
+			csr.ReasonUnexpectedAttributes: sendEdited(t, kubeconfig, good, withFinalizer),
+		} {
+			cluster.Get(t, "", request.Name, request)
+			if i == 0 { // later ones are above the limit of decisions
+				if c := waitCondition(t, request, certificatesv1.CertificateDenied); c.Reason != reason {
+					t.Errorf("%s is denied with %s", reason, c.Reason)
+				}
+			}
+		}
+	}
+	for range 2 {
+		waitCondition(t, send(t, kubeconfig, good), certificatesv1.CertificateApproved)
+	}
+}
+
+// Of three NodeBootstraps with one key none gets a certificate; when two are deleted, the third one does.
+func TestKeyPinnedThreeTimes(t *testing.T) {
+	names := []string{"pinned-thrice-1", "pinned-thrice-2", "pinned-thrice-3"}
+	key := newKey(t)
+	cluster.Create(t, pinnedTo(t, names[0], key))
+	_, kubeconfig := cluster.WaitAwaited(t, names[0])
+	for _, name := range names[1:] {
+		cluster.Create(t, pinnedTo(t, name, key))
+	}
+	for _, name := range names {
+		env.Eventually(t, "the names of the others on "+name, func() error {
+			message := cluster.WaitReady(t, name, metav1.ConditionFalse, v1alpha1.ReasonKeyPinnedTwice).Status.Conditions[0].Message
+			for _, other := range names {
+				if other != name && !strings.Contains(message, other) {
+					return fmt.Errorf("%s is not named: %s", other, message)
+				}
+			}
+			return nil
+		})
+	}
+	request := ask(t, kubeconfig, names[0], key)
+	waitCondition(t, ask(t, kubeconfig, names[0], newKey(t)), certificatesv1.CertificateDenied) // the operator has seen both
+	cluster.Delete(t, cluster.NodeBootstrap(names[1]))
+	cluster.WaitReady(t, names[2], metav1.ConditionFalse, v1alpha1.ReasonKeyPinnedTwice)
+	cluster.Get(t, "", request.Name, request)
+	if len(request.Status.Conditions) > 0 {
+		t.Errorf("it is decided while two pin the key: %+v", request.Status.Conditions)
+	}
+	cluster.Delete(t, cluster.NodeBootstrap(names[2]))
+	waitCondition(t, request, certificatesv1.CertificateApproved)
+}
+
+// An RSA key can be pinned, too.
+func TestPinnedRSAKey(t *testing.T) {
+	const name = "pinned-rsa"
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cluster.Create(t, pinnedTo(t, name, key))
+	_, kubeconfig := cluster.WaitAwaited(t, name)
+	spec := kubeletSpec(t, name, key)
+	spec.Usages = append(spec.Usages, certificatesv1.UsageKeyEncipherment)
+	waitCondition(t, send(t, kubeconfig, spec), certificatesv1.CertificateApproved)
 }
