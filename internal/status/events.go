@@ -112,7 +112,7 @@ func changeEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	}
 	if KubeconfigChanged(old, new) != (KubeconfigChange{}) {
 		out = append(out, warning(v1alpha1.ReasonKubeconfigChanged, "the published kubeconfig, whose token %s is live, has changed: the server from %.250s to %.250s, "+
-			"the CA from %s to %s. If nobody meant that, somebody may be after the token: see docs/troubleshooting.md",
+			"the CA from %s to %s. If this was not intended, someone may be trying to get the token: see docs/troubleshooting.md",
 			tokenID(new), old.Server, new.Server, cmp.Or(old.CAFingerprint, "an unknown one"), new.CAFingerprint))
 	}
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
