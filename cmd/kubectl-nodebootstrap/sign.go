@@ -286,11 +286,11 @@ func applyPin(ctx context.Context, c client.Client, nb *v1alpha1.NodeBootstrap, 
 	return c.Patch(ctx, nb, client.RawPatch(types.ApplyPatchType, patch), signManager)
 }
 
-// parseKubeconfig returns a kubeconfig and its current user, nil if that has no token. There is no error, since it could quote
-// the token.
+// parseKubeconfig returns a kubeconfig, reduced to its current context, and the user of that, nil if it has no token. There is no error,
+// since it could quote the token.
 func parseKubeconfig(content []byte) (*clientcmdapi.Config, *clientcmdapi.AuthInfo) {
 	config, err := clientcmd.Load(content)
-	if err != nil || config.Contexts[config.CurrentContext] == nil {
+	if err != nil || clientcmdapi.MinifyConfig(config) != nil {
 		return nil, nil
 	}
 	user := config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo]

@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	certutil "k8s.io/client-go/util/cert"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -262,6 +263,7 @@ func TestSignKubeconfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	config.Clusters["kubernetes"].TLSServerName = "api.internal"
+	config.AuthInfos["another"] = &clientcmdapi.AuthInfo{Token: "abcdef." + canary} // whoever adds it, it is not printed
 	if published.Data[kubeconfig.Key], err = clientcmd.Write(*config); err != nil {
 		t.Fatal(err)
 	}
