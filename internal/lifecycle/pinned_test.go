@@ -3,6 +3,7 @@
 package lifecycle_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -10,9 +11,11 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodetest"
 	"github.com/nodebootstrap/nodebootstrap/test/adversarial"
@@ -95,6 +98,28 @@ func TestPinnedKeyIsDecidedAfterAnyNumberOfOthers(t *testing.T) {
 		if len(p.DeleteTokens) > 0 || p.Phase != lifecycle.Awaited {
 			t.Errorf("sent %s ago: the token is revoked: %+v", machine, nodetest.OutlineOf(&p))
 		}
+	}
+}
+
+// Approvals by others fill the token's list: no further key is approved with it, and the first one is not pushed out. A pinned key still is.
+func TestFullListOfApprovalsByOthers(t *testing.T) {
+	f := nodetest.Awaited(1, nodetest.Young)
+	full := v1alpha1.LiveToken{ID: nodetest.NthID(1)}
+	for i := range decisions.MaxCSRsPerToken {
+		name := fmt.Sprintf("csr-%02d", i)
+		full.CSRs = append(full.CSRs, v1alpha1.DecidedCSR{Name: name, UID: types.UID(name), KeyFingerprint: "SHA256:" + name, Verdict: v1alpha1.VerdictApproved,
+			Reason: decisions.ReasonApprovedElsewhere, Time: nodetest.Ago(nodetest.Minutes(2))})
+	}
+	f.NodeBootstrap.Status.Tokens = []v1alpha1.LiveToken{full}
+	nodetest.Edits(asks("pin"), asks("thief"))(f)
+	p := nodetest.Decide(f, nodetest.Now)
+	if got := nodetest.OutlineOf(&p); got.Verdicts != "" || got.DeleteToken != "" {
+		t.Errorf("not pinned: %+v", got)
+	}
+	nodetest.Pins("pin")(f)
+	p = nodetest.Decide(f, nodetest.Now)
+	if got := nodetest.OutlineOf(&p); got.Verdicts != "pin: Approved" || got.DeleteToken != "" {
+		t.Errorf("pinned: %+v", got)
 	}
 }
 
