@@ -173,7 +173,7 @@ func begin(t *testing.T) *suite {
 		s.files[name], err = os.Create(s.file(name))
 		must(err)
 	}
-	s.seen = newLedger(s.line.note, leeway{overlap: s.managers.overlap, lag: s.proxy.lag})
+	s.seen = newLedger(s.line.note, leeway{overlap: s.managers.overlap, lag: s.proxy.lag, behind: s.proxy.behind})
 	observers.Go(func() {
 		if err := (&storage{url: s.env.EtcdURL()}).follow(ctx, s.watch); err != nil {
 			s.fail("%v", err)

@@ -55,9 +55,14 @@ type leeway struct {
 	overlap func() bool
 	// lag is the longest delay of a manager's writes.
 	lag func() time.Duration
+	// behind is how long a manager's caches may be behind because its watches were cut.
+	behind func() time.Duration
 }
 
 // ledger is the current and past content of the storage, with all violations.
+//
+// Approvals and later tokens rest on reads of the API server. First tokens and kubeconfigs rest on caches, and are corrected by the
+// reconcile that sees what has changed: see docs/reliability.md.
 //
 // It is strict while one manager runs. A second manager, one that was paused, or a write that was sent before its manager was
 // killed may rest on a state before the other manager's writes: Kubernetes cannot fence that off. Then an unwanted token can
@@ -191,9 +196,13 @@ func (l *ledger) see(c change) []string {
 		l.violations = append(l.violations, fmt.Sprintf("%s cannot be read: %v", c.key, err))
 	}
 	if matters && err == nil {
-		w := invariants.Write{Key: k, Before: now[client.Object](&l.history, k), After: o, Revision: c.revision, At: c.at, Late: l.leeway.overlap(), Knows: l.knows(c.at)}
+		w := invariants.Write{Key: k, Before: now[client.Object](&l.history, k), After: o, Revision: c.revision, At: c.at, Late: l.leeway.overlap(), Knows: l.knows(c.at), Shows: l.shows(c.at)}
 		l.History[k] = append(l.History[k], invariants.Version{Revision: c.revision, Object: o})
-		w.Seen = l.since(c.at.Add(-grace - l.leeway.lag()))
+		slack := grace + l.leeway.lag()
+		if k.Kind == "Secret" && k.Namespace == operator.Namespace { // a kubeconfig
+			slack += l.leeway.behind()
+		}
+		w.Seen = l.since(c.at.Add(-slack))
 		l.unwant(w)
 		l.Learn(w, true)
 		if mayBeOperators(w) {
@@ -244,12 +253,19 @@ func (l *ledger) unwant(w invariants.Write) {
 func (l *ledger) knows(at time.Time) func(*corev1.Secret, int64) bool {
 	return func(s *corev1.Secret, _ int64) bool {
 		o := metav1.GetControllerOf(s)
-		if o == nil {
-			return true
-		}
-		since, deleted := l.unwanted[o.UID]
-		return !deleted || at.Sub(since) > grace+l.leeway.lag()
+		return o == nil || !l.justDeleted(o.UID, at)
 	}
+}
+
+// shows reports whether the operator's cache could still show a NodeBootstrap. Its other caches can be ahead, and show for example that
+// the Node is deleted.
+func (l *ledger) shows(at time.Time) func(string, types.UID) bool {
+	return func(_ string, uid types.UID) bool { return l.justDeleted(uid, at) }
+}
+
+func (l *ledger) justDeleted(nodeBootstrap types.UID, at time.Time) bool {
+	since, deleted := l.unwanted[nodeBootstrap]
+	return deleted && at.Sub(since) <= grace+l.leeway.lag()+l.leeway.behind()
 }
 
 // doubleLimit is how long a node can have two tokens because of a superseded manager: the current managers are killed

@@ -50,6 +50,8 @@ type proxy struct {
 	// slowest is the delay of earlier conditions, and counts until slowUntil.
 	slowest   time.Duration
 	slowUntil time.Time
+	// troubled is when the last connection was broken, or could be.
+	troubled time.Time
 
 	// sent counts the bytes from clients, opened the connections, cut and refused those that the proxy broke.
 	sent, opened, cut, refused atomic.Int64
@@ -81,6 +83,7 @@ func (p *proxy) address() string { return p.listener.Addr().String() }
 func (p *proxy) set(c conditions) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.troubled = time.Now()
 	if p.conditions.delay > c.delay {
 		p.slowest, p.slowUntil = p.conditions.delay, time.Now().Add(p.conditions.delay)
 	}
@@ -105,10 +108,24 @@ func (p *proxy) lag() time.Duration {
 	return 3 * delay
 }
 
+// reconnectLimit is the longest pause of a client between two attempts to watch (client-go, tools/cache/reflector.go).
+const reconnectLimit = 30 * time.Second
+
+// behind is how long a client's watches may be behind.
+func (p *proxy) behind() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conditions == (conditions{}) && time.Since(p.troubled) > reconnectLimit {
+		return 0
+	}
+	return reconnectLimit
+}
+
 // cutAll resets all connections.
 func (p *proxy) cutAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.troubled = time.Now()
 	for pipe := range p.pipes {
 		p.cut.Add(1)
 		pipe.reset()

@@ -56,6 +56,15 @@ func (h *storageWriter) store(key string, o runtime.Object) {
 
 func (h *storageWriter) forget(key string) { h.put(key, nil) }
 
+// joinedAsNode stores the Node of node-a, and that it has joined.
+func (h *storageWriter) joinedAsNode() {
+	h.t.Helper()
+	h.store(nodesPrefix+"node-a", &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-a", UID: "9"}})
+	h.nb.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionJoined, Status: metav1.ConditionTrue}}
+	h.nb.Status.NodeUID = "9"
+	h.bootstrap("", "")
+}
+
 func (h *storageWriter) advance(d time.Duration) { h.now = h.now.Add(d) }
 
 func tokenKey(id string) string {
@@ -168,6 +177,7 @@ func TestLedgerFindsViolations(t *testing.T) {
 	for name, c := range map[string]struct {
 		write   func(*storageWriter)
 		overlap bool
+		behind  time.Duration
 		want    string
 	}{
 		"good": {write: func(h *storageWriter) {
@@ -247,6 +257,26 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h.advance(grace + time.Second)
 			h.publish("aaaaaa")
 		}},
+		"a kubeconfig with a deleted token, while the watches were cut": {behind: reconnectLimit, write: func(h *storageWriter) {
+			h.token("aaaaaa", "1", 0)
+			h.forget(tokenKey("aaaaaa"))
+			h.advance(grace + time.Second)
+			h.publish("aaaaaa")
+		}},
+		"the first token of a NodeBootstrap that is just deleted, whose Node the cache shows as deleted": {write: func(h *storageWriter) {
+			h.joinedAsNode()
+			h.advance(grace + time.Second)
+			h.forget(bootstrapsPrefix + "node-a")
+			h.forget(nodesPrefix + "node-a")
+			h.token(token.NextID("1", ""), "1", grace+time.Second)
+		}},
+		"a later token of a NodeBootstrap that is just deleted": {want: "for a NodeBootstrap that no longer exists", write: func(h *storageWriter) {
+			h.joinedAsNode()
+			h.advance(grace + time.Second)
+			h.forget(bootstrapsPrefix + "node-a")
+			h.forget(nodesPrefix + "node-a")
+			h.token("aaaaaa", "1", grace+time.Second)
+		}},
 		"a reissue that leaves the token": {want: "was published before", write: func(h *storageWriter) {
 			h.token("aaaaaa", "1", 0)
 			h.publish("aaaaaa")
@@ -323,7 +353,7 @@ func TestLedgerFindsViolations(t *testing.T) {
 			h := &storageWriter{t: t, now: beginning}
 			h.bootstrap("", "")
 			c.write(h)
-			l := newLedger(t.Logf, leeway{overlap: func() bool { return c.overlap }, lag: func() time.Duration { return 0 }})
+			l := newLedger(t.Logf, leeway{overlap: func() bool { return c.overlap }, lag: func() time.Duration { return 0 }, behind: func() time.Duration { return c.behind }})
 			var violations []string
 			for _, change := range h.changes {
 				violations = append(violations, l.see(change)...)
