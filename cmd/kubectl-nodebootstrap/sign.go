@@ -143,6 +143,11 @@ func (o *signOptions) read(node string) (*signRequest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the request: %w", err)
 	}
+	return parseRequest(content, node)
+}
+
+// parseRequest checks a request in PEM.
+func parseRequest(content []byte, node string) (*signRequest, error) {
 	result := csr.EvaluateContent(content, node)
 	if result.Verdict != csr.Approve {
 		return nil, fmt.Errorf("nothing was sent, since the operator would deny this request: %s: %s", result.Reason, result.Message)
@@ -160,41 +165,60 @@ func (o *signOptions) run(ctx context.Context, c client.WithWatch, connectWithTo
 			return err
 		}
 	}
-	deadline := time.Now().Add(o.wait)
-	nb, err := o.prepare(ctx, c, name, request.fingerprint)
+	config, certificate, err := o.issue(ctx, c, connectWithToken, name, request)
 	if err != nil {
 		return err
 	}
-	published, err := readKubeconfig(ctx, c, nb.Status.KubeconfigSecretRef)
+	if o.output == outputCertificate {
+		return o.write(certificate, "Wrote the certificate to "+o.outputFile)
+	}
+	content, err := signedKubeconfig(config, certificate, o.keyPath)
 	if err != nil {
 		return err
+	}
+	return o.write(content, fmt.Sprintf("Wrote %s: give it to the kubelet of %s as --bootstrap-kubeconfig. The key must be at %s there",
+		o.outputFile, name, o.keyPath))
+}
+
+// issue pins the key of a request and gets its certificate. The kubeconfig that it returns is the published one, with the token in it.
+func (o *signOptions) issue(ctx context.Context, c client.WithWatch, connectWithToken tokenConnector, name string,
+	request *signRequest) (*clientcmdapi.Config, []byte, error) {
+	deadline := time.Now().Add(o.wait)
+	nb, err := o.prepare(ctx, c, name, request.fingerprint)
+	if err != nil {
+		return nil, nil, err
+	}
+	published, err := readKubeconfig(ctx, c, nb.Status.KubeconfigSecretRef)
+	if err != nil {
+		return nil, nil, err
 	}
 	config, user := parseKubeconfig(published)
 	if user == nil {
 		ref := nb.Status.KubeconfigSecretRef
-		return fmt.Errorf("the kubeconfig in the Secret %s/%s has no token: someone else changed it; the operator fixes it, try again", ref.Namespace, ref.Name)
+		return nil, nil, fmt.Errorf("the kubeconfig in the Secret %s/%s has no token: someone else changed it; the operator fixes it, try again", ref.Namespace, ref.Name)
 	}
 	holder, err := connectWithToken(user.Token)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	r, err := o.submit(ctx, holder, nb, request)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if err := o.awaitCertificate(ctx, holder, nb, r, deadline); err != nil {
-		return err
+		return nil, nil, err
 	}
-	if o.output == outputCertificate {
-		return o.write(r.Status.Certificate, "Wrote the certificate to "+o.outputFile)
-	}
-	*user = clientcmdapi.AuthInfo{ClientCertificateData: r.Status.Certificate, ClientKey: o.keyPath}
+	return config, r.Status.Certificate, nil
+}
+
+// signedKubeconfig replaces the token in a published kubeconfig by a certificate, and the path of its key on the machine.
+func signedKubeconfig(config *clientcmdapi.Config, certificate []byte, keyPath string) ([]byte, error) {
+	*config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo] = clientcmdapi.AuthInfo{ClientCertificateData: certificate, ClientKey: keyPath}
 	content, err := clientcmd.Write(*config)
 	if err != nil {
-		return fmt.Errorf("encoding the kubeconfig: %w", err)
+		return nil, fmt.Errorf("encoding the kubeconfig: %w", err)
 	}
-	return o.write(content, fmt.Sprintf("Wrote %s: give it to the kubelet of %s as --bootstrap-kubeconfig. The key must be at %s there",
-		o.outputFile, name, o.keyPath))
+	return content, nil
 }
 
 // prepare pins the key and returns the NodeBootstrap when its kubeconfig is published.
