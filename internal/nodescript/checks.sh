@@ -48,9 +48,22 @@ certificate() {
 	fi 2>/dev/null
 }
 
+# same_cluster reports whether the kubelet's kubeconfig is for this cluster. A cluster can have several URLs.
+same_cluster() {
+	[ -n "$nb_server" ] && [ "$nb_at" != "$nb_server" ] || return 0
+	nb_authority=$(sed -n 's/^ *certificate-authority: *//p' "$nb_kubeconfig" | head -n 1)
+	if [ -n "$nb_authority" ]; then
+		cat "$nb_authority"
+	else
+		sed -n 's/^ *certificate-authority-data: *//p' "$nb_kubeconfig" | head -n 1 | base64 -d
+	fi 2>/dev/null | cmp -s - "$nb_work/ca.crt"
+}
+
 # check_member ends the script if this machine is a node: with success if it is this one.
 check_member() {
 	if ! [ -e "$nb_kubeconfig" ]; then
+		[ -z "$nb_only_member" ] || fail "$EXIT_NOT_MEMBER" "this machine is not a node: there is no $nb_kubeconfig. \
+Another machine has joined as $nb_node. If this one is to replace it: kubectl nodebootstrap reissue $nb_node"
 		say "[check] this machine is not a node yet: there is no $nb_kubeconfig"
 		return
 	fi
@@ -58,11 +71,11 @@ check_member() {
 	has openssl || fail "$EXIT_OTHER_NODE" "this machine is a node already: $nb_kubeconfig exists. Which one cannot be checked without openssl. $nb_cleanup"
 	nb_is=$(certificate | openssl x509 -noout -subject -nameopt RFC2253 2>/dev/null | sed 's/.*CN=system:node:\([^,]*\).*/\1/')
 	nb_at=$(sed -n 's/^ *server: *//p' "$nb_kubeconfig" | head -n 1)
-	[ "$nb_is" = "$nb_node" ] && [ "$nb_at" = "$nb_server" ] ||
+	[ "$nb_is" = "$nb_node" ] && same_cluster ||
 		fail "$EXIT_OTHER_NODE" "this machine is the node ${nb_is:-of an unknown name} of the cluster at ${nb_at:-an unknown address} already ($nb_kubeconfig). $nb_cleanup"
 	certificate | openssl x509 -noout -checkend 0 >/dev/null 2>&1 ||
 		fail "$EXIT_OTHER_NODE" "this machine was the node $nb_node already, and its certificate has expired. $nb_cleanup"
-	if [ -n "$nb_file" ] && has curl; then
+	if [ -n "$nb_server" ] && [ -n "$nb_file" ] && has curl; then
 		nb_status=$(curl -s --max-time 10 --cacert "$nb_work/ca.crt" --cert "$nb_file" --key "$nb_file" -o /dev/null -w '%{http_code}' \
 			"$nb_server/api/v1/nodes/$nb_node") || nb_status=
 		[ "$nb_status" != 401 ] ||

@@ -5,6 +5,7 @@ package nodescript
 // The script's exit codes. They differ from those of the shell (126 and above) and of ssh (255).
 const (
 	ExitJoined         = 0
+	ExitNotMember      = 9
 	ExitNotRoot        = 10
 	ExitProgramMissing = 11
 	ExitOtherNode      = 12
@@ -30,6 +31,7 @@ type ExitCode struct {
 // ExitCodes are all of them. The script's last line on standard error says what to do.
 var ExitCodes = []ExitCode{
 	{ExitJoined, "", "the machine has joined, or was this node already"},
+	{ExitNotMember, "EXIT_NOT_MEMBER", "another machine has joined as this node"},
 	{ExitNotRoot, "EXIT_NOT_ROOT", "it does not run as root"},
 	{ExitProgramMissing, "EXIT_PROGRAM_MISSING", "the kubelet, kubeadm, openssl or systemd is missing"},
 	{ExitOtherNode, "EXIT_OTHER_NODE", "the machine is another node already, or one of another cluster"},

@@ -93,6 +93,9 @@ type Options struct {
 	// Kubeconfig is a bootstrap kubeconfig with a token, which makes the script a secret. If it is empty, the script creates a key and
 	// exchanges a CSR for a kubeconfig on its standard output and input.
 	Kubeconfig []byte
+	// OnlyMember ends the script with MemberLine if the machine is this node already, else with ExitNotMember or ExitOtherNode. Server and CA
+	// are not required.
+	OnlyMember bool
 	// CheckOnly ends the script after the checks, before anything is written.
 	CheckOnly bool
 }
@@ -152,12 +155,9 @@ func (o *Options) variables(join []byte) []variable {
 	if limit == 0 {
 		limit = DefaultLimit
 	}
-	expires, checkOnly := "0", ""
+	expires := "0"
 	if !o.Expires.IsZero() {
 		expires = strconv.FormatInt(o.Expires.Unix(), 10)
-	}
-	if o.CheckOnly {
-		checkOnly = "true"
 	}
 	return []variable{
 		{"nb_node", o.Node}, {"nb_server", o.Server}, {"nb_ca_certificates", string(o.CA)}, {"nb_method", string(o.With)},
@@ -165,9 +165,18 @@ func (o *Options) variables(join []byte) []variable {
 		{"nb_config", o.Paths.KubeletConfig}, {"nb_key", o.Paths.Key}, {"nb_unit", o.Paths.Unit}, {"nb_runtime", o.Paths.RuntimeSocket},
 		{"nb_kubelet_configuration", string(o.KubeletConfiguration)}, {"nb_join_configuration", string(join)},
 		{"nb_rendered", strconv.FormatInt(o.Rendered.Unix(), 10)}, {"nb_expires", expires},
-		{"nb_limit", strconv.Itoa(int(limit.Seconds()))}, {"nb_check_only", checkOnly},
+		{"nb_limit", strconv.Itoa(int(limit.Seconds()))}, {"nb_check_only", truth(o.CheckOnly)},
+		{"nb_only_member", truth(o.OnlyMember)},
 		{"nb_token_kubeconfig", string(o.Kubeconfig)},
 	}
+}
+
+// truth is a truth value as the script has it: empty if false.
+func truth(b bool) string {
+	if b {
+		return "true"
+	}
+	return ""
 }
 
 // quote returns a word of the shell.
@@ -177,14 +186,13 @@ func (o *Options) validate() error {
 	if problems := validation.IsDNS1123Subdomain(o.Node); len(problems) > 0 {
 		return fmt.Errorf("%q is not a valid name of a node: %s", o.Node, strings.Join(problems, "; "))
 	}
-	server, err := url.Parse(o.Server)
-	if err != nil || server.Scheme != "https" || server.Host == "" {
+	if server, err := url.Parse(o.Server); !o.OnlyMember && (err != nil || server.Scheme != "https" || server.Host == "") {
 		return fmt.Errorf("the API server %q is not an https URL", o.Server)
 	}
 	if o.With != Detect && o.With != Kubelet && o.With != Kubeadm {
 		return fmt.Errorf("a machine joins with kubelet or kubeadm, not with %q", o.With)
 	}
-	if len(o.CA) == 0 {
+	if len(o.CA) == 0 && !o.OnlyMember {
 		return errors.New("the CA of the API server is missing")
 	}
 	paths := map[string]string{

@@ -153,7 +153,7 @@ main() {
 	umask 022
 	nb_written='' nb_made='' nb_started='' nb_was_active='' nb_was_enabled='' nb_old_bootstrap=''
 	trap '' PIPE
-	nb_work=$(mktemp -d /run/nodebootstrap.XXXXXX || mktemp -d) || fail "$EXIT_FILES" "no temporary directory can be created (see above)."
+	nb_work=$(mktemp -d "${TMPDIR:-/run}/nodebootstrap.XXXXXX") || fail "$EXIT_FILES" "no temporary directory can be created (see above)."
 	trap undo EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
