@@ -38,7 +38,7 @@ bin/demo:
 	go build -o $@ ./hack/demo
 
 .PHONY: controlplane
-controlplane: ## Build bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet, kubectl; with K8S_VERSION=1.36 also bin/k8s-1.36.
+controlplane: ## Build bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet, kubectl, kubeadm; with K8S_VERSION=1.36 also bin/k8s-1.36.
 	@hack/tools/kubernetes/build.sh bin/k8s
 ifdef K8S_VERSION
 	@hack/tools/kubernetes/build.sh bin/k8s-$(K8S_VERSION) $(K8S_VERSION)
@@ -50,7 +50,7 @@ image: ## Build the container image $(IMG) for this platform. For several: docke
 
 .PHONY: build-installer
 CONFIG ?= default
-build-installer: ## Render dist/install.yaml with the image $(IMG) from config/$(CONFIG): default, overlays/hardened or overlays/monitored.
+build-installer: ## Render dist/install.yaml with the image $(IMG) from config/$(CONFIG): default, overlays/hardened, overlays/kubeadm or overlays/monitored.
 	@mkdir -p dist
 	$(TOOL) kustomize build config/$(CONFIG) | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
 
@@ -141,7 +141,7 @@ manifests: ## Generate the CRD and the RBAC in config/, the chart's copies, and 
 	$(TOOL) controller-gen rbac:roleName=nodebootstrap-manager paths=./controllers/... output:rbac:dir=config/rbac
 	cp config/crd/bases/nodebootstrap.io_nodebootstraps.yaml charts/nodebootstrap/files/crd.yaml
 	{ cat config/rbac/role.yaml; for f in role_bindings service_account metrics_reader; do echo ---; cat config/rbac/$$f.yaml; done; } > charts/nodebootstrap/files/rbac.yaml
-	cp $(addprefix config/components/,cage/cage.yaml guard/guard.yaml limits/limits.yaml prometheus/rules.yaml dashboard/nodebootstrap.json) charts/nodebootstrap/files
+	cp $(addprefix config/components/,cage/cage.yaml guard/guard.yaml kubeadm/kubeadm.yaml limits/limits.yaml prometheus/rules.yaml dashboard/nodebootstrap.json) charts/nodebootstrap/files
 	$(TOOL) crd-ref-docs --source-path=api --config=hack/api-reference.yaml --renderer=markdown --output-path=docs/api.md --log-level=ERROR
 	sed -i 's#items:XValidation: .*FieldValueForbidden  <nil>.} <br />##' docs/api.md # as it leaves out all other XValidations
 	sed -i -e '1s/.*/## All types/' -e '1e cat hack/api-introduction.md' docs/api.md

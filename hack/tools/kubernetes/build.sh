@@ -34,7 +34,7 @@ build() {
 	echo "Building $name of Kubernetes $version (all take about 8 minutes the first time) ..."
 	start=$(date +%s)
 	rm -f "$out/.$name.stamp"
-	{ go build -v -ldflags "$ldflags" -o "$out/$name" "$package" 2>&1 || touch "$out/.$name.failed"; } |
+	{ go build -v -ldflags "$ldflags" -o "$out/.$name.new" "$package" 2>&1 || touch "$out/.$name.failed"; } |
 		tee "$out/.$name.log" | awk 'NR % 100 == 0 { print "    " NR " packages"; fflush() }'
 	if [ -e "$out/.$name.failed" ]; then
 		rm -f "$out/.$name.failed"
@@ -43,11 +43,12 @@ build() {
 		exit 1
 	fi
 	rm -f "$out/.$name.log"
+	mv "$out/.$name.new" "$out/$name" # at once: a test may start the program right now
 	echo "$stamp" >"$out/.$name.stamp"
 	echo "    done in $(($(date +%s) - start)) s"
 }
 
-for name in kube-apiserver kube-controller-manager kubelet kubectl; do
+for name in kube-apiserver kube-controller-manager kubelet kubectl kubeadm; do
 	build "$name" "k8s.io/kubernetes/cmd/$name"
 done
 if [ -z "$other" ]; then
