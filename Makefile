@@ -58,7 +58,9 @@ build-installer: ## Render dist/install.yaml with the image $(IMG) from config/$
 release-assets: build-installer ## Build dist/release: everything in a release $(VERSION) except the image $(IMG).
 	rm -rf dist/release && mkdir dist/release
 	cp dist/install.yaml dist/release/install.yaml
-	$(MAKE) -s build-installer CONFIG=overlays/hardened && mv dist/install.yaml dist/release/install-hardened.yaml
+	for overlay in hardened kubeadm; do \
+		$(MAKE) -s build-installer CONFIG=overlays/$$overlay && mv dist/install.yaml dist/release/install-$$overlay.yaml || exit 1; \
+	done
 	$(TOOL) helm package charts/nodebootstrap --version $(VERSION:v%=%) --app-version $(VERSION) --destination dist/release
 	for platform in linux_amd64 linux_arm64 darwin_amd64 darwin_arm64; do \
 		GOOS=$${platform%_*} GOARCH=$${platform#*_} $(GOBUILD) -o dist/kubectl-nodebootstrap ./cmd/kubectl-nodebootstrap && \

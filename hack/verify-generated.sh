@@ -27,6 +27,6 @@ for module in . hack/tools hack/tools/kubernetes hack/tools/prometheus hack/tool
 	}
 done
 
-for overlay in default samples overlays/hardened overlays/monitored; do
+for overlay in default samples overlays/hardened overlays/kubeadm overlays/monitored; do
 	go tool -modfile=hack/tools/go.mod kustomize build "config/$overlay" >/dev/null
 done

@@ -23,6 +23,7 @@ func TestChartIsConfig(t *testing.T) {
 	}{
 		"default":   {"default", nil},
 		"hardened":  {"overlays/hardened", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true"}},
+		"kubeadm":   {"overlays/kubeadm", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,kubeadm.enabled=true"}},
 		"monitored": {"overlays/monitored", []string{"--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,7 +101,7 @@ func TestChartValues(t *testing.T) {
 
 // In another namespace no object mentions that of config/.
 func TestChartInAnotherNamespace(t *testing.T) {
-	objects, err := Helm(t.Context(), "--namespace=elsewhere", "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true")
+	objects, err := Helm(t.Context(), "--namespace=elsewhere", "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,kubeadm.enabled=true,serviceMonitor.enabled=true,prometheusRule.enabled=true,dashboard.enabled=true")
 	if err != nil {
 		t.Fatal(err)
 	}
