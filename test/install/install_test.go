@@ -32,7 +32,7 @@ var (
 
 func TestMain(m *testing.M) { env.Main(m, setup) }
 
-// setup installs config/overlays/hardened, all that ships, and runs bin/manager, because nothing here runs the Pods.
+// setup installs config/overlays/kubeadm, all that ships, and runs bin/manager, because nothing here runs the Pods.
 func setup(ctx context.Context) (func() error, error) {
 	dir, err := os.MkdirTemp("", "nb-install-")
 	if err != nil {
@@ -56,7 +56,7 @@ func install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := operator.Kubectl(ctx, cluster.Cluster, "apply", "-k", filepath.Join(root, "config", "overlays", "hardened")); err != nil {
+	if _, err := operator.Kubectl(ctx, cluster.Cluster, "apply", "-k", filepath.Join(root, "config", "overlays", "kubeadm")); err != nil {
 		return err
 	}
 	cfg, err := operator.Config(ctx, cluster.Cluster)

@@ -69,7 +69,7 @@ func TestRestrictedNamespaceTakesRenderedPods(t *testing.T) {
 
 // The API server accepts all objects of the chart, with strict field validation.
 func TestAPIServerTakesTheChart(t *testing.T) {
-	objects, err := rendered.Helm(t.Context(), "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,cluster.ca=PEM")
+	objects, err := rendered.Helm(t.Context(), "--set=networkPolicy.enabled=true,cage.enabled=true,guard.enabled=true,limits.enabled=true,kubeadm.enabled=true,cluster.ca=PEM")
 	env.Must(t, err)
 	strict := client.WithFieldValidation(client.NewDryRunClient(cluster.Client), metav1.FieldValidationStrict)
 	for key, o := range objects {
