@@ -187,21 +187,27 @@ func (c *Cluster) writeKubeletFiles(k *Kubelet, cfg KubeletConfig) error {
 	return nil
 }
 
-// kubeletConfiguration lets a kubelet run as a plain process, next to others, on
-// any machine: no cgroups, as little as possible outside of its directory, no
-// eviction because the machine's disk is full, and a Lease renewed each second
-// instead of every ten, so that nothing waits long for a renewal.
+// kubeletConfiguration is for a kubelet next to others on one machine, with as little as possible outside of its directory.
 func (c *Cluster) kubeletConfiguration(k *Kubelet, cfg KubeletConfig, port int) map[string]any {
+	return merge(runsAnywhere(), map[string]any{
+		"authentication":           map[string]any{"x509": map[string]any{"clientCAFile": c.ca.certFile}},
+		"serverTLSBootstrap":       cfg.ServerTLSBootstrap,
+		"containerRuntimeEndpoint": k.socket(),
+		"port":                     port,
+		"readOnlyPort":             0,
+		"healthzPort":              0,
+		"podLogsDir":               k.file("pod-logs"),
+		"volumePluginDir":          k.file("volume-plugins"),
+	})
+}
+
+// runsAnywhere is a KubeletConfiguration with which a kubelet runs as a plain process: no cgroups, no eviction because the machine's disk
+// is full, and a Lease renewed each second instead of every ten, so that nothing waits long for a renewal.
+func runsAnywhere() map[string]any {
 	return map[string]any{
 		"apiVersion":                  "kubelet.config.k8s.io/v1beta1",
 		"kind":                        "KubeletConfiguration",
-		"authentication":              map[string]any{"x509": map[string]any{"clientCAFile": c.ca.certFile}},
 		"rotateCertificates":          true,
-		"serverTLSBootstrap":          cfg.ServerTLSBootstrap,
-		"containerRuntimeEndpoint":    k.socket(),
-		"port":                        port,
-		"readOnlyPort":                0,
-		"healthzPort":                 0,
 		"cgroupDriver":                "cgroupfs",
 		"cgroupsPerQOS":               false,
 		"enforceNodeAllocatable":      []string{},
@@ -209,8 +215,6 @@ func (c *Cluster) kubeletConfiguration(k *Kubelet, cfg KubeletConfig, port int) 
 		"failSwapOn":                  false,
 		"nodeLeaseDurationSeconds":    4,
 		"makeIPTablesUtilChains":      false,
-		"podLogsDir":                  k.file("pod-logs"),
-		"volumePluginDir":             k.file("volume-plugins"),
 		"evictionHard":                map[string]string{"nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%"},
 		"imageGCHighThresholdPercent": 100,
 	}
