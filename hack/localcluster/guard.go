@@ -42,7 +42,7 @@ for g in $groups; do kill -KILL "-$g" 2>/dev/null; done
 below() {
   while read -r _ _ _ _ point _; do
     case $point in "$1"/*) printf '%s\n' "$point" ;; esac
-  done 2>/dev/null </proc/self/mountinfo | sort -r
+  done 2>/dev/null </proc/self/mountinfo | tac # the latest first: it can hide those below it
 }
 below "$1" | while read -r point; do umount "$point" || umount -l "$point"; done
 [ -n "$(below "$1")" ] || rm -rf -- "$1"
