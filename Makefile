@@ -73,8 +73,12 @@ release-assets: build-installer ## Build dist/release: everything in a release $
 # client-go stops a program that changes objects in its caches, which hand out no copies.
 UNCHANGED_CACHES = KUBE_CACHE_MUTATION_DETECTOR=true
 
+.PHONY: test-packages
+test-packages: ## Install what the tests of machines need from Debian's packages: an SSH server, sudo, cloud-init, Ignition, ShellCheck.
+	@hack/tools/test-packages.sh
+
 .PHONY: test
-test: controlplane bin/manager bin/kubectl-nodebootstrap ## Run all tests, with a real control plane and real kubelets, which need Linux and root.
+test: controlplane bin/manager bin/kubectl-nodebootstrap ## Run all tests, with a real control plane and real kubelets, which need Linux, root and make test-packages.
 	$(UNCHANGED_CACHES) go test -count=1 -p 1 -timeout 30m ./...
 	$(MAKE) -s fuzz FUZZTIME=5000x
 
