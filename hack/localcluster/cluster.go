@@ -48,7 +48,7 @@ type Cluster struct {
 	manager  *process
 	kubelets []*Kubelet
 	programs []*Program
-	dirs     int // The number of directories created for kubelets.
+	dirs     int // The number of directories created for kubelets and machines.
 }
 
 // Start starts a cluster and returns once the API server is ready, the system

@@ -113,13 +113,18 @@ func (c *Cluster) kubeletDir(cfg KubeletConfig) (string, error) {
 }
 
 func (c *Cluster) newKubeletDir() (string, error) {
-	dir := filepath.Join(c.dir, "k"+strconv.Itoa(c.dirs))
-	c.dirs++
+	dir := c.newDir("k")
 	longest := filepath.Join(dir, "root", "pod-resources", "kubelet.sock")
 	if len(longest) > maxSocketPath {
 		return "", fmt.Errorf("the path %s is too long for a socket", longest)
 	}
 	return dir, os.MkdirAll(dir, 0o755)
+}
+
+// newDir is the path of a directory that does not exist yet. Its callers hold mu.
+func (c *Cluster) newDir(prefix string) string {
+	c.dirs++
+	return filepath.Join(c.dir, prefix+strconv.Itoa(c.dirs-1))
 }
 
 // runKubelet starts the runtime, then the kubelet.

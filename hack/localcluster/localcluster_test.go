@@ -225,7 +225,7 @@ func TestNothingSurvivesAHardKill(t *testing.T) {
 	t.Logf("%v and %s disappeared after %s", pids, dir, time.Since(begin))
 }
 
-// runHelper starts a cluster with a kubelet, prints its directory and
+// runHelper starts a cluster with a kubelet and a machine with another one, prints its directory and
 // processes, and waits to be killed.
 func runHelper() error {
 	ctx := context.Background()
@@ -248,9 +248,29 @@ func runHelper() error {
 	if err := syscall.Mount("tmpfs", point, "tmpfs", 0, ""); err != nil {
 		fmt.Fprintln(os.Stderr, "no mount:", err)
 	}
+	ofMachine, err := startHelperMachine(ctx, c, bootstrap)
+	if err != nil {
+		return err
+	}
 	fmt.Println(c.Dir())
-	fmt.Println(strings.Trim(fmt.Sprint(pids(c)), "[]"))
+	fmt.Println(strings.Trim(fmt.Sprint(append(pids(c), ofMachine...)), "[]"))
 	select {}
+}
+
+// startHelperMachine starts a machine with a kubelet and returns its processes.
+func startHelperMachine(ctx context.Context, c *Cluster, bootstrap []byte) ([]int, error) {
+	m, err := c.StartMachine(ctx, MachineConfig{HostName: "node-b"})
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(m.Path(kubeadmBootstrapKubeconfig), bootstrap, 0o600); err != nil {
+		return nil, err
+	}
+	_, err = m.Run(ctx, "mkdir /etc/kubernetes/pki; : >"+kubeadmCA+"; systemctl start kubelet; until pgrep -x kubelet; do sleep 0.1; done")
+	if err != nil {
+		return nil, err
+	}
+	return machinePIDs(m)
 }
 
 func readHelper(t *testing.T, lines *bufio.Scanner) (dir string, pids []int) {
@@ -267,7 +287,8 @@ func readHelper(t *testing.T, lines *bufio.Scanner) (dir string, pids []int) {
 			pids = append(pids, pid)
 		}
 	}
-	if len(pids) != 6 || !exists(dir) {
+	// Of the cluster and its kubelet 6; of the machine at least init, and ssh, containerd and kubelet with what supervises each.
+	if len(pids) < 13 || !exists(dir) {
 		t.Fatalf("the helper said %q and %v", dir, pids)
 	}
 	return dir, pids

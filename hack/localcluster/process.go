@@ -42,14 +42,20 @@ type process struct {
 // startProcess runs a program that logs into logFile. It does not depend on a
 // context: it runs until stop, until it exits or until the guard ends it.
 func startProcess(g *guard, name, path, logFile string, args []string) (*process, error) {
+	cmd := exec.Command(path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	return startCommand(g, name, logFile, cmd)
+}
+
+// startCommand does the same with a command that has process attributes.
+func startCommand(g *guard, name, logFile string, cmd *exec.Cmd) (*process, error) {
 	log, err := openLog(logFile)
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(path, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr.Setpgid = true
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}

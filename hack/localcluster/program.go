@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os/exec"
 	"syscall"
 )
 
@@ -15,12 +16,18 @@ type Program struct{ p *process }
 
 // StartProgram runs a program by its absolute path. It logs into LogDir, to a file with its name.
 func (c *Cluster) StartProgram(name, path string, args ...string) (*Program, error) {
+	cmd := exec.Command(path, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	return c.startProgram(name, cmd)
+}
+
+func (c *Cluster) startProgram(name string, cmd *exec.Cmd) (*Program, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.stopped {
 		return nil, fmt.Errorf("starting %s: the cluster is stopped", name)
 	}
-	p, err := startProcess(c.guard, name, path, c.logFile(name), args)
+	p, err := startCommand(c.guard, name, c.logFile(name), cmd)
 	if err != nil {
 		return nil, err
 	}
