@@ -102,7 +102,7 @@ func (m *Machine) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/bin/sh", append([]string{m.file("init")}, arguments...)...) //nolint:gosec // ours
+	cmd := exec.Command("/bin/sh", append([]string{m.file("init")}, arguments...)...)
 	cmd.Env = m.environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWPID}
 	if m.program, err = m.cluster.startProgram(filepath.Base(m.logs), cmd); err != nil {
@@ -171,7 +171,7 @@ func (m *Machine) LogFile(service string) string { return filepath.Join(m.logs, 
 // Run runs a shell command as root on the machine, without ssh, and returns what it prints. The error repeats that.
 func (m *Machine) Run(ctx context.Context, command string) (string, error) {
 	cmd := exec.CommandContext(ctx, "nsenter", "--target="+strconv.Itoa(m.program.PID()), "--mount", "--uts", "--pid", "--root",
-		"/bin/sh", "-c", "cd\n"+command) //nolint:gosec // a test's
+		"/bin/sh", "-c", "cd\n"+command)
 	cmd.Env = append(m.environment(), "HOME=/root", "USER=root")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

@@ -58,7 +58,7 @@ func (m *Machine) FreeDisk(ctx context.Context, dir string) error {
 // SetClock makes the machine's date program lie by an offset. All other programs, openssl among them, have the right time.
 func (m *Machine) SetClock(offset time.Duration) error {
 	script := fmt.Sprintf("#!/bin/sh\nnow=$(/usr/bin/date +%%s)\nexec /usr/bin/date -d \"@$((now + %d))\" \"$@\"\n", int(offset.Seconds()))
-	return os.WriteFile(m.Path("/usr/local/bin/date"), []byte(script), 0o755) //nolint:gosec // a program
+	return os.WriteFile(m.Path("/usr/local/bin/date"), []byte(script), 0o755)
 }
 
 // CutConnections kills the server's side of all SSH connections to the machine. What runs in them goes on, without its pipes.
@@ -90,22 +90,24 @@ func (m *Machine) FindInFiles(text string) ([]string, error) {
 		return nil, err
 	}
 	var found []string
-	search := func(root, prefix string) error {
-		return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil {
+	search := func(dir, place string) error {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		return fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || !entry.Type().IsRegular() {
 				return ignoreGone(err)
 			}
-			if !entry.Type().IsRegular() {
-				return nil
-			}
-			content, err := os.ReadFile(path)
+			content, err := fs.ReadFile(root.FS(), path)
 			if err == nil && bytes.Contains(content, []byte(text)) {
-				found = append(found, prefix+strings.TrimPrefix(path, root))
+				found = append(found, filepath.Join(place, path))
 			}
 			return ignoreGone(err)
 		})
 	}
-	errs := []error{search(m.file("upper"), "")}
+	errs := []error{search(m.file("upper"), "/")}
 	for _, mount := range mounts {
 		errs = append(errs, search(m.Path(mount), mount))
 	}

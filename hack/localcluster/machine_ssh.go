@@ -93,7 +93,7 @@ func (m *Machine) SSHBin() string { return filepath.Join(m.cluster.sshDir(), "bi
 // SSH is an ssh command to the machine as one of its users: root, MachineAdmin, MachineGuest.
 func (m *Machine) SSH(ctx context.Context, user string, command ...string) *exec.Cmd {
 	arguments := append([]string{"-F", m.SSHConfig(), user + "@" + m.cfg.HostName}, command...)
-	return exec.CommandContext(ctx, "ssh", arguments...) //nolint:gosec // a test's
+	return exec.CommandContext(ctx, "ssh", arguments...)
 }
 
 func (c *Cluster) sshDir() string { return filepath.Join(c.dir, "ssh") }
@@ -119,7 +119,7 @@ func (c *Cluster) sshUser(ctx context.Context) ([]byte, error) {
 			return nil, err
 		}
 		script := fmt.Sprintf("#!/bin/sh\nexec %s -F %s \"$@\"\n", path, config)
-		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(script), 0o755); err != nil {
 			return nil, err
 		}
 	}
@@ -142,7 +142,7 @@ func newKey(ctx context.Context, path string) ([]byte, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, program, "-q", "-t", "ed25519", "-N", "", "-C", "localcluster", "-f", path) //nolint:gosec // from the PATH
+	cmd := exec.CommandContext(ctx, program, "-q", "-t", "ed25519", "-N", "", "-C", "localcluster", "-f", path)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("creating a key for SSH: %w: %s", err, strings.TrimSpace(string(out)))
 	}
