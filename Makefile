@@ -74,7 +74,7 @@ release-assets: build-installer ## Build dist/release: everything in a release $
 UNCHANGED_CACHES = KUBE_CACHE_MUTATION_DETECTOR=true
 
 .PHONY: test-packages
-test-packages: ## Install what the tests of machines need from Debian's packages: an SSH server, sudo, cloud-init, Ignition, ShellCheck.
+test-packages: ## Install what the tests of machines need from Debian's packages: an SSH server, sudo, cloud-init, Ignition and others.
 	@hack/tools/test-packages.sh
 
 .PHONY: test

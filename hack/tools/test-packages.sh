@@ -1,11 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs what tests of machines need from Debian's packages: an SSH server and sudo for test machines, and the programs that read user
-# data and scripts. None of their services starts, now or at the next boot.
+# Installs what tests of machines need from Debian's packages: an SSH server and sudo for test machines, and the programs that read or
+# decrypt user data, and that run and check scripts. None of their services starts, now or at the next boot.
 set -eu
 
 missing=
-for package in openssh-client openssh-server sudo cloud-init ignition shellcheck; do
+for package in openssh-client openssh-server sudo cloud-init ignition systemd age busybox shellcheck; do
 	[ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
