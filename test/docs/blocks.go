@@ -16,7 +16,7 @@ import (
 
 // The words after a block's language say who runs it. A block of commands without them is run here.
 const (
-	// onTheNode marks commands for the machine that joins.
+	// onTheNode marks commands for the machine that joins, which run there.
 	onTheNode = "node"
 	// notRun marks commands that no test runs; the words after it say why.
 	notRun = "not-run:"

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -26,14 +27,18 @@ import (
 // documentedServer is the API server's URL in the documents, which is replaced by the cluster's own.
 const documentedServer = "https://api.example.com:6443"
 
-// playground is a cluster of its own, and a copy of the project in which commands are run. It simulates what a test machine
-// lacks: machines are directories, and a Deployment is a process of bin/manager with its arguments.
+// playground is a cluster of its own, and a copy of the project in which commands are run. Machines are test machines, and a
+// Deployment is a process of bin/manager with its arguments.
 type playground struct {
 	*localcluster.Cluster
 	clients *kubernetes.Clientset
 	dir     string // of the copy
-	nodes   string // with a directory for each machine
 	env     []string
+	path    string // without ssh to machines
+	// kubeadm makes it a cluster of kubeadm, and its machines those of kubeadm.
+	kubeadm bool
+	// unit is the unit of the machines' kubelets, which nobody has started yet, if the document has it.
+	unit string
 	// servesMetrics is for the only document that reads metrics.
 	servesMetrics bool
 	// operatorIsDead keeps the manager from running, whatever is deployed.
@@ -41,12 +46,7 @@ type playground struct {
 
 	manager  *operator.Manager
 	deployed string // the arguments with which it runs
-	kubelets map[string]*machine
-}
-
-type machine struct {
-	kubelet    *localcluster.Kubelet
-	kubeconfig string // with which it was started
+	machines map[string]*localcluster.Machine
 }
 
 func newPlayground(t *testing.T) *playground {
@@ -61,7 +61,7 @@ func newPlayground(t *testing.T) *playground {
 	root, err := localcluster.ProjectRoot()
 	env.Must(t, err)
 	base := t.TempDir()
-	p := &playground{Cluster: cluster, dir: filepath.Join(base, "project"), nodes: filepath.Join(base, "nodes"), kubelets: map[string]*machine{}}
+	p := &playground{Cluster: cluster, dir: filepath.Join(base, "project"), machines: map[string]*localcluster.Machine{}}
 	if p.clients, err = kubernetes.NewForConfig(cluster.AdminConfig()); err != nil {
 		t.Fatal(err)
 	}
@@ -71,8 +71,8 @@ func newPlayground(t *testing.T) *playground {
 	kubectl, err := cluster.Binary("kubectl")
 	env.Must(t, err)
 	env.Must(t, os.Link(kubeconfig, filepath.Join(p.dir, "admin.kubeconfig")))
-	p.env = append(os.Environ(), "ROOT="+root, "NODES="+p.nodes, "KUBECTL="+kubectl, "KUBECONFIG="+kubeconfig,
-		"PATH="+strings.Join([]string{filepath.Join(root, "test", "docs", "testdata", "bin"), filepath.Join(root, "bin"), os.Getenv("PATH")}, ":"))
+	p.path = strings.Join([]string{filepath.Join(root, "test", "docs", "testdata", "bin"), filepath.Join(root, "bin"), os.Getenv("PATH")}, ":")
+	p.env = append(os.Environ(), "ROOT="+root, "KUBECTL="+kubectl, "KUBECONFIG="+kubeconfig, "PATH="+p.path)
 	return p
 }
 
@@ -105,11 +105,12 @@ func copyProject(root, dir string) error {
 	return nil
 }
 
-// run runs commands in the copy, while Deployments and machines are simulated.
+// run runs commands in the copy, while the Deployment is simulated.
 func (p *playground) run(t *testing.T, commands string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
+	env.Must(t, p.startMachines(ctx, commands))
 	cmd := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", strings.ReplaceAll(commands, documentedServer, p.Server()))
 	cmd.Dir, cmd.Env = p.dir, p.env
 	cmd.WaitDelay = 10 * time.Second // for what a command leaves running in the background
@@ -128,7 +129,7 @@ func (p *playground) run(t *testing.T, commands string) {
 			}
 			return
 		case <-tick.C:
-			if err := p.play(ctx); err != nil && ctx.Err() == nil {
+			if err := p.playDeployment(ctx); err != nil && ctx.Err() == nil {
 				cancel()
 				t.Fatal(errors.Join(err, <-ended))
 			}
@@ -137,10 +138,6 @@ func (p *playground) run(t *testing.T, commands string) {
 }
 
 func tail(s string) string { return s[max(0, len(s)-4000):] }
-
-func (p *playground) play(ctx context.Context) error {
-	return errors.Join(p.playDeployment(ctx), p.playMachines(ctx))
-}
 
 // playDeployment runs bin/manager with the arguments of the Deployment, while it exists.
 func (p *playground) playDeployment(ctx context.Context) error {
@@ -192,40 +189,53 @@ func (p *playground) managerArguments(ctx context.Context) (string, error) {
 	return strings.Join(append(slices.Clone(deployment.Spec.Template.Spec.Containers[0].Args), "--metrics-bind-address="+address), " "), nil
 }
 
-// playMachines starts a kubelet with each bootstrap kubeconfig that was copied to a machine.
-func (p *playground) playMachines(ctx context.Context) error {
-	for _, path := range []string{"var/lib/kubelet/bootstrap-kubeconfig", "etc/kubernetes/bootstrap-kubelet.conf"} {
-		found, err := filepath.Glob(filepath.Join(p.nodes, "*", filepath.FromSlash(path)))
-		if err != nil {
-			return err
-		}
-		for _, file := range found {
-			name, _, _ := strings.Cut(strings.TrimPrefix(file, p.nodes+"/"), "/")
-			if err := p.playMachine(ctx, name, file); err != nil {
-				return fmt.Errorf("machine %s: %w", name, err)
+// userAt is how commands name a machine.
+var userAt = regexp.MustCompile(`root@([\w-]+)`)
+
+// startMachines starts the machines that commands name.
+func (p *playground) startMachines(ctx context.Context, commands string) error {
+	for _, match := range userAt.FindAllStringSubmatch(commands, -1) {
+		if name := match[1]; p.machines[name] == nil {
+			if err := p.startMachine(ctx, name); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-func (p *playground) playMachine(ctx context.Context, name, file string) error {
-	content, err := os.ReadFile(file)
-	m := p.kubelets[name]
-	if err != nil || !strings.HasSuffix(string(content), "\n") || m != nil && m.kubeconfig == string(content) {
-		return nil // it is being written or deleted, or is known
-	}
-	if m != nil {
-		if err := m.kubelet.Stop(); err != nil {
-			return err
+// startMachine starts a machine, on which the kubelet starts again and again until it has its kubeconfig, as it does after installations.
+func (p *playground) startMachine(ctx context.Context, name string) error {
+	config := localcluster.MachineConfig{HostName: name, Kubeadm: p.kubeadm}
+	if p.kubeadm {
+		config.Files = map[string][]byte{"/usr/local/bin/kubeadm": []byte(kubeadmAnywhere)}
+	} else {
+		config.BootstrapKubeconfig, config.Kubeconfig = "/var/lib/kubelet/bootstrap-kubeconfig", "/var/lib/kubelet/kubeconfig"
+		config.CA = "/var/lib/kubernetes/ca.crt"
+		config.Files = map[string][]byte{
+			config.CA: p.ServerCA(),
+			"/etc/systemd/system/kubelet.service.d/tests.conf": []byte("[Service]\nRestartSec=1\n"),
+		}
+		if p.unit != "" {
+			config.Files["/etc/systemd/system/kubelet.service"] = []byte(p.unit)
 		}
 	}
-	config := localcluster.KubeletConfig{NodeName: name}
-	config.BootstrapKubeconfig = bytes.ReplaceAll(content, []byte(" /var/"), []byte(" "+filepath.Join(p.nodes, name)+"/var/")) // the key's path
-	kubelet, err := p.StartKubelet(ctx, config)
+	m, err := p.StartMachine(ctx, config)
 	if err != nil {
 		return err
 	}
-	p.kubelets[name] = &machine{kubelet, string(content)}
-	return nil
+	if len(p.machines) == 0 {
+		p.env = append(p.env, "PATH="+m.SSHBin()+":"+p.path)
+	}
+	p.machines[name] = m
+	if !p.kubeadm && p.unit == "" {
+		_, err = m.Run(ctx, "systemctl enable --now kubelet")
+	}
+	return err
 }
+
+// kubeadmAnywhere is kubeadm without the check that fails with cgroup v1.
+const kubeadmAnywhere = `#!/bin/sh
+case $1 in join) set -- "$@" --ignore-preflight-errors=SystemVerification ;; esac
+exec /usr/bin/kubeadm "$@"
+`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -36,7 +37,6 @@ kubectl wait --for=condition=Ready nodebootstrap/worker-1 --timeout=1m
 
 // joined lets the machine worker-1 join.
 const joined = awaited + `
-ssh root@worker-1 true
 kubectl nodebootstrap kubeconfig worker-1 | ssh root@worker-1 'umask 077; cat > /var/lib/kubelet/bootstrap-kubeconfig'
 kubectl wait --for=condition=Joined nodebootstrap/worker-1 --timeout=1m
 `
@@ -47,8 +47,6 @@ var before = map[string]string{
 	"docs/metrics.md":     installed,
 	"docs/operations.md":  "make build-installer\n" + installed + joined,
 	"docs/security.md":    installed + joined,
-	"docs/gitops.md":      kubeadm,
-	"docs/kubeadm.md":     kubeadm,
 	"docs/pinned-keys.md": installed + awaited,
 	"docs/migrating.md": installed + joined + `
 kubectl create clusterrolebinding create-csrs --group=system:bootstrappers --clusterrole=system:node-bootstrapper
@@ -70,17 +68,13 @@ kind: NodeBootstrap
 metadata: {name: worker-4}
 spec: {clientCertificate: {approval: Manual}}
 EOF
-ssh root@worker-4 true
 kubectl nodebootstrap kubeconfig worker-4 --wait 1m | ssh root@worker-4 'umask 077; cat > /var/lib/kubelet/bootstrap-kubeconfig'
 kubectl wait --for=jsonpath='{.status.conditions[?(@.type=="Ready")].reason}'=AwaitingApproval nodebootstrap/worker-4 --timeout=1m
 `,
 }
 
-// kubeadm is what kubeadm publishes.
-const kubeadm = `
-kubectl create configmap -n kube-public cluster-info --from-literal=kubeconfig="$(kubectl config view --minify --flatten)"
-kubectl create configmap -n kube-system kubelet-config --from-literal=kubelet='kind: KubeletConfiguration'
-`
+// onKubeadm are the documents that need a cluster of kubeadm.
+var onKubeadm = []string{"docs/gitops.md", "docs/kubeadm.md"}
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
@@ -107,9 +101,15 @@ func TestDocuments(t *testing.T) {
 			t.Parallel()
 			p := newPlayground(t)
 			p.servesMetrics = name == "docs/metrics.md"
+			if p.kubeadm = slices.Contains(onKubeadm, name); p.kubeadm {
+				env.Must(t, p.InitKubeadm(t.Context(), nil))
+			}
 			for _, b := range blocks {
 				if file := b.File(); file != "" {
 					env.Must(t, os.WriteFile(filepath.Join(p.dir, file), []byte(b.Text), 0o600))
+				}
+				if b.Language == "ini" {
+					p.unit = b.Text
 				}
 			}
 			p.run(t, "set -x\n"+before[name]+"\n"+script)
@@ -117,18 +117,21 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// commands are those of a document that are run here, one after the other.
+// commands are those of a document, one after the other: those for the node over ssh on worker-1.
 func commands(name string, blocks []Block) string {
 	var script strings.Builder
 	for _, b := range blocks {
-		if b.run() {
+		switch {
+		case b.run():
 			fmt.Fprintf(&script, ": %s, line %d\n%s", name, b.Line, b.Text)
+		case b.Language == "sh" && b.Who == onTheNode:
+			fmt.Fprintf(&script, ": %s, line %d\nssh root@worker-1 bash -euxo pipefail <<'END-OF-BLOCK'\n%sEND-OF-BLOCK\n", name, b.Line, b.Text)
 		}
 	}
 	return script.String()
 }
 
-// Each block of commands is run here, or says why not.
+// Each block of commands is run, or says why not.
 func TestBlocksAreMarked(t *testing.T) {
 	documents, err := Documents()
 	env.Must(t, err)
