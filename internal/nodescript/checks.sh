@@ -81,7 +81,11 @@ Another machine has joined as $nb_node. If this one is to replace it: kubectl no
 		[ "$nb_status" != 401 ] ||
 			fail "$EXIT_OTHER_NODE" "this machine has a certificate of the node $nb_node that the API server at $nb_server does not accept. $nb_cleanup"
 	fi
-	say "[done] this machine is the node $nb_node already. Nothing was changed."
+	if [ -e "$nb_undo" ] && [ -z "$nb_check_only" ]; then
+		finish # an earlier run was killed
+	else
+		say "[done] this machine is the node $nb_node already. Nothing was changed."
+	fi
 	if [ -z "$nb_token_kubeconfig" ]; then echo NODEBOOTSTRAP-MEMBER; fi
 	exit 0
 }

@@ -75,7 +75,7 @@ func newMachine(t *testing.T) *machine {
 	go func() { _ = http.Serve(socket, http.NotFoundHandler()) }() //nolint:gosec // a test's own client
 	m := &machine{t: t, dir: dir, bin: filepath.Join(dir, "bin"), shell: []string{"dash", "-s"}, replies: []byte("signed\n" + nodescript.EndLine + "\n")}
 	m.options = nodescript.Options{
-		Node: "worker-1", Server: server.URL, With: nodescript.Kubelet, Rendered: time.Now(), Limit: time.Second,
+		Node: "worker-1", Server: server.URL, With: nodescript.Kubelet, Rendered: time.Now(), Limit: 20 * time.Second,
 		CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}),
 		Paths: nodescript.Paths{
 			BootstrapKubeconfig: dir + "/etc/kubernetes/bootstrap-kubelet.conf", Kubeconfig: dir + "/etc/kubernetes/kubelet.conf",

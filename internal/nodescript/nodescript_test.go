@@ -182,7 +182,7 @@ func TestFailures(t *testing.T) {
 		}, nodescript.ExitNoConfig, "no kubelet configuration at DIR/var/lib/kubelet/config.yaml", false},
 		"no reply":       {func(m *machine) { m.replies = nil }, nodescript.ExitNoAnswer, "no signed kubeconfig arrived before the connection ended", true},
 		"half a reply":   {func(m *machine) { m.replies = []byte("signed\n") }, nodescript.ExitNoAnswer, "no signed kubeconfig arrived", true},
-		"no certificate": {func(m *machine) { m.remove("kubelet-works") }, nodescript.ExitNotJoined, "the kubelet got no certificate within 1 s. What the cluster says: kubectl nodebootstrap status worker-1", true},
+		"no certificate": {func(m *machine) { m.remove("kubelet-works"); m.options.Limit = time.Second }, nodescript.ExitNotJoined, "the kubelet got no certificate within 1 s. What the cluster says: kubectl nodebootstrap status worker-1", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -244,6 +244,7 @@ func TestSecondRunUsesTheKeyOfTheFirst(t *testing.T) {
 func TestOldBootstrapKubeconfig(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
+	m.options.Limit = time.Second
 	m.write("etc/kubernetes/bootstrap-kubelet.conf", "old\n")
 	m.remove("kubelet-works")
 	m.write("active", "")
@@ -314,6 +315,43 @@ func TestSignals(t *testing.T) {
 			m.remove("pid")
 			if got.code != tt.code || (m.read("etc/kubernetes/kubelet.conf") != "") != tt.joined || !tt.joined && !maps.Equal(before, m.files()) {
 				t.Errorf("%+v, files %q", got, slices.Sorted(maps.Keys(m.files())))
+			}
+		})
+	}
+}
+
+// The machine goes down while the kubelet starts: the next run removes what was written, or what is not needed any more.
+func TestRunAfterKill(t *testing.T) {
+	t.Parallel()
+	const kill = "kill -9 $(cat DIR/pid)\n"
+	for name, member := range map[string]bool{"before the kubelet has its certificate": false, "after it": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t)
+			m.certificate("system:node:worker-1", time.Now().Add(time.Hour))
+			m.remove("etc/kubernetes/kubelet.conf")
+			if member {
+				m.program("rm", "#!/bin/sh\n"+kill)
+			} else {
+				m.program("systemctl", strings.Replace(systemctl, "restart)", "restart)\n\t"+kill+"\texit", 1))
+			}
+			script, err := nodescript.Render(m.options)
+			env.Must(t, err)
+			if first := m.runScript(append([]byte("echo $$ >"+m.dir+"/pid\n"), script...)); first.code != -1 || m.read("etc/kubernetes/bootstrap-kubelet.conf") == "" {
+				t.Fatalf("%+v, files %q", first, slices.Sorted(maps.Keys(m.files())))
+			}
+			m.remove("pid")
+			m.program("systemctl", systemctl)
+			env.Must(t, os.RemoveAll(filepath.Join(m.bin, "rm")))
+			second := m.run()
+			if second.code != 0 || strings.Contains(second.stdout, nodescript.MemberLine) != member {
+				t.Errorf("%+v", second)
+			}
+			files := m.files()
+			for _, gone := range []string{"etc/kubernetes/bootstrap-kubelet.conf", "etc/kubernetes/bootstrap-kubelet.conf.undo", "var/lib/kubelet/pki/node.key"} {
+				if files[gone] != "" {
+					t.Errorf("%s is left behind", gone)
+				}
 			}
 		})
 	}

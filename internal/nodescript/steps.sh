@@ -20,11 +20,26 @@ remove_written() {
 	if [ -n "$nb_written" ]; then say "[undo] removing what was written:$nb_written"; fi
 	for nb_file in $nb_written; do rm -f "$nb_file"; done
 	if [ -n "$nb_old_bootstrap" ]; then printf '%s\n' "$nb_old_bootstrap" | put "$nb_bootstrap" 077; fi
+	rm -f "$nb_undo"
 	for nb_dir in $nb_made; do rmdir "$nb_dir" 2>/dev/null; done
 	if [ -n "$nb_started" ]; then
 		if [ -z "$nb_was_enabled" ]; then systemctl disable "$nb_unit" >/dev/null 2>&1; fi
 		if [ -n "$nb_was_active" ]; then systemctl start "$nb_unit" >/dev/null 2>&1; fi
 	fi
+}
+
+# recover does what the undo of an earlier run could not do because the machine went down, or the run was killed.
+recover() {
+	[ -e "$nb_undo" ] || return
+	nb_written=$(cat "$nb_undo")
+	remove_written
+	nb_written=
+}
+
+# note_written notes in a file what is about to be written.
+note_written() {
+	make_dir "$(dirname "$nb_undo")"
+	printf '%s\n' "$nb_written" | put "$nb_undo" 077 || fail "$EXIT_FILES" "$nb_undo cannot be written (see above). Is the disk full, or the file system read-only?"
 }
 
 # make_dir creates a directory and its parents, and notes which are new.
@@ -47,7 +62,10 @@ sync_file() { sync "$1" 2>/dev/null || sync; }
 # write PATH UMASK CONTENT writes a file that undo removes.
 write() {
 	make_dir "$(dirname "$1")"
-	[ -e "$1" ] || nb_written="$nb_written $1"
+	if ! [ -e "$1" ]; then
+		nb_written="$nb_written $1"
+		note_written
+	fi
 	printf '%s' "$3" | put "$1" "$2" || fail "$EXIT_FILES" "$1 cannot be written (see above). Is the disk full, or the file system read-only?"
 	say "[write] $1"
 }
@@ -118,6 +136,7 @@ run_kubeadm() {
 	for nb_file in "$nb_bootstrap" "$nb_kubeconfig" "$nb_ca" "$nb_config" /var/lib/kubelet/kubeadm-flags.env /var/lib/kubelet/instance-config.yaml; do
 		[ -e "$nb_file" ] || nb_written="$nb_written $nb_file"
 	done
+	note_written
 	note_state
 	say "[start] kubeadm join"
 	nb_kubeadm=0
@@ -140,7 +159,7 @@ note_state() {
 
 # finish deletes what only the join needed.
 finish() {
-	rm -f "$nb_bootstrap"
+	rm -f "$nb_bootstrap" "$nb_undo"
 	if [ -z "$nb_token_kubeconfig" ]; then rm -f "$nb_key"; fi
 	say "[done] the kubelet has its certificate as $nb_node"
 }
@@ -151,6 +170,7 @@ main() {
 	PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin
 	export LC_ALL PATH
 	umask 022
+	nb_undo=$nb_bootstrap.undo
 	nb_written='' nb_made='' nb_started='' nb_was_active='' nb_was_enabled='' nb_old_bootstrap=''
 	trap '' PIPE
 	nb_work=$(mktemp -d "${TMPDIR:-/run}/nodebootstrap.XXXXXX") || fail "$EXIT_FILES" "no temporary directory can be created (see above)."
@@ -170,6 +190,7 @@ main() {
 		say "[done] all checks passed. Nothing was changed."
 		exit 0
 	fi
+	recover
 	nb_signed=$nb_token_kubeconfig
 	if [ -z "$nb_token_kubeconfig" ]; then request; fi
 	if [ "$nb_method" = kubeadm ]; then run_kubeadm "$nb_signed"; else start_kubelet "$nb_signed"; fi
