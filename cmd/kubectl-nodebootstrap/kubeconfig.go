@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,15 +17,8 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 )
 
-type kubeconfigOptions struct {
-	genericiooptions.IOStreams
-	outputFile string
-	overwrite  bool
-	wait       time.Duration
-}
-
 func newKubeconfigCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
-	o := kubeconfigOptions{IOStreams: streams}
+	o := secretOptions{IOStreams: streams}
 	cmd := &cobra.Command{
 		Use:   "kubeconfig NAME",
 		Short: "Write the kubeconfig with which the node may join",
@@ -42,13 +34,15 @@ status.kubeconfigSecretRef names.`,
 
   # Copy it to the machine, whose kubelet runs with --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf
   kubectl nodebootstrap kubeconfig worker-1 |
-    ssh root@worker-1 'umask 077; cat > /etc/kubernetes/bootstrap-kubelet.conf'`,
+    ssh root@worker-1 'umask 077; cat > /etc/kubernetes/bootstrap-kubelet.conf'
+
+  # Encrypt it for someone who has an ssh key, and for a key of age
+  kubectl nodebootstrap kubeconfig worker-1 --recipient "$(cat id_ed25519.pub)" \
+    --recipient age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj > bootstrap-kubeconfig.age
+  age -d -i ~/.ssh/id_ed25519 bootstrap-kubeconfig.age`,
 		Args:              oneName,
 		ValidArgsFunction: completeNames(connect, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.outputFile == "-" { // standard output, as in kubectl
-				o.outputFile = ""
-			}
 			if err := o.validate(); err != nil {
 				return usageError(cmd, err)
 			}
@@ -56,57 +50,20 @@ status.kubeconfigSecretRef names.`,
 			if err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), c, args[0])
+			return printKubeconfig(cmd.Context(), c, args[0], &o)
 		},
 	}
-	cmd.Flags().StringVar(&o.outputFile, "output-file", "", "Write to this file, of mode 0600, instead of standard output.")
-	cmd.Flags().BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if it exists.")
-	cmd.Flags().DurationVar(&o.wait, "wait", 0, "How long to wait until the kubeconfig is published, for example 1m. By default the command does not wait.")
+	o.add(cmd.Flags())
 	return cmd
 }
 
-func (o *kubeconfigOptions) validate() error {
-	switch {
-	case o.overwrite && o.outputFile == "":
-		return errors.New("--overwrite requires --output-file")
-	case o.wait < 0:
-		return fmt.Errorf("--wait must not be negative, but is %s: write for example 1m", o.wait)
-	}
-	return nil
-}
-
-func (o *kubeconfigOptions) run(ctx context.Context, c client.WithWatch, name string) error {
-	if o.outputFile != "" && !o.overwrite { // before the command asks the cluster or waits
-		if err := checkAbsent(o.outputFile); err != nil {
-			return err
-		}
-	}
-	nb, err := o.find(ctx, c, name)
-	if err != nil {
-		return err
-	}
-	kubeconfig, err := readKubeconfig(ctx, c, nb.Status.KubeconfigSecretRef)
+func printKubeconfig(ctx context.Context, c client.WithWatch, name string, o *secretOptions) error {
+	nb, kubeconfig, err := o.read(ctx, c, name, checkPublished)
 	if err != nil {
 		return err
 	}
 	o.warnExpired(nb.Status.Token, time.Now())
-	return o.write(kubeconfig, name)
-}
-
-// find returns the NodeBootstrap when its kubeconfig is published.
-func (o *kubeconfigOptions) find(ctx context.Context, c client.WithWatch, name string) (*v1alpha1.NodeBootstrap, error) {
-	nb, err := get(ctx, c, name)
-	if err != nil {
-		return nil, err
-	}
-	err = checkPublished(nb)
-	if _, early := errors.AsType[*notReadyError](err); !early {
-		return nb, err
-	}
-	if o.wait == 0 {
-		return nil, fmt.Errorf("%w\nTo wait for it, add --wait 1m", err)
-	}
-	return await(ctx, c, name, o.wait, checkPublished, func(why string) { fmt.Fprintf(o.ErrOut, "Waiting: %s\n", why) })
+	return o.write(kubeconfig, fmt.Sprintf("give it to the kubelet of %s as --bootstrap-kubeconfig", name))
 }
 
 func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretReference) ([]byte, error) {
@@ -126,24 +83,4 @@ func readKubeconfig(ctx context.Context, c client.Client, ref *v1alpha1.SecretRe
 			ref.Namespace, ref.Name, kubeconfig.Key)
 	}
 	return secret.Data[kubeconfig.Key], nil
-}
-
-// warnExpired only warns, since the local clock may be wrong.
-func (o *kubeconfigOptions) warnExpired(token *v1alpha1.TokenStatus, now time.Time) {
-	if token != nil && token.ExpirationTime.Time.Before(now) {
-		fmt.Fprintf(o.ErrOut, "Warning: by the local clock, the token %s expired %s: is the operator running?\n",
-			token.ID, stamp(token.ExpirationTime, now))
-	}
-}
-
-func (o *kubeconfigOptions) write(kubeconfig []byte, name string) error {
-	if o.outputFile == "" {
-		_, err := o.Out.Write(kubeconfig)
-		return err
-	}
-	if err := writeFile(o.outputFile, kubeconfig, o.overwrite); err != nil {
-		return err
-	}
-	fmt.Fprintf(o.ErrOut, "Wrote %s: give it to the kubelet of %s as --bootstrap-kubeconfig.\n", o.outputFile, name)
-	return nil
 }
