@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"os"
@@ -260,6 +261,7 @@ type waiting struct {
 	// onWatch is called after the start of the nth watch, counted from 1.
 	onWatch func(ctx context.Context, c client.WithWatch, n int) error
 	limit   string
+	command string // by default kubeconfig
 }
 
 func (w waiting) execute(t *testing.T) result {
@@ -272,7 +274,7 @@ func (w waiting) execute(t *testing.T) result {
 		}
 		return i, err
 	}
-	return w.cluster.execute(t, "kubeconfig", node, "--wait", w.limit)
+	return w.cluster.execute(t, cmp.Or(w.command, "kubeconfig"), node, "--wait", w.limit)
 }
 
 // put stores the status of the NodeBootstrap.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command kubectl-nodebootstrap is the kubectl plugin "kubectl nodebootstrap": it prints a machine's bootstrap kubeconfig,
-// gets its certificate, requests a reissue, and shows the status of a node.
+// Command kubectl-nodebootstrap is the kubectl plugin "kubectl nodebootstrap": it prints a machine's bootstrap kubeconfig
+// or its user data, gets its certificate, requests a reissue, and shows the status of a node.
 package main
 
 import (
@@ -90,6 +90,7 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 		newReissueCommand(streams, connect),
 		newSignCommand(streams, connect, connectWithToken),
 		newStatusCommand(streams, connect),
+		newUserdataCommand(streams, connect),
 		newVersionCommand(streams),
 	)
 	return cmd

@@ -29,7 +29,7 @@ import (
 const (
 	node      = "worker-1"
 	namespace = "nodebootstrap-system"
-	// canary is the secret part of the token: only the command kubeconfig may print it, without recipients.
+	// canary is the secret part of the token: only the commands kubeconfig and userdata may print it, without recipients.
 	canary         = "c4n4ryc4n4ryc4n4"
 	kubeconfigText = "apiVersion: v1\nkind: Config\nusers: [{name: kubelet-bootstrap, user: {token: abcdef." + canary + "}}]\n"
 )
@@ -80,7 +80,7 @@ func searchCanary(t *testing.T, r result, args []string) {
 	if strings.Contains(r.errOut, canary) {
 		t.Errorf("%q: the secret part of the token is in the error output: %s", args, r.errOut)
 	}
-	prints := args[0] == "kubeconfig" && !slices.Contains(args, "--recipient")
+	prints := slices.Contains([]string{"kubeconfig", "userdata"}, args[0]) && !slices.Contains(args, "--recipient")
 	if strings.Contains(r.out, canary) && (!prints || r.err != nil) {
 		t.Errorf("%q: the secret part of the token is in the output: %s", args, r.out)
 	}
@@ -216,6 +216,9 @@ func TestUsageErrorsAreShort(t *testing.T) {
 		"overwrite without file":   {[]string{"kubeconfig", node, "--overwrite"}, []string{"--output-file"}},
 		"negative wait":            {[]string{"kubeconfig", node, "--wait", "-1m"}, []string{"--wait", "negative"}},
 		"wait that is no time":     {[]string{"kubeconfig", node, "--wait", "long"}, []string{"--wait", "long"}},
+		"userdata of none":         {[]string{"userdata"}, []string{"name of one NodeBootstrap", "See kubectl nodebootstrap userdata --help"}},
+		"no format":                {[]string{"userdata", node, "--format", "cloudinit"}, []string{"script, cloud-init or ignition", `"cloudinit"`}},
+		"userdata, overwrite":      {[]string{"userdata", node, "--overwrite"}, []string{"--output-file"}},
 		"version with an argument": {[]string{"version", "now"}, []string{"no arguments"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -247,7 +250,7 @@ func TestClusterErrors(t *testing.T) {
 		"not allowed":       {cluster{funcs: failing(forbidden(nodeBootstraps, node))}, []string{"permission to", "nodebootstraps.nodebootstrap.io", "no rule allows it"}},
 		"server in trouble": {cluster{funcs: failing(errors.New("connection refused"))}, []string{"NodeBootstrap " + node, "connection refused"}},
 	} {
-		for _, command := range []string{"kubeconfig", "reissue", "status"} {
+		for _, command := range []string{"kubeconfig", "reissue", "status", "userdata"} {
 			t.Run(command+": "+name, func(t *testing.T) {
 				r := tc.cluster.execute(t, command, node)
 				if r.err == nil {
@@ -309,6 +312,7 @@ func TestVersionAndHelp(t *testing.T) {
 		"no command":      {nil, "Four lines let a machine join"},
 		"help":            {[]string{"help", "reissue"}, "With GitOps"},
 		"sign help":       {[]string{"sign", "--help"}, "string_mask=default"},
+		"userdata help":   {[]string{"userdata", "--help"}, "journalctl -u nodebootstrap-join"},
 		"kubeconfig help": {[]string{"kubeconfig", "--help"}, "kubectl nodebootstrap kubeconfig NAME [flags]"},
 	} {
 		t.Run(name, func(t *testing.T) {
