@@ -141,3 +141,23 @@ func TestIgnitionWrites(t *testing.T) {
 	}
 	wantFile(t, presets[0], "enable "+userdata.Unit+"\n", 0o644)
 }
+
+// The shells parse the script, and shellcheck has nothing to report.
+func TestScriptIsValid(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "join.sh")
+	content := script(t)
+	write(t, file, content)
+	// SC2317: a trap calls undo. SC2015: in "A && B || fail", fail is for A as well as for B.
+	checks := [][]string{{"dash", "-n"}, {"bash", "-n"}, {"busybox", "sh", "-n"}, {"shellcheck", "--shell=sh", "--exclude=SC2317,SC2015"}}
+	for _, check := range checks {
+		if out, err := run(t, nil, check[0], append(check[1:], file)...); err != nil || out != "" {
+			t.Errorf("%s: %v\n%s", check[0], err, out)
+		}
+	}
+	write(t, file, []byte(strings.Replace(string(content), "\nmain\n}\n", "\nmain\n", 1))) // an incomplete one, which no shell may run
+	for _, check := range checks {
+		if out, err := run(t, nil, check[0], append(check[1:], file)...); err == nil {
+			t.Errorf("%s accepts an incomplete script\n%s", check[0], out)
+		}
+	}
+}
