@@ -36,7 +36,8 @@ const (
 // failures running it again does not help before a person has done something.
 var transient = []int{nodescript.ExitRuntime, nodescript.ExitServer, nodescript.ExitClock}
 
-// unit returns the systemd unit. With Type=oneshot, systemd accepts Restart=on-failure from version 244 on.
+// unit returns the systemd unit. With Type=oneshot, systemd accepts Restart=on-failure from version 244 on. It has no limit of starts: the
+// API server can be away for longer than any.
 func unit(node string) string {
 	var permanent []string
 	for _, e := range nodescript.ExitCodes {
@@ -49,8 +50,7 @@ Description=Join Kubernetes as node %[1]s
 ConditionPathExists=%[2]s
 Wants=network-online.target
 After=network-online.target containerd.service crio.service cri-docker.service
-StartLimitIntervalSec=1d
-StartLimitBurst=240
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot

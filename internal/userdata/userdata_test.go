@@ -148,7 +148,7 @@ func TestUnit(t *testing.T) {
 	_, unit := cloudFiles(t, cloudConfig(t, script(t)))
 	for _, line := range []string{
 		"ConditionPathExists=/var/lib/nodebootstrap/join.sh", "ExecStart=/bin/sh /var/lib/nodebootstrap/join.sh",
-		"ExecStartPost=/bin/rm -f /var/lib/nodebootstrap/join.sh", "Restart=on-failure",
+		"ExecStartPost=/bin/rm -f /var/lib/nodebootstrap/join.sh", "Restart=on-failure", "StartLimitIntervalSec=0",
 		"RestartPreventExitStatus=9 10 11 12 13 17 18 19 20 21", "WantedBy=multi-user.target",
 	} {
 		if !strings.Contains(unit.Content, "\n"+line+"\n") {

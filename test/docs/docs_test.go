@@ -48,6 +48,7 @@ var before = map[string]string{
 	"docs/operations.md":  "make build-installer\n" + installed + joined,
 	"docs/security.md":    installed + joined,
 	"docs/pinned-keys.md": installed + awaited,
+	"docs/user-data.md":   installed,
 	"docs/migrating.md": installed + joined + `
 kubectl create clusterrolebinding create-csrs --group=system:bootstrappers --clusterrole=system:node-bootstrapper
 kubectl create clusterrolebinding approve-csrs --group=system:bootstrappers \
