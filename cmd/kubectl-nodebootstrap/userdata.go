@@ -83,7 +83,7 @@ status.kubeconfigSecretRef names.`,
 		},
 	}
 	cmd.Flags().StringVar(&o.format, "format", formatScript, "What to print: script, cloud-init or ignition.")
-	o.secretOptions.add(cmd.Flags())
+	o.add(cmd.Flags())
 	o.script.add(cmd.Flags())
 	return cmd
 }
