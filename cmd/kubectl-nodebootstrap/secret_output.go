@@ -31,7 +31,8 @@ func (o *secretOptions) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if it exists.")
 	flags.DurationVar(&o.wait, "wait", 0, "How long to wait until the kubeconfig is published, for example 1m. By default the command does not wait.")
 	flags.StringArrayVar(&o.recipient, "recipient", nil,
-		"Encrypt the output for this public key: age1..., ssh-ed25519 ..., or ssh-rsa .... Can be repeated, and can have several keys, one a line. To decrypt it: age -d -i KEY.")
+		"Encrypt the output for this public `key`: age1..., ssh-ed25519 ... or ssh-rsa .... Can be repeated, or have several keys, one per line. "+
+			"To decrypt it, run age -d -i with the private key.")
 }
 
 func (o *secretOptions) validate() (err error) {

@@ -45,7 +45,7 @@ func newUserdataCommand(streams genericiooptions.IOStreams, connect connector) *
 
 The script checks the machine, gives the kubelet its bootstrap kubeconfig, starts it, and waits for its certificate. If a check
 fails, it changes nothing. If the kubelet gets no certificate, it removes what it wrote. It needs root, systemd, a kubelet and
-a running container runtime, and with kubeadm in the image it runs kubeadm join. The formats are
+a running container runtime. Where kubeadm is installed, in a cluster of kubeadm, it runs kubeadm join. The formats are
 
   script      the script, about 20 KiB
   cloud-init  a cloud-config
@@ -59,7 +59,7 @@ join as this node (with approval ClusterWide, as any node) until the node has jo
 NodeBootstrap pins a key, the command fails, because a token is not enough then.
 
 Requires permission to get the NodeBootstrap, to watch it if --wait is set, and to get the Secret that its
-status.kubeconfigSecretRef names.`,
+status.kubeconfigSecretRef names. If allowed, the command also reads the ConfigMaps kubeadm-config and kubelet-config in kube-system.`,
 		Example: `  # A virtual machine that joins when it starts
   kubectl nodebootstrap userdata worker-1 --wait 1m --format cloud-init --output-file user-data
 
