@@ -48,7 +48,10 @@ var before = map[string]string{
 	"docs/operations.md":  "make build-installer\n" + installed + joined,
 	"docs/security.md":    installed + joined,
 	"docs/pinned-keys.md": installed + awaited,
-	"docs/user-data.md":   installed,
+	"docs/user-data.md": `
+kubectl apply -k config/overlays/kubeadm
+until kubectl wait --for=condition=Established crd --all --timeout=1m; do sleep 0.1; done
+`,
 	"docs/migrating.md": installed + joined + `
 kubectl create clusterrolebinding create-csrs --group=system:bootstrappers --clusterrole=system:node-bootstrapper
 kubectl create clusterrolebinding approve-csrs --group=system:bootstrappers \
@@ -75,7 +78,7 @@ kubectl wait --for=jsonpath='{.status.conditions[?(@.type=="Ready")].reason}'=Aw
 }
 
 // onKubeadm are the documents that need a cluster of kubeadm.
-var onKubeadm = []string{"docs/gitops.md", "docs/kubeadm.md"}
+var onKubeadm = []string{"docs/gitops.md", "docs/kubeadm.md", "docs/user-data.md"}
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
