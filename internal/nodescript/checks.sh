@@ -13,9 +13,55 @@ has() { command -v "$1" >/dev/null 2>&1; }
 
 lower() { printf '%s' "$1" | tr '[:upper:]' '[:lower:]'; }
 
+# read_unit reads the kubelet's unit, its drop-ins and their environment files.
+read_unit() {
+	nb_unit_text=$(systemctl cat "$nb_unit" 2>/dev/null) ||
+		fail "$EXIT_PROGRAM_MISSING" "systemd has no unit $nb_unit that runs the kubelet. Install the kubelet, or name its unit with --unit."
+	nb_files=$(printf '%s\n' "$nb_unit_text" | sed -n 's/^EnvironmentFile=-\{0,1\}//p')
+	for nb_file in $nb_files; do
+		# kubeadm replaces this file.
+		if [ "$nb_method" != kubeadm ] || [ "$nb_file" != /var/lib/kubelet/kubeadm-flags.env ]; then
+			nb_unit_text="$nb_unit_text
+$(cat "$nb_file" 2>/dev/null)"
+		fi
+	done
+}
+
+# kubelet_flags NAME prints each value of a flag of the kubelet in the unit.
+kubelet_flags() {
+	printf '%s\n' "$nb_unit_text" |
+		sed -n -e '/^[[:space:]]*[#;]/d' -e 's/.*--'"$1"'[= ]["'\'']\{0,1\}\([^"'\'' \\]*\).*/\1/p'
+}
+
+# path NAME DEFAULT prints the path that a flag of the kubelet has in the unit, else the default.
+path() {
+	nb_path=$(kubelet_flags "$1" | tail -n 1)
+	case $nb_path in
+	/*[\$%]* | [!/]* | "") echo "$2" ;;
+	*) echo "$nb_path" ;;
+	esac
+}
+
+# find_paths takes the paths that the unit and the kubelet configuration have.
+find_paths() {
+	nb_bootstrap=$(path bootstrap-kubeconfig "$nb_bootstrap")
+	nb_kubeconfig=$(path kubeconfig "$nb_kubeconfig")
+	nb_config=$(path config "$nb_config")
+	nb_undo=$nb_bootstrap.undo
+	if [ "$nb_method" = kubelet ]; then
+		nb_file=$(configured clientCAFile)
+		nb_ca=${nb_file:-$nb_ca}
+	fi
+}
+
+# configured KEY prints a string in the machine's kubelet configuration.
+configured() {
+	sed -n 's/^ *"\{0,1\}'"$1"'"\{0,1\}: *"\{0,1\}\([^",]*\).*/\1/p' "$nb_config" 2>/dev/null | head -n 1
+}
+
 # kubelet_program prints the program that the unit starts.
 kubelet_program() {
-	systemctl cat "$nb_unit" 2>/dev/null | sed -n 's/^ExecStart=[-@:+!]*\([^ ]\{1,\}\).*/\1/p' | tail -n 1
+	printf '%s\n' "$nb_unit_text" | sed -n 's/^ExecStart=[-@:+!]*\([^ ]\{1,\}\).*/\1/p' | tail -n 1
 }
 
 check_programs() {
@@ -30,8 +76,7 @@ check_programs() {
 	for nb_program in $nb_programs; do
 		has "$nb_program" || fail "$EXIT_PROGRAM_MISSING" "$nb_program is not installed, or not in $PATH. Install it."
 	done
-	systemctl cat "$nb_unit" >/dev/null 2>&1 ||
-		fail "$EXIT_PROGRAM_MISSING" "systemd has no unit $nb_unit that runs the kubelet. Install the kubelet, or name its unit with --unit."
+	read_unit
 	nb_program=$(kubelet_program)
 	has "${nb_program:-kubelet}" ||
 		fail "$EXIT_PROGRAM_MISSING" "the kubelet is not installed: the unit $nb_unit starts ${nb_program:-kubelet}, which does not exist. Install it."
@@ -40,7 +85,7 @@ check_programs() {
 
 # certificate prints the client certificate of the kubelet's kubeconfig in PEM.
 certificate() {
-	nb_file=$(sed -n 's/^ *client-certificate: *//p' "$nb_kubeconfig" | head -n 1)
+	nb_file=$(sed -n 's/^ *client-certificate: *//p' "$nb_kubeconfig" 2>/dev/null | head -n 1)
 	if [ -n "$nb_file" ]; then
 		cat "$nb_file"
 	else
@@ -59,12 +104,13 @@ same_cluster() {
 	fi 2>/dev/null | cmp -s - "$nb_work/ca.crt"
 }
 
-# check_member ends the script if this machine is a node: with success if it is this one.
+# check_member ends the script if this machine is a node: with success if it is this one. The kubelet writes its kubeconfig before it has
+# the certificate that is named there.
 check_member() {
-	if ! [ -e "$nb_kubeconfig" ]; then
-		[ -z "$nb_only_member" ] || fail "$EXIT_NOT_MEMBER" "this machine is not a node: there is no $nb_kubeconfig. \
+	if [ -z "$(certificate)" ]; then
+		[ -z "$nb_only_member" ] || fail "$EXIT_NOT_MEMBER" "this machine is not a node: there is no $nb_kubeconfig with a certificate. \
 Another machine has joined as $nb_node. If this one is to replace it: kubectl nodebootstrap reissue $nb_node"
-		say "[check] this machine is not a node yet: there is no $nb_kubeconfig"
+		say "[check] this machine is not a node yet: there is no $nb_kubeconfig with a certificate"
 		return
 	fi
 	nb_cleanup="Remove the machine from its cluster first (kubeadm reset, or delete $nb_kubeconfig and the kubelet's certificates), and run this again."
@@ -90,23 +136,9 @@ Another machine has joined as $nb_node. If this one is to replace it: kubectl no
 	exit 0
 }
 
-# overrides prints each --hostname-override in the kubelet's unit, its drop-ins and their environment files.
-overrides() {
-	nb_text=$(systemctl cat "$nb_unit" 2>/dev/null)
-	{
-		printf '%s\n' "$nb_text"
-		printf '%s\n' "$nb_text" | sed -n 's/^EnvironmentFile=-\{0,1\}//p' | while read -r nb_file; do
-			# kubeadm writes this file anew.
-			if [ "$nb_method" != kubeadm ] || [ "$nb_file" != /var/lib/kubelet/kubeadm-flags.env ]; then
-				cat "$nb_file" 2>/dev/null
-			fi
-		done
-	} | sed -n -e '/^[[:space:]]*[#;]/d' -e 's/.*--hostname-override[= ]["'\'']\{0,1\}\([^"'\'' \\]*\).*/\1/p'
-}
-
 # check_name keeps a kubelet from sending a CSR in another name: the operator would take that for theft.
 check_name() {
-	nb_found=$(overrides) || nb_found=
+	nb_found=$(kubelet_flags hostname-override)
 	for nb_override in $nb_found; do
 		[ "$(lower "$nb_override")" = "$nb_node" ] || fail "$EXIT_OTHER_NAME" "the kubelet would register as $nb_override, and not as $nb_node: \
 the unit $nb_unit or one of its files has --hostname-override=$nb_override. Correct it, or use a NodeBootstrap of that name."
@@ -122,7 +154,7 @@ Add --hostname-override=$nb_node to the arguments of the kubelet in the unit $nb
 # check_runtime finds the socket of the container runtime as kubelet and kubeadm do.
 check_runtime() {
 	if [ -z "$nb_runtime" ] && [ "$nb_method" = kubelet ]; then
-		nb_runtime=$(sed -n 's/^ *"\{0,1\}containerRuntimeEndpoint"\{0,1\}: *"\{0,1\}\([^",]*\).*/\1/p' "$nb_config" 2>/dev/null | head -n 1)
+		nb_runtime=$(configured containerRuntimeEndpoint)
 		nb_runtime=${nb_runtime:-unix:///run/containerd/containerd.sock}
 	elif [ -z "$nb_runtime" ]; then
 		for nb_socket in /run/containerd/containerd.sock /run/crio/crio.sock /run/cri-dockerd.sock; do

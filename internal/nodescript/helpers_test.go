@@ -54,6 +54,7 @@ start) touch DIR/active ;;
 restart)
 	touch DIR/active
 	if [ -s DIR/etc/kubernetes/bootstrap-kubelet.conf ] && [ -e DIR/kubelet-works ]; then
+		[ -e DIR/node.pem ] || echo certificate >DIR/node.pem
 		echo "client-certificate: DIR/node.pem" >DIR/etc/kubernetes/kubelet.conf
 		echo "server: SERVER" >>DIR/etc/kubernetes/kubelet.conf
 	fi ;;

@@ -95,6 +95,27 @@ func TestFilesWhileTheKubeletStarts(t *testing.T) {
 	}
 }
 
+// A unit of the machine's own has other paths than kubeadm's.
+func TestPathsOfTheUnit(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"arguments":   "[Service]\nExecStart=DIR/bin/kubelet \\\n  --bootstrap-kubeconfig=DIR/own/bootstrap \\\n  --kubeconfig DIR/own/kubeconfig \\\n  --config=DIR/own/config.yaml\n",
+		"environment": "[Service]\nEnvironment=\"ARGS=--bootstrap-kubeconfig=DIR/own/bootstrap --config=DIR/own/config.yaml\"\nEnvironment=\"MORE=--kubeconfig=DIR/own/kubeconfig\"\nExecStart=DIR/bin/kubelet $ARGS $MORE\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t)
+			m.write("unit", text)
+			m.write("own/config.yaml", "authentication: {}\n  x509:\n    clientCAFile: DIR/own/ca.crt\ncontainerRuntimeEndpoint: unix://DIR/runtime.sock\n")
+			m.program("systemctl", strings.NewReplacer("etc/kubernetes/bootstrap-kubelet.conf", "own/bootstrap", "etc/kubernetes/kubelet.conf", "own/kubeconfig").Replace(systemctl))
+			got := m.run()
+			if got.code != 0 || m.read("own/ca.crt") != string(m.options.CA) || m.read("own/kubeconfig") == "" || m.read("own/bootstrap") != "" {
+				t.Errorf("%+v, files %q", got, slices.Sorted(maps.Keys(m.files())))
+			}
+		})
+	}
+}
+
 // certificate writes a certificate of a node, and the kubelet's kubeconfig with it, as kubeadm does.
 func (m *machine) certificate(commonName string, expires time.Time) {
 	m.t.Helper()
@@ -399,9 +420,10 @@ func TestKubeadm(t *testing.T) {
 		says    string
 		left    []string
 	}{
-		"joins":                              {"echo joined; cp -p $3 DIR/seen-config; cp -p $(sed -n 's/.*kubeConfigPath: //p' $3) DIR/seen-kubeconfig; echo x >DIR/etc/kubernetes/kubelet.conf", 0, "    joined", []string{"etc/kubernetes/kubelet.conf"}},
-		"fails":                              {"echo no; mkdir -p DIR/etc/kubernetes/pki; echo x >DIR/etc/kubernetes/pki/ca.crt; exit 1", nodescript.ExitNotJoined, "kubeadm join failed", nil},
-		"fails after the kubelet has joined": {"echo x >DIR/etc/kubernetes/kubelet.conf; exit 1", nodescript.ExitHalfJoined, "This machine is the node worker-1 now", []string{"etc/kubernetes/kubelet.conf"}},
+		"joins": {"echo joined; cp -p $3 DIR/seen-config; cp -p $(sed -n 's/.*kubeConfigPath: //p' $3) DIR/seen-kubeconfig; echo client-certificate-data: eA== >DIR/etc/kubernetes/kubelet.conf", 0, "    joined", []string{"etc/kubernetes/kubelet.conf"}},
+		"fails": {"echo no; mkdir -p DIR/etc/kubernetes/pki; echo x >DIR/etc/kubernetes/pki/ca.crt; exit 1", nodescript.ExitNotJoined, "kubeadm join failed", nil},
+		"fails before the kubelet has its certificate": {"echo client-certificate: DIR/none.pem >DIR/etc/kubernetes/kubelet.conf; exit 1", nodescript.ExitNotJoined, "kubeadm join failed", nil},
+		"fails after the kubelet has joined":           {"echo client-certificate-data: eA== >DIR/etc/kubernetes/kubelet.conf; exit 1", nodescript.ExitHalfJoined, "This machine is the node worker-1 now", []string{"etc/kubernetes/kubelet.conf"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

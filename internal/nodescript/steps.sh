@@ -5,7 +5,7 @@ undo() {
 	trap '' HUP INT TERM
 	if [ -n "$nb_started" ]; then
 		systemctl stop "$nb_unit" >/dev/null 2>&1
-		if [ -s "$nb_kubeconfig" ]; then # it got its certificate at the last moment
+		if [ -n "$(certificate)" ]; then # it got its certificate at the last moment
 			systemctl start "$nb_unit" >/dev/null 2>&1
 			nb_code=0
 			finish
@@ -104,6 +104,7 @@ request() {
 # start_kubelet starts it with the bootstrap kubeconfig $1.
 start_kubelet() {
 	if [ -e "$nb_bootstrap" ]; then nb_old_bootstrap=$(cat "$nb_bootstrap"); fi
+	[ -e "$nb_kubeconfig" ] || nb_written=" $nb_kubeconfig"
 	write "$nb_bootstrap" 077 "$1"
 	if [ -e "$nb_ca" ]; then
 		cmp -s "$nb_ca" "$nb_work/ca.crt" || say "[write] keeping $nb_ca, which is another CA than that of the API server"
@@ -117,7 +118,7 @@ start_kubelet() {
 	systemctl restart "$nb_unit" ||
 		fail "$EXIT_NOT_JOINED" "systemctl restart $nb_unit failed (see above)."
 	nb_since=$(date +%s)
-	until [ -s "$nb_kubeconfig" ]; do
+	until [ -n "$(certificate)" ]; do
 		[ $(($(date +%s) - nb_since)) -lt "$nb_limit" ] || give_up "the kubelet got no certificate within $nb_limit s."
 		sleep 0.2 2>/dev/null || sleep 1
 	done
@@ -133,6 +134,7 @@ give_up() {
 run_kubeadm() {
 	printf '%s' "$1" | put "$nb_work/discovery.conf" 077 || fail "$EXIT_FILES" "$nb_work cannot be written (see above). Is the disk full?"
 	printf '%s' "$nb_join_configuration" | sed "s#DISCOVERY_FILE#$nb_work/discovery.conf#" >"$nb_work/join.yaml"
+	rm -f "$nb_kubeconfig" # it names no certificate: see check_member
 	for nb_file in "$nb_bootstrap" "$nb_kubeconfig" "$nb_ca" "$nb_config" /var/lib/kubelet/kubeadm-flags.env /var/lib/kubelet/instance-config.yaml; do
 		[ -e "$nb_file" ] || nb_written="$nb_written $nb_file"
 	done
@@ -142,7 +144,7 @@ run_kubeadm() {
 	nb_kubeadm=0
 	kubeadm join --config "$nb_work/join.yaml" >"$nb_work/kubeadm.log" 2>&1 || nb_kubeadm=$?
 	sed 's/^/    /' "$nb_work/kubeadm.log" >&2
-	if [ "$nb_kubeadm" != 0 ] && [ -s "$nb_kubeconfig" ]; then
+	if [ "$nb_kubeadm" != 0 ] && [ -n "$(certificate)" ]; then
 		nb_written='' nb_started=''
 		fail "$EXIT_HALF_JOINED" "kubeadm join failed (see above) after the kubelet had got its certificate. This machine is the node $nb_node now. \
 Correct what kubeadm reports, or remove the machine from the cluster (kubeadm reset) and request a reissue."
@@ -170,7 +172,6 @@ main() {
 	PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin
 	export LC_ALL PATH
 	umask 022
-	nb_undo=$nb_bootstrap.undo
 	nb_written='' nb_made='' nb_started='' nb_was_active='' nb_was_enabled='' nb_old_bootstrap=''
 	trap '' PIPE
 	nb_work=$(mktemp -d "${TMPDIR:-/run}/nodebootstrap.XXXXXX") || fail "$EXIT_FILES" "no temporary directory can be created (see above)."
@@ -180,6 +181,7 @@ main() {
 	trap 'exit 143' TERM
 	printf '%s' "$nb_ca_certificates" >"$nb_work/ca.crt" || fail "$EXIT_FILES" "$nb_work cannot be written (see above). Is the disk full?"
 	check_programs
+	find_paths
 	check_member
 	check_name
 	check_runtime
