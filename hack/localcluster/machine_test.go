@@ -6,6 +6,7 @@ package localcluster
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -55,7 +56,9 @@ func mustOver(t *testing.T, m *Machine, user, input, command string) string {
 // expect runs a command as root, without ssh, and compares what it prints and its exit code.
 func expect(t *testing.T, m *Machine, command, want string, code int) {
 	t.Helper()
-	out, err := m.Run(t.Context(), command)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	out, err := m.Run(ctx, command)
 	got := 0
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
@@ -271,6 +274,12 @@ func testFaults(t *testing.T, m *Machine) {
 
 	must(m.SetClock(-48 * time.Hour))
 	expect(t, m, `echo $((($(date +%s) - $(/usr/bin/date +%s)) / 3600)); date -u -d @0 +%F`, "-48\n1970-01-01", 0)
+}
+
+func TestMissingPackageIsNamed(t *testing.T) {
+	if path, err := TestProgram("no-such-program"); err == nil || !strings.Contains(err.Error(), "make test-packages") {
+		t.Errorf("it is %q, %v", path, err)
+	}
 }
 
 func TestMachineWithKubeadm(t *testing.T) {
