@@ -124,8 +124,9 @@ microbench: ## Measure the pure parts, with their allocations.
 	go test -run '^$$' -bench . ./internal/...
 
 .PHONY: verify
-verify: ## Check generated files, chart, alerts and dashboard; run the linter with the import rules.
+verify: ## Check generated files, chart, alerts, dashboard and shell scripts, which needs make test-packages; run the linter with the import rules.
 	hack/verify-generated.sh
+	shellcheck .ci/run hack/*.sh hack/tools/*.sh hack/tools/kubernetes/*.sh hack/localcluster/machine/*
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring
 	go tool -modfile=hack/tools/actionlint/go.mod actionlint

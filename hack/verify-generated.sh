@@ -6,6 +6,7 @@ before=$(mktemp -d)
 trap 'rm -rf "$before"' EXIT
 
 generated="api config/crd/bases config/rbac charts/nodebootstrap/files docs/api.md"
+# shellcheck disable=SC2086 # several files
 tar cf "$before/generated.tar" $generated
 make -s generate manifests
 mkdir "$before/have"
