@@ -73,7 +73,7 @@ func newMachine(t *testing.T) *machine {
 	socket, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "runtime.sock"))
 	env.Must(t, err)
 	t.Cleanup(func() { socket.Close() })
-	go func() { _ = http.Serve(socket, http.NotFoundHandler()) }() //nolint:gosec // a test's own client
+	go func() { _ = http.Serve(socket, http.NotFoundHandler()) }()
 	m := &machine{t: t, dir: dir, bin: filepath.Join(dir, "bin"), shell: []string{"dash", "-s"}, replies: []byte("signed\n" + nodescript.EndLine + "\n")}
 	m.options = nodescript.Options{
 		Node: "worker-1", Server: server.URL, With: nodescript.Kubelet, Rendered: time.Now(), Limit: 20 * time.Second,
@@ -107,7 +107,7 @@ func (m *machine) write(name, content string) {
 func (m *machine) program(name, content string) {
 	m.t.Helper()
 	m.write("bin/"+name, content)
-	env.Must(m.t, os.Chmod(filepath.Join(m.bin, name), 0o755)) //nolint:gosec // a program
+	env.Must(m.t, os.Chmod(filepath.Join(m.bin, name), 0o755))
 }
 
 func (m *machine) remove(name string) {
@@ -169,7 +169,7 @@ func (m *machine) runScript(script []byte) result {
 	out := &strings.Builder{}
 	lines := bufio.NewScanner(io.TeeReader(stdout, out))
 	if bytes.HasSuffix(script, []byte("\nmain\n}\n")) {
-		for lines.Scan() && lines.Text() != nodescript.EndLine { //nolint:revive // it only reads
+		for lines.Scan() && lines.Text() != nodescript.EndLine {
 		}
 		_, _ = stdin.Write(m.replies)
 	}
