@@ -17,7 +17,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
 )
 
-func newKubeconfigCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
+func newKubeconfigCommand(streams genericiooptions.IOStreams, connect connector, connectWithToken tokenConnector) *cobra.Command {
 	o := secretOptions{IOStreams: streams}
 	cmd := &cobra.Command{
 		Use:   "kubeconfig NAME",
@@ -28,13 +28,18 @@ It contains a bootstrap token, and is written to standard output or to a file th
 join as this node (with approval ClusterWide, as any node) until the node has joined or the token has expired.
 
 Requires permission to get the NodeBootstrap, to watch it if --wait is set, and to get the Secret that its
-status.kubeconfigSecretRef names.`,
+status.kubeconfigSecretRef names. In a kubeadm cluster, who may also get the ConfigMap kube-system/kubeadm-config is warned if
+kubeadm join cannot use the kubeconfig yet.`,
 		Example: `  # Write it to a file as soon as the operator has published it
   kubectl nodebootstrap kubeconfig worker-1 --wait 1m --output-file bootstrap-kubeconfig
 
-  # Copy it to the machine, whose kubelet runs with --bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf
+  # Copy it to the machine, whose kubelet runs with --bootstrap-kubeconfig=/var/lib/kubelet/bootstrap-kubeconfig
   kubectl nodebootstrap kubeconfig worker-1 |
-    ssh root@worker-1 'umask 077; cat > /etc/kubernetes/bootstrap-kubelet.conf'
+    ssh root@worker-1 'umask 077; cat > /var/lib/kubelet/bootstrap-kubeconfig'
+
+  # Let kubeadm join with it
+  kubectl nodebootstrap kubeconfig worker-1 | ssh root@worker-1 'umask 077; cat > /run/discovery.conf'
+  ssh root@worker-1 kubeadm join --discovery-file /run/discovery.conf --node-name worker-1
 
   # Encrypt it for someone who has an ssh key, and for a key of age
   kubectl nodebootstrap kubeconfig worker-1 --recipient "$(cat id_ed25519.pub)" \
@@ -50,19 +55,20 @@ status.kubeconfigSecretRef names.`,
 			if err != nil {
 				return err
 			}
-			return printKubeconfig(cmd.Context(), c, args[0], &o)
+			return printKubeconfig(cmd.Context(), c, connectWithToken, args[0], &o)
 		},
 	}
 	o.add(cmd.Flags())
 	return cmd
 }
 
-func printKubeconfig(ctx context.Context, c client.WithWatch, name string, o *secretOptions) error {
+func printKubeconfig(ctx context.Context, c client.WithWatch, connectWithToken tokenConnector, name string, o *secretOptions) error {
 	nb, kubeconfig, err := o.read(ctx, c, name, checkPublished)
 	if err != nil {
 		return err
 	}
 	o.warnExpired(nb.Status.Token, time.Now())
+	warnKubeadm(ctx, c, connectWithToken, kubeconfig, o.ErrOut)
 	return o.write(kubeconfig, fmt.Sprintf("give it to the kubelet of %s as --bootstrap-kubeconfig", name))
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -86,11 +87,11 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 	cmd.SetErr(streams.ErrOut)
 	cmd.SetFlagErrorFunc(usageError)
 	cmd.AddCommand(
-		newKubeconfigCommand(streams, connect),
+		newKubeconfigCommand(streams, connect, connectWithToken),
 		newReissueCommand(streams, connect),
 		newSignCommand(streams, connect, connectWithToken),
 		newStatusCommand(streams, connect),
-		newUserdataCommand(streams, connect),
+		newUserdataCommand(streams, connect, connectWithToken),
 		newVersionCommand(streams),
 	)
 	return cmd
@@ -150,7 +151,7 @@ func connectWithToken(flags *genericclioptions.ConfigFlags, token string) (clien
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	types := runtime.NewSchemeBuilder(certificatesv1.AddToScheme, corev1.AddToScheme, v1alpha1.AddToScheme)
+	types := runtime.NewSchemeBuilder(authorizationv1.AddToScheme, certificatesv1.AddToScheme, corev1.AddToScheme, v1alpha1.AddToScheme)
 	if err := types.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("registering types: %w", err)
 	}

@@ -61,7 +61,7 @@ func (f *scriptFlags) options(ctx context.Context, c client.Client, node string,
 
 // withoutKubeadm reports whether the cluster is not one of kubeadm, and the user may know.
 func withoutKubeadm(ctx context.Context, c client.Client) bool {
-	_, err := kubeadmConfigMap(ctx, c, "kubeadm-config")
+	_, err := kubeadmConfigMap(ctx, c, kubeadmConfig)
 	return apierrors.IsNotFound(err)
 }
 

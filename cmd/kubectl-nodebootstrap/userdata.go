@@ -36,7 +36,7 @@ type userdataOptions struct {
 	format string
 }
 
-func newUserdataCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
+func newUserdataCommand(streams genericiooptions.IOStreams, connect connector, connectWithToken tokenConnector) *cobra.Command {
 	o := userdataOptions{secretOptions: secretOptions{IOStreams: streams}}
 	cmd := &cobra.Command{
 		Use:   "userdata NAME",
@@ -79,7 +79,7 @@ status.kubeconfigSecretRef names. If allowed, the command also reads the ConfigM
 			if err != nil {
 				return err
 			}
-			return o.run(cmd.Context(), c, args[0])
+			return o.run(cmd.Context(), c, connectWithToken, args[0])
 		},
 	}
 	cmd.Flags().StringVar(&o.format, "format", formatScript, "What to print: script, cloud-init or ignition.")
@@ -96,7 +96,7 @@ func (o *userdataOptions) validate() error {
 	return fmt.Errorf("--format is script, cloud-init or ignition, not %q", o.format)
 }
 
-func (o *userdataOptions) run(ctx context.Context, c client.WithWatch, name string) error {
+func (o *userdataOptions) run(ctx context.Context, c client.WithWatch, connectWithToken tokenConnector, name string) error {
 	nb, published, err := o.read(ctx, c, name, checkTokenSuffices)
 	if err != nil {
 		return err
@@ -111,6 +111,9 @@ func (o *userdataOptions) run(ctx context.Context, c client.WithWatch, name stri
 	}
 	o.warnExpired(nb.Status.Token, options.Rendered)
 	o.warn(nb, options.Rendered, len(content))
+	if options.With != nodescript.Kubelet {
+		warnKubeadm(ctx, c, connectWithToken, published, o.ErrOut)
+	}
 	return o.write(content, "give it to the machine that joins as "+name)
 }
 
