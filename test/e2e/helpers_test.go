@@ -82,14 +82,19 @@ func waitNodeReady(t *testing.T, name string) *corev1.Node {
 		if err := cluster.Client.Get(t.Context(), client.ObjectKey{Name: name}, &node); err != nil {
 			return err
 		}
-		for _, c := range node.Status.Conditions {
-			if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
-				return nil
-			}
-		}
-		return errors.New("it is not Ready")
+		return nodeIsReady(&node)
 	})
 	return &node
+}
+
+// nodeIsReady is nil if a kubelet reports a Node as Ready.
+func nodeIsReady(node *corev1.Node) error {
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+			return nil
+		}
+	}
+	return errors.New("it is not Ready")
 }
 
 // waitJoined waits until a node has joined and nothing of its credential is left.
