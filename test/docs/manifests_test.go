@@ -41,7 +41,7 @@ var crds = []struct {
 }
 
 // notInTheCluster are kinds that no API server serves, or for whose definition a test would download fifty megabytes.
-var notInTheCluster = []string{"audit.k8s.io", "kubelet.config.k8s.io", "kustomize.config.k8s.io", "argoproj.io"}
+var notInTheCluster = []string{"audit.k8s.io", "kubeadm.k8s.io", "kubelet.config.k8s.io", "kustomize.config.k8s.io", "argoproj.io"}
 
 // The API server accepts every manifest in the documents, in examples/ and in config/, with strict field validation.
 func TestManifestsAreTaken(t *testing.T) {

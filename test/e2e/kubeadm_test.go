@@ -24,6 +24,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/test/docs"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -254,12 +255,19 @@ func joinsUnderAnotherHostName(t *testing.T, c kubeadmCluster, name string) {
 	}
 }
 
+// The JoinConfiguration is that of docs/kubeadm.md.
 func joinsWithAConfiguration(t *testing.T, c kubeadmCluster, name string) {
+	blocks, err := docs.Blocks("docs/kubeadm.md")
+	env.Must(t, err)
+	i := slices.IndexFunc(blocks, func(b docs.Block) bool { return strings.Contains(b.Text, "kind: JoinConfiguration") })
+	if i < 0 {
+		t.Fatal("docs/kubeadm.md has none")
+	}
 	kubeconfig, _ := c.await(t, name)
 	m := c.machine(t, "rack-3-slot-8")
 	m.write(t, discoveryFile, kubeconfig)
-	m.write(t, joinFile, joinConfiguration(name, "1m", "1m"))
-	m.run(t, joinsByFile)
+	m.write(t, joinFile, strings.ReplaceAll(blocks[i].Text, "worker-1", name))
+	m.run(t, joinsByFile+" "+ignored)
 	c.joined(t, name)
 }
 
