@@ -34,7 +34,7 @@ func main() {
 	streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 	if err := run(ctx, os.Args[1:], streams); err != nil {
 		fmt.Fprintf(os.Stderr, "error: %v\n", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
 }
 
@@ -87,6 +87,7 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 	cmd.SetErr(streams.ErrOut)
 	cmd.SetFlagErrorFunc(usageError)
 	cmd.AddCommand(
+		newJoinCommand(streams, connect, connectWithToken),
 		newKubeconfigCommand(streams, connect, connectWithToken),
 		newReissueCommand(streams, connect),
 		newSignCommand(streams, connect, connectWithToken),

@@ -94,6 +94,12 @@ type signing struct {
 
 func (s *signing) execute(t *testing.T, args ...string) result {
 	t.Helper()
+	return s.command(t, append([]string{"sign", node, "--request", "-"}, args...)...)
+}
+
+// command runs a command line that signs a request.
+func (s *signing) command(t *testing.T, args ...string) result {
+	t.Helper()
 	if s.request == nil {
 		s.request = requestPEM(t, newKey(t), node)
 	}
@@ -128,7 +134,6 @@ func (s *signing) execute(t *testing.T, args ...string) result {
 			s.tokens = append(s.tokens, token)
 			return s.client, nil
 		})
-	args = append([]string{"sign", node, "--request", "-"}, args...)
 	cmd.SetArgs(args)
 	r := result{err: cmd.ExecuteContext(s.ctx)}
 	r.out, r.errOut = out.String(), errOut.String()
