@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -85,11 +86,19 @@ func TestJoinWithNoise(t *testing.T) {
 	}
 }
 
-// A machine cannot move the cursor of the terminal.
+// A machine cannot control the user's terminal, by whatever it prints, not even in the summary.
 func TestJoinEscapes(t *testing.T) {
-	m := machines{signing: signing{cluster: published(t)}, ssh: `printf '\033[2J\r\n' >&2; exit 255`}
-	if r := m.execute(t, node, "--ssh", host); strings.ContainsAny(r.errOut, "\x1b\r") {
-		t.Errorf("printed %q", r.errOut)
+	const clearScreen = `\033[2J\233H\302\2332J\r\a\b\342\200\256`
+	m := machines{signing: signing{cluster: published(t)}, ssh: "script; printf '[check] " + clearScreen + "\\nerror: " + clearScreen + "\\n' >&2; exit 11"}
+	r := m.execute(t, node, "--ssh", host, "-o", "json")
+	if r.err == nil {
+		t.Fatal("no error")
+	}
+	for where, text := range map[string]string{"timeline": r.errOut, "error": r.err.Error(), "summary": r.out} {
+		mention(t, "the "+where, text, "[2J")
+		if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
+			t.Errorf("the %s has a control character at %d: %q", where, i, text)
+		}
 	}
 }
 

@@ -65,8 +65,11 @@ const (
 func (j *joining) result(ctx context.Context) joinResult {
 	start := time.Now()
 	r := joinResult{Node: j.target.node, Host: j.target.destination}
-	if r.Result, r.err = j.run(ctx); r.err != nil {
-		r.Result, r.ExitCode, r.Error = resultFailed, exitCode(r.err), r.err.Error()
+	result, err := j.run(ctx)
+	r.Result = result
+	if err != nil { // it can quote the machine
+		r.Result, r.ExitCode, r.Error = resultFailed, exitCode(err), printable(err.Error())
+		r.err = &joinError{code: r.ExitCode, what: r.Error}
 	}
 	r.Seconds = time.Since(start).Seconds()
 	j.timeline.end(r.err)

@@ -12,7 +12,6 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/progress"
 	"golang.org/x/term"
-	"k8s.io/cli-runtime/pkg/printers"
 )
 
 // timeline shows the steps of one machine.
@@ -58,12 +57,11 @@ type lineTimeline struct {
 func (t *lineTimeline) step(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
+	for i, line := range strings.Split(strings.TrimSpace(printable(text)), "\n") {
 		if i == 0 {
 			line = fmt.Sprintf("%7.2f s  %s", time.Since(t.start).Seconds(), line)
 		}
-		// What a machine prints could have escape sequences.
-		_ = printers.WriteEscaped(t.out, t.prefix+line+"\n")
+		fmt.Fprintln(t.out, t.prefix+line)
 	}
 }
 
@@ -143,7 +141,7 @@ type row struct {
 func (r *row) step(text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text = printers.EscapeTerminal(strings.TrimSpace(text))
+	text = strings.TrimSpace(printable(text))
 	for i, line := range strings.Split(text, "\n") {
 		if i == 0 {
 			line = fmt.Sprintf("%7.2f s  %s", time.Since(r.start).Seconds(), line)

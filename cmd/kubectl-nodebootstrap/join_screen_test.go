@@ -45,8 +45,8 @@ func TestTable(t *testing.T) {
 	table.close()
 	table.close()
 	text := out.String()
-	mention(t, "the table", text, "a         root@192.0.2.7  [check] one ", "worker-2  b               [check] ^[[2Jtwo ",
-		"[check] ^[[2Jtwo\nworker-2: ", "[undo] three\nworker-2: ", "error: no kubelet", "worker-2  b               failed ")
+	mention(t, "the table", text, "a         root@192.0.2.7  [check] one ", "worker-2  b               [check] \ufffd[2Jtwo ",
+		"[check] \ufffd[2Jtwo\nworker-2: ", "[undo] three\nworker-2: ", "error: no kubelet", "worker-2  b               failed ")
 	if strings.Contains(text, "a: ") || strings.Contains(text, "and more") {
 		t.Errorf("the steps of the machine that has joined are listed: %q", text)
 	}

@@ -267,8 +267,21 @@ func (w *lineWriter) flush() {
 
 func (w *lineWriter) print(line []byte) {
 	if text := strings.TrimRightFunc(string(line), unicode.IsSpace); text != "" {
-		w.show(text)
+		w.show(printable(text))
 	}
+}
+
+// printable replaces control characters, with which a machine could control the terminal, except for line breaks.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			return r
+		case r == '\t':
+			return ' '
+		}
+		return unicode.ReplacementChar
+	}, text)
 }
 
 // tail is the end of what was written. It must not be called before the writing has ended.
