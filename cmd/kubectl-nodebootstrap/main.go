@@ -123,6 +123,7 @@ func connect(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOSt
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster, by --kubeconfig, $KUBECONFIG or ~/.kube/config: %w", err)
 	}
+	config.QPS = -1 // as in kubebuilder's managers: Priority and Fairness of the API server is the limit that counts
 	config.WarningHandler = rest.NewWarningWriter(streams.ErrOut, rest.WarningWriterOptions{Deduplicate: true})
 	scheme, err := newScheme()
 	if err != nil {
@@ -142,6 +143,7 @@ func connectWithToken(flags *genericclioptions.ConfigFlags, token string) (clien
 		return nil, err
 	}
 	config = rest.AnonymousClientConfig(config)
+	config.QPS = -1
 	config.BearerToken = token
 	scheme, err := newScheme()
 	if err != nil {
