@@ -24,8 +24,8 @@ const (
 	// readyPatience is how long a node that has joined is waited for to be Ready if the user did not ask for that: without a network
 	// plugin it never is.
 	readyPatience = 30 * time.Second
-	// clusterLimit is how long a failed run asks the cluster what it knows.
-	clusterLimit = 5 * time.Second
+	// diagnosisLimit is how long a failed run asks the cluster, or the machine, what it knows.
+	diagnosisLimit = 5 * time.Second
 
 	waitForJoined = "joined"
 	waitForReady  = "ready"
@@ -95,8 +95,10 @@ func (j *joining) awaitNode(ctx context.Context) (string, error) {
 		return "", err
 	case last.joined:
 		return "", j.ended(ctx, "The node has joined, and is not Ready: "+last.why)
+	case !errors.Is(ctx.Err(), context.Canceled):
+		j.showMachine(ctx)
 	}
-	return "", j.ended(ctx, fmt.Sprintf("The machine has its kubeconfig and goes on by itself. If it does not join: "+
+	return "", j.ended(ctx, fmt.Sprintf("The machine has its kubeconfig, and goes on by itself. If it does not join: "+
 		"kubectl nodebootstrap status %s, and journalctl -u %s on the machine", j.target.node, j.script.paths.Unit))
 }
 
@@ -182,9 +184,21 @@ func (s nodeState) enough(waitFor string, sinceJoined time.Duration) bool {
 	return waitFor != waitForReady && sinceJoined > readyPatience
 }
 
+// showMachine shows the end of the kubelet's log, which the script has not waited for.
+func (j *joining) showMachine(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), diagnosisLimit)
+	defer cancel()
+	target := j.ssh()
+	target.batch = true
+	script := fmt.Appendf(nil, "journalctl -u '%s' -n 10 --no-pager -o cat >&2\n", j.script.paths.Unit) // without quotes in it: Render has checked that
+	if s, err := target.start(ctx, script, func(line string) { j.step("on the machine: " + line) }); err == nil {
+		s.wait()
+	}
+}
+
 // showCluster shows what the cluster knows, beside what the machine has printed.
 func (j *joining) showCluster(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clusterLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), diagnosisLimit)
 	defer cancel()
 	nb, err := get(ctx, j.client, j.target.node)
 	if err != nil {

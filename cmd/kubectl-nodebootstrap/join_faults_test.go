@@ -89,11 +89,12 @@ func TestJoinWithNoise(t *testing.T) {
 // A machine cannot control the user's terminal, by whatever it prints, not even in the summary.
 func TestJoinEscapes(t *testing.T) {
 	const clearScreen = `\033[2J\233H\302\2332J\r\a\b\342\200\256`
-	m := machines{signing: signing{cluster: published(t)}, ssh: "script; printf '[check] " + clearScreen + "\\nerror: " + clearScreen + "\\n' >&2; exit 11"}
+	m := machines{signing: signing{cluster: published(t)}, ssh: "script; printf '[check] \\033[0;32mgreen\\033[m " + clearScreen + "\\nerror: " + clearScreen + "\\n' >&2; exit 11"}
 	r := m.execute(t, node, "--ssh", host, "-o", "json")
 	if r.err == nil {
 		t.Fatal("no error")
 	}
+	mention(t, "the timeline", r.errOut, "[check] green \ufffd[2J")
 	for where, text := range map[string]string{"timeline": r.errOut, "error": r.err.Error(), "summary": r.out} {
 		mention(t, "the "+where, text, "[2J")
 		if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
@@ -172,6 +173,21 @@ func TestJoinClusterFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A kubelet that fails after it has its certificate: both ends are shown.
+func TestJoinShowsTheKubeletsLog(t *testing.T) {
+	m := machines{signing: signing{cluster: published(t), answer: issue},
+		ssh: `[ ! -e script ] || { cat >journal; echo 'address already in use' >&2; exit 0; }; ` + goodSSH}
+	r := m.execute(t, node, "--ssh", host, "--timeout", "2s", "--unit", "k8s")
+	if exitCode(r.err) != exitNotInTime {
+		t.Fatalf("got %v", r.err)
+	}
+	mention(t, "the timeline", r.errOut, "on the machine: address already in use", "in the cluster: NodeBootstrap worker-1 is Ready True")
+	if got := m.read("journal"); got != "journalctl -u 'k8s' -n 10 --no-pager -o cat >&2\n" {
+		t.Errorf("the machine ran %q", got)
+	}
+	mention(t, "ssh's arguments", m.read("args"), "-o BatchMode=yes -- "+host)
 }
 
 // Interrupted at each step, the machine is unchanged or joins.

@@ -57,7 +57,7 @@ type lineTimeline struct {
 func (t *lineTimeline) step(text string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i, line := range strings.Split(strings.TrimSpace(printable(text)), "\n") {
+	for i, line := range strings.Split(strings.Trim(printable(text), "\n"), "\n") {
 		if i == 0 {
 			line = fmt.Sprintf("%7.2f s  %s", time.Since(t.start).Seconds(), line)
 		}
@@ -141,7 +141,7 @@ type row struct {
 func (r *row) step(text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	text = strings.TrimSpace(printable(text))
+	text = strings.Trim(printable(text), "\n")
 	for i, line := range strings.Split(text, "\n") {
 		if i == 0 {
 			line = fmt.Sprintf("%7.2f s  %s", time.Since(r.start).Seconds(), line)
@@ -149,7 +149,7 @@ func (r *row) step(text string) {
 		fmt.Fprintf(&r.log, "%s: %s\n", r.target.node, line)
 	}
 	first, _, _ := strings.Cut(text, "\n")
-	r.update(first)
+	r.update(strings.TrimSpace(first))
 }
 
 func (r *row) update(step string) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -271,8 +272,12 @@ func (w *lineWriter) print(line []byte) {
 	}
 }
 
+// colours are what programs print that take the machine's file for a terminal, like kubeadm.
+var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
 // printable replaces control characters, with which a machine could control the terminal, except for line breaks.
 func printable(text string) string {
+	text = colours.ReplaceAllString(text, "")
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || unicode.IsPrint(r):
