@@ -157,7 +157,7 @@ func (j *joining) render(ctx context.Context, nb *v1alpha1.NodeBootstrap, checkO
 	if err != nil {
 		return nil, err
 	}
-	o.Limit = min(nodescript.DefaultLimit, j.timeout)
+	o.Limit = min(nodescript.DefaultLimit, j.timeout/2) // so that the script gives up first, and undoes what it did
 	o.CheckOnly = checkOnly
 	return nodescript.Render(o)
 }

@@ -64,8 +64,11 @@ kubelet_program() {
 	printf '%s\n' "$nb_unit_text" | sed -n 's/^ExecStart=[-@:+!]*\([^ ]\{1,\}\).*/\1/p' | tail -n 1
 }
 
-check_programs() {
+check_root() {
 	[ "$(id -u)" = 0 ] || fail "$EXIT_NOT_ROOT" "this runs as the user $(id -un), and it needs root. Use sudo."
+}
+
+check_programs() {
 	if [ -z "$nb_method" ]; then
 		nb_method=kubelet
 		if has kubeadm; then nb_method=kubeadm; fi

@@ -172,13 +172,14 @@ main() {
 	PATH=$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/bin
 	export LC_ALL PATH
 	umask 022
-	nb_written='' nb_made='' nb_started='' nb_was_active='' nb_was_enabled='' nb_old_bootstrap=''
+	nb_written='' nb_made='' nb_started='' nb_was_active='' nb_was_enabled='' nb_old_bootstrap='' nb_work=''
 	trap '' PIPE
-	nb_work=$(mktemp -d "${TMPDIR:-/run}/nodebootstrap.XXXXXX") || fail "$EXIT_FILES" "no temporary directory can be created (see above)."
 	trap undo EXIT
 	trap 'exit 129' HUP
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
+	check_root
+	nb_work=$(mktemp -d "${TMPDIR:-/run}/nodebootstrap.XXXXXX") || fail "$EXIT_FILES" "no temporary directory can be created (see above)."
 	printf '%s' "$nb_ca_certificates" >"$nb_work/ca.crt" || fail "$EXIT_FILES" "$nb_work cannot be written (see above). Is the disk full?"
 	check_programs
 	find_paths
