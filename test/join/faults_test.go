@@ -99,7 +99,7 @@ func TestFaults(t *testing.T) {
 			}, code: nodescript.ExitFiles,
 			texts: []string{"delivered the signed kubeconfig", "read-only"}},
 		"kubelet-fails": {spoil: command("mv /var/lib/kubelet/config.yaml /root; echo 'kind: nonsense' >/var/lib/kubelet/config.yaml"),
-			repair: command("mv -f /root/config.yaml /var/lib/kubelet"), args: []string{"--timeout", "10s"}, code: nodescript.ExitNotJoined,
+			repair: command("mv -f /root/config.yaml /var/lib/kubelet"), args: []string{"--timeout", "30s"}, code: nodescript.ExitNotJoined,
 			texts: []string{"failed to load Kubelet config file", "the last lines of the kubelet's log", "in the cluster: NodeBootstrap kubelet-fails is Ready True, AwaitingNode"}},
 	} {
 		t.Run(name, func(t *testing.T) {
