@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -112,7 +113,10 @@ func (j *joining) printScript(ctx context.Context, nb *v1alpha1.NodeBootstrap) e
 	return err
 }
 
-func (j *joining) step(text string) { j.timeline.step(text) }
+// step shows a step. Whether the operator runs is asked in an error, and not a moment after something was changed.
+func (j *joining) step(text string) {
+	j.timeline.step(strings.TrimSuffix(strings.TrimRight(text, "\n"), ": is it running?"))
+}
 
 func (j *joining) ssh() sshTarget {
 	return sshTarget{destination: j.target.destination, args: j.sshArgs, batch: j.batch, sudo: j.sudo}
@@ -206,7 +210,7 @@ func (j *joining) sign(ctx context.Context, a answer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := signOptions{IOStreams: genericiooptions.IOStreams{ErrOut: stepWriter{j.timeline}}, wait: time.Until(j.deadline).Round(time.Second)}
+	o := signOptions{IOStreams: genericiooptions.IOStreams{ErrOut: stepWriter{j}}, wait: time.Until(j.deadline).Round(time.Second)}
 	config, certificate, err := o.issue(ctx, j.client, j.connectWithToken, j.target.node, request)
 	if err != nil {
 		return nil, err
@@ -215,7 +219,7 @@ func (j *joining) sign(ctx context.Context, a answer) ([]byte, error) {
 }
 
 // stepWriter shows each write as a step.
-type stepWriter struct{ timeline }
+type stepWriter struct{ *joining }
 
 func (w stepWriter) Write(p []byte) (int, error) {
 	w.step(string(p))

@@ -47,6 +47,7 @@ var before = map[string]string{
 	"docs/metrics.md":     installed,
 	"docs/operations.md":  "make build-installer\n" + installed + joined,
 	"docs/security.md":    installed + joined,
+	"docs/join.md":        installed + awaited,
 	"docs/pinned-keys.md": installed + awaited,
 	"docs/user-data.md": `
 kubectl apply -k config/overlays/kubeadm
