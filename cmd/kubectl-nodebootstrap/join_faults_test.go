@@ -45,7 +45,7 @@ func TestJoinFaults(t *testing.T) {
 		"no shell":              {"echo 'This account is currently not available.'; exit 1", nil, 1, []string{"exit code 1, and the script did not run", "echo echo ok | ssh root@192.0.2.7 sh -s"}, 0},
 		"a forced command":      {"echo 'welcome to git'; exit 0", nil, 1, []string{"exit code 0, and the script did not run"}, 0},
 		"half a script":         {"echo 'sh: Syntax error: end of file unexpected' >&2; exit 2", nil, 1, []string{"exit code 2, and the script did not run"}, 0},
-		"an endless greeting":   {"yes 'have a nice day'", nil, 1, []string{"prints too much"}, 0},
+		"an endless greeting":   {"exec yes 'have a nice day'", nil, 1, []string{"prints too much"}, 0},
 
 		"a check fails": {"script; echo 'error: openssl is not installed. Install it.' >&2; exit 11", nil, nodescript.ExitProgramMissing,
 			[]string{"on root@192.0.2.7: openssl is not installed. Install it."}, 0},
@@ -53,7 +53,7 @@ func TestJoinFaults(t *testing.T) {
 		"success without a request": {"script; exit 0", nil, 1, []string{"ended too early, with exit code 0"}, 0},
 		"cut in the request":        {"script; echo NODEBOOTSTRAP-REQUEST kubelet; head -n 2 ../request; exit 255", nil, 255, []string{"failed or ended"}, 0},
 		"a request for another":     {"script; echo NODEBOOTSTRAP-REQUEST kubelet; echo nonsense; echo NODEBOOTSTRAP-END; answer", nil, 1, []string{"nothing was sent"}, 0},
-		"an endless request":        {"script; echo NODEBOOTSTRAP-REQUEST kubelet; yes", nil, 1, []string{"prints too much"}, 0},
+		"an endless request":        {"script; echo NODEBOOTSTRAP-REQUEST kubelet; exec yes", nil, 1, []string{"prints too much"}, 0},
 
 		"the kubelet gets nothing": {"script; request; answer; echo '    no route to host' >&2; echo 'error: the kubelet got no certificate within 120 s.' >&2; echo '[undo] removing' >&2; exit 20",
 			nil, nodescript.ExitNotJoined, []string{"on root@192.0.2.7: the kubelet got no certificate"}, 1},
@@ -281,5 +281,30 @@ script; request ../request-$host; answer; rmdir ../running; exit 0`
 	}
 	if strings.Count(r.out, "Ready after") != 4 {
 		t.Errorf("printed %q", r.out)
+	}
+}
+
+// After an interruption no other machine is begun, and the summary says so.
+func TestJoinSeveralInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	m := severalMachines(t, "a", "b")
+	m.ctx = ctx
+	m.ssh = "script; touch here; exec sleep 60"
+	m.started = func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(filepath.Join(m.dir, "root@a", "here")); err == nil {
+				cancel()
+			}
+		}
+	}
+	r := m.execute(t, "a=root@a", "b=root@b", "--parallel", "1", "-o", "json")
+	if r.err == nil {
+		t.Fatal("no error")
+	}
+	mention(t, "the error", r.err.Error(), "2 of 2 machines failed: a, b")
+	mention(t, "the summary", r.out, `"result": "Failed"`, `"result": "NotBegun"`)
+	if m.read("args", "root@b") != "" || strings.Contains(r.errOut, "b: ") {
+		t.Errorf("b was begun:\n%s", r.errOut)
 	}
 }

@@ -197,7 +197,7 @@ func TestCutAtEveryKilobyte(t *testing.T) {
 		}
 		bin := t.TempDir()
 		env.Must(t, os.WriteFile(filepath.Join(bin, "ssh"),
-			fmt.Appendf(nil, "#!/bin/sh\ndd bs=1 count=%d status=none | %s \"$@\"\n", size, filepath.Join(m.SSHBin(), "ssh")), 0o755)) //nolint:gosec // a program
+			fmt.Appendf(nil, "#!/bin/sh\ndd bs=1 count=%d status=none | %s \"$@\"\n", size, filepath.Join(m.SSHBin(), "ssh")), 0o755))
 		o := run(t, command{machines: []*localcluster.Machine{m}, args: joinArgs(node, m), bin: bin})
 		t.Logf("%d bytes: exit code %d after %s", size, o.code, o.took)
 		if o.code == 0 {
