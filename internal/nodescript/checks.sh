@@ -44,13 +44,15 @@ path() {
 
 # find_paths takes the paths that the unit and the kubelet configuration have.
 find_paths() {
+	# A kubelet that has its settings as flags reads no configuration.
+	if [ -n "$(kubelet_flags kubeconfig)" ] && [ -z "$(kubelet_flags config)" ] && [ "$nb_method" = kubelet ]; then nb_config=''; fi
 	nb_bootstrap=$(path bootstrap-kubeconfig "$nb_bootstrap")
 	nb_kubeconfig=$(path kubeconfig "$nb_kubeconfig")
 	nb_config=$(path config "$nb_config")
 	nb_undo=$nb_bootstrap.undo
 	if [ "$nb_method" = kubelet ]; then
 		nb_file=$(configured clientCAFile)
-		nb_ca=${nb_file:-$nb_ca}
+		nb_ca=$(path client-ca-file "${nb_file:-$nb_ca}")
 	fi
 }
 
@@ -142,11 +144,12 @@ Another machine has joined as $nb_node. If this one is to replace it: kubectl no
 # check_name keeps a kubelet from sending a CSR in another name: the operator would take that for theft.
 check_name() {
 	nb_found=$(kubelet_flags hostname-override)
+	nb_host=$(lower "$(uname -n)")
 	for nb_override in $nb_found; do
+		if [ "$nb_override" = %H ]; then nb_override=$nb_host; fi # systemd.unit(5)
 		[ "$(lower "$nb_override")" = "$nb_node" ] || fail "$EXIT_OTHER_NAME" "the kubelet would register as $nb_override, and not as $nb_node: \
 the unit $nb_unit or one of its files has --hostname-override=$nb_override. Correct it, or use a NodeBootstrap of that name."
 	done
-	nb_host=$(lower "$(uname -n)")
 	if [ -z "$nb_found" ] && [ "$nb_method" = kubelet ] && [ "$nb_host" != "$nb_node" ]; then
 		fail "$EXIT_OTHER_NAME" "the kubelet would register as $nb_host, the host name of this machine, and not as $nb_node. \
 Add --hostname-override=$nb_node to the arguments of the kubelet in the unit $nb_unit, or set the host name (hostnamectl set-hostname $nb_node)."
@@ -157,7 +160,8 @@ Add --hostname-override=$nb_node to the arguments of the kubelet in the unit $nb
 # check_runtime finds the socket of the container runtime as kubelet and kubeadm do.
 check_runtime() {
 	if [ -z "$nb_runtime" ] && [ "$nb_method" = kubelet ]; then
-		nb_runtime=$(configured containerRuntimeEndpoint)
+		nb_runtime=$(kubelet_flags container-runtime-endpoint | tail -n 1)
+		nb_runtime=${nb_runtime:-$(configured containerRuntimeEndpoint)}
 		nb_runtime=${nb_runtime:-unix:///run/containerd/containerd.sock}
 	elif [ -z "$nb_runtime" ]; then
 		for nb_socket in /run/containerd/containerd.sock /run/crio/crio.sock /run/cri-dockerd.sock; do
@@ -230,7 +234,7 @@ check_server_by_openssl() {
 }
 
 check_config() {
-	if [ "$nb_method" = kubeadm ]; then return; fi
+	if [ "$nb_method" = kubeadm ] || [ -z "$nb_config" ]; then return; fi
 	[ -e "$nb_config" ] || [ -n "$nb_kubelet_configuration" ] || fail "$EXIT_NO_CONFIG" "there is no kubelet configuration at $nb_config. \
 Create it, or give one with --kubelet-config."
 	say "[check] the kubelet configuration is $([ -e "$nb_config" ] && echo "at $nb_config" || echo delivered)"

@@ -39,7 +39,7 @@ type machine struct {
 }
 
 const (
-	unit = "[Service]\nEnvironmentFile=-DIR/etc/default/kubelet\nExecStart=\nExecStart=DIR/bin/kubelet --kubeconfig=x $KUBELET_EXTRA_ARGS\n"
+	unit = "[Service]\nEnvironmentFile=-DIR/etc/default/kubelet\nExecStart=\nExecStart=DIR/bin/kubelet --kubeconfig=x --config=DIR/var/lib/kubelet/config.yaml $KUBELET_EXTRA_ARGS\n"
 	// systemctl keeps the unit's state in files, and plays the kubelet: it writes the kubeconfig if the bootstrap kubeconfig is there.
 	systemctl = `#!/bin/sh
 echo "$@" >>DIR/calls

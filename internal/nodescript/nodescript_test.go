@@ -99,14 +99,18 @@ func TestFilesWhileTheKubeletStarts(t *testing.T) {
 func TestPathsOfTheUnit(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"arguments":   "[Service]\nExecStart=DIR/bin/kubelet \\\n  --bootstrap-kubeconfig=DIR/own/bootstrap \\\n  --kubeconfig DIR/own/kubeconfig \\\n  --config=DIR/own/config.yaml\n",
-		"environment": "[Service]\nEnvironment=\"ARGS=--bootstrap-kubeconfig=DIR/own/bootstrap --config=DIR/own/config.yaml\"\nEnvironment=\"MORE=--kubeconfig=DIR/own/kubeconfig\"\nExecStart=DIR/bin/kubelet $ARGS $MORE\n",
+		"arguments":                     "[Service]\nExecStart=DIR/bin/kubelet \\\n  --bootstrap-kubeconfig=DIR/own/bootstrap \\\n  --kubeconfig DIR/own/kubeconfig \\\n  --config=DIR/own/config.yaml\n",
+		"flags only, and the host name": "[Service]\nExecStart=DIR/bin/kubelet --bootstrap-kubeconfig=DIR/own/bootstrap --kubeconfig=DIR/own/kubeconfig --client-ca-file=DIR/own/ca.crt --container-runtime-endpoint=unix://DIR/runtime.sock --hostname-override=%H\n",
+		"environment":                   "[Service]\nEnvironment=\"ARGS=--bootstrap-kubeconfig=DIR/own/bootstrap --config=DIR/own/config.yaml\"\nEnvironment=\"MORE=--kubeconfig=DIR/own/kubeconfig\"\nExecStart=DIR/bin/kubelet $ARGS $MORE\n",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newMachine(t)
 			m.write("unit", text)
-			m.write("own/config.yaml", "authentication: {}\n  x509:\n    clientCAFile: DIR/own/ca.crt\ncontainerRuntimeEndpoint: unix://DIR/runtime.sock\n")
+			if strings.Contains(text, "--config") {
+				m.write("own/config.yaml", "authentication: {}\n  x509:\n    clientCAFile: DIR/own/ca.crt\ncontainerRuntimeEndpoint: unix://DIR/runtime.sock\n")
+			}
+			m.remove("var")
 			m.program("systemctl", strings.NewReplacer("etc/kubernetes/bootstrap-kubelet.conf", "own/bootstrap", "etc/kubernetes/kubelet.conf", "own/kubeconfig").Replace(systemctl))
 			got := m.run()
 			if got.code != 0 || m.read("own/ca.crt") != string(m.options.CA) || m.read("own/kubeconfig") == "" || m.read("own/bootstrap") != "" {
@@ -375,6 +379,23 @@ func TestRunAfterKill(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// kubeadm fails if files of an earlier join exist.
+func TestKubeadmAfterKill(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.options.With, m.options.Paths.RuntimeSocket = nodescript.Kubeadm, m.dir+"/runtime.sock"
+	m.program("kubeadm", "#!/bin/sh\nmkdir -p DIR/etc/kubernetes/pki\necho x >DIR/etc/kubernetes/pki/ca.crt\nkill -9 $(cat DIR/pid)\n")
+	script, err := nodescript.Render(m.options)
+	env.Must(t, err)
+	if first := m.runScript(append([]byte("echo $$ >"+m.dir+"/pid\n"), script...)); first.code != -1 || m.read("etc/kubernetes/pki/ca.crt") == "" {
+		t.Fatalf("%+v", first)
+	}
+	m.program("kubeadm", "#!/bin/sh\n[ -e DIR/etc/kubernetes/pki/ca.crt ] && exit 1\necho client-certificate-data: eA== >DIR/etc/kubernetes/kubelet.conf\n")
+	if second := m.run(); second.code != 0 || m.read("etc/kubernetes/bootstrap-kubelet.conf.undo") != "" {
+		t.Errorf("%+v, files %q", second, slices.Sorted(maps.Keys(m.files())))
 	}
 }
 

@@ -111,7 +111,7 @@ start_kubelet() {
 	else
 		write "$nb_ca" 022 "$nb_ca_certificates"
 	fi
-	if ! [ -e "$nb_config" ]; then write "$nb_config" 022 "$nb_kubelet_configuration"; fi
+	if [ -n "$nb_config" ] && ! [ -e "$nb_config" ]; then write "$nb_config" 022 "$nb_kubelet_configuration"; fi
 	note_state
 	say "[start] systemctl enable and restart $nb_unit"
 	systemctl enable "$nb_unit" >/dev/null 2>&1
