@@ -136,7 +136,7 @@ func TestCertificateThatOutlivesItsTokenIsReported(t *testing.T) {
 	waitCondition(t, request, certificatesv1.CertificateApproved)
 	expires := time.Now().Add(2 * time.Hour)
 	issue(t, request, expires)
-	time.Sleep(watchDelay)
+	<-time.After(watchDelay)
 	reissue(t, name, "before the node has joined")
 
 	c := waitCond(t, name, v1alpha1.ConditionCertificateNotRevoked, metav1.ConditionTrue)
@@ -182,7 +182,7 @@ func TestCertificateThatOutlivesItsNodeBootstrapIsReported(t *testing.T) {
 	request := ask(t, kubeconfig, name, newKey(t))
 	waitCondition(t, request, certificatesv1.CertificateApproved)
 	issue(t, request, time.Now().Add(time.Hour))
-	time.Sleep(watchDelay)
+	<-time.After(watchDelay)
 	cluster.Delete(t, nb)
 	env.Eventually(t, "the event", func() error {
 		if got := eventsOf(t, request.Name); !slices.Contains(got, v1alpha1.ReasonIssuedBeforeRevocation) {
