@@ -88,11 +88,14 @@ check_programs() {
 	say "[check] root, $nb_programs and the kubelet $nb_program are there"
 }
 
+# certificate_file prints where the client certificate of the kubelet's kubeconfig is; nothing if it is in the kubeconfig itself.
+certificate_file() { sed -n 's/^ *client-certificate: *//p' "$nb_kubeconfig" 2>/dev/null | head -n 1; }
+
 # certificate prints the client certificate of the kubelet's kubeconfig in PEM.
 certificate() {
-	nb_file=$(sed -n 's/^ *client-certificate: *//p' "$nb_kubeconfig" 2>/dev/null | head -n 1)
-	if [ -n "$nb_file" ]; then
-		cat "$nb_file"
+	nb_pem=$(certificate_file)
+	if [ -n "$nb_pem" ]; then
+		cat "$nb_pem"
 	else
 		sed -n 's/^ *client-certificate-data: *//p' "$nb_kubeconfig" | head -n 1 | base64 -d
 	fi 2>/dev/null
@@ -126,8 +129,9 @@ Another machine has joined as $nb_node. If this one is to replace it: kubectl no
 		fail "$EXIT_OTHER_NODE" "this machine is the node ${nb_is:-of an unknown name} of the cluster at ${nb_at:-an unknown address} already ($nb_kubeconfig). $nb_cleanup"
 	certificate | openssl x509 -noout -checkend 0 >/dev/null 2>&1 ||
 		fail "$EXIT_OTHER_NODE" "this machine was the node $nb_node already, and its certificate has expired. $nb_cleanup"
-	if [ -n "$nb_server" ] && [ -n "$nb_file" ] && has curl; then
-		nb_status=$(curl -s --max-time 10 --cacert "$nb_work/ca.crt" --cert "$nb_file" --key "$nb_file" -o /dev/null -w '%{http_code}' \
+	nb_pem=$(certificate_file)
+	if [ -n "$nb_server" ] && [ -n "$nb_pem" ] && has curl; then
+		nb_status=$(curl -s --max-time 10 --cacert "$nb_work/ca.crt" --cert "$nb_pem" --key "$nb_pem" -o /dev/null -w '%{http_code}' \
 			"$nb_server/api/v1/nodes/$nb_node") || nb_status=
 		[ "$nb_status" != 401 ] ||
 			fail "$EXIT_OTHER_NODE" "this machine has a certificate of the node $nb_node that the API server at $nb_server does not accept. $nb_cleanup"

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -36,6 +37,8 @@ type machine struct {
 	replies []byte
 	// cut closes the connection as soon as the reply is sent.
 	cut bool
+	// rejects makes the API server reject the machine's certificate.
+	rejects bool
 }
 
 const (
@@ -68,13 +71,19 @@ func newMachine(t *testing.T) *machine {
 	dir, err := os.MkdirTemp("", "nb") // short enough for a socket
 	env.Must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	server := httptest.NewTLSServer(http.NotFoundHandler())
+	m := &machine{t: t, dir: dir, bin: filepath.Join(dir, "bin"), shell: []string{"dash", "-s"}, replies: []byte("signed\n" + nodescript.EndLine + "\n")}
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m.rejects && r.URL.Path == "/api/v1/nodes/worker-1" && len(r.TLS.PeerCertificates) == 1 {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert} //nolint:gosec // the default versions
+	server.StartTLS()
 	t.Cleanup(server.Close)
 	socket, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "runtime.sock"))
 	env.Must(t, err)
 	t.Cleanup(func() { socket.Close() })
 	go func() { _ = http.Serve(socket, http.NotFoundHandler()) }()
-	m := &machine{t: t, dir: dir, bin: filepath.Join(dir, "bin"), shell: []string{"dash", "-s"}, replies: []byte("signed\n" + nodescript.EndLine + "\n")}
 	m.options = nodescript.Options{
 		Node: "worker-1", Server: server.URL, With: nodescript.Kubelet, Rendered: time.Now(), Limit: 20 * time.Second,
 		CA: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}),

@@ -76,7 +76,7 @@ func requestIn(t *testing.T, stdout string) (request []byte, method string) {
 func TestFilesWhileTheKubeletStarts(t *testing.T) {
 	t.Parallel()
 	m := newMachine(t)
-	m.program("systemctl", strings.Replace(systemctl, "restart)", "restart)\n\tcp -r DIR/etc DIR/var DIR/seen-XXX 2>/dev/null; mkdir DIR/seen; cp -rp DIR/etc DIR/var DIR/seen\n", 1))
+	m.program("systemctl", strings.Replace(systemctl, "restart)", "restart)\n\tmkdir DIR/seen; cp -rp DIR/etc DIR/var DIR/seen\n", 1))
 	if got := m.run(); got.code != 0 {
 		t.Fatalf("%+v", got)
 	}
@@ -180,6 +180,13 @@ func TestFailures(t *testing.T) {
 		"no kubeadm":   {func(m *machine) { m.options.With = nodescript.Kubeadm }, nodescript.ExitProgramMissing, "kubeadm is not installed", false},
 		"another node": {func(m *machine) { m.certificate("system:node:worker-2", time.Now().Add(time.Hour)) }, nodescript.ExitOtherNode, "is the node worker-2 of the cluster at SERVER already", false},
 		"expired node": {func(m *machine) { m.certificate("system:node:worker-1", time.Now().Add(-time.Hour)) }, nodescript.ExitOtherNode, "was the node worker-1 already, and its certificate has expired", false},
+		"rejected certificate": {func(m *machine) {
+			m.certificate("system:node:worker-1", time.Now().Add(time.Hour))
+			m.rejects = true
+		}, nodescript.ExitOtherNode, "that the API server at SERVER does not accept", false},
+		"no request": {func(m *machine) {
+			m.program("openssl", "#!/bin/sh\n[ $1 = req ] && exit 1\nexec /usr/bin/openssl \"$@\"\n")
+		}, nodescript.ExitFiles, "openssl creates no request", false},
 		"other cluster": {func(m *machine) {
 			m.certificate("system:node:worker-1", time.Now().Add(time.Hour))
 			m.write("etc/kubernetes/kubelet.conf", "    server: https://other.example.com\n    client-certificate: DIR/node.pem\n")
@@ -393,8 +400,19 @@ func TestKubeadmAfterKill(t *testing.T) {
 	if first := m.runScript(append([]byte("echo $$ >"+m.dir+"/pid\n"), script...)); first.code != -1 || m.read("etc/kubernetes/pki/ca.crt") == "" {
 		t.Fatalf("%+v", first)
 	}
+	env.Must(t, os.Rename(filepath.Join(m.dir, "runtime.sock"), filepath.Join(m.dir, "away.sock")))
+	if failed := m.run(); failed.code != nodescript.ExitRuntime { // it changes nothing, so the note about the first run stays
+		t.Fatalf("%+v", failed)
+	}
+	env.Must(t, os.Rename(filepath.Join(m.dir, "away.sock"), filepath.Join(m.dir, "runtime.sock")))
 	m.program("kubeadm", "#!/bin/sh\n[ -e DIR/etc/kubernetes/pki/ca.crt ] && exit 1\necho client-certificate-data: eA== >DIR/etc/kubernetes/kubelet.conf\n")
-	if second := m.run(); second.code != 0 || m.read("etc/kubernetes/bootstrap-kubelet.conf.undo") != "" {
+	second := m.run()
+	for name := range m.files() {
+		if strings.HasSuffix(name, "discovery.conf") {
+			t.Errorf("%s is left behind", name)
+		}
+	}
+	if second.code != 0 || m.read("etc/kubernetes/bootstrap-kubelet.conf.undo") != "" {
 		t.Errorf("%+v, files %q", second, slices.Sorted(maps.Keys(m.files())))
 	}
 }

@@ -7,7 +7,8 @@ undo() {
 		systemctl stop "$nb_unit" >/dev/null 2>&1
 		if [ -n "$(certificate)" ]; then # it got its certificate at the last moment
 			systemctl start "$nb_unit" >/dev/null 2>&1
-			nb_code=0
+			nb_written='' nb_old_bootstrap='' nb_started='' nb_code=0
+			if [ "$nb_method" = kubeadm ]; then nb_code=$EXIT_HALF_JOINED; fi
 			finish
 		fi
 	fi
@@ -20,7 +21,7 @@ remove_written() {
 	if [ -n "$nb_written" ]; then say "[undo] removing what was written:$nb_written"; fi
 	for nb_file in $nb_written; do rm -f "$nb_file"; done
 	if [ -n "$nb_old_bootstrap" ]; then printf '%s\n' "$nb_old_bootstrap" | put "$nb_bootstrap" 077; fi
-	rm -f "$nb_undo"
+	if [ -n "$nb_written" ]; then rm -f "$nb_undo"; fi # else it can be that of an earlier run
 	for nb_dir in $nb_made; do rmdir "$nb_dir" 2>/dev/null; done
 	if [ -n "$nb_started" ]; then
 		if [ -z "$nb_was_enabled" ]; then systemctl disable "$nb_unit" >/dev/null 2>&1; fi
@@ -77,7 +78,9 @@ request() {
 		say "[write] using the key $nb_key of an earlier run"
 	else
 		make_dir "$(dirname "$nb_key")"
-		openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 2>/dev/null | put "$nb_key" 077 ||
+		nb_pem=$(openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256) || fail "$EXIT_PROGRAM_MISSING" "openssl creates no key (see above)."
+		nb_written=" $nb_key"
+		printf '%s\n' "$nb_pem" | put "$nb_key" 077 ||
 			fail "$EXIT_FILES" "the key $nb_key cannot be written (see above). Is the disk full, or the file system read-only?"
 		say "[write] $nb_key, the node's key, which stays on this machine"
 	fi
@@ -85,7 +88,7 @@ request() {
 	nb_csr=$(printf '[req]\nstring_mask=default\ndistinguished_name=req\n' |
 		openssl req -new -config /dev/stdin -key "$nb_key" -subj "/O=system:nodes/CN=system:node:$nb_node") ||
 		fail "$EXIT_FILES" "openssl creates no request for the key $nb_key (see above). If it is not a usable key, delete it."
-	nb_made=
+	nb_written='' nb_made=''
 	printf 'NODEBOOTSTRAP-REQUEST %s\n%s\nNODEBOOTSTRAP-END\n' "$nb_method" "$nb_csr" || :
 	nb_signed=
 	while IFS= read -r nb_line <&3; do
@@ -132,13 +135,14 @@ give_up() {
 
 # run_kubeadm joins with the discovery file $1. The output goes to a file, since kubeadm would end if the connection is cut while it writes.
 run_kubeadm() {
-	printf '%s' "$1" | put "$nb_work/discovery.conf" 077 || fail "$EXIT_FILES" "$nb_work cannot be written (see above). Is the disk full?"
 	printf '%s' "$nb_join_configuration" | sed "s#DISCOVERY_FILE#$nb_work/discovery.conf#" >"$nb_work/join.yaml"
 	rm -f "$nb_kubeconfig" # it names no certificate: see check_member
+	nb_written=" $nb_work/discovery.conf"
 	for nb_file in "$nb_bootstrap" "$nb_kubeconfig" "$nb_ca" "$nb_config" /var/lib/kubelet/kubeadm-flags.env /var/lib/kubelet/instance-config.yaml; do
 		[ -e "$nb_file" ] || nb_written="$nb_written $nb_file"
 	done
 	note_written
+	printf '%s' "$1" | put "$nb_work/discovery.conf" 077 || fail "$EXIT_FILES" "$nb_work cannot be written (see above). Is the disk full?"
 	note_state
 	say "[start] kubeadm join"
 	nb_kubeadm=0
@@ -179,6 +183,7 @@ main() {
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
 	check_root
+	# /run is in memory. TMPDIR is seldom set for root.
 	nb_work=$(mktemp -d "${TMPDIR:-/run}/nodebootstrap.XXXXXX") || fail "$EXIT_FILES" "no temporary directory can be created (see above)."
 	printf '%s' "$nb_ca_certificates" >"$nb_work/ca.crt" || fail "$EXIT_FILES" "$nb_work cannot be written (see above). Is the disk full?"
 	check_programs
