@@ -77,7 +77,7 @@ func newMachine(t *testing.T) *machine {
 			w.WriteHeader(http.StatusUnauthorized)
 		}
 	}))
-	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert} //nolint:gosec // the default versions
+	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	socket, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "runtime.sock"))
