@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/cli-runtime/pkg/printers"
@@ -86,7 +87,11 @@ Requires what kubectl nodebootstrap sign requires, and permission to get nodes; 
 			return o.run(cmd.Context(), c, connectWithToken, targets)
 		},
 	}
-	flags := cmd.Flags()
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+func (o *joinOptions) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.ssh, "ssh", "", "The machine: USER@HOST, or a Host of your ssh configuration.")
 	flags.StringArrayVar(&o.sshArgs, "ssh-arg", nil, "An argument for ssh, for example --ssh-arg=-p --ssh-arg=2222. Repeatable.")
 	flags.BoolVar(&o.sudo, "sudo", false, "Become root on the machine with sudo, which must not ask for a password.")
@@ -98,7 +103,6 @@ Requires what kubectl nodebootstrap sign requires, and permission to get nodes; 
 	flags.BoolVar(&o.dryRun, "dry-run", false, "Run only the checks on the machine, and print the script.")
 	o.create.addFlags(flags)
 	o.script.add(flags)
-	return cmd
 }
 
 // targets returns the machines that the arguments and --ssh name.

@@ -153,7 +153,7 @@ func (j *joining) render(ctx context.Context, nb *v1alpha1.NodeBootstrap, checkO
 	if err != nil {
 		return nil, err
 	}
-	published, err := decodeKubeconfig(content)
+	published, _, err := decodeKubeconfig(content)
 	if err != nil {
 		return nil, err
 	}

@@ -28,8 +28,8 @@ func warnKubeadm(ctx context.Context, c client.Client, connectWithToken tokenCon
 	if _, err := kubeadmConfigMap(ctx, c, kubeadmConfig); err != nil {
 		return // not a cluster of kubeadm, or the user may not know
 	}
-	_, user := parseKubeconfig(published)
-	if user == nil {
+	_, user, err := decodeKubeconfig(published)
+	if err != nil {
 		return
 	}
 	holder, err := connectWithToken(user.Token)

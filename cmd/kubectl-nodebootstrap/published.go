@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -149,4 +151,20 @@ func follow(ctx context.Context, c client.WithWatch, name string, look func(*v1a
 		}
 	}
 	return done, err
+}
+
+// decodeKubeconfig returns a published kubeconfig, reduced to its current context, and the user of that, who has a token. The error does not
+// quote the content.
+func decodeKubeconfig(content []byte) (*clientcmdapi.Config, *clientcmdapi.AuthInfo, error) {
+	config, err := clientcmd.Load(content)
+	if err == nil {
+		err = clientcmdapi.MinifyConfig(config)
+	}
+	if err == nil {
+		current := config.Contexts[config.CurrentContext]
+		if user := config.AuthInfos[current.AuthInfo]; user != nil && user.Token != "" && config.Clusters[current.Cluster] != nil {
+			return config, user, nil
+		}
+	}
+	return nil, nil, errors.New("the published kubeconfig is not valid, or has no token: someone else changed it; the operator fixes it, try again")
 }

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -12,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
@@ -76,7 +74,7 @@ func (f *scriptFlags) kubeletConfiguration(ctx context.Context, c client.Client)
 	if f.kubeletConfig == "" {
 		found, err := kubeadmConfigMap(ctx, c, "kubelet-config")
 		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
-			return nil, nil //nolint:nilnil // as documented
+			return nil, nil
 		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the ConfigMap kube-system/kubelet-config: %w", err)
@@ -94,16 +92,4 @@ func (f *scriptFlags) kubeletConfiguration(ctx context.Context, c client.Client)
 		return nil, fmt.Errorf("%s is not a KubeletConfiguration", f.kubeletConfig)
 	}
 	return content, nil
-}
-
-// decodeKubeconfig returns a published kubeconfig. Its error does not quote the content.
-func decodeKubeconfig(content []byte) (*clientcmdapi.Config, error) {
-	config, err := clientcmd.Load(content)
-	if err == nil {
-		err = clientcmdapi.MinifyConfig(config)
-	}
-	if err != nil || config.Clusters[config.Contexts[config.CurrentContext].Cluster] == nil {
-		return nil, errors.New("the published kubeconfig is not valid: someone else changed it; the operator fixes it, try again")
-	}
-	return config, nil
 }

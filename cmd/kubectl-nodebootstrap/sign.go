@@ -192,10 +192,9 @@ func (o *signOptions) issue(ctx context.Context, c client.WithWatch, connectWith
 	if err != nil {
 		return nil, nil, err
 	}
-	config, user := parseKubeconfig(published)
-	if user == nil {
-		ref := nb.Status.KubeconfigSecretRef
-		return nil, nil, fmt.Errorf("the kubeconfig in the Secret %s/%s has no token: someone else changed it; the operator fixes it, try again", ref.Namespace, ref.Name)
+	config, user, err := decodeKubeconfig(published)
+	if err != nil {
+		return nil, nil, err
 	}
 	holder, err := connectWithToken(user.Token)
 	if err != nil {
@@ -308,20 +307,6 @@ func applyPin(ctx context.Context, c client.Client, nb *v1alpha1.NodeBootstrap, 
 		return err
 	}
 	return c.Patch(ctx, nb, client.RawPatch(types.ApplyPatchType, patch), signManager)
-}
-
-// parseKubeconfig returns a kubeconfig, reduced to its current context, and the user of that, nil if it has no token. There is no error,
-// since it could quote the token.
-func parseKubeconfig(content []byte) (*clientcmdapi.Config, *clientcmdapi.AuthInfo) {
-	config, err := clientcmd.Load(content)
-	if err != nil || clientcmdapi.MinifyConfig(config) != nil {
-		return nil, nil
-	}
-	user := config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo]
-	if user == nil || user.Token == "" {
-		return nil, nil
-	}
-	return config, user
 }
 
 func (o *signOptions) write(content []byte, done string) error {

@@ -135,12 +135,11 @@ func checkTokenSuffices(nb *v1alpha1.NodeBootstrap) error {
 
 // options are those of the script. The published kubeconfig must have the token that the status describes.
 func (o *userdataOptions) options(ctx context.Context, c client.Client, nb *v1alpha1.NodeBootstrap, published []byte) (nodescript.Options, error) {
-	config, err := decodeKubeconfig(published)
+	config, user, err := decodeKubeconfig(published)
 	if err != nil {
 		return nodescript.Options{}, err
 	}
-	user := config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo]
-	if user == nil || !strings.HasPrefix(user.Token, nb.Status.Token.ID+".") {
+	if !strings.HasPrefix(user.Token, nb.Status.Token.ID+".") {
 		return nodescript.Options{}, fmt.Errorf("the token of NodeBootstrap %s was renewed while it was read: run the command again", nb.Name)
 	}
 	options, err := o.script.options(ctx, c, nb.Name, config)

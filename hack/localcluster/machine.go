@@ -34,8 +34,8 @@ const RuntimeSocket = "unix:///run/containerd/containerd.sock"
 // machinePath is the PATH of everything that runs on a machine.
 const machinePath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
-// MachineConfig describes a test machine. With the host name alone it is one on which somebody installed a container runtime, and a kubelet
-// with kubeadm's usual paths, its unit and its configuration, and did not start the kubelet yet.
+// MachineConfig describes a test machine. If only HostName is set, the machine has a running container runtime, and a kubelet with its unit
+// and configuration at kubeadm's paths, which has not been started.
 type MachineConfig struct {
 	// HostName is the machine's host name, under which ssh knows it.
 	HostName string

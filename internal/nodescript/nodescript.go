@@ -5,6 +5,7 @@
 package nodescript
 
 import (
+	"cmp"
 	"embed"
 	"errors"
 	"fmt"
@@ -151,10 +152,6 @@ type variable struct{ name, value string }
 
 // variables are those of the script. Their names keep the shell from exporting them because the environment has the same ones.
 func (o *Options) variables(join []byte) []variable {
-	limit := o.Limit
-	if limit == 0 {
-		limit = DefaultLimit
-	}
 	expires := "0"
 	if !o.Expires.IsZero() {
 		expires = strconv.FormatInt(o.Expires.Unix(), 10)
@@ -165,11 +162,13 @@ func (o *Options) variables(join []byte) []variable {
 		{"nb_config", o.Paths.KubeletConfig}, {"nb_key", o.Paths.Key}, {"nb_unit", o.Paths.Unit}, {"nb_runtime", o.Paths.RuntimeSocket},
 		{"nb_kubelet_configuration", string(o.KubeletConfiguration)}, {"nb_join_configuration", string(join)},
 		{"nb_rendered", strconv.FormatInt(o.Rendered.Unix(), 10)}, {"nb_expires", expires},
-		{"nb_limit", strconv.Itoa(int(limit.Seconds()))}, {"nb_check_only", truth(o.CheckOnly)},
+		{"nb_limit", strconv.Itoa(int(o.limit().Seconds()))}, {"nb_check_only", truth(o.CheckOnly)},
 		{"nb_only_member", truth(o.OnlyMember)},
 		{"nb_token_kubeconfig", string(o.Kubeconfig)},
 	}
 }
+
+func (o *Options) limit() time.Duration { return cmp.Or(o.Limit, DefaultLimit) }
 
 // truth is a truth value as the script has it: empty if false.
 func truth(b bool) string {
@@ -225,15 +224,11 @@ func (o *Options) joinConfiguration() ([]byte, error) {
 	if len(o.IgnorePreflightErrors) > 0 {
 		registration["ignorePreflightErrors"] = o.IgnorePreflightErrors
 	}
-	limit := o.Limit
-	if limit == 0 {
-		limit = DefaultLimit
-	}
 	return yaml.Marshal(map[string]any{
 		"apiVersion":       "kubeadm.k8s.io/v1beta4",
 		"kind":             "JoinConfiguration",
 		"discovery":        map[string]any{"file": map[string]any{"kubeConfigPath": discoveryFile}},
 		"nodeRegistration": registration,
-		"timeouts":         map[string]any{"discovery": "1m0s", "tlsBootstrap": limit.String()},
+		"timeouts":         map[string]any{"discovery": "1m0s", "tlsBootstrap": o.limit().String()},
 	})
 }
