@@ -184,6 +184,16 @@ func TestFailures(t *testing.T) {
 			m.certificate("system:node:worker-1", time.Now().Add(time.Hour))
 			m.rejects = true
 		}, nodescript.ExitOtherNode, "that the API server at SERVER does not accept", false},
+		"key with a passphrase": {func(m *machine) {
+			m.write("var/lib/kubelet/pki/node.key", encryptedKey(m.t))
+		}, nodescript.ExitFiles, "node.key is not a private key that openssl can read without a passphrase", false},
+		"key is a directory": {func(m *machine) { m.write("var/lib/kubelet/pki/node.key/x", "") }, nodescript.ExitFiles, "node.key is a directory", false},
+		"bootstrap kubeconfig is a directory": {func(m *machine) {
+			m.write("etc/kubernetes/bootstrap-kubelet.conf/x", "")
+		}, nodescript.ExitFiles, "bootstrap-kubelet.conf is a directory", true},
+		"restart fails": {func(m *machine) {
+			m.program("systemctl", strings.Replace(systemctl, "restart)", "restart) echo it is masked >&2; exit 1", 1))
+		}, nodescript.ExitNotJoined, "systemctl restart kubelet failed (see above)", true},
 		"no request": {func(m *machine) {
 			m.program("openssl", "#!/bin/sh\n[ $1 = req ] && exit 1\nexec /usr/bin/openssl \"$@\"\n")
 		}, nodescript.ExitFiles, "openssl creates no request", false},
@@ -239,6 +249,13 @@ func TestFailures(t *testing.T) {
 			}
 		})
 	}
+}
+
+func encryptedKey(t *testing.T) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes128", "-pass", "pass:x").Output()
+	env.Must(t, err)
+	return string(out)
 }
 
 // deadSocket leaves a socket on which nothing listens.

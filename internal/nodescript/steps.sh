@@ -53,6 +53,10 @@ make_dir() {
 
 # put PATH UMASK writes standard input to a file atomically.
 put() {
+	if [ -d "$1" ]; then
+		say "$1 is a directory"
+		return 1
+	fi
 	(umask "$2" && cat >"$1.new") && sync_file "$1.new" && mv -f "$1.new" "$1" && return
 	rm -f "$1.new"
 	return 1
@@ -74,12 +78,14 @@ write() {
 # request creates the key, unless an earlier run did, and exchanges a CSR for the signed kubeconfig. The key stays if this fails, since it
 # can be pinned by then.
 request() {
-	if [ -s "$nb_key" ] && openssl pkey -in "$nb_key" -noout 2>/dev/null; then
+	if [ -s "$nb_key" ] && ! [ -d "$nb_key" ]; then
+		openssl pkey -in "$nb_key" -passin pass: -noout || fail "$EXIT_FILES" "$nb_key is not a private key that openssl can read without a \
+passphrase (see above). Move it away."
 		say "[write] using the key $nb_key of an earlier run"
 	else
 		make_dir "$(dirname "$nb_key")"
 		nb_pem=$(openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256) || fail "$EXIT_PROGRAM_MISSING" "openssl creates no key (see above)."
-		nb_written=" $nb_key"
+		[ -e "$nb_key" ] || nb_written=" $nb_key"
 		printf '%s\n' "$nb_pem" | put "$nb_key" 077 ||
 			fail "$EXIT_FILES" "the key $nb_key cannot be written (see above). Is the disk full, or the file system read-only?"
 		say "[write] $nb_key, the node's key, which stays on this machine"
