@@ -117,9 +117,12 @@ func TestUserDataOnMachineOfAnotherName(t *testing.T) {
 	nb, kubeconfig := cluster.CreateAwaited(t, name)
 	m := startWithUserData(t, "cloud-3", name, "")
 	waitLogged(t, m, "status=13")
-	if state, _ := m.Run(t.Context(), "systemctl is-active nodebootstrap-join"); strings.TrimSpace(state) != "failed" {
-		t.Errorf("the unit is %s", state)
-	}
+	env.Eventually(t, "the end of the unit", func() error { // it has failed a moment after its program has
+		if state, _ := m.Run(t.Context(), "systemctl is-active nodebootstrap-join"); strings.TrimSpace(state) != "failed" {
+			return fmt.Errorf("the unit is %s", state)
+		}
+		return nil
+	})
 	if sent := sentWith(t, nb.Status.Token.ID); len(sent) > 0 {
 		t.Errorf("it sent %d CSRs", len(sent))
 	}
