@@ -113,6 +113,16 @@ func TestJoinCutAfterDelivery(t *testing.T) {
 	mention(t, "the timeline", r.errOut, "the connection to root@192.0.2.7 ended", "Node worker-1 is Ready")
 }
 
+// Nobody waits for a machine that has no kubeconfig.
+func TestJoinCutBeforeDelivery(t *testing.T) {
+	m := machines{signing: signing{cluster: published(t), answer: issue}, ssh: "script; request; exit 255"}
+	r := m.execute(t, node, "--ssh", host, "--timeout", "20s")
+	if exitCode(r.err) != sshFailed || strings.Contains(r.errOut, "delivered") {
+		t.Fatalf("got %v\n%s", r.err, r.errOut)
+	}
+	mention(t, "the error", r.err.Error(), "failed or ended", "Run the command again")
+}
+
 func TestJoinDoesNotFindSSH(t *testing.T) {
 	m := machines{signing: signing{cluster: published(t)}, withoutSSH: true}
 	r := m.execute(t, node, "--ssh", host)

@@ -182,7 +182,9 @@ func (j *joining) follow(ctx context.Context, s *session) (string, error) {
 		j.step("on the machine: " + s.problem)
 		return "", err
 	}
-	s.deliver(kubeconfig)
+	if !s.deliver(kubeconfig) {
+		return "", s.explain(s.wait())
+	}
 	j.step("delivered the signed kubeconfig")
 	return j.awaitMachine(ctx, s)
 }

@@ -170,10 +170,12 @@ func ignoreEnd(err error) error {
 	return err
 }
 
-// deliver sends the signed kubeconfig. From then on the script goes on to the end, even if the connection is cut.
-func (s *session) deliver(kubeconfig []byte) {
-	s.send(append(bytes.TrimRight(kubeconfig, "\n"), "\n"+nodescript.EndLine+"\n"...))
+// deliver sends the signed kubeconfig, and reports whether ssh was still there to take it. Once the machine has it, the script goes on to the
+// end, even if the connection is cut.
+func (s *session) deliver(kubeconfig []byte) bool {
+	_, err := s.stdin.Write(append(bytes.TrimRight(kubeconfig, "\n"), "\n"+nodescript.EndLine+"\n"...))
 	s.hangUp()
+	return err == nil
 }
 
 // hangUp ends the script's input.
