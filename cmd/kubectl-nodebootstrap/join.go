@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -27,7 +26,7 @@ type joinOptions struct {
 	parallel int
 	timeout  time.Duration
 	waitFor  string
-	output   string
+	output   *outputFlag
 	dryRun   bool
 	create   createOptions
 	script   scriptFlags
@@ -87,6 +86,7 @@ Requires what kubectl nodebootstrap sign requires, and permission to get nodes; 
 			return o.run(cmd.Context(), c, connectWithToken, targets)
 		},
 	}
+	o.output = addOutput(cmd)
 	o.addFlags(cmd.Flags())
 	return cmd
 }
@@ -99,7 +99,6 @@ func (o *joinOptions) addFlags(flags *pflag.FlagSet) {
 	flags.DurationVar(&o.timeout, "timeout", 5*time.Minute, "How long one machine may take.")
 	flags.StringVar(&o.waitFor, "wait-for", "", "Succeed when the node is ready or joined. By default the command waits for ready, but no longer than "+
 		readyPatience.String()+" after the node has joined.")
-	flags.StringVarP(&o.output, "output", "o", "", "Print a summary to standard output: json.")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "Run only the checks on the machine, and print the script.")
 	o.create.addFlags(flags)
 	o.script.add(flags)
@@ -148,17 +147,13 @@ func (o *joinOptions) validate(machines int) error {
 		return fmt.Errorf("--timeout takes a time like 5m, not %s", o.timeout)
 	case o.waitFor != "" && o.waitFor != waitForJoined && o.waitFor != waitForReady:
 		return fmt.Errorf("--wait-for is ready or joined, not %q", o.waitFor)
-	case o.output != "" && o.output != outputJSON:
-		return fmt.Errorf("--output is json, not %q", o.output)
-	case o.dryRun && o.output != "":
+	case o.dryRun && o.output.isStructured():
 		return errors.New("--dry-run prints the script, so that --output cannot be given too")
 	case o.dryRun && machines > 1:
 		return errors.New("--dry-run goes with one machine")
 	}
 	return o.create.validate()
 }
-
-const outputJSON = "json"
 
 // joinResult is the result of one machine, as in the JSON summary.
 type joinResult struct {
@@ -208,12 +203,10 @@ func (o *joinOptions) report(results []joinResult) error {
 			failed = append(failed, r.Node)
 		}
 	}
-	if o.output == outputJSON {
-		summary, err := json.MarshalIndent(map[string]any{"machines": results}, "", "  ")
-		if err != nil {
+	if o.output.isStructured() {
+		if err := o.output.print(o.Out, map[string]any{"machines": results}); err != nil {
 			return err
 		}
-		fmt.Fprintln(o.Out, string(summary))
 	} else if !o.dryRun {
 		for _, r := range results {
 			if r.err == nil && r.Result != resultNotBegun {

@@ -216,7 +216,7 @@ func TestJoinUsage(t *testing.T) {
 		"none at once":               {[]string{node, "--ssh", host, "--parallel", "0"}, "--parallel"},
 		"no time":                    {[]string{node, "--ssh", host, "--timeout", "0s"}, "--timeout"},
 		"unknown state":              {[]string{node, "--ssh", host, "--wait-for", "running"}, `not "running"`},
-		"unknown output":             {[]string{node, "--ssh", host, "-o", "yaml"}, `not "yaml"`},
+		"unknown output":             {[]string{node, "--ssh", host, "-o", "wide"}, `write json or yaml`},
 		"dry run with a summary":     {[]string{node, "--ssh", host, "--dry-run", "-o", "json"}, "--output"},
 		"dry run of two":             {[]string{node + "=a", "worker-2=b", "--dry-run"}, "one machine"},
 		"a server without --create":  {[]string{node, "--ssh", host, "--server-url", "https://api"}, "require --create"},
@@ -229,6 +229,9 @@ func TestJoinUsage(t *testing.T) {
 				t.Fatalf("no error, or ssh was called: %q", m.read("args"))
 			}
 			mention(t, "the error", r.err.Error(), tc.want, "See kubectl nodebootstrap join --help")
+			if code := exitCode(r.err); code != exitUsage {
+				t.Errorf("the exit code is %d", code)
+			}
 		})
 	}
 }

@@ -98,10 +98,18 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 	return cmd
 }
 
-// usageError returns an error in the command line with a hint to --help.
-func usageError(cmd *cobra.Command, err error) error {
-	return fmt.Errorf("%w\nSee %s --help", err, cmd.CommandPath())
+// wrongUsage is an error in the command line.
+type wrongUsage struct {
+	error
+	command string
 }
+
+func (e *wrongUsage) Error() string { return e.error.Error() + "\nSee " + e.command + " --help" }
+
+func (e *wrongUsage) Unwrap() error { return e.error }
+
+// usageError returns an error in the command line with a hint to --help.
+func usageError(cmd *cobra.Command, err error) error { return &wrongUsage{err, cmd.CommandPath()} }
 
 // connectionFlags are those of kubectl, except for the namespace and the discovery cache, which nothing here uses.
 func connectionFlags() *genericclioptions.ConfigFlags {
