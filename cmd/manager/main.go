@@ -174,6 +174,7 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 	}
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:                        scheme,
+		MapperProvider:                newMapper,
 		Logger:                        log,
 		Cache:                         objects.CacheOptions(o.Namespace),
 		Metrics:                       o.metrics.server(),
