@@ -152,7 +152,7 @@ func (o *joinOptions) validate(machines int) error {
 	case o.dryRun && machines > 1:
 		return errors.New("--dry-run goes with one machine")
 	}
-	return o.create.validate()
+	return errors.Join(o.create.validate(), o.script.validate())
 }
 
 // joinResult is the result of one machine, as in the JSON summary.

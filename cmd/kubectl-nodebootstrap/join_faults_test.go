@@ -51,6 +51,7 @@ func TestJoinFaults(t *testing.T) {
 			[]string{"on root@192.0.2.7: openssl is not installed. Install it."}, 0},
 		"it fails after the checks": {"script; exit 17", nil, nodescript.ExitFiles, []string{"ended too early, with exit code 17"}, 0},
 		"success without a request": {"script; exit 0", nil, 1, []string{"ended too early, with exit code 0"}, 0},
+		"a code of the shell":       {"script; exit 2", nil, 1, []string{"ended too early, with exit code 2"}, 0},
 		"cut in the request":        {"script; echo NODEBOOTSTRAP-REQUEST kubelet; head -n 2 ../request; exit 255", nil, 255, []string{"failed or ended"}, 0},
 		"a request for another":     {"script; echo NODEBOOTSTRAP-REQUEST kubelet; echo nonsense; echo NODEBOOTSTRAP-END; answer", nil, 1, []string{"nothing was sent"}, 0},
 		"an endless request":        {"script; echo NODEBOOTSTRAP-REQUEST kubelet; exec yes", nil, 1, []string{"prints too much"}, 0},

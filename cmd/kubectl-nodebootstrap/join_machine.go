@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -31,20 +30,6 @@ func (e *joinError) Error() string {
 		return e.what
 	}
 	return e.what + ". " + e.todo
-}
-
-// exitUsage is the plugin's exit code for an error in the command line.
-const exitUsage = 2
-
-// exitCode is the plugin's exit code for an error.
-func exitCode(err error) int {
-	if _, ok := errors.AsType[*wrongUsage](err); ok {
-		return exitUsage
-	}
-	if e, ok := errors.AsType[*joinError](err); ok {
-		return e.code
-	}
-	return 1
 }
 
 // joining is one machine on its way into the cluster.

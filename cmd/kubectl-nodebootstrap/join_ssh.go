@@ -209,7 +209,11 @@ func (s *session) explain(code int) error {
 		return &joinError{code: 1, what: fmt.Sprintf("%s ended the session with exit code %d, and the script did not run", host, code),
 			todo: "This must print ok: echo echo ok | ssh " + host + " sh -s"}
 	}
-	return &joinError{code: max(code, 1), what: fmt.Sprintf("the script on %s ended too early, with exit code %d. Run the command again", host, code)}
+	own := code
+	if code == 0 || code == exitUsage { // a shell's own code, which means something else here
+		own = exitFailed
+	}
+	return &joinError{code: own, what: fmt.Sprintf("the script on %s ended too early, with exit code %d. Run the command again", host, code)}
 }
 
 // abort ends ssh, which the machine does not do.

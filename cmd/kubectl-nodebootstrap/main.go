@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/go-logr/logr"
@@ -66,7 +67,9 @@ kubectl's connection flags work here too, including those that are not listed: s
 To complete names in the shell, put an executable file kubectl_complete-nodebootstrap in the PATH:
 
   #!/bin/sh
-  exec kubectl nodebootstrap __complete "$@"`,
+  exec kubectl nodebootstrap __complete "$@"
+
+` + exitCodesHelp,
 		Example: `  # Four lines let a machine join as worker-1
   kubectl apply -f - <<EOF
 ` + manifest("worker-1", "  ") + `
@@ -81,11 +84,14 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 		SilenceErrors:     true, // main prints them
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}, // kubectl handles completion for its plugins
+		Args:              noSuchCommand,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.SetIn(streams.In)
 	cmd.SetOut(streams.Out)
 	cmd.SetErr(streams.ErrOut)
 	cmd.SetFlagErrorFunc(usageError)
+	cmd.SetHelpCommand(newHelpCommand())
 	cmd.AddCommand(
 		newJoinCommand(streams, connect, connectWithToken),
 		newKubeconfigCommand(streams, connect, connectWithToken),
@@ -97,19 +103,6 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 	)
 	return cmd
 }
-
-// wrongUsage is an error in the command line.
-type wrongUsage struct {
-	error
-	command string
-}
-
-func (e *wrongUsage) Error() string { return e.error.Error() + "\nSee " + e.command + " --help" }
-
-func (e *wrongUsage) Unwrap() error { return e.error }
-
-// usageError returns an error in the command line with a hint to --help.
-func usageError(cmd *cobra.Command, err error) error { return &wrongUsage{err, cmd.CommandPath()} }
 
 // connectionFlags are those of kubectl, except for the namespace and the discovery cache, which nothing here uses.
 func connectionFlags() *genericclioptions.ConfigFlags {
@@ -177,6 +170,45 @@ func newVersionCommand(streams genericiooptions.IOStreams) *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(streams.Out, version.String())
 			return err
+		},
+	}
+}
+
+// noSuchCommand is the error for an argument of the root command: the name of no command.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("%s has no command %q", cmd.CommandPath(), args[0])
+	if cmd.SuggestionsMinimumDistance <= 0 {
+		cmd.SuggestionsMinimumDistance = 2 // as cobra does
+	}
+	if similar := cmd.SuggestionsFor(args[0]); len(similar) > 0 {
+		err = fmt.Errorf("%w. Did you mean %s?", err, strings.Join(similar, " or "))
+	}
+	return usageError(cmd, err)
+}
+
+// newHelpCommand is cobra's, which succeeds for a command that does not exist.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Print the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			found, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return noSuchCommand(cmd.Root(), args)
+			}
+			return found.Help()
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			var names []cobra.Completion
+			for _, c := range cmd.Root().Commands() {
+				if len(args) == 0 && c.IsAvailableCommand() {
+					names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 }

@@ -206,7 +206,15 @@ func TestUsageErrorsAreShort(t *testing.T) {
 		args []string
 		want []string
 	}{
-		"unknown command":          {[]string{"reisue"}, []string{"unknown command", "kubectl nodebootstrap", "reissue"}},
+		"unknown command":          {[]string{"reisue"}, []string{`has no command "reisue"`, "Did you mean reissue?", "See kubectl nodebootstrap --help"}},
+		"command like no other":    {[]string{"frobnicate", node}, []string{`has no command "frobnicate"`, "See kubectl nodebootstrap --help"}},
+		"help for no command":      {[]string{"help", "stats"}, []string{`has no command "stats"`, "Did you mean status?"}},
+		"unknown global flag":      {[]string{"--all"}, []string{"--all", "See kubectl nodebootstrap --help"}},
+		"path on the machine":      {[]string{"userdata", node, "--ca-path", "ca.crt"}, []string{"path of the CA", `"ca.crt"`}},
+		"method":                   {[]string{"join", node, "--ssh", "host", "--with", "talos"}, []string{"kubelet or kubeadm", `"talos"`}},
+		"no machine":               {[]string{"join", node}, []string{"--ssh USER@HOST"}},
+		"create flag alone":        {[]string{"join", node, "--ssh", "host", "--ttl", "1h"}, []string{"require --create"}},
+		"sign without request":     {[]string{"sign", node}, []string{"--request"}},
 		"unknown flag":             {[]string{"status", "--all", node}, []string{"--all", "See kubectl nodebootstrap status --help"}},
 		"kubeconfig of none":       {[]string{"kubeconfig"}, []string{"name of one NodeBootstrap", "0 were given", "See kubectl nodebootstrap kubeconfig --help"}},
 		"kubeconfig of two":        {[]string{"kubeconfig", "a", "b"}, []string{"2 were given"}},
@@ -231,6 +239,9 @@ func TestUsageErrorsAreShort(t *testing.T) {
 				t.Fatal("no error")
 			}
 			mention(t, "the error", r.err.Error(), tc.want...)
+			if code := exitCode(r.err); code != 2 {
+				t.Errorf("the exit code is %d, want 2", code)
+			}
 			if r.out != "" || r.errOut != "" {
 				t.Errorf("printed more than the error: %q, %q", r.out, r.errOut)
 			}
@@ -257,6 +268,9 @@ func TestClusterErrors(t *testing.T) {
 					t.Fatalf("no error, and printed %q", r.out)
 				}
 				mention(t, "the error", r.err.Error(), tc.want...)
+				if code := exitCode(r.err); code != 1 {
+					t.Errorf("the exit code is %d, want 1", code)
+				}
 				if r.out != "" {
 					t.Errorf("printed %q", r.out)
 				}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -38,6 +39,11 @@ func (f *scriptFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.kubeletConfig, "kubelet-config", "",
 		"A file with the kubelet configuration for a machine that has none. By default that of the ConfigMap kube-system/kubelet-config, if there is one.")
 	flags.StringSliceVar(&f.ignorePreflightErrors, "ignore-preflight-errors", nil, "Checks of kubeadm join that may fail, such as Swap; all for all of them.")
+}
+
+// validate checks what the script would refuse, before the cluster is asked.
+func (f *scriptFlags) validate() error {
+	return errors.Join(nodescript.Method(f.with).Validate(), f.paths.Validate())
 }
 
 // options are those of a script for a node, with the API server and the CA of a published kubeconfig. They contain no token.

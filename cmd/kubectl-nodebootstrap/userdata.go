@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -91,7 +92,7 @@ status.kubeconfigSecretRef names. If allowed, the command also reads the ConfigM
 func (o *userdataOptions) validate() error {
 	switch o.format {
 	case formatScript, formatCloudInit, formatIgnition:
-		return o.secretOptions.validate()
+		return errors.Join(o.secretOptions.validate(), o.script.validate())
 	}
 	return fmt.Errorf("--format is script, cloud-init or ignition, not %q", o.format)
 }

@@ -188,26 +188,37 @@ func (o *Options) validate() error {
 	if server, err := url.Parse(o.Server); !o.OnlyMember && (err != nil || server.Scheme != "https" || server.Host == "") {
 		return fmt.Errorf("the API server %q is not an https URL", o.Server)
 	}
-	if o.With != Detect && o.With != Kubelet && o.With != Kubeadm {
-		return fmt.Errorf("a machine joins with kubelet or kubeadm, not with %q", o.With)
-	}
 	if len(o.CA) == 0 && !o.OnlyMember {
 		return errors.New("the CA of the API server is missing")
 	}
-	paths := map[string]string{
-		"bootstrap kubeconfig": o.Paths.BootstrapKubeconfig, "kubeconfig": o.Paths.Kubeconfig, "CA": o.Paths.CA,
-		"kubelet configuration": o.Paths.KubeletConfig, "key": o.Paths.Key,
+	if err := o.With.Validate(); err != nil {
+		return err
 	}
-	if o.Paths.RuntimeSocket != "" {
-		paths["runtime socket"] = strings.TrimPrefix(o.Paths.RuntimeSocket, "unix://")
+	return o.Paths.Validate()
+}
+
+// Validate returns why a method is none.
+func (m Method) Validate() error {
+	switch m {
+	case Detect, Kubelet, Kubeadm:
+		return nil
 	}
-	for what, path := range paths {
-		if !safePath.MatchString(path) {
-			return fmt.Errorf("the path of the %s, %q, is not an absolute path of letters, digits and any of _./@:-", what, path)
+	return fmt.Errorf("a machine joins with kubelet or kubeadm, not with %q", m)
+}
+
+// Validate returns what of the paths the script cannot use.
+func (p *Paths) Validate() error {
+	for _, path := range []struct{ of, value string }{
+		{"bootstrap kubeconfig", p.BootstrapKubeconfig}, {"kubeconfig", p.Kubeconfig}, {"CA", p.CA},
+		{"kubelet configuration", p.KubeletConfig}, {"key", p.Key}, {"runtime socket", strings.TrimPrefix(p.RuntimeSocket, "unix://")},
+	} {
+		isDefault := path.of == "runtime socket" && p.RuntimeSocket == ""
+		if !isDefault && !safePath.MatchString(path.value) {
+			return fmt.Errorf("the path of the %s, %q, is not an absolute path of letters, digits and any of _./@:-", path.of, path.value)
 		}
 	}
-	if !safeWord.MatchString(o.Paths.Unit) || strings.HasPrefix(o.Paths.Unit, "-") {
-		return fmt.Errorf("%q is not the name of a systemd unit", o.Paths.Unit)
+	if !safeWord.MatchString(p.Unit) || strings.HasPrefix(p.Unit, "-") {
+		return fmt.Errorf("%q is not the name of a systemd unit", p.Unit)
 	}
 	return nil
 }
