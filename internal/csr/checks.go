@@ -5,6 +5,7 @@ package csr
 import (
 	"bytes"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -75,9 +76,16 @@ func isOfModestSize(e *evaluation) *Result {
 // isOnePEMBlock also rules out PEM headers and text around the block, by encoding the block again.
 func isOnePEMBlock(e *evaluation) *Result {
 	block, _ := pem.Decode(e.csr.Spec.Request)
-	if block == nil || block.Type != "CERTIFICATE REQUEST" || len(block.Headers) > 0 ||
-		!bytes.Equal(pem.EncodeToMemory(block), e.csr.Spec.Request) {
-		return deny(ReasonMalformed, "the request is not exactly one PEM block of type CERTIFICATE REQUEST without headers"+stockKubelet)
+	const want = "; it must be exactly one PEM block of type CERTIFICATE REQUEST without headers" + stockKubelet
+	switch {
+	case block == nil:
+		return deny(ReasonMalformed, "the request has no PEM block"+want)
+	case block.Type != "CERTIFICATE REQUEST":
+		return deny(ReasonMalformed, "the request is a PEM block of type %.100q"+want, block.Type)
+	case len(block.Headers) > 0:
+		return deny(ReasonMalformed, "the PEM block of the request has %d headers"+want, len(block.Headers))
+	case !bytes.Equal(pem.EncodeToMemory(block), e.csr.Spec.Request):
+		return deny(ReasonMalformed, "the request has text around its PEM block, or another line length"+want)
 	}
 	parsed, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
@@ -109,7 +117,24 @@ func hasSoundKey(e *evaluation) *Result {
 			return nil
 		}
 	}
-	return deny(ReasonWrongKey, "the key is neither RSA of 2048 to 8192 bits with the exponent 65537 nor ECDSA on P-256, P-384 or P-521"+stockKubelet)
+	return deny(ReasonWrongKey, "the key is %s; RSA of 2048 to 8192 bits with the exponent 65537, or ECDSA on P-256, P-384 or P-521 is expected"+stockKubelet, DescribeKey(e.parsed.PublicKey))
+}
+
+// DescribeKey is the type and size of a public key.
+func DescribeKey(key any) string {
+	switch key := key.(type) {
+	case *rsa.PublicKey:
+		if key.E != usualExponent {
+			return fmt.Sprintf("RSA of %d bits with the exponent %d", key.N.BitLen(), key.E)
+		}
+		return fmt.Sprintf("RSA of %d bits", key.N.BitLen())
+	case *ecdsa.PublicKey:
+		return "ECDSA on " + key.Curve.Params().Name
+	case ed25519.PublicKey:
+		return "Ed25519"
+	default:
+		return "of an unknown type"
+	}
 }
 
 func hasUsages(e *evaluation, purpose certificatesv1.KeyUsage) *Result {
@@ -118,6 +143,41 @@ func hasUsages(e *evaluation, purpose certificatesv1.KeyUsage) *Result {
 		return deny(ReasonWrongUsages, "the requested usages are %q; a kubelet's certificate of this signer with this kind of key has %q"+stockKubelet, have, want)
 	}
 	return nil
+}
+
+// surplus says what a certificate request has that a kubelet's has not.
+func surplus(parsed *x509.CertificateRequest, names bool) string {
+	var found []string
+	add := func(kind string, values []string) {
+		if len(values) > 0 {
+			found = append(found, fmt.Sprintf("%s %.200q", kind, values))
+		}
+	}
+	if names {
+		add("the DNS names", parsed.DNSNames)
+		add("the IPs", texts(parsed.IPAddresses))
+	}
+	add("the email addresses", parsed.EmailAddresses)
+	add("the URIs", texts(parsed.URIs))
+	var extensions []string
+	for _, x := range parsed.Extensions {
+		if !x.Id.Equal(oidSubjectAltName) {
+			extensions = append(extensions, x.Id.String())
+		}
+	}
+	add("the extensions", extensions)
+	if found == nil {
+		return "attributes, another encoding or hidden data"
+	}
+	return strings.Join(found, " and ")
+}
+
+func texts[T fmt.Stringer](values []T) []string {
+	var out []string
+	for _, v := range values {
+		out = append(out, v.String())
+	}
+	return out
 }
 
 func nodesSubject(node string) pkix.Name {

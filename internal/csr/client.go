@@ -76,23 +76,23 @@ const clockTolerance = 10 * time.Second
 // clientChecks are all the rules, in this order: who sent the CSR, then evidence of theft, so that no lesser defect hides it, then the
 // rest.
 var clientChecks = []check{
-	sentWithToken,
-	sentAfterTokenWasMade,
-	sentWithLiveToken,
-	hasNoOtherIdentity,
-	asksKubeletClientSigner,
-	isOfModestSize,
-	isOnePEMBlock,
-	hasTokensSubject,
-	hasPinnedKey,
-	hasPlainMetadata,
-	isSigned,
-	hasSoundKey,
-	livesAYearAtMost,
-	hasClientUsages,
-	asksForNothingElse,
-	hasClaimedKey,
-	hasKeyOfNoOtherNode,
+	{"sentWithToken", sentWithToken},
+	{"sentAfterTokenWasMade", sentAfterTokenWasMade},
+	{"sentWithLiveToken", sentWithLiveToken},
+	{"hasNoOtherIdentity", hasNoOtherIdentity},
+	{"asksKubeletClientSigner", asksKubeletClientSigner},
+	{"isOfModestSize", isOfModestSize},
+	{"isOnePEMBlock", isOnePEMBlock},
+	{"hasTokensSubject", hasTokensSubject},
+	{"hasPinnedKey", hasPinnedKey},
+	{"hasPlainMetadata", hasPlainMetadata},
+	{"isSigned", isSigned},
+	{"hasSoundKey", hasSoundKey},
+	{"livesAYearAtMost", livesAYearAtMost},
+	{"hasClientUsages", hasClientUsages},
+	{"asksForNothingElse", asksForNothingElse},
+	{"hasClaimedKey", hasClaimedKey},
+	{"hasKeyOfNoOtherNode", hasKeyOfNoOtherNode},
 }
 
 // Evaluate is the verdict on a CSR that may have been sent with a bootstrap token.
@@ -118,24 +118,27 @@ func DeniesClient(reason string) bool {
 
 func sentWithToken(e *evaluation) *Result {
 	if e.csr.Spec.Username != bootstrapapi.BootstrapUserPrefix+e.client.TokenID {
-		return objection(Leave, ReasonNotOurs, "the request was not sent with the token %s", e.client.TokenID)
+		return objection(Leave, ReasonNotOurs, "the request was sent by %.300q, not with the token %s", e.csr.Spec.Username, e.client.TokenID)
 	}
 	return nil
 }
 
 func sentAfterTokenWasMade(e *evaluation) *Result {
 	if e.csr.CreationTimestamp.Add(clockTolerance).Before(e.client.TokenCreated) {
-		return objection(Leave, ReasonOlderThanToken, "the request is older than the token %s", e.client.TokenID)
+		return objection(Leave, ReasonOlderThanToken, "the request was sent at %s, before the token %s was created at %s", stamp(e.csr.CreationTimestamp.Time), e.client.TokenID, stamp(e.client.TokenCreated))
 	}
 	return nil
 }
 
 func sentWithLiveToken(e *evaluation) *Result {
 	if !e.client.Now.Before(e.client.TokenExpires) {
-		return objection(Leave, ReasonTokenExpired, "the token %s has expired", e.client.TokenID)
+		return objection(Leave, ReasonTokenExpired, "the token %s expired at %s", e.client.TokenID, stamp(e.client.TokenExpires))
 	}
 	return nil
 }
+
+// stamp is a time in a message.
+func stamp(at time.Time) string { return at.UTC().Format(time.RFC3339) }
 
 // hasNoOtherIdentity compares with the identity that the API server's token authenticator gives every bootstrap token
 // (plugin/pkg/auth/authenticator/token/bootstrap): no uid, no extra, and these groups.
@@ -192,7 +195,7 @@ func asksForNothingElse(e *evaluation) *Result {
 	if len(e.parsed.DNSNames) == 0 && len(e.parsed.IPAddresses) == 0 && isCanonical(e) {
 		return nil
 	}
-	return deny(ReasonUnexpectedAttributes, "the request has names, extensions or attributes, or hidden data; that of a kubelet for a client certificate has none of these"+stockKubelet)
+	return deny(ReasonUnexpectedAttributes, "the request has %s; that of a kubelet for a client certificate has no names, extensions, attributes or hidden data"+stockKubelet, surplus(e.parsed, true))
 }
 
 // hasClaimedKey binds a token to one key, plus the allowed replacements. A kubelet with rotateCertificates keeps its key in memory until
@@ -203,7 +206,7 @@ func hasClaimedKey(e *evaluation) *Result {
 	case e.client.PinnedKey != "" || len(claimed) == 0 || slices.Contains(claimed, fingerprint(e.parsed)):
 		return nil
 	case e.csr.CreationTimestamp.Time.Before(e.client.ClaimedAt):
-		return deny(ReasonSuperseded, "while this request was pending, another one with another key (%s) was approved", claimed[len(claimed)-1])
+		return deny(ReasonSuperseded, "while this request was pending, another one with another key (%s) was approved; the key of this one is %s", claimed[len(claimed)-1], fingerprint(e.parsed))
 	case e.client.ClaimUsed:
 		return deny(ReasonSecondKey, "another key (%s) was approved with this token before, and a machine works with it as the node: two machines "+
 			"have the kubeconfig. Compare the keys (docs/security.md), then request a reissue: %s", strings.Join(claimed, ", "), ReissueCommand(e.node))

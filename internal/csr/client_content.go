@@ -10,12 +10,12 @@ import (
 
 // contentChecks are those of clientChecks that need only the certificate request and the node's name, in the same order.
 var contentChecks = []check{
-	isOfModestSize,
-	isOnePEMBlock,
-	hasTokensSubject,
-	isSigned,
-	hasSoundKey,
-	asksForNothingElse,
+	{"isOfModestSize", isOfModestSize},
+	{"isOnePEMBlock", isOnePEMBlock},
+	{"hasTokensSubject", hasTokensSubject},
+	{"isSigned", isSigned},
+	{"hasSoundKey", hasSoundKey},
+	{"asksForNothingElse", asksForNothingElse},
 }
 
 // EvaluateContent is the verdict of [Evaluate] as far as it depends on the certificate request in PEM: for a node's kubelet client

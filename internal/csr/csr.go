@@ -66,6 +66,8 @@ type Result struct {
 	Reason string
 	// Message says what the CSR requests, what was expected and what to do.
 	Message string
+	// Check is the name of the check with the objection; empty if none has one.
+	Check string
 	// KeyFingerprint is SHA256:<hex> of the DER SubjectPublicKeyInfo; empty when no key could be read.
 	KeyFingerprint string
 }
@@ -82,15 +84,21 @@ type evaluation struct {
 	parsed *x509.CertificateRequest
 }
 
-// A check returns nil if it has no objection to the CSR.
-type check func(*evaluation) *Result
+// A check is one requirement. requirements has a sentence on each.
+type check struct {
+	// name is that of the function.
+	name string
+	// objection returns nil if the CSR has what the check requires.
+	objection func(*evaluation) *Result
+}
 
 // run is the verdict of the first check with an objection, otherwise approved.
 func (e *evaluation) run(checks []check, approved Result) Result {
 	result := approved
 	for _, check := range checks {
-		if finding := check(e); finding != nil {
-			result = *finding
+		if objection := check.objection(e); objection != nil {
+			result = *objection
+			result.Check = check.name
 			break
 		}
 	}

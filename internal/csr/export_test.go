@@ -16,10 +16,19 @@ func ServingCheckNames() []string { return namesOfChecks(servingChecks) }
 
 func namesOfChecks(checks []check) (names []string) {
 	for _, c := range checks {
-		full := runtime.FuncForPC(reflect.ValueOf(c).Pointer()).Name()
-		names = append(names, full[strings.LastIndexByte(full, '.')+1:])
+		names = append(names, c.name)
 	}
 	return names
+}
+
+// FunctionsOfChecks are the names of the functions of all checks, by the name of the check.
+func FunctionsOfChecks() map[string]string {
+	functions := map[string]string{}
+	for _, c := range slices.Concat(clientChecks, servingChecks, contentChecks) {
+		full := runtime.FuncForPC(reflect.ValueOf(c.objection).Pointer()).Name()
+		functions[c.name] = full[strings.LastIndexByte(full, '.')+1:]
+	}
+	return functions
 }
 
 // EvaluateWithout is Evaluate without one of its checks.

@@ -46,21 +46,21 @@ const credentialID = "authentication.kubernetes.io/credential-id"
 // servingChecks are all the rules, in this order: who sent the CSR, then its metadata and spec, then its content, then whether the node
 // may serve at the addresses that it names.
 var servingChecks = []check{
-	sentByNode,
-	addressesAreDeclared,
-	hasPlainMetadata,
-	livesAYearAtMost,
-	isOfModestSize,
-	isOnePEMBlock,
-	isSigned,
-	hasSoundKey,
-	hasServingUsages,
-	hasRequestersSubject,
-	namesAnAddress,
-	asksForAddressesAlone,
-	namesNothingReserved,
-	namesNothingOfOthers,
-	namesWhatIsDeclared,
+	{"sentByNode", sentByNode},
+	{"addressesAreDeclared", addressesAreDeclared},
+	{"hasPlainMetadata", hasPlainMetadata},
+	{"livesAYearAtMost", livesAYearAtMost},
+	{"isOfModestSize", isOfModestSize},
+	{"isOnePEMBlock", isOnePEMBlock},
+	{"isSigned", isSigned},
+	{"hasSoundKey", hasSoundKey},
+	{"hasServingUsages", hasServingUsages},
+	{"hasRequestersSubject", hasRequestersSubject},
+	{"namesAnAddress", namesAnAddress},
+	{"asksForAddressesAlone", asksForAddressesAlone},
+	{"namesNothingReserved", namesNothingReserved},
+	{"namesNothingOfOthers", namesNothingOfOthers},
+	{"namesWhatIsDeclared", namesWhatIsDeclared},
 }
 
 // EvaluateServing is the verdict on a CSR for a serving certificate.
@@ -96,7 +96,7 @@ func sentByNode(e *evaluation) *Result {
 		slices.Equal(groups, []string{everyGroup, nodesGroup}) && spec.UID == "" && extra == 0 {
 		return nil
 	}
-	return objection(Leave, ReasonNotOurs, "the request was not sent by the kubelet of the node %s with its certificate, for a serving certificate", e.node)
+	return objection(Leave, ReasonNotOurs, "the request was sent by %.200q in the groups %.200q for the signer %.200q, not by the kubelet of the node %s with its certificate for a serving certificate", spec.Username, groups, spec.SignerName, e.node)
 }
 
 func addressesAreDeclared(e *evaluation) *Result {
@@ -123,7 +123,7 @@ func asksForAddressesAlone(e *evaluation) *Result {
 	if isCanonical(e) {
 		return nil
 	}
-	return deny(ReasonUnexpectedAttributes, "the request has more than DNS names and IPs, or hidden data; that of a kubelet for a serving certificate has nothing else"+stockKubelet)
+	return deny(ReasonUnexpectedAttributes, "the request has %s; that of a kubelet for a serving certificate has DNS names and IPs and nothing else"+stockKubelet, surplus(e.parsed, false))
 }
 
 func namesNothingReserved(e *evaluation) *Result {
