@@ -16,8 +16,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
-	"github.com/nodebootstrap/nodebootstrap/controllers/node"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -58,7 +58,7 @@ func TestLeaseRenewedGoesByTheServersClock(t *testing.T) {
 		Spec:       coordinationv1.LeaseSpec{RenewTime: &inAnHour},
 	}
 	cluster.Create(t, lease)
-	first := node.LeaseRenewed(lease)
+	first := lifecycle.LeaseRenewed(lease)
 	if ago := time.Since(first); ago < -time.Second || ago > time.Minute {
 		t.Fatalf("it was renewed %s ago", ago)
 	}
@@ -68,7 +68,7 @@ func TestLeaseRenewedGoesByTheServersClock(t *testing.T) {
 		if err := cluster.Client.Update(t.Context(), lease); err != nil {
 			return err
 		}
-		switch again := node.LeaseRenewed(lease); {
+		switch again := lifecycle.LeaseRenewed(lease); {
 		case !again.After(first):
 			return fmt.Errorf("it was renewed at %s, as before", again)
 		case time.Since(again) < -time.Second:

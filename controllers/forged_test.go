@@ -17,7 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/controllers/node"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -46,7 +46,7 @@ func renews(t *testing.T, name string, after time.Time) {
 		if err := cluster.Client.Update(t.Context(), lease); err != nil {
 			return err
 		}
-		if renewed := node.LeaseRenewed(lease); renewed.Before(after.Add(time.Second)) {
+		if renewed := lifecycle.LeaseRenewed(lease); renewed.Before(after.Add(time.Second)) {
 			return fmt.Errorf("it was renewed at %s, want a time after %s: %+v", renewed, after, lease.ManagedFields)
 		}
 		return nil

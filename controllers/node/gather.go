@@ -6,14 +6,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
@@ -123,25 +120,9 @@ func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts) err
 	f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
 	lease, err := objects.Find(ctx, r.Uncached, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
 	if err == nil && lease != nil {
-		f.LeaseRenewed = LeaseRenewed(lease)
+		f.LeaseRenewed = lifecycle.LeaseRenewed(lease)
 	}
 	return err
-}
-
-// LeaseRenewed is when a node's Lease was last renewed, by the API server's clock, in whole seconds, from metadata.managedFields. The
-// time in the Lease's spec is by the node's clock. If that clock is fast, the Lease from before a reinstall would look renewed after the
-// approval of a certificate that the kubelet does not have yet.
-func LeaseRenewed(l *coordinationv1.Lease) time.Time {
-	var renewed time.Time
-	for _, m := range l.ManagedFields {
-		if m.Time != nil && m.Time.After(renewed) && m.FieldsV1 != nil && strings.Contains(m.FieldsV1.GetRawString(), `"f:renewTime"`) {
-			renewed = m.Time.Time
-		}
-	}
-	if renewed.IsZero() && l.Spec.RenewTime != nil {
-		return l.Spec.RenewTime.Time
-	}
-	return renewed
 }
 
 // wholeNodeBootstrap reads the CA of a large NodeBootstrap, which is not in the cache: a bundle can have 64 KiB, and each
@@ -218,7 +199,7 @@ func (r *Reconciler) cachedTokens(ctx context.Context, node string, nb *v1alpha1
 // tokenCSRs returns the CSRs that were sent with tokens that the node has or had, and those that name the node and were sent
 // with deleted tokens in our group.
 func (r *Reconciler) tokenCSRs(ctx context.Context, f *lifecycle.Facts) ([]*certificatesv1.CertificateSigningRequest, error) {
-	ids := knownTokenIDs(f)
+	ids := f.KnownTokenIDs()
 	var out []*certificatesv1.CertificateSigningRequest
 	for id := range ids {
 		var list certificatesv1.CertificateSigningRequestList
@@ -265,24 +246,4 @@ func (r *Reconciler) tokenAbsent(ctx context.Context, id string) (bool, error) {
 		}
 	}
 	return true, nil
-}
-
-func knownTokenIDs(f *lifecycle.Facts) sets.Set[string] {
-	ids := sets.New[string]()
-	for _, s := range f.TokenSecrets {
-		ids.Insert(token.IDOfSecret(s.Name))
-	}
-	if f.NodeBootstrap != nil {
-		if t := f.NodeBootstrap.Status.Token; t != nil {
-			ids.Insert(t.ID)
-		}
-		for _, t := range f.NodeBootstrap.Status.Tokens {
-			ids.Insert(t.ID)
-		}
-		for _, d := range f.NodeBootstrap.Status.Certificates { // their certificates may have been issued since
-			ids.Insert(d.TokenID)
-		}
-	}
-	ids.Delete("") // from serving certificates and Secrets that cannot hold a token
-	return ids
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,21 +33,17 @@ func (r *Reconciler) keysElsewhere(ctx context.Context, nb *v1alpha1.NodeBootstr
 	return out, nil
 }
 
-// nodeOfKey returns the other node that a key is claimed for; empty for none. A key that two NodeBootstraps pin is claimed for neither.
+// nodeOfKey returns the other node that a key is claimed for; empty for none.
 func (r *Reconciler) nodeOfKey(ctx context.Context, own *v1alpha1.NodeBootstrap, key string) (string, error) {
-	node, pins := own.Name, own.Spec.PinnedKey() == key
 	list, err := r.withKey(ctx, key)
 	if err != nil {
 		return "", err
 	}
-	for i := range list {
-		nb := &list[i]
-		if nb.Name != node && lifecycle.Claims(nb, key) && (!pins || nb.Spec.PinnedKey() != key) {
-			return nb.Name, nil
-		}
+	if other := lifecycle.KeyElsewhere(own, list, key); other != "" {
+		return other, nil
 	}
 	holder := r.keys.holder(key)
-	if holder == "" || holder == node {
+	if holder == "" || holder == own.Name {
 		return "", nil
 	}
 	nb, err := objects.FindNodeBootstrap(ctx, r.Uncached, holder)
@@ -79,14 +74,7 @@ func (r *Reconciler) pinnedElsewhere(ctx context.Context, own *v1alpha1.NodeBoot
 		return nil, nil
 	}
 	list, err := r.withKey(ctx, key)
-	var out []string
-	for i := range list {
-		if nb := &list[i]; nb.Name != own.Name && nb.Spec.PinnedKey() == key && nb.DeletionTimestamp == nil {
-			out = append(out, nb.Name)
-		}
-	}
-	slices.Sort(out)
-	return out, err
+	return lifecycle.PinnedElsewhere(own, list), err
 }
 
 // holdKeys holds the keys that a plan approves while their claims are written, until stored is called: of two nodes with the

@@ -59,15 +59,15 @@ func (r *Reconciler) reservedAddresses(ctx context.Context, f *lifecycle.Facts) 
 	for _, host := range kubeconfig.ServerHosts(f.NodeBootstrap) {
 		out = append(out, kubeconfig.ReservedByNodeBootstrap(host, f.Name))
 	}
-	service, err := objects.Find(ctx, r.Client, metav1.NamespaceDefault, objects.APIServerService, &corev1.Service{})
+	service, err := objects.Find(ctx, r.Client, metav1.NamespaceDefault, kubeconfig.APIServerService, &corev1.Service{})
 	if err != nil {
 		return nil, err
 	}
-	slice, err := objects.Find(ctx, r.Client, metav1.NamespaceDefault, objects.APIServerService, &discoveryv1.EndpointSlice{})
+	slice, err := objects.Find(ctx, r.Client, metav1.NamespaceDefault, kubeconfig.APIServerService, &discoveryv1.EndpointSlice{})
 	if err != nil {
 		return nil, err
 	}
-	out = append(out, reservedByService(service, slice)...)
+	out = append(out, kubeconfig.ReservedByService(service, slice)...)
 	known := sets.New[string]()
 	for _, one := range out {
 		known.Insert(csr.HostKey(one.Host))
@@ -85,31 +85,6 @@ func (r *Reconciler) reservedAddresses(ctx context.Context, f *lifecycle.Facts) 
 		}
 	}
 	return out, nil
-}
-
-// reservedByService returns the addresses of the API server's Service and of its endpoints; either may be nil.
-func reservedByService(service *corev1.Service, slice *discoveryv1.EndpointSlice) []csr.Reservation {
-	var out []csr.Reservation
-	add := func(by string, hosts ...string) {
-		for _, host := range hosts {
-			out = append(out, csr.Reservation{Host: host, By: by + " in the namespace default"})
-		}
-	}
-	if service != nil {
-		const by = "the Service " + objects.APIServerService
-		add(by, service.Spec.ClusterIP, service.Spec.LoadBalancerIP, service.Spec.ExternalName)
-		add(by, service.Spec.ClusterIPs...)
-		add(by, service.Spec.ExternalIPs...)
-		for _, ingress := range service.Status.LoadBalancer.Ingress {
-			add(by, ingress.IP, ingress.Hostname)
-		}
-	}
-	if slice != nil {
-		for _, e := range slice.Endpoints {
-			add("the EndpointSlice "+objects.APIServerService, e.Addresses...)
-		}
-	}
-	return out
 }
 
 // namesBy returns the names of the NodeBootstraps that an index has for a value, sorted, since the cache has no order.

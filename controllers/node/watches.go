@@ -25,6 +25,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
@@ -111,7 +112,7 @@ func (r *Reconciler) requestsOfSecret(ctx context.Context, o client.Object) []re
 		log.FromContext(ctx).Error(err, "listing the requests sent with a token", "token", id)
 	}
 	for i := range sent.Items {
-		out = append(out, requestsFor(objects.RequestedNode(&sent.Items[i]))...)
+		out = append(out, requestsFor(lifecycle.RequestedNode(&sent.Items[i]))...)
 	}
 	return out
 }
@@ -123,7 +124,7 @@ func (r *Reconciler) requestsOfCSR(ctx context.Context, o client.Object) []recon
 	if !ok {
 		return nil
 	}
-	if node := objects.ServingNode(request); node != "" {
+	if node := lifecycle.ServingNode(request); node != "" {
 		return r.requestsOfServing(ctx, node)
 	}
 	if !slices.Contains(request.Spec.Groups, token.Group) {
@@ -137,7 +138,7 @@ func (r *Reconciler) requestsOfCSR(ctx context.Context, o client.Object) []recon
 	if secret != nil && owned.NodeOf(secret) != "" {
 		return requestsFor(owned.NodeOf(secret))
 	}
-	return requestsFor(objects.RequestedNode(request))
+	return requestsFor(lifecycle.RequestedNode(request))
 }
 
 // requestsOfServing ignores nodes without declared addresses.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -67,7 +66,7 @@ func CacheOptions(namespace string) cache.Options {
 		namespace:              {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, RootCAConfigMap)},
 	}
 	ofAPIServer := map[string]cache.Config{
-		metav1.NamespaceDefault: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, APIServerService)},
+		metav1.NamespaceDefault: {FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, kubeconfig.APIServerService)},
 	}
 	return cache.Options{
 		ReaderFailOnMissingInformer: true,
@@ -93,8 +92,8 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	for _, i := range []index{
 		indexBy(IndexNode, oneValue(indexedNode)),
 		indexBy(IndexToken, oneValue(func(r *certificatesv1.CertificateSigningRequest) string { return token.IDOfUser(r.Spec.Username) })),
-		indexBy(IndexNode, oneValue(RequestedNode)),
-		indexBy(IndexServing, oneValue(ServingNode)),
+		indexBy(IndexNode, oneValue(lifecycle.RequestedNode)),
+		indexBy(IndexServing, oneValue(lifecycle.ServingNode)),
 		indexBy(IndexAddress, func(nb *v1alpha1.NodeBootstrap) []string {
 			return csr.DeclaredAddresses(nb.Spec.ServingCertificate.Addresses)
 		}),
@@ -140,23 +139,6 @@ func indexedNode(s *corev1.Secret) string {
 	return node
 }
 
-// RequestedNode returns the node that a CSR names, if it was sent with a token of ours: the API server sets the groups.
-func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
-	if !slices.Contains(r.Spec.Groups, token.Group) {
-		return ""
-	}
-	return csr.RequestedNode(r)
-}
-
-// ServingNode returns the node that sent a CSR for a serving certificate; empty for other CSRs.
-func ServingNode(r *certificatesv1.CertificateSigningRequest) string {
-	node, ok := strings.CutPrefix(r.Spec.Username, "system:node:")
-	if !ok || r.Spec.SignerName != certificatesv1.KubeletServingSignerName {
-		return ""
-	}
-	return node
-}
-
 func tokenUsers(b *rbacv1.ClusterRoleBinding) []string {
 	var users []string
 	for _, s := range b.Subjects {
@@ -184,9 +166,6 @@ const (
 	// RootCAKey is the key of the CA in it.
 	RootCAKey = "ca.crt"
 )
-
-// APIServerService is the Service of the API server, and its EndpointSlice, in the namespace default.
-const APIServerService = "kubernetes"
 
 // NewScheme returns a scheme with all types that the operator reads and writes.
 func NewScheme() (*runtime.Scheme, error) {

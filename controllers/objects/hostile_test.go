@@ -133,8 +133,8 @@ func hostileObjects(t *testing.T) map[string]hostileObject {
 		user := rbacv1.Subject{Kind: rbacv1.UserKind, Name: fmt.Sprintf("system:bootstrap:%06d", i), Namespace: strings.Repeat("n", 200)}
 		binding.Subjects, ours.Subjects = append(binding.Subjects, user), append(ours.Subjects, user)
 	}
-	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: APIServerService}, Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.0.0.1"}, Selector: map[string]string{"a": long}}}
-	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: APIServerService}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, Zone: new(long)}}}
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: kubeconfig.APIServerService}, Spec: corev1.ServiceSpec{ClusterIPs: []string{"10.0.0.1"}, Selector: map[string]string{"a": long}}}
+	slice := &discoveryv1.EndpointSlice{ObjectMeta: metav1.ObjectMeta{Name: kubeconfig.APIServerService}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}, Zone: new(long)}}}
 	configMap := func(name, key string) *corev1.ConfigMap {
 		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{key: long, "other": long}, BinaryData: hostileData()}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
@@ -143,7 +144,7 @@ const (
 var cutRequest = transform(func(r *certificatesv1.CertificateSigningRequest) {
 	finalizers, owners := len(r.Finalizers) > 0, len(r.OwnerReferences) > 0
 	left := bareMetadata(&r.ObjectMeta, r.Size(), nil, nil)
-	if !slices.Contains(r.Spec.Groups, token.Group) && ServingNode(r) == "" {
+	if !slices.Contains(r.Spec.Groups, token.Group) && lifecycle.ServingNode(r) == "" {
 		r.Spec, r.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
 		return
 	}

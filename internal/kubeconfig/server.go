@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/idna"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
@@ -153,6 +155,34 @@ func ReservedByCertificate(c *x509.Certificate) []csr.Reservation {
 	}
 	for _, ip := range c.IPAddresses {
 		out = append(out, csr.Reservation{Host: ip.String(), By: fromCertificate})
+	}
+	return out
+}
+
+// APIServerService is the Service of the API server, and its EndpointSlice, in the namespace default.
+const APIServerService = "kubernetes"
+
+// ReservedByService returns the addresses of the API server's Service and of its endpoints; either may be nil.
+func ReservedByService(service *corev1.Service, slice *discoveryv1.EndpointSlice) []csr.Reservation {
+	var out []csr.Reservation
+	add := func(by string, hosts ...string) {
+		for _, host := range hosts {
+			out = append(out, csr.Reservation{Host: host, By: by + " in the namespace default"})
+		}
+	}
+	if service != nil {
+		const by = "the Service " + APIServerService
+		add(by, service.Spec.ClusterIP, service.Spec.LoadBalancerIP, service.Spec.ExternalName)
+		add(by, service.Spec.ClusterIPs...)
+		add(by, service.Spec.ExternalIPs...)
+		for _, ingress := range service.Status.LoadBalancer.Ingress {
+			add(by, ingress.IP, ingress.Hostname)
+		}
+	}
+	if slice != nil {
+		for _, e := range slice.Endpoints {
+			add("the EndpointSlice "+APIServerService, e.Addresses...)
+		}
 	}
 	return out
 }

@@ -47,26 +47,31 @@ type sentCSR struct {
 	result csr.Result
 }
 
-// A rule reports whether it has settled what happens to a CSR.
-type rule func(*judge, *sentCSR) bool
+// A rule can settle what happens to a CSR.
+type rule struct {
+	// name is that of the function.
+	name string
+	// settles reports whether it has.
+	settles func(*judge, *sentCSR) bool
+}
 
 // tokenRules are all the rules for CSRs that were sent with a live token, in this order. The first one that settles a CSR ends the
 // evaluation.
 var tokenRules = []rule{
-	isApprovedAsDecided,
-	isSettledAndKnown,
-	isBeyondTheLimit,
-	isEvaluated,
-	isSettledByOthers,
-	isNotOfThisToken,
-	isApprovedByOthers,
-	isLeftToControllerManager,
-	asksAnotherSigner,
-	isDenied,
-	isLeftToAPerson,
-	isPinned,
-	isHeld,
-	isToApprove,
+	{"isApprovedAsDecided", isApprovedAsDecided},
+	{"isSettledAndKnown", isSettledAndKnown},
+	{"isBeyondTheLimit", isBeyondTheLimit},
+	{"isEvaluated", isEvaluated},
+	{"isSettledByOthers", isSettledByOthers},
+	{"isNotOfThisToken", isNotOfThisToken},
+	{"isApprovedByOthers", isApprovedByOthers},
+	{"isLeftToControllerManager", isLeftToControllerManager},
+	{"asksAnotherSigner", asksAnotherSigner},
+	{"isDenied", isDenied},
+	{"isLeftToAPerson", isLeftToAPerson},
+	{"isPinned", isPinned},
+	{"isHeld", isHeld},
+	{"isToApprove", isToApprove},
 }
 
 func (p *Plan) judgeOf(f *Facts, t *token.Token, now time.Time) *judge {
@@ -93,8 +98,9 @@ func (j *judge) judge(r *certificatesv1.CertificateSigningRequest) {
 	if s.decided != nil && endsDecisions(*s.decided) {
 		s.decided = nil
 	}
-	for _, settles := range tokenRules {
-		if settles(j, s) {
+	for _, rule := range tokenRules {
+		if rule.settles(j, s) {
+			j.p.explain(r, rule.name, s.result)
 			return
 		}
 	}

@@ -88,6 +88,8 @@ type Plan struct {
 
 	Keys []v1alpha1.SentKey // the keys sent with one token, if there is more than one
 
+	explained *explained // nil unless the plan is made to explain a CSR
+
 	Requeue
 }
 
@@ -123,6 +125,11 @@ func (p *Plan) Revokes() bool {
 // Decide is the plan that makes the cluster follow the one rule (docs/design.md).
 func Decide(f *Facts, now time.Time) Plan {
 	p := Plan{}
+	p.decide(f, now)
+	return p
+}
+
+func (p *Plan) decide(f *Facts, now time.Time) {
 	switch {
 	case f.NodeBootstrap == nil:
 		p.deleteCredential(f, Gone)
@@ -136,7 +143,6 @@ func Decide(f *Facts, now time.Time) Plan {
 	p.noteTokenIDs(f)
 	p.noteOutliving(f, now)
 	p.noteKeys(f)
-	return p
 }
 
 // await ensures one live credential, and no other except for a predecessor that expires after a renewal.

@@ -35,6 +35,7 @@ func (p *Plan) decideRequests(f *Facts, now time.Time) {
 			j.judge(r)
 		case !csr.Issued(r) && (csr.Undecided(r) || csr.IsApproved(r)): // a denied or failed CSR stays visible until Kubernetes deletes it
 			p.deleteRequest(r, tokenRevoked)
+			p.explain(r, ruleOfRevokedToken, csr.Result{})
 		}
 	}
 }

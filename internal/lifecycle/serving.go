@@ -30,6 +30,7 @@ func (p *Plan) decideServing(f *Facts, now time.Time) {
 	}
 	for _, r := range waiting {
 		result := p.servingVerdict(f, r)
+		p.explain(r, ruleOfServing, result)
 		switch result.Verdict {
 		case csr.Leave:
 			continue

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package node
+package lifecycle_test
 
 import (
 	"testing"
@@ -8,6 +8,8 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 )
 
 func TestLeaseRenewed(t *testing.T) {
@@ -33,7 +35,7 @@ func TestLeaseRenewed(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			l := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{ManagedFields: tt.managed}, Spec: coordinationv1.LeaseSpec{RenewTime: tt.renewTime}}
-			if got := LeaseRenewed(l); !got.Equal(tt.want) {
+			if got := lifecycle.LeaseRenewed(l); !got.Equal(tt.want) {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})
