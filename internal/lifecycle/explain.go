@@ -49,6 +49,9 @@ const (
 	ruleOfServing      = "servingVerdict"
 )
 
+// misusedWithOthers is the message of a CSR that nothing else is wrong with, and that is deleted with its token.
+const misusedWithOthers = "the token is misused, by this or another request, and is revoked with everything that was sent with it"
+
 // Judgement is what a plan does with one CSR, and why.
 type Judgement struct {
 	Outcome Outcome
@@ -126,7 +129,7 @@ func (p *Plan) inaction(f *Facts, r *certificatesv1.CertificateSigningRequest, j
 	case !csr.Undecided(r):
 		return Settled, "", "it has its verdict"
 	case j.Rule != "" && j.Rule != ruleOfServing && p.LiveToken(token.IDOfUser(r.Spec.Username)) == nil: // letGoOfUnclaimed dropped it
-		return Deletes, decisions.ReasonTokenRevoked, "the token is misused, by this or another request, and is revoked with everything that was sent with it"
+		return Deletes, decisions.ReasonTokenRevoked, misusedWithOthers
 	case j.Rule == "isBeyondTheLimit":
 		return Leaves, p.exhaustedBy(f, r), fmt.Sprintf("%d requests of the token were decided on: this one and all that follow are left alone", decisions.MaxDecisionsPerToken)
 	case j.Rule == "isLeftToControllerManager":

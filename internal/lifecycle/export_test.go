@@ -3,6 +3,9 @@
 package lifecycle
 
 import (
+	"reflect"
+	"runtime"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -37,3 +40,15 @@ func (x *Plan) DeleteRequest(r *certificatesv1.CertificateSigningRequest, why cs
 }
 
 var TokenRevoked = tokenRevoked
+
+// TokenRules are the names of the rules, in their order, with those of their functions.
+func TokenRules() (names, functions []string) {
+	for _, r := range tokenRules {
+		names = append(names, r.name)
+		full := runtime.FuncForPC(reflect.ValueOf(r.settles).Pointer()).Name()
+		functions = append(functions, full[strings.LastIndexByte(full, '.')+1:])
+	}
+	return names, functions
+}
+
+const MisusedWithOthers = misusedWithOthers
