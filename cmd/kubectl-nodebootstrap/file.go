@@ -27,7 +27,7 @@ func writeFile(path string, content []byte, overwrite bool) error {
 	err = os.Link(temporary, path) // unlike a rename, it fails if the file exists
 	switch {
 	case errors.Is(err, fs.ErrExist):
-		return existsError(path)
+		return fileExistsError(path)
 	case err != nil:
 		return fmt.Errorf("%w: if the file system has no hard links, use --overwrite", err)
 	}
@@ -60,9 +60,9 @@ func checkAbsent(path string) error {
 	case err != nil:
 		return err
 	}
-	return existsError(path)
+	return fileExistsError(path)
 }
 
-func existsError(path string) error {
+func fileExistsError(path string) error {
 	return fmt.Errorf("%s already exists: choose another file, or replace it with --overwrite", path)
 }

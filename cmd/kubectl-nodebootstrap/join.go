@@ -16,6 +16,8 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/cli-runtime/pkg/printers"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
 )
 
 type joinOptions struct {
@@ -28,7 +30,8 @@ type joinOptions struct {
 	waitFor  string
 	output   *outputFlag
 	dryRun   bool
-	create   createOptions
+	create   bool
+	fields   createOptions
 	script   scriptFlags
 }
 
@@ -71,7 +74,7 @@ Requires what kubectl nodebootstrap sign requires, and permission to get nodes; 
 		RunE: func(cmd *cobra.Command, args []string) error {
 			targets, err := o.targets(args)
 			if err == nil {
-				err = o.validate(len(targets))
+				err = errors.Join(o.validate(len(targets)), o.validateCreate(cmd))
 			}
 			if err != nil {
 				return usageError(cmd, err)
@@ -88,6 +91,9 @@ Requires what kubectl nodebootstrap sign requires, and permission to get nodes; 
 	}
 	o.output = addOutput(cmd)
 	o.addFlags(cmd.Flags())
+	o.fields.addFlags(cmd, "server-url", "With --create: ")
+	complete(cmd, "wait-for", waitForReady, waitForJoined)
+	complete(cmd, "with", string(nodescript.Kubelet), string(nodescript.Kubeadm))
 	return cmd
 }
 
@@ -100,7 +106,7 @@ func (o *joinOptions) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.waitFor, "wait-for", "", "Succeed when the node is ready or joined. By default the command waits for ready, but no longer than "+
 		readyPatience.String()+" after the node has joined.")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "Run only the checks on the machine, and print the script.")
-	o.create.addFlags(flags)
+	flags.BoolVar(&o.create, "create", false, "Create the NodeBootstrap if it does not exist.")
 	o.script.add(flags)
 }
 
@@ -152,7 +158,7 @@ func (o *joinOptions) validate(machines int) error {
 	case o.dryRun && machines > 1:
 		return errors.New("--dry-run goes with one machine")
 	}
-	return errors.Join(o.create.validate(), o.script.validate())
+	return o.script.validate()
 }
 
 // joinResult is the result of one machine, as in the JSON summary.

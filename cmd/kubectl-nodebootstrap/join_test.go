@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -219,7 +220,7 @@ func TestJoinUsage(t *testing.T) {
 		"unknown output":             {[]string{node, "--ssh", host, "-o", "wide"}, `write json or yaml`},
 		"dry run with a summary":     {[]string{node, "--ssh", host, "--dry-run", "-o", "json"}, "--output"},
 		"dry run of two":             {[]string{node + "=a", "worker-2=b", "--dry-run"}, "one machine"},
-		"a server without --create":  {[]string{node, "--ssh", host, "--server-url", "https://api"}, "require --create"},
+		"a server without --create":  {[]string{node, "--ssh", host, "--server-url", "https://api"}, "--server-url requires --create"},
 		"an unknown flag for a host": {[]string{node, "--host", host}, "--host"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -250,17 +251,10 @@ func TestJoinCreate(t *testing.T) {
 
 	m = missing()
 	m.cluster.funcs.Create = func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.CreateOption) error {
-		nb, ok := o.(*v1alpha1.NodeBootstrap)
-		if !ok {
-			r := o.(*certificatesv1.CertificateSigningRequest)
+		if r, ok := o.(*certificatesv1.CertificateSigningRequest); ok {
 			return errors.Join(c.Create(ctx, o, opts...), m.answer(ctx, c, r.DeepCopy()))
 		}
-		if err := c.Create(ctx, nb); err != nil {
-			return err
-		}
-		status := awaiting().Status
-		status.DeepCopyInto(&nb.Status)
-		return c.Status().Update(ctx, nb)
+		return errors.Join(c.Create(ctx, o), put(ctx, c, awaiting()))
 	}
 	r = m.execute(t, node, "--ssh", host, "--create", "--server-url", "https://api.example.com:6443", "--serving-address", "worker-1,192.0.2.7", "--ttl", "1h")
 	if r.err != nil {
@@ -271,7 +265,7 @@ func TestJoinCreate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if nb.Spec.Cluster.Server != "https://api.example.com:6443" || fmt.Sprint(nb.Spec.ServingCertificate.Addresses) != "[worker-1 192.0.2.7]" ||
-		nb.Spec.Token.TTL.Duration.String() != "1h0m0s" {
+		nb.Spec.TokenTTL() != time.Hour {
 		t.Errorf("created %+v", nb.Spec)
 	}
 	mention(t, "the timeline", r.errOut, "created NodeBootstrap worker-1")

@@ -262,6 +262,8 @@ type waiting struct {
 	onWatch func(ctx context.Context, c client.WithWatch, n int) error
 	limit   string
 	command string // by default kubeconfig
+	// joined writes the limit after =.
+	joined bool
 }
 
 func (w waiting) execute(t *testing.T) result {
@@ -274,7 +276,11 @@ func (w waiting) execute(t *testing.T) result {
 		}
 		return i, err
 	}
-	return w.cluster.execute(t, cmp.Or(w.command, "kubeconfig"), node, "--wait", w.limit)
+	limit := []string{"--wait", w.limit}
+	if w.joined {
+		limit = []string{"--wait=" + w.limit}
+	}
+	return w.cluster.execute(t, append([]string{cmp.Or(w.command, "kubeconfig"), node}, limit...)...)
 }
 
 // put stores the status of the NodeBootstrap.

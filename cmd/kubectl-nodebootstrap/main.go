@@ -93,6 +93,7 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 	cmd.SetFlagErrorFunc(usageError)
 	cmd.SetHelpCommand(newHelpCommand())
 	cmd.AddCommand(
+		newCreateCommand(streams, connect),
 		newJoinCommand(streams, connect, connectWithToken),
 		newKubeconfigCommand(streams, connect, connectWithToken),
 		newReissueCommand(streams, connect),

@@ -213,7 +213,7 @@ func TestUsageErrorsAreShort(t *testing.T) {
 		"path on the machine":      {[]string{"userdata", node, "--ca-path", "ca.crt"}, []string{"path of the CA", `"ca.crt"`}},
 		"method":                   {[]string{"join", node, "--ssh", "host", "--with", "talos"}, []string{"kubelet or kubeadm", `"talos"`}},
 		"no machine":               {[]string{"join", node}, []string{"--ssh USER@HOST"}},
-		"create flag alone":        {[]string{"join", node, "--ssh", "host", "--ttl", "1h"}, []string{"require --create"}},
+		"create flag alone":        {[]string{"join", node, "--ssh", "host", "--ttl", "1h"}, []string{"--ttl requires --create"}},
 		"sign without request":     {[]string{"sign", node}, []string{"--request"}},
 		"unknown flag":             {[]string{"status", "--all", node}, []string{"--all", "See kubectl nodebootstrap status --help"}},
 		"kubeconfig of none":       {[]string{"kubeconfig"}, []string{"name of one NodeBootstrap", "0 were given", "See kubectl nodebootstrap kubeconfig --help"}},

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 func TestReissue(t *testing.T) {
@@ -43,10 +45,10 @@ func TestReissue(t *testing.T) {
 
 func TestReissueAgain(t *testing.T) {
 	c := cluster{objects: []client.Object{awaiting()}}.client(t)
-	streams := genericiooptions.NewTestIOStreamsDiscard()
+	o := reissueOptions{IOStreams: genericiooptions.NewTestIOStreamsDiscard()}
 	values := map[string]bool{}
 	for _, now := range []time.Time{start, start.Add(time.Nanosecond)} {
-		if err := reissue(t.Context(), c, []string{node}, now, streams); err != nil {
+		if err := o.run(t.Context(), c, []string{node}, now); err != nil {
 			t.Fatal(err)
 		}
 		nb, err := get(t.Context(), c, node)
@@ -58,4 +60,58 @@ func TestReissueAgain(t *testing.T) {
 	if len(values) != 2 {
 		t.Errorf("two requests a nanosecond apart have the values %v, want two", values)
 	}
+}
+
+// With --wait the command ends when the operator has handled the request, and not before.
+func TestReissueWait(t *testing.T) {
+	handled := func(ctx context.Context, c client.WithWatch, _ int) error {
+		nb, err := get(ctx, c, node)
+		if err != nil {
+			return err
+		}
+		fresh := awaiting(func(n *v1alpha1.NodeBootstrap) {
+			n.Status.Token.ID = "fedcba"
+			n.Status.LastHandledReissueAt = token.NormalReissue(nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation])
+		})
+		return put(ctx, c, fresh)
+	}
+	joined := cluster{objects: []client.Object{awaiting(hasJoined)}}
+	for name, tc := range map[string]struct {
+		w         waiting
+		out, errs []string
+		code      int
+	}{
+		"handled":     {waiting{cluster: joined, onWatch: handled, limit: "1m"}, []string{"worker-1: reissue requested", "worker-1: the new credential is available, with the token fedcba", "kubectl nodebootstrap kubeconfig worker-1"}, nil, 0},
+		"not handled": {waiting{cluster: joined, limit: "20ms"}, []string{"worker-1: reissue requested"}, []string{"the reissue was requested, but: gave up after 20ms", "has not handled the reissue", "is it running?"}, exitFailed},
+		"stalled": {waiting{cluster: joined, limit: "1m", onWatch: func(ctx context.Context, c client.WithWatch, _ int) error {
+			nb, err := get(ctx, c, node)
+			if err != nil {
+				return err
+			}
+			return put(ctx, c, awaiting(isStalled, func(n *v1alpha1.NodeBootstrap) {
+				n.Status.LastHandledReissueAt = token.NormalReissue(nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation])
+			}))
+		}}, nil, []string{"waiting does not help"}, exitFailed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tc.w.command, tc.w.joined = "reissue", true
+			r := tc.w.execute(t)
+			if (r.err != nil) != (tc.code != 0) || r.err != nil && exitCode(r.err) != tc.code {
+				t.Fatalf("got %q, %q and the error %v", r.out, r.errOut, r.err)
+			}
+			mention(t, "the output", r.out, tc.out...)
+			if r.err != nil {
+				mention(t, "the error", r.err.Error(), tc.errs...)
+			}
+		})
+	}
+}
+
+// pflag takes the value of --wait only after =: the duration is the next argument otherwise, and a valid name.
+func TestReissueWaitWithASpace(t *testing.T) {
+	r := cluster{funcs: failing(forbidden(nodeBootstraps, node))}.execute(t, "reissue", node, "--wait", "5m")
+	if r.err == nil || exitCode(r.err) != exitUsage {
+		t.Fatalf("got %v", r.err)
+	}
+	mention(t, "the error", r.err.Error(), "--wait=5m")
 }
