@@ -120,7 +120,7 @@ func create(ctx context.Context, c client.Client, nb *unstructured.Unstructured,
 	case apierrors.IsAlreadyExists(err):
 		return &existsError{name}
 	case err != nil:
-		return explain(err, "create", name)
+		return describeError(err, "create", name)
 	}
 	return nil
 }

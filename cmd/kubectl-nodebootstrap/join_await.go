@@ -70,7 +70,7 @@ func (j *joining) awaitNode(ctx context.Context) (string, error) {
 		case apierrors.IsNotFound(err):
 			return false, notFound(j.target.node)
 		case apierrors.IsForbidden(err):
-			return false, explain(err, "get", j.target.node)
+			return false, describeError(err, "get", j.target.node)
 		case err != nil:
 			return false, nil // the next look follows soon
 		}

@@ -36,7 +36,7 @@ func (j *joining) getOrCreate(ctx context.Context) (*v1alpha1.NodeBootstrap, err
 	case err == nil:
 		return &nb, nil
 	case !apierrors.IsNotFound(err):
-		return nil, explain(err, "get", name)
+		return nil, describeError(err, "get", name)
 	case !j.create:
 		return nil, fmt.Errorf("NodeBootstrap %s does not exist. If the name is right, commit these lines and run the command again, or create it now with --create:\n\n%s",
 			name, manifest(name, ""))

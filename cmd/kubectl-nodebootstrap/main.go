@@ -17,7 +17,9 @@ import (
 	"github.com/spf13/pflag"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -94,6 +96,7 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 	cmd.SetHelpCommand(newHelpCommand())
 	cmd.AddCommand(
 		newCreateCommand(streams, connect),
+		newExplainCommand(streams, connect),
 		newJoinCommand(streams, connect, connectWithToken),
 		newKubeconfigCommand(streams, connect, connectWithToken),
 		newReissueCommand(streams, connect),
@@ -156,7 +159,8 @@ func connectWithToken(flags *genericclioptions.ConfigFlags, token string) (clien
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	types := runtime.NewSchemeBuilder(authorizationv1.AddToScheme, certificatesv1.AddToScheme, corev1.AddToScheme, v1alpha1.AddToScheme)
+	types := runtime.NewSchemeBuilder(authorizationv1.AddToScheme, certificatesv1.AddToScheme, coordinationv1.AddToScheme, corev1.AddToScheme,
+		discoveryv1.AddToScheme, v1alpha1.AddToScheme)
 	if err := types.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("registering types: %w", err)
 	}

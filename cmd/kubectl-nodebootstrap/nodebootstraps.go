@@ -35,13 +35,13 @@ func manifest(name, indent string) string {
 func get(ctx context.Context, c client.Client, name string) (*v1alpha1.NodeBootstrap, error) {
 	var nb v1alpha1.NodeBootstrap
 	if err := c.Get(ctx, client.ObjectKey{Name: name}, &nb); err != nil {
-		return nil, explain(err, "get", name)
+		return nil, describeError(err, "get", name)
 	}
 	return &nb, nil
 }
 
-// explain adds to an error what the user can do. The verb is that of the failed API request.
-func explain(err error, verb, name string) error {
+// describeError adds to an error what the user can do. The verb is that of the failed API request.
+func describeError(err error, verb, name string) error {
 	switch {
 	case meta.IsNoMatchError(err):
 		return fmt.Errorf("this cluster does not have the NodeBootstrap API: install the operator first, or choose another cluster with --context (%w)", err)

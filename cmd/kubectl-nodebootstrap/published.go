@@ -125,7 +125,7 @@ func await(ctx context.Context, c client.WithWatch, name string, limit time.Dura
 func follow(ctx context.Context, c client.WithWatch, name string, look func(*v1alpha1.NodeBootstrap) (bool, error)) (bool, error) {
 	w, err := c.Watch(ctx, &v1alpha1.NodeBootstrapList{}, client.MatchingFields{"metadata.name": name})
 	if err != nil {
-		return false, explain(err, "watch", name)
+		return false, describeError(err, "watch", name)
 	}
 	defer w.Stop()
 	nb, err := get(ctx, c, name) // after the start of the watch, so that no change is missed

@@ -130,7 +130,7 @@ func requestReissue(ctx context.Context, c client.Client, name, value string) er
 	nb := &v1alpha1.NodeBootstrap{}
 	nb.Name = name
 	if err := c.Patch(ctx, nb, client.RawPatch(types.MergePatchType, patch)); err != nil {
-		return explain(err, "patch", name)
+		return describeError(err, "patch", name)
 	}
 	return nil
 }

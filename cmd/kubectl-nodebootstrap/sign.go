@@ -273,7 +273,7 @@ func (o *signOptions) pin(ctx context.Context, c client.Client, nb *v1alpha1.Nod
 			fmt.Fprintf(o.ErrOut, "Pinned the key %s in NodeBootstrap %s.\n", fingerprint, nb.Name)
 			return nil
 		case !apierrors.IsConflict(err):
-			return explain(err, "patch", nb.Name)
+			return describeError(err, "patch", nb.Name)
 		default:
 			why = fmt.Errorf("another tool owns the field keyFingerprint of NodeBootstrap %s: %w", nb.Name, err)
 		}

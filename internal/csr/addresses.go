@@ -73,7 +73,7 @@ func addressesOf(parsed *x509.CertificateRequest) []Address {
 
 // RequestedAddresses are the DNS names and IPs in a CSR, valid or not; none if it cannot be parsed.
 func RequestedAddresses(r *certificatesv1.CertificateSigningRequest) []Address {
-	parsed, err := parse(r)
+	parsed, err := Parse(r)
 	if err != nil {
 		return nil
 	}

@@ -28,7 +28,7 @@ func EvaluateContent(request []byte, node string) Result {
 // ClientSpec is the spec of the CSR that a kubelet sends with a certificate request that [EvaluateContent] approves.
 func ClientSpec(request []byte) (certificatesv1.CertificateSigningRequestSpec, error) {
 	spec := certificatesv1.CertificateSigningRequestSpec{Request: request, SignerName: certificatesv1.KubeAPIServerClientKubeletSignerName}
-	parsed, err := parse(&certificatesv1.CertificateSigningRequest{Spec: spec})
+	parsed, err := Parse(&certificatesv1.CertificateSigningRequest{Spec: spec})
 	if err != nil {
 		return spec, err
 	}

@@ -114,7 +114,7 @@ func fingerprint(parsed *x509.CertificateRequest) string {
 
 // Fingerprint is SHA256:<hex> of the DER SubjectPublicKeyInfo in a CSR. It fails if the CSR cannot be parsed.
 func Fingerprint(r *certificatesv1.CertificateSigningRequest) (string, error) {
-	parsed, err := parse(r)
+	parsed, err := Parse(r)
 	if err != nil {
 		return "", err
 	}
@@ -146,7 +146,7 @@ const MaxLife = maxDurationSeconds * time.Second
 // RequestedNode is the node that a CSR names in its subject, valid or not; empty if it names none. It selects the node to reconcile, and
 // proves nothing.
 func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
-	parsed, err := parse(r)
+	parsed, err := Parse(r)
 	if err != nil {
 		return ""
 	}
@@ -157,8 +157,8 @@ func RequestedNode(r *certificatesv1.CertificateSigningRequest) string {
 	return node
 }
 
-// parse reads an unchecked CSR.
-func parse(r *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {
+// Parse reads the certificate request in a CSR, unchecked and of a bounded size.
+func Parse(r *certificatesv1.CertificateSigningRequest) (*x509.CertificateRequest, error) {
 	if len(r.Spec.Request) > MaxRequestBytes {
 		return nil, fmt.Errorf("the request %s has more than %d bytes", r.Name, MaxRequestBytes)
 	}

@@ -46,6 +46,34 @@ func findings(checks []check, r Result) []Finding {
 	return out
 }
 
+// CheckOf is the name of the only check that gives a reason which depends on more than the CSR; empty for other reasons.
+func CheckOf(reason string) string {
+	switch reason {
+	case ReasonOlderThanToken:
+		return "sentAfterTokenWasMade"
+	case ReasonTokenExpired:
+		return "sentWithLiveToken"
+	case ReasonWrongRequester:
+		return "hasNoOtherIdentity"
+	case ReasonKeyNotPinned:
+		return "hasPinnedKey"
+	case ReasonSuperseded, ReasonSecondKey, ReasonKeyReplaced:
+		return "hasClaimedKey"
+	case ReasonKeyOfAnotherNode:
+		return "hasKeyOfNoOtherNode"
+	case ReasonAddressReserved:
+		return "namesNothingReserved"
+	case ReasonAddressDeclaredElsewhere:
+		return "namesNothingOfOthers"
+	case ReasonAddressNotDeclared:
+		return "namesWhatIsDeclared"
+	case ReasonNoAddressesDeclared:
+		return "addressesAreDeclared"
+	default:
+		return ""
+	}
+}
+
 // requirements are sentences about what each check requires of a CSR.
 var requirements = map[string]string{
 	"sentWithToken":           "It was sent with the node's bootstrap token.",

@@ -188,6 +188,12 @@ func Reevaluate(f *Facts, r *certificatesv1.CertificateSigningRequest, at time.T
 	return p.evaluate(f.asOf(r, at), t, undecided(r), at), true
 }
 
+// ReevaluateServing is the verdict on a CSR for a serving certificate by the facts of now, also if it is decided.
+func ReevaluateServing(f *Facts, r *certificatesv1.CertificateSigningRequest) csr.Result {
+	var p Plan
+	return p.servingVerdict(f, undecided(r))
+}
+
 // asOf are the facts at the time of the decision on a CSR: without what was decided later. A newer CSR of the same second was decided
 // first.
 func (f *Facts) asOf(r *certificatesv1.CertificateSigningRequest, at time.Time) *Facts {
