@@ -59,7 +59,7 @@ docs/verdicts.md has all checks and reasons.`,
 	cmd.Flags().StringVarP(&file, "filename", "f", "", `Read the CSR from a file instead of the cluster; "-" is stdin.`)
 	output := addOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		s, err := situationOf(cmd.Context(), connect, streams, file, strings.TrimPrefix(strings.Join(args, ""), "csr/"))
+		s, err := situationOf(cmd.Context(), connect, streams, file, nameOf(args))
 		if err != nil {
 			return err
 		}
@@ -70,6 +70,12 @@ docs/verdicts.md has all checks and reasons.`,
 		return e.write(streams.Out, s.now)
 	}
 	return cmd
+}
+
+// nameOf is the name in the arguments, which can be the output of kubectl get csr -o name.
+func nameOf(args []string) string {
+	name := strings.Join(args, "")
+	return name[strings.LastIndex(name, "/")+1:]
 }
 
 // situationOf reads a CSR and its facts from a file or from a cluster.
@@ -131,10 +137,15 @@ func (s *situation) explain() *explanation {
 		result.Check, result.Reason, result.Message, evaluated = csr.CheckOf(recorded.Reason), recorded.Reason, recorded.Message, true
 	}
 	if evaluated {
-		e.Checks = s.findings(result)
+		// What the operator decided, it decided with all facts.
+		certain := recorded != nil && e.Verdict.By == byOperator && recorded.Reason == result.Reason
+		e.Checks = s.findings(result, certain)
 		e.Verdict.Unknown = slices.ContainsFunc(e.Checks, func(c explainedCheck) bool { return c.State == unknownState })
 	}
 	e.ToDo = advice(e.Verdict.Reason, s.facts.Name, s.request.Name)
+	if late := s.overdue(e.Verdict); late != "" {
+		e.ToDo = late
+	}
 	if result.Reason != "" && e.Verdict.By != "" && e.Verdict.By != byOperator {
 		e.Verdict.Operators = result.Reason
 	}

@@ -106,13 +106,17 @@ func TestExplainDecisions(t *testing.T) {
 		"another key is pinned":       {[]edit{pins}, pending, "", "Deny", "hasPinnedKey", csr.ReasonKeyNotPinned, []string{"docs/pinned-keys.md"}},
 		"a cloned machine":            {[]edit{cloned}, pending, "", "Deny", "hasKeyOfNoOtherNode", csr.ReasonKeyOfAnotherNode, []string{"worker-9"}},
 		"approved by the operator":    {[]edit{decidedAs(isApproved, csr.ReasonKubeletClient, "")}, approved, byOperator, "", "", csr.ReasonKubeletClient, []string{"not issued yet"}},
-		"approved, joined since":      {[]edit{joined, decidedAs(isApproved, csr.ReasonKubeletClient, "")}, approved, byOperator, "", "", csr.ReasonKubeletClient, []string{"! sentWithLiveToken"}},
+		"approved, joined since":      {[]edit{joined, decidedAs(isApproved, csr.ReasonKubeletClient, "")}, approved, byOperator, "", "", csr.ReasonKubeletClient, []string{"✔ sentWithLiveToken"}},
 		"denied for another key":      {[]edit{revoked, decidedAs(isDenied, csr.ReasonSecondKey, "two machines")}, denied, byOperator, "", "hasClaimedKey", csr.ReasonSecondKey, []string{"SecondKey: two machines"}},
-		"approved by a person":        {[]edit{decidedAs(isApproved, "KubectlApprove", "by kubectl")}, approved, byPerson, "", "", "KubectlApprove", []string{"The operator's checks say: " + csr.ReasonKubeletClient}},
-		"approved cluster-wide":       {[]edit{clusterWide, decidedAs(isApproved, "AutoApproved", "")}, approved, byControllerManager, "", "", "AutoApproved", nil},
-		"approved by another client":  {[]edit{decidedAs(isApproved, "Looks good", "")}, approved, byOther, "", "", "Looks good", nil},
-		"denied by a person":          {[]edit{decidedAs(isDenied, "KubectlDeny", ""), recorded(decisions.ReasonDeniedElsewhere)}, denied, byPerson, "", "", "KubectlDeny", []string{"status records: Denied, DeniedElsewhere", "restart the kubelet"}},
-		"signing it has failed":       {[]edit{decidedAs(isApproved, csr.ReasonKubeletClient, ""), decidedAs(certificatesv1.CertificateFailed, "SignerValidationFailure", "the CA has expired")}, failed, byControllerManager, "", "", "SignerValidationFailure", []string{"the CA has expired"}},
+		"by a person, joined since":   {[]edit{joined, decidedAs(isApproved, "KubectlApprove", "")}, approved, byPerson, "", "", "KubectlApprove", []string{"! sentWithLiveToken"}},
+		"the operator is down": {[]edit{func(x *explained, r *certificatesv1.CertificateSigningRequest) {
+			r.CreationTimestamp = metav1.NewTime(x.now.Add(-5 * time.Minute))
+		}}, pending, "", "Approve", "", csr.ReasonKubeletClient, []string{"See whether it runs"}},
+		"approved by a person":       {[]edit{decidedAs(isApproved, "KubectlApprove", "by kubectl")}, approved, byPerson, "", "", "KubectlApprove", []string{"The operator's checks say: " + csr.ReasonKubeletClient}},
+		"approved cluster-wide":      {[]edit{clusterWide, decidedAs(isApproved, "AutoApproved", "")}, approved, byControllerManager, "", "", "AutoApproved", nil},
+		"approved by another client": {[]edit{decidedAs(isApproved, "Looks good", "")}, approved, byOther, "", "", "Looks good", nil},
+		"denied by a person":         {[]edit{decidedAs(isDenied, "KubectlDeny", ""), recorded(decisions.ReasonDeniedElsewhere)}, denied, byPerson, "", "", "KubectlDeny", []string{"status records: Denied, DeniedElsewhere", "restart the kubelet"}},
+		"signing it has failed":      {[]edit{decidedAs(isApproved, csr.ReasonKubeletClient, ""), decidedAs(certificatesv1.CertificateFailed, "SignerValidationFailure", "the CA has expired")}, failed, byControllerManager, "", "", "SignerValidationFailure", []string{"the CA has expired"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			x := newExplained()
@@ -353,6 +357,9 @@ func TestExplainFile(t *testing.T) {
 		}
 		mention(t, "the explanation", out.String(), "✔ hasTokensSubject")
 	})
+	if e := explanationOf(t, cluster{}, "certificatesigningrequest.certificates.k8s.io/"+request, "-f", fileOf(t, good)); e.Name != request {
+		t.Errorf("explains %s", e.Name)
+	}
 	two := good.DeepCopy()
 	two.Name, two.UID = "csr-2", "uid-2"
 	if e := explanationOf(t, cluster{}, "csr-2", "-f", fileOf(t, good, two)); e.Name != "csr-2" {

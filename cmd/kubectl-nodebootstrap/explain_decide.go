@@ -141,8 +141,20 @@ func (s *situation) reevaluate(at time.Time) (csr.Result, bool) {
 	return lifecycle.Reevaluate(&f, s.request, at)
 }
 
-// findings are those behind a result, without those that rest on unknown facts.
-func (s *situation) findings(result csr.Result) []explainedCheck {
+// overdueAfter is how long a running operator never takes to decide.
+const overdueAfter = time.Minute
+
+// overdue is what to do if the operator has not done yet what it does with a pending CSR.
+func (s *situation) overdue(v explainedVerdict) string {
+	acts := slices.Contains([]string{string(lifecycle.Approves), string(lifecycle.Denies), string(lifecycle.Deletes)}, v.Next)
+	if !acts || v.Unknown || s.offline || s.now.Sub(s.request.CreationTimestamp.Time) < overdueAfter {
+		return ""
+	}
+	return "The operator has not done that yet. See whether it runs: kubectl get pods -n nodebootstrap-system, and kubectl describe nodebootstrap " + clean(s.facts.Name)
+}
+
+// findings are those behind a result. Those that rest on unknown facts are unknown, unless the operator is certain to have known them.
+func (s *situation) findings(result csr.Result, certain bool) []explainedCheck {
 	list := csr.ClientFindings(result)
 	if lifecycle.ServingNode(s.request) == s.facts.Name {
 		list = csr.ServingFindings(result)
@@ -152,7 +164,7 @@ func (s *situation) findings(result csr.Result) []explainedCheck {
 		c := explainedCheck{Finding: f}
 		c.Message = clean(f.Message)
 		for _, need := range factsOfChecks[f.Check] {
-			if why, unknown := s.unknown[need]; unknown && f.State == csr.Passed {
+			if why, unknown := s.unknown[need]; unknown && f.State == csr.Passed && !certain {
 				c.State, c.Message = unknownState, "not known: "+string(need)+" ("+why+")"
 				break
 			}

@@ -47,7 +47,7 @@ func readSituation(streams genericiooptions.IOStreams, path, name string) (*situ
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	s := newSituation(r, time.Now())
-	s.all = found.nodeBootstraps
+	s.all, s.offline = found.nodeBootstraps, true
 	for _, o := range found.requests {
 		if o != r {
 			s.others = append(s.others, o)

@@ -70,6 +70,8 @@ type situation struct {
 	others []*certificatesv1.CertificateSigningRequest
 	// facts is nil if the operator does not decide this CSR.
 	facts *lifecycle.Facts
+	// offline reports that the facts are from a file.
+	offline bool
 	// unknown says why a fact is not known.
 	unknown map[fact]string
 	now     time.Time
