@@ -6,10 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -48,6 +50,16 @@ func TestEachReasonIsExplained(t *testing.T) {
 		}
 		if !strings.Contains(troubleshooting, name) {
 			t.Errorf("docs/troubleshooting.md does not have %s", m[2])
+		}
+	}
+}
+
+// docs/verdicts.md has each check of a CSR by its name.
+func TestEachCheckIsListed(t *testing.T) {
+	doc := read(t, "docs/verdicts.md")
+	for _, f := range slices.Concat(csr.ClientFindings(csr.Result{}), csr.ServingFindings(csr.Result{})) {
+		if !strings.Contains(doc, "`"+f.Check+"`") {
+			t.Errorf("docs/verdicts.md does not have %s", f.Check)
 		}
 	}
 }
