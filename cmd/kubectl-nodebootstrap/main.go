@@ -15,11 +15,13 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	appsv1 "k8s.io/api/apps/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
@@ -46,6 +48,7 @@ func run(ctx context.Context, args []string, streams genericiooptions.IOStreams)
 	flags := connectionFlags()
 	cmd := newCommand(streams, func() (client.WithWatch, error) { return connect(flags, streams) },
 		func(token string) (client.Client, error) { return connectWithToken(flags, token) })
+	cmd.AddCommand(newCheckCommand(streams, func() (client.WithWatch, error) { return connect(flags, streams) }, flags.ToRESTConfig))
 	addConnectionFlags(cmd, flags)
 	cmd.SetArgs(args)
 	return cmd.ExecuteContext(ctx)
@@ -159,8 +162,8 @@ func connectWithToken(flags *genericclioptions.ConfigFlags, token string) (clien
 
 func newScheme() (*runtime.Scheme, error) {
 	scheme := runtime.NewScheme()
-	types := runtime.NewSchemeBuilder(authorizationv1.AddToScheme, certificatesv1.AddToScheme, coordinationv1.AddToScheme, corev1.AddToScheme,
-		discoveryv1.AddToScheme, v1alpha1.AddToScheme)
+	types := runtime.NewSchemeBuilder(appsv1.AddToScheme, authorizationv1.AddToScheme, certificatesv1.AddToScheme, coordinationv1.AddToScheme,
+		corev1.AddToScheme, discoveryv1.AddToScheme, rbacv1.AddToScheme, v1alpha1.AddToScheme)
 	if err := types.AddToScheme(scheme); err != nil {
 		return nil, fmt.Errorf("registering types: %w", err)
 	}

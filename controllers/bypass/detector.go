@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/singleflight"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	certificatesv1 "k8s.io/api/certificates/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/util/workqueue"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
@@ -31,7 +30,6 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/controllers/apiserver"
 	"github.com/nodebootstrap/nodebootstrap/controllers/objects"
 	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
-	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 const (
@@ -46,8 +44,6 @@ const (
 	// authorizerLag is how long after a change of a binding the API server's authorizer, which reads bindings from an informer,
 	// may not have seen it. authorizerRetry is how often it is asked until then.
 	authorizerLag, authorizerRetry = 5 * time.Second, time.Second
-	// anyTokenUser is the user of a token that does not exist: an answer for it is valid for every token.
-	anyTokenUser = bootstrapapi.BootstrapUserPrefix + "000000"
 )
 
 // Detector detects whether anything except this operator approves the CSRs of bootstrap tokens: kube-controller-manager does if
@@ -96,7 +92,7 @@ func (d *Detector) Changed() <-chan event.GenericEvent { return d.changed }
 
 // Reconcile asks the API server, and triggers a reconcile of all nodes when the answer changes or becomes too old to be used.
 func (d *Detector) Reconcile(ctx context.Context, _ singleton) (reconcile.Result, error) {
-	answer, err := d.ask(ctx, anyTokenUser)
+	answer, err := d.ask(ctx, lifecycle.AnyTokenUser)
 	if err != nil {
 		if d.forget() {
 			err = errors.Join(err, d.notify(ctx))
@@ -154,7 +150,7 @@ func sameBypass(a, b *lifecycle.Bypass) bool { return a.Open == b.Open && slices
 // Bypass returns the answer for the token of a NodeBootstrap; nil if the API server could not be asked. It asks separately for
 // a token that a binding names.
 func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lifecycle.Bypass, error) {
-	user := anyTokenUser
+	user := lifecycle.AnyTokenUser
 	if t := nb.Status.Token; t != nil {
 		named, err := d.named(ctx, t.ID)
 		if err != nil {
@@ -164,7 +160,7 @@ func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lif
 			user = bootstrapapi.BootstrapUserPrefix + t.ID
 		}
 	}
-	if user == anyTokenUser {
+	if user == lifecycle.AnyTokenUser {
 		if known := d.usable(); known != nil {
 			return known, nil
 		}
@@ -178,7 +174,7 @@ func (d *Detector) Bypass(ctx context.Context, nb *v1alpha1.NodeBootstrap) (*lif
 		return nil, nil
 	}
 	bypass := answer.(*lifecycle.Bypass)
-	if user == anyTokenUser {
+	if user == lifecycle.AnyTokenUser {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.known, d.knownAt = bypass, d.clock.Now()
@@ -210,44 +206,12 @@ func (d *Detector) usable() *lifecycle.Bypass {
 	return d.known
 }
 
-// ask asks for a user in the groups of all our tokens. If that is allowed, it also asks for each group separately, since an
-// authorizer names only one of the bindings that allow it.
+// ask asks the API server for a user.
 func (d *Detector) ask(ctx context.Context, user string) (*lifecycle.Bypass, error) {
-	groups := []string{bootstrapapi.BootstrapDefaultGroup, token.Group, "system:authenticated"}
-	open, why, err := d.review(ctx, user, groups...)
-	if err != nil {
-		return nil, err
-	}
-	if !open {
-		return &lifecycle.Bypass{}, nil
-	}
-	answer := &lifecycle.Bypass{Open: true, Why: []string{why}}
-	for _, group := range groups {
-		_, why, err := d.review(ctx, "", group)
-		if err != nil {
-			return nil, err
+	return lifecycle.AskBypass(user, func(review *authorizationv1.SubjectAccessReview) error {
+		if err := d.client.Create(ctx, review); err != nil {
+			return fmt.Errorf("asking the API server what bootstrap tokens may approve: %w", err)
 		}
-		if why != "" && !slices.Contains(answer.Why, why) {
-			answer.Why = append(answer.Why, why)
-		}
-	}
-	slices.Sort(answer.Why)
-	return answer, nil
-}
-
-// review sends one SubjectAccessReview, and returns whether it is allowed, and by which binding.
-func (d *Detector) review(ctx context.Context, user string, groups ...string) (bool, string, error) {
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: user, Groups: groups,
-		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Group: certificatesv1.GroupName, Version: "v1", Resource: "certificatesigningrequests", Subresource: "nodeclient", Verb: "create",
-		},
-	}}
-	if err := d.client.Create(ctx, review); err != nil {
-		return false, "", fmt.Errorf("asking the API server what bootstrap tokens may approve: %w", err)
-	}
-	if !review.Status.Allowed {
-		return false, "", nil
-	}
-	return true, review.Status.Reason, nil
+		return nil
+	})
 }

@@ -230,9 +230,15 @@ func WithCertificate(r *certificatesv1.CertificateSigningRequest) {
 }
 
 // Certificate is a CA certificate, valid for a while.
-func Certificate(from, to time.Time) []byte {
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: from, NotAfter: to, IsCA: true, BasicConstraintsValid: true}
-	der := Must(x509.CreateCertificate(rand.Reader, template, template, Key("ca").Public(), Key("ca")))
+func Certificate(from, to time.Time) []byte { return CertificateFor("test", from, to) }
+
+// CertificateFor is a CA certificate, valid for a while, that is also one of a server.
+func CertificateFor(host string, from, to time.Time) []byte {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: host}, DNSNames: []string{host}, NotBefore: from, NotAfter: to,
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der := Must(x509.CreateCertificate(rand.Reader, template, template, Key("ca "+host).Public(), Key("ca "+host)))
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
