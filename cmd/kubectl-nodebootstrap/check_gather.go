@@ -56,7 +56,7 @@ type gatherer struct {
 
 // gather reads all facts. Only an API server that does not answer is an error: what may not be read is one of the facts.
 func (g *gatherer) gather(ctx context.Context, before bool) (*check.Facts, error) {
-	f := &check.Facts{Plugin: version.Name()}
+	f := &check.Facts{Plugin: version.Name(), Before: before}
 	if err := g.askServer(ctx, f); err != nil {
 		return nil, fmt.Errorf("the API server does not answer, and nothing was checked: %w. kubectl config view --minify shows to which cluster you connect", err)
 	}

@@ -56,6 +56,8 @@ type Read[T any] struct {
 type Facts struct {
 	// Now is the time of this machine, and ServerTime that of the API server, in whole seconds.
 	Now, ServerTime time.Time
+	// Before reports that the operator is to be installed.
+	Before bool
 	// Plugin is the version of the plugin, and Kubernetes that of the API server.
 	Plugin, Kubernetes string
 	// Presented is the certificate chain of the API server to which the plugin is connected, the leaf first.

@@ -188,7 +188,7 @@ func TestEachFact(t *testing.T) {
 		"not signed":   {add(*nodetest.Request("csr-2", 1, time.Hour, nodetest.Approved(2*time.Minute))), "signer", check.Failed, "csr-2", "--cluster-signing-cert-file"},
 		"no signer":    {func(f *check.Facts) { f.Signer.Value = lease("kcm", time.Hour) }, "signer", check.Failed, "does not run", "kube-controller-manager"},
 		"static token": {add(*nodetest.Request("csr-2", 1, time.Hour, func(r *certificatesv1.CertificateSigningRequest) { r.Spec.Username = "kubelet-bootstrap" })), "static-tokens", check.Warning, "kubelet-bootstrap", "docs/migrating.md"},
-		"no component": {func(f *check.Facts) { f.KubeadmMissing.Value = []string{"ClusterRole"} }, "kubeadm-join", check.Failed, "lacks its ClusterRole", "kubectl apply -k config/components/kubeadm"},
+		"no component": {func(f *check.Facts) { f.KubeadmMissing.Value = []string{"ClusterRole"} }, "kubeadm-join", check.Warning, "lacks its ClusterRole", "kubectl apply -k config/components/kubeadm"},
 		"may not":      {func(f *check.Facts) { f.Permissions[0].Allowed.Value = false }, "permissions", check.Failed, "create namespaces", "--context"},
 
 		"no NodeBootstrap": {func(f *check.Facts) { f.Node.NodeBootstrap.Value = nil }, "nodebootstrap", check.Failed, "does not exist", "kubectl get nodebootstraps"},
@@ -302,6 +302,17 @@ func clone(t *testing.T, from map[string]any) map[string]any {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// Before the installation, a server that is not known is to be given to it, which is no fault of the cluster.
+func TestServerBeforeInstallation(t *testing.T) {
+	f := inOrder(t)
+	f.Before, f.Deployment.Value, f.NodeBootstraps.Value = true, nil, nil
+	for _, r := range check.BeforeInstallation(f) {
+		if r.Status == check.Failed || (r.Status == check.Warning) != (r.Name == "server-known") || r.Status == check.Warning && !strings.Contains(r.Fix, "--cluster-server") {
+			t.Errorf("got %+v", r)
+		}
+	}
 }
 
 // Not every server that a NodeBootstrap names is connected to.

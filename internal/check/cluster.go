@@ -263,9 +263,8 @@ func kubeadmJoin(f *Facts) []Result {
 	case f.KubeadmMissing.Err != nil:
 		return unread(f.KubeadmMissing.Err)
 	case len(f.KubeadmMissing.Value) > 0:
-		return failed("kubectl apply -k config/components/kubeadm", "kubeadm join fails with a published kubeconfig: the component kubeadm lacks its %s. Apply it in a clone, in the chart by kubeadm.enabled=true. "+
-			"If machines join only by kubectl nodebootstrap join, which does not need it, leave this check out: --skip kubeadm-join",
-			strings.Join(f.KubeadmMissing.Value, ", "))
+		return warning("kubectl apply -k config/components/kubeadm", "kubeadm join fails with a published kubeconfig: the component kubeadm lacks its %s. Apply it in a clone, in the chart by kubeadm.enabled=true. "+
+			"kubectl nodebootstrap join and sign do not need it", strings.Join(f.KubeadmMissing.Value, ", "))
 	}
 	return passed("the %d objects exist that kubeadm join needs with a published kubeconfig", len(KubeadmObjects))
 }

@@ -162,6 +162,8 @@ func serverKnown(f *Facts) []Result {
 		switch {
 		case t.Problem != nil && t.Problem.Reason == v1alpha1.ReasonCAExpired: // ca-lifetime reports it
 			return passed("%s", t.Server)
+		case t.Problem != nil && f.Before && t.Problem.Reason == v1alpha1.ReasonServerUnknown:
+			return warning(f.setServer(t), "%s", t.Problem.Message)
 		case t.Problem != nil:
 			return failed(f.setServer(t), "%s%s", forName(t), t.Problem.Message)
 		case t.Unknown != "":
