@@ -140,7 +140,7 @@ func (s *situation) explain() *explanation {
 		// What the operator decided, it decided with all facts.
 		certain := recorded != nil && e.Verdict.By == byOperator && recorded.Reason == result.Reason
 		e.Checks = s.findings(result, certain)
-		e.Verdict.Unknown = slices.ContainsFunc(e.Checks, func(c explainedCheck) bool { return c.State == unknownState })
+		e.Verdict.Unknown = slices.ContainsFunc(e.Checks, func(c csr.Finding) bool { return c.State == unknownState })
 	}
 	e.ToDo = advice(e.Verdict.Reason, s.facts.Name, s.request.Name)
 	if late := s.overdue(e.Verdict); late != "" {

@@ -154,22 +154,20 @@ func (s *situation) overdue(v explainedVerdict) string {
 }
 
 // findings are those behind a result. Those that rest on unknown facts are unknown, unless the operator is certain to have known them.
-func (s *situation) findings(result csr.Result, certain bool) []explainedCheck {
+func (s *situation) findings(result csr.Result, certain bool) []csr.Finding {
 	list := csr.ClientFindings(result)
 	if lifecycle.ServingNode(s.request) == s.facts.Name {
 		list = csr.ServingFindings(result)
 	}
-	var out []explainedCheck
-	for _, f := range list {
-		c := explainedCheck{Finding: f}
-		c.Message = clean(f.Message)
+	for i := range list {
+		f := &list[i]
+		f.Message = clean(f.Message)
 		for _, need := range factsOfChecks[f.Check] {
 			if why, unknown := s.unknown[need]; unknown && f.State == csr.Passed && !certain {
-				c.State, c.Message = unknownState, "not known: "+string(need)+" ("+why+")"
+				f.State, f.Message = unknownState, "not known: "+string(need)+" ("+why+")"
 				break
 			}
 		}
-		out = append(out, c)
 	}
-	return out
+	return list
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -179,19 +180,10 @@ func (s *situation) gatherFile() {
 	case nb != nil && serving != "" && len(nb.Spec.ServingCertificate.Addresses) == 0:
 	case nb != nil:
 		s.use(nb)
-	case serving != "" || id != "" && len(csr.RequestedNode(s.request)) >= 0 && ofOperator(s.request):
+	case serving != "" || id != "" && slices.Contains(s.request.Spec.Groups, token.Group):
 		s.unknown[factNodeBootstrap] = notInFile
 		s.assume()
 	}
-}
-
-func ofOperator(r *certificatesv1.CertificateSigningRequest) bool {
-	for _, group := range r.Spec.Groups {
-		if group == token.Group || group == token.ClusterWideGroup {
-			return true
-		}
-	}
-	return false
 }
 
 // pretend gives a CSR that was not sent yet the requester that it would have.

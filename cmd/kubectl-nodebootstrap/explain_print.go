@@ -25,7 +25,7 @@ type explanation struct {
 	Whose         string           `json:"whose"`
 	NodeBootstrap string           `json:"nodeBootstrap,omitempty"`
 	Request       explainedRequest `json:"request"`
-	Checks        []explainedCheck `json:"checks,omitempty"`
+	Checks        []csr.Finding    `json:"checks,omitempty"`
 	Verdict       explainedVerdict `json:"verdict"`
 	ToDo          string           `json:"toDo"`
 }
@@ -47,8 +47,6 @@ type explainedRequest struct {
 
 // unknownState is the state of a check that rests on an unknown fact.
 const unknownState csr.State = "Unknown"
-
-type explainedCheck struct{ csr.Finding }
 
 type explainedVerdict struct {
 	// State is Approved, Denied, Failed or Pending.
@@ -159,7 +157,7 @@ func (e *explanation) write(out io.Writer, now time.Time) error {
 }
 
 func (e *explanation) inChecks(message string) bool {
-	return slices.ContainsFunc(e.Checks, func(c explainedCheck) bool { return c.Message == message })
+	return slices.ContainsFunc(e.Checks, func(c csr.Finding) bool { return c.Message == message })
 }
 
 func (e *explanation) writeRequest(out io.Writer, now time.Time) {

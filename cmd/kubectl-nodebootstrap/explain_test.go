@@ -99,7 +99,7 @@ func explanationOf(t *testing.T, cl cluster, args ...string) explanation {
 
 // failedCheck is the name of the check that decided; empty if all have passed.
 func (e *explanation) failedCheck() string {
-	i := slices.IndexFunc(e.Checks, func(c explainedCheck) bool { return c.State == csr.Failed })
+	i := slices.IndexFunc(e.Checks, func(c csr.Finding) bool { return c.State == csr.Failed })
 	if i < 0 {
 		return ""
 	}
