@@ -25,6 +25,9 @@ const (
 	// ConditionServingCertificateApproved is True when the node's last CSR for a serving certificate was approved. It exists while
 	// spec.servingCertificate.addresses is not empty.
 	ConditionServingCertificateApproved = "ServingCertificateApproved"
+	// ConditionClientCertificateExpiring is True while the kubelet of a joined node does not renew its Lease, and the node's last known client
+	// certificate expires within 30 days, or has expired. It exists only while it is True.
+	ConditionClientCertificateExpiring = "ClientCertificateExpiring"
 	// ConditionReconciling is True while the operator works towards Ready (kstatus). It exists only while it is True.
 	ConditionReconciling = "Reconciling"
 	// ConditionStalled is True when action is required before the operator can continue (kstatus). It exists only while it is True.

@@ -193,7 +193,8 @@ type NodeBootstrapStatus struct {
 
 	// conditions: Ready, CredentialsAvailable, Joined; ApprovalEnforced while the node has a token; TokenMisused after a misuse;
 	// KeyConflict after several keys were sent with one token; CertificateNotRevoked while a certificate is valid that should not be;
-	// ServingCertificateApproved while addresses are declared; and per kstatus Reconciling and Stalled while they are True.
+	// ServingCertificateApproved while addresses are declared; ClientCertificateExpiring while the certificate of a node that does not run
+	// is about to expire; and per kstatus Reconciling and Stalled while they are True.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -294,10 +295,55 @@ type NodeBootstrapStatus struct {
 	// +optional
 	JoinProofTime *metav1.Time `json:"joinProofTime,omitempty"`
 
+	// join is when each step of the last join was done. It is absent while the node is awaited, and for a node that was a member before
+	// its NodeBootstrap, or that joined under a version without this field. Nothing is decided from it.
+	// +optional
+	Join *JoinTimes `json:"join,omitempty"`
+
+	// clientCertificate is the newest client certificate of the node that the operator has seen: the one that it joined with, or a renewal.
+	// It is absent while the node is awaited.
+	// +optional
+	ClientCertificate *ClientCertificate `json:"clientCertificate,omitempty"`
+
 	// lastHandledReissueAt is the last handled value of the annotation nodebootstrap.io/reissue-requested-at; for a value of more than
 	// 128 bytes it is SHA256:<hex> of the value.
 	// +optional
 	LastHandledReissueAt string `json:"lastHandledReissueAt,omitempty"`
+}
+
+// JoinTimes are when the steps of a join were done, in this order. The API server's clock has written all of them, except for readyTime. A
+// time that is not known, or not yet, is absent.
+type JoinTimes struct {
+	// publishedTime is when the credential became available.
+	// +optional
+	PublishedTime *metav1.Time `json:"publishedTime,omitempty"`
+	// requestedTime is when the CertificateSigningRequest was created to which the node's certificate was issued.
+	// +optional
+	RequestedTime *metav1.Time `json:"requestedTime,omitempty"`
+	// approvedTime is when it was approved.
+	// +optional
+	ApprovedTime *metav1.Time `json:"approvedTime,omitempty"`
+	// issuedTime is when the certificate was stored in it.
+	// +optional
+	IssuedTime *metav1.Time `json:"issuedTime,omitempty"`
+	// registeredTime is when the Node was created.
+	// +optional
+	RegisteredTime *metav1.Time `json:"registeredTime,omitempty"`
+	// readyTime is since when the Node was Ready, when the operator first saw that. It is by the node's clock, and never before
+	// registeredTime or after the moment in which the operator read it.
+	// +optional
+	ReadyTime *metav1.Time `json:"readyTime,omitempty"`
+	// servingTime is when the first serving certificate after registeredTime was approved.
+	// +optional
+	ServingTime *metav1.Time `json:"servingTime,omitempty"`
+}
+
+// ClientCertificate is a node's client certificate, without its content.
+type ClientCertificate struct {
+	// startTime is the beginning of its validity.
+	StartTime metav1.Time `json:"startTime"`
+	// expirationTime is the end of its validity: from then on the node is locked out.
+	ExpirationTime metav1.Time `json:"expirationTime"`
 }
 
 // TokenStatus identifies a bootstrap token without its secret part.

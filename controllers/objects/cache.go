@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"slices"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -44,6 +45,8 @@ const (
 	IndexToken = "token"
 	// IndexServing finds CSRs for serving certificates by the node that sent them.
 	IndexServing = "serving"
+	// IndexRenewal finds CSRs with which a node has renewed its client certificate by the node.
+	IndexRenewal = "renewal"
 	// IndexKey finds NodeBootstraps by the keys of their nodes: those that are approved, and the pinned one.
 	IndexKey = "key"
 	// IndexAddress finds NodeBootstraps by the addresses that they declare for their node, except its name.
@@ -94,6 +97,7 @@ func AddIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		indexBy(IndexToken, oneValue(func(r *certificatesv1.CertificateSigningRequest) string { return token.IDOfUser(r.Spec.Username) })),
 		indexBy(IndexNode, oneValue(lifecycle.RequestedNode)),
 		indexBy(IndexServing, oneValue(lifecycle.ServingNode)),
+		indexBy(IndexRenewal, oneValue(RenewingNode)),
 		indexBy(IndexAddress, func(nb *v1alpha1.NodeBootstrap) []string {
 			return csr.DeclaredAddresses(nb.Spec.ServingCertificate.Addresses)
 		}),
@@ -134,6 +138,16 @@ func indexedNode(s *corev1.Secret) string {
 	case token.Stray(s):
 		return StrayTokens
 	case s.Name == owned.KubeconfigSecretName(node): // found by name
+		return ""
+	}
+	return node
+}
+
+// RenewingNode returns the node that has renewed its client certificate with a CSR; empty for other CSRs, and until it has the certificate.
+func RenewingNode(r *certificatesv1.CertificateSigningRequest) string {
+	node, ok := strings.CutPrefix(r.Spec.Username, "system:node:")
+	if !ok || r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || len(node) > maxWordBytes ||
+		!csr.Issued(r) || len(r.Status.Certificate) > maxCertificateBytes {
 		return ""
 	}
 	return node

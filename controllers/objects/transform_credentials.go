@@ -143,11 +143,19 @@ const (
 // controllers/node.
 var cutRequest = transform(func(r *certificatesv1.CertificateSigningRequest) {
 	finalizers, owners := len(r.Finalizers) > 0, len(r.OwnerReferences) > 0
-	left := bareMetadata(&r.ObjectMeta, r.Size(), nil, nil)
+	size := r.Size()
+	csr.KeepIssuedAt(r)
+	issued := r.ManagedFields
+	left := bareMetadata(&r.ObjectMeta, size, nil, nil)
+	if node := RenewingNode(r); node != "" {
+		keepRenewal(r)
+		return
+	}
 	if !slices.Contains(r.Spec.Groups, token.Group) && lifecycle.ServingNode(r) == "" {
 		r.Spec, r.Status = certificatesv1.CertificateSigningRequestSpec{}, certificatesv1.CertificateSigningRequestStatus{}
 		return
 	}
+	r.ManagedFields = issued
 	if finalizers {
 		r.Finalizers = []string{otherEntry}
 	}
@@ -165,6 +173,12 @@ var cutRequest = transform(func(r *certificatesv1.CertificateSigningRequest) {
 	}
 	left.mark(&r.ObjectMeta)
 })
+
+// keepRenewal keeps of a CSR with which a node has renewed its client certificate who sent it, and the certificate.
+func keepRenewal(r *certificatesv1.CertificateSigningRequest) {
+	r.Spec = certificatesv1.CertificateSigningRequestSpec{Username: r.Spec.Username, SignerName: r.Spec.SignerName}
+	r.Status = certificatesv1.CertificateSigningRequestStatus{Certificate: r.Status.Certificate}
+}
 
 // cutConditions returns a bounded number of conditions with short texts, among them the first Approved, Denied and Failed. It
 // reports whether it left nothing out.

@@ -123,15 +123,21 @@ func Fingerprint(r *certificatesv1.CertificateSigningRequest) (string, error) {
 
 // Expires is when the certificate that was issued for a CSR expires. It fails if that is not a certificate in PEM.
 func Expires(r *certificatesv1.CertificateSigningRequest) (time.Time, error) {
+	_, end, err := Validity(r)
+	return end, err
+}
+
+// Validity is from when to when the certificate is valid that was issued for a CSR. It fails if that is not a certificate in PEM.
+func Validity(r *certificatesv1.CertificateSigningRequest) (start, end time.Time, err error) {
 	block, _ := pem.Decode(r.Status.Certificate)
 	if block == nil {
-		return time.Time{}, fmt.Errorf("the certificate of the request %s is not PEM", r.Name)
+		return start, end, fmt.Errorf("the certificate of the request %s is not PEM", r.Name)
 	}
 	certificate, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("parsing the certificate of the request %s: %w", r.Name, err)
+		return start, end, fmt.Errorf("parsing the certificate of the request %s: %w", r.Name, err)
 	}
-	return certificate.NotAfter, nil
+	return certificate.NotBefore, certificate.NotAfter, nil
 }
 
 // MayDecide reports whether the operator may approve and deny CSRs for a signer: those for kubelets' certificates (controllers/rbac.go).
@@ -184,6 +190,30 @@ func Condition(r *certificatesv1.CertificateSigningRequest, t certificatesv1.Req
 
 // Issued reports whether a CSR has its certificate.
 func Issued(r *certificatesv1.CertificateSigningRequest) bool { return len(r.Status.Certificate) > 0 }
+
+// IssuedAt is when the API server stored the certificate of a CSR, by metadata.managedFields; nil if it has none, or that is not known.
+func IssuedAt(r *certificatesv1.CertificateSigningRequest) *metav1.Time {
+	if !Issued(r) {
+		return nil
+	}
+	for _, m := range r.ManagedFields {
+		if m.Subresource == statusSubresource && m.Time != nil && (m.FieldsV1 == nil || strings.Contains(m.FieldsV1.GetRawString(), `"f:certificate"`)) {
+			return m.Time
+		}
+	}
+	return nil
+}
+
+const statusSubresource = "status"
+
+// KeepIssuedAt reduces metadata.managedFields of a CSR to what IssuedAt needs.
+func KeepIssuedAt(r *certificatesv1.CertificateSigningRequest) {
+	at := IssuedAt(r)
+	r.ManagedFields = nil
+	if at != nil {
+		r.ManagedFields = []metav1.ManagedFieldsEntry{{Subresource: statusSubresource, Time: at}}
+	}
+}
 
 // ApprovedAt returns when a CSR was approved, and whether it was.
 func ApprovedAt(r *certificatesv1.CertificateSigningRequest) (metav1.Time, bool) {

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package steps knows the steps of a join, and reads from the objects of a node when each was done. The operator's metrics and the plugin
+// share it.
+package steps
+
+import (
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+)
+
+// The steps of a join, in their order, except that a node may serve before it is Ready.
+const (
+	// Published means: the node's credential is available.
+	Published = "published"
+	// Requested means: the machine has sent the CSR to which its certificate is issued.
+	Requested = "requested"
+	// Approved means: that CSR is approved.
+	Approved = "approved"
+	// Issued means: it has its certificate.
+	Issued = "issued"
+	// Registered means: the Node exists.
+	Registered = "registered"
+	// Ready means: the Node is Ready.
+	Ready = "ready"
+	// Serving means: a serving certificate of the node is approved.
+	Serving = "serving"
+)
+
+// A Step is when a step was done.
+type Step struct {
+	// Name is one of the constants.
+	Name string
+	// After is the step that must be done before this one can begin; empty for the first one.
+	After string
+	// Time is nil if it is not known, or not yet.
+	Time *metav1.Time
+}
+
+// List is all steps of a join in their order. It accepts nil.
+func List(t *v1alpha1.JoinTimes) []Step {
+	if t == nil {
+		t = &v1alpha1.JoinTimes{}
+	}
+	return []Step{
+		{Published, "", t.PublishedTime},
+		{Requested, Published, t.RequestedTime},
+		{Approved, Requested, t.ApprovedTime},
+		{Issued, Approved, t.IssuedTime},
+		{Registered, Issued, t.RegisteredTime},
+		{Ready, Registered, t.ReadyTime},
+		{Serving, Registered, t.ServingTime},
+	}
+}
+
+// Time is when a step was done; nil if that is not known.
+func Time(t *v1alpha1.JoinTimes, name string) *metav1.Time {
+	for _, s := range List(t) {
+		if s.Name == name {
+			return s.Time
+		}
+	}
+	return nil
+}
+
+// PublishedAt is since when the credential of an awaited node is available; nil if it is not.
+func PublishedAt(s *v1alpha1.NodeBootstrapStatus) *metav1.Time {
+	c := meta.FindStatusCondition(s.Conditions, v1alpha1.ConditionCredentialsAvailable)
+	if c == nil || c.Status != metav1.ConditionTrue {
+		return nil
+	}
+	return &c.LastTransitionTime
+}
+
+// OfRequest enters the steps that the node's CSR shows.
+func OfRequest(t *v1alpha1.JoinTimes, r *certificatesv1.CertificateSigningRequest) {
+	t.RequestedTime = &r.CreationTimestamp
+	if at, approved := csr.ApprovedAt(r); approved {
+		t.ApprovedTime = &at
+	}
+	t.IssuedTime = csr.IssuedAt(r)
+}
+
+// OfNode enters when the Node was created, and since when it is Ready, as it was read at a time. The node's own clock has written the
+// latter: it is moved between the creation and now.
+func OfNode(t *v1alpha1.JoinTimes, created metav1.Time, conditions []corev1.NodeCondition, now time.Time) {
+	t.RegisteredTime = &created
+	for _, c := range conditions {
+		if c.Type != corev1.NodeReady || c.Status != corev1.ConditionTrue {
+			continue
+		}
+		ready := metav1.NewTime(now.Truncate(time.Second))
+		if c.LastTransitionTime.Before(&ready) {
+			ready = c.LastTransitionTime
+		}
+		if ready.Before(&created) {
+			ready = created
+		}
+		t.ReadyTime = &ready
+	}
+}
