@@ -16,6 +16,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
@@ -92,7 +93,14 @@ func TestMetrics(t *testing.T) {
 // Each metric is in the table of the documentation, and the table has no others.
 func TestMetricsAreDocumented(t *testing.T) {
 	cluster.Create(t, cluster.NodeBootstrap("documented")) // gauges without a NodeBootstrap are absent
-	cluster.WaitAwaited(t, "documented")
+	_, kubeconfig := cluster.WaitAwaited(t, "documented")
+	waitCondition(t, ask(t, kubeconfig, "documented", newKey(t)), certificatesv1.CertificateApproved) // it waits for its registration
+	env.Eventually(t, "a wait for a step", func() error {
+		if metric(t, "nodebootstrap_join_step_waiting_since_timestamp_seconds", "step="+steps.Registered) == 0 {
+			return errors.New("no node waits")
+		}
+		return nil
+	})
 	doc, err := os.ReadFile(filepath.Join("..", "docs", "metrics.md"))
 	if err != nil {
 		t.Fatal(err)

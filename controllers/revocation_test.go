@@ -47,11 +47,17 @@ func approve(t *testing.T, request *certificatesv1.CertificateSigningRequest) {
 // issue stores a certificate that expires at a time, as the signer does.
 func issue(t *testing.T, request *certificatesv1.CertificateSigningRequest, expires time.Time) {
 	t.Helper()
+	issueFrom(t, request, time.Now().Add(-time.Hour), expires)
+}
+
+// issueFrom stores a certificate that is valid from one time to another.
+func issueFrom(t *testing.T, request *certificatesv1.CertificateSigningRequest, starts, expires time.Time) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: expires}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, NotBefore: starts, NotAfter: expires}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	if err := objects.StartTogether(ctx, mgr.GetCache()); err != nil {
 		return err
 	}
-	m, err := metrics.New(o.Registry, mgr.GetClient())
+	m, err := metrics.New(o.Registry, mgr.GetClient(), o.Clock)
 	if err != nil {
 		return err
 	}

@@ -119,6 +119,9 @@ const (
 	ReasonReissued = "Reissued"
 )
 
+// ReasonNodeNotRunning is the reason of ClientCertificateExpiring.
+const ReasonNodeNotRunning = "NodeNotRunning"
+
 // Reasons of KeyConflict, CertificateNotRevoked and Joined that are about a second machine.
 const (
 	// ReasonSeveralKeys is the reason of KeyConflict when CSRs with different keys were sent with one token.

@@ -4,23 +4,21 @@
 package metrics
 
 import (
-	"context"
 	"fmt"
 	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	certificatesv1 "k8s.io/api/certificates/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
-	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/status"
-	"github.com/nodebootstrap/nodebootstrap/internal/token"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 	"github.com/nodebootstrap/nodebootstrap/internal/version"
 )
 
@@ -34,6 +32,8 @@ type Metrics struct {
 	changes      *prometheus.CounterVec
 	toCredential prometheus.Histogram
 	toJoined     prometheus.Histogram
+	toReady      prometheus.Histogram
+	steps        *prometheus.HistogramVec
 }
 
 // The fields that can change in a published kubeconfig.
@@ -43,7 +43,7 @@ const (
 )
 
 // New registers all metrics of the operator. The gauges are computed from the cache at each scrape.
-func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) {
+func New(registry prometheus.Registerer, cache client.Reader, c clock.PassiveClock) (*Metrics, error) {
 	m := &Metrics{
 		decisions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "nodebootstrap_certificate_decisions_total",
@@ -79,6 +79,19 @@ func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) 
 			Help:    "Time from the moment a credential is available to the moment its node has joined.",
 			Buckets: []float64{5, 15, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600},
 		}),
+		toReady: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "nodebootstrap_ready_duration_seconds",
+			Help:    "Time from the moment a credential is available to the moment its node is Ready, in whole seconds.",
+			Buckets: []float64{5, 15, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600, 7 * 24 * 3600},
+		}),
+		steps: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "nodebootstrap_join_step_duration_seconds",
+			Help:    "Time that each step of a join takes after the step before it, in whole seconds.",
+			Buckets: []float64{1, 2, 5, 10, 30, 60, 300, 900, 3600, 24 * 3600},
+		}, []string{"step"}),
+	}
+	for _, s := range steps.List(nil) {
+		m.steps.WithLabelValues(s.Name)
 	}
 	for _, reason := range decisions.MisuseReasons { // an alert on an increase needs a counter that starts at zero
 		m.alarms.WithLabelValues(reason)
@@ -92,7 +105,7 @@ func New(registry prometheus.Registerer, cache client.Reader) (*Metrics, error) 
 		ConstLabels: prometheus.Labels{"version": version.Name(), "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.conflicts, m.outliving, m.changes, m.toCredential, m.toJoined, build, &states{cache}} {
+	for _, c := range []prometheus.Collector{m.decisions, m.alarms, m.renewals, m.conflicts, m.outliving, m.changes, m.toCredential, m.toJoined, m.toReady, m.steps, build, &states{cache, c}} {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}
@@ -131,11 +144,29 @@ func (m *Metrics) Observe(old, new *v1alpha1.NodeBootstrapStatus, now time.Time)
 		m.changes.WithLabelValues(changedCA).Inc()
 	}
 	if becameTrue(old, new, v1alpha1.ConditionCredentialsAvailable) && new.AwaitingSince != nil {
-		m.toCredential.Observe(max(0, now.Sub(new.AwaitingSince.Time).Seconds()))
+		seconds := max(0, now.Sub(new.AwaitingSince.Time).Seconds())
+		m.toCredential.Observe(seconds)
+		m.steps.WithLabelValues(steps.Published).Observe(seconds)
 	}
+	m.observeSteps(old.Join, new.Join)
 	available := meta.FindStatusCondition(old.Conditions, v1alpha1.ConditionCredentialsAvailable)
 	if becameTrue(old, new, v1alpha1.ConditionJoined) && available != nil && available.Status == metav1.ConditionTrue {
 		m.toJoined.Observe(max(0, now.Sub(available.LastTransitionTime.Time).Seconds()))
+	}
+}
+
+// observeSteps measures the steps of a join that a status has and an older one does not, each from the step before it. What is not known
+// is not measured.
+func (m *Metrics) observeSteps(old, new *v1alpha1.JoinTimes) {
+	for _, s := range steps.List(new) {
+		before := steps.Time(new, s.After)
+		if s.Time == nil || before == nil || steps.Time(old, s.Name) != nil {
+			continue
+		}
+		m.steps.WithLabelValues(s.Name).Observe(max(0, s.Time.Sub(before.Time).Seconds()))
+		if published := steps.Time(new, steps.Published); s.Name == steps.Ready && published != nil {
+			m.toReady.Observe(max(0, s.Time.Sub(published.Time).Seconds()))
+		}
 	}
 }
 
@@ -158,102 +189,4 @@ func knownSigner(name string) string {
 	default:
 		return "other"
 	}
-}
-
-// states are gauges over all NodeBootstraps.
-type states struct{ cache client.Reader }
-
-var (
-	stateDesc = prometheus.NewDesc("nodebootstrap_nodebootstraps",
-		"NodeBootstraps by the reason of their condition Ready, and by its status.", []string{"ready", "state"}, nil)
-	misusedDesc = prometheus.NewDesc("nodebootstrap_alarms",
-		"NodeBootstraps whose token was misused: those with the condition TokenMisused.", nil, nil)
-	conflictDesc = prometheus.NewDesc("nodebootstrap_key_conflicts",
-		"NodeBootstraps for which several keys were sent with one token: those with the condition KeyConflict.", nil, nil)
-	outlivingDesc = prometheus.NewDesc("nodebootstrap_certificates_not_revoked",
-		"NodeBootstraps with a valid certificate that should not exist: those with the condition CertificateNotRevoked.", nil, nil)
-	bypassedDesc = prometheus.NewDesc("nodebootstrap_approvals_not_enforced",
-		"NodeBootstraps for which something else approves CertificateSigningRequests too: those with the condition ApprovalEnforced False, except for those with approval ClusterWide.", nil, nil)
-	foreignDesc = prometheus.NewDesc("nodebootstrap_foreign_tokens",
-		"Bootstrap tokens in the operator's groups that no NodeBootstrap owns and that do not have the operator's label.", nil, nil)
-	expiryDesc = prometheus.NewDesc("nodebootstrap_soonest_token_expiry_timestamp_seconds",
-		"When the first token of an awaited node expires, in seconds since 1970. Absent if there is no such token.", nil, nil)
-)
-
-// Describe implements prometheus.Collector.
-func (*states) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{stateDesc, misusedDesc, conflictDesc, outlivingDesc, bypassedDesc, foreignDesc, expiryDesc} {
-		out <- d
-	}
-}
-
-// scrapeLimit is how long a scrape waits until the cache has synced.
-const scrapeLimit = 5 * time.Second
-
-// Collect implements prometheus.Collector.
-func (s *states) Collect(out chan<- prometheus.Metric) {
-	ctx, cancel := context.WithTimeout(context.Background(), scrapeLimit)
-	defer cancel()
-	var list v1alpha1.NodeBootstrapList
-	if err := s.cache.List(ctx, &list); err != nil {
-		out <- prometheus.NewInvalidMetric(stateDesc, fmt.Errorf("listing NodeBootstraps: %w", err))
-		return
-	}
-	if foreign, err := s.foreignTokens(ctx); err != nil {
-		out <- prometheus.NewInvalidMetric(foreignDesc, err)
-	} else {
-		out <- prometheus.MustNewConstMetric(foreignDesc, prometheus.GaugeValue, float64(foreign))
-	}
-	type state struct{ ready, reason string }
-	count := map[state]int{}
-	misused, conflicts, outliving, bypassed := 0, 0, 0, 0
-	var soonest time.Time
-	for i := range list.Items {
-		status := &list.Items[i].Status
-		at := state{string(metav1.ConditionUnknown), "New"}
-		if ready := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionReady); ready != nil {
-			at = state{string(ready.Status), ready.Reason}
-		}
-		count[at]++
-		if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionTokenMisused) {
-			misused++
-		}
-		if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionKeyConflict) {
-			conflicts++
-		}
-		if meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCertificateNotRevoked) {
-			outliving++
-		}
-		if c := meta.FindStatusCondition(status.Conditions, v1alpha1.ConditionApprovalEnforced); c != nil && c.Reason == v1alpha1.ReasonApprovedByOthers {
-			bypassed++
-		}
-		if t := status.Token; t != nil && (soonest.IsZero() || t.ExpirationTime.Time.Before(soonest)) {
-			soonest = t.ExpirationTime.Time
-		}
-	}
-	for at, n := range count {
-		out <- prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, float64(n), at.ready, at.reason)
-	}
-	out <- prometheus.MustNewConstMetric(misusedDesc, prometheus.GaugeValue, float64(misused))
-	out <- prometheus.MustNewConstMetric(conflictDesc, prometheus.GaugeValue, float64(conflicts))
-	out <- prometheus.MustNewConstMetric(outlivingDesc, prometheus.GaugeValue, float64(outliving))
-	out <- prometheus.MustNewConstMetric(bypassedDesc, prometheus.GaugeValue, float64(bypassed))
-	if !soonest.IsZero() {
-		out <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(soonest.Unix()))
-	}
-}
-
-// foreignTokens counts the tokens in the operator's groups that someone else created.
-func (s *states) foreignTokens(ctx context.Context) (int, error) {
-	var list corev1.SecretList
-	if err := s.cache.List(ctx, &list, client.InNamespace(token.Namespace)); err != nil {
-		return 0, fmt.Errorf("listing token Secrets: %w", err)
-	}
-	n := 0
-	for i := range list.Items {
-		if token.Stray(&list.Items[i]) && !owned.Labelled(&list.Items[i]) {
-			n++
-		}
-	}
-	return n, nil
 }

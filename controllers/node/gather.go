@@ -82,10 +82,24 @@ func (r *Reconciler) gatherCluster(ctx context.Context, f *lifecycle.Facts) erro
 	if f.Node, err = objects.Find(ctx, r.Client, "", f.Name, objects.NodeMetadata()); err != nil {
 		return err
 	}
-	if f.NeedsLive() {
-		return r.gatherUncached(ctx, f)
+	if f.Renewals, err = r.renewals(ctx, f.Name); err != nil {
+		return err
 	}
-	return nil
+	live := f.NeedsLive()
+	return r.gatherUncached(ctx, f, live || f.NeedsReady(r.Clock.Now()), live || f.NeedsLease(r.Clock.Now()))
+}
+
+// renewals returns the CSRs with which a node has renewed its client certificate.
+func (r *Reconciler) renewals(ctx context.Context, node string) ([]*certificatesv1.CertificateSigningRequest, error) {
+	var list certificatesv1.CertificateSigningRequestList
+	if err := r.Client.List(ctx, &list, client.MatchingFields{objects.IndexRenewal: node}); err != nil {
+		return nil, fmt.Errorf("listing the requests with which %s has renewed its certificate: %w", node, err)
+	}
+	var out []*certificatesv1.CertificateSigningRequest
+	for i := range list.Items {
+		out = append(out, &list.Items[i])
+	}
+	return out, nil
 }
 
 // gatherBindingsProblem adds why the shared bindings are not as they should be, if another writer or a failed write is the
@@ -106,18 +120,29 @@ func (r *Reconciler) gatherBindingsProblem(f *lifecycle.Facts) {
 	}
 }
 
-// gatherUncached reads the Node's status and the Lease, which show whether a kubelet runs as the node. Neither is in the cache.
-func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts) error {
+// gatherUncached reads the Node's status, or the Lease, or both: they show whether a kubelet runs as the node. Neither is in the cache.
+func (r *Reconciler) gatherUncached(ctx context.Context, f *lifecycle.Facts, readNode, readLease bool) error {
+	if !readNode && !readLease {
+		return nil
+	}
 	reads := r.semaphores.get().uncachedNodes
 	if err := reads.Acquire(ctx, 1); err != nil {
 		return err
 	}
 	defer reads.Release(1)
-	node, err := objects.Find(ctx, r.Uncached, "", f.Name, &corev1.Node{})
-	if err != nil {
-		return err
+	if readNode {
+		node, err := objects.Find(ctx, r.Uncached, "", f.Name, &corev1.Node{})
+		if err != nil {
+			return err
+		}
+		if node != nil && node.UID == f.Node.UID {
+			f.NodeConditions = node.Status.Conditions
+		}
+		f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
 	}
-	f.NodeReported = node != nil && node.Status.NodeInfo.KubeletVersion != ""
+	if !readLease {
+		return nil
+	}
 	lease, err := objects.Find(ctx, r.Uncached, corev1.NamespaceNodeLease, f.Name, &coordinationv1.Lease{})
 	if err == nil && lease != nil {
 		f.LeaseRenewed = lifecycle.LeaseRenewed(lease)

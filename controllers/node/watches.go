@@ -125,7 +125,10 @@ func (r *Reconciler) requestsOfCSR(ctx context.Context, o client.Object) []recon
 		return nil
 	}
 	if node := lifecycle.ServingNode(request); node != "" {
-		return r.requestsOfServing(ctx, node)
+		return r.requestsOfMember(ctx, node, func(nb *v1alpha1.NodeBootstrap) bool { return len(nb.Spec.ServingCertificate.Addresses) > 0 })
+	}
+	if node := objects.RenewingNode(request); node != "" {
+		return r.requestsOfMember(ctx, node, func(*v1alpha1.NodeBootstrap) bool { return true })
 	}
 	if !slices.Contains(request.Spec.Groups, token.Group) {
 		return nil
@@ -141,13 +144,13 @@ func (r *Reconciler) requestsOfCSR(ctx context.Context, o client.Object) []recon
 	return requestsFor(lifecycle.RequestedNode(request))
 }
 
-// requestsOfServing ignores nodes without declared addresses.
-func (r *Reconciler) requestsOfServing(ctx context.Context, node string) []reconcile.Request {
+// requestsOfMember finds the node that has sent a CSR, unless it has no NodeBootstrap to which CSRs of its kind matter.
+func (r *Reconciler) requestsOfMember(ctx context.Context, node string, matters func(*v1alpha1.NodeBootstrap) bool) []reconcile.Request {
 	nb, err := objects.Find(ctx, r.Client, "", node, &v1alpha1.NodeBootstrap{})
 	if err != nil {
-		log.FromContext(ctx).Error(err, "finding the NodeBootstrap of a request for a serving certificate", "node", node)
+		log.FromContext(ctx).Error(err, "finding the NodeBootstrap of a node that has sent a request", "node", node)
 	}
-	if nb == nil || len(nb.Spec.ServingCertificate.Addresses) == 0 {
+	if nb == nil || !matters(nb) {
 		return nil
 	}
 	return requestsFor(node)

@@ -80,6 +80,13 @@ func hostileRequest(username string, groups ...string) *certificatesv1.Certifica
 	return r
 }
 
+// hostileRenewal is what a node sends that renews its client certificate, with a certificate of some size.
+func hostileRenewal(size int) *certificatesv1.CertificateSigningRequest {
+	r := hostileRequest("system:node:worker-1")
+	r.Spec.SignerName, r.Status.Certificate = certificatesv1.KubeAPIServerClientKubeletSignerName, []byte(long)[:size]
+	return r
+}
+
 func hostileNodeBootstrap() *v1alpha1.NodeBootstrap {
 	nb := wanted("worker-1")
 	nb.Annotations[v1alpha1.ReissueRequestedAtAnnotation] = long
@@ -141,6 +148,9 @@ func hostileObjects(t *testing.T) map[string]hostileObject {
 	all := map[string]hostileObject{
 		"a token's request":          {cutRequest, hostileRequest("system:bootstrap:abcdef", token.Group), 32 << 10},
 		"a node's request":           {cutRequest, hostileRequest("system:node:" + long), 32 << 10},
+		"a renewal":                  {cutRequest, hostileRenewal(maxCertificateBytes), 17 << 10},
+		"a renewal with a long one":  {cutRequest, hostileRenewal(maxCertificateBytes + 1), 512},
+		"a node's pending request":   {cutRequest, hostileRenewal(0), 512},
 		"an outsider's request":      {cutRequest, hostileRequest(long), 512},
 		"a NodeBootstrap":            {transformNodeBootstrap, hostileNodeBootstrap(), 400 << 10},
 		"a token":                    {transformSecret, secret, 8 << 10},

@@ -18,7 +18,9 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/kubeconfig"
+	"github.com/nodebootstrap/nodebootstrap/internal/lifecycle"
 	"github.com/nodebootstrap/nodebootstrap/internal/owned"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
@@ -57,6 +59,9 @@ func kubeconfigSecret(t *testing.T, nb *v1alpha1.NodeBootstrap) *corev1.Secret {
 // client-go transforms listed objects twice: at a restart, all kubeconfigs were written again.
 func TestTransformingTwiceChangesNothing(t *testing.T) {
 	nb := wanted("worker-1")
+	issued := hostileRequest("system:bootstrap:abcdef", token.Group)
+	issued.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "a"}, {Manager: "b", Subresource: "status", Time: &metav1.Time{Time: time.Unix(1, 0)},
+		FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:certificate":{}}}`)}}
 	foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"a": "b"}}, Data: map[string][]byte{"a": []byte("b")}}
 	for what, tt := range map[string]struct {
 		f toolscache.TransformFunc
@@ -68,12 +73,35 @@ func TestTransformingTwiceChangesNothing(t *testing.T) {
 		"NodeBootstrap": {transformNodeBootstrap, nb},
 		"Node":          {stripNode, NodeMetadata()},
 		"request":       {cutRequest, &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{Request: make([]byte, 1<<20), Groups: []string{token.Group}}}},
+		"renewal":       {cutRequest, hostileRenewal(100)},
+		"issued":        {cutRequest, issued},
 		"binding":       {stripBinding, &rbacv1.ClusterRoleBinding{Subjects: []rbacv1.Subject{{Name: "x"}}}},
 	} {
 		once := transformed(t, tt.f, tt.o)
 		if twice := transformed(t, tt.f, once); !reflect.DeepEqual(once, twice) {
 			t.Errorf("%s: once gives %v, twice gives %v", what, once, twice)
 		}
+	}
+}
+
+// Of a CSR with which a node has renewed its certificate the cache keeps the node and the certificate, and of an issued one when it was issued.
+func TestWhatIsKeptOfIssuedRequests(t *testing.T) {
+	renewal := transformed(t, cutRequest, hostileRenewal(100))
+	if RenewingNode(renewal) != "worker-1" || len(renewal.Status.Certificate) != 100 || renewal.Status.Conditions != nil || renewal.Spec.Request != nil || renewal.ManagedFields != nil {
+		t.Errorf("a renewal is kept as %+v", renewal)
+	}
+	if pending := transformed(t, cutRequest, hostileRenewal(0)); RenewingNode(pending) != "" || pending.Spec.Username != "" {
+		t.Errorf("a pending one is kept as %+v", pending)
+	}
+	if serving := transformed(t, cutRequest, hostileRequest("system:node:worker-1")); RenewingNode(serving) != "" || lifecycle.ServingNode(serving) != "worker-1" {
+		t.Errorf("one for a serving certificate is kept as %+v", serving)
+	}
+	at := metav1.Time{Time: time.Unix(1, 0)}
+	issued := &certificatesv1.CertificateSigningRequest{Spec: certificatesv1.CertificateSigningRequestSpec{Groups: []string{token.Group}}}
+	issued.Status.Certificate = []byte("certificate")
+	issued.ManagedFields = []metav1.ManagedFieldsEntry{{Subresource: "approval", Time: &metav1.Time{}}, {Subresource: "status", Time: &at, FieldsV1: metav1.NewFieldsV1(`{"f:status":{"f:certificate":{}}}`)}}
+	if kept := transformed(t, cutRequest, issued); csr.IssuedAt(kept) == nil || !csr.IssuedAt(kept).Equal(&at) || len(kept.ManagedFields) != 1 || kept.ManagedFields[0].FieldsV1 != nil {
+		t.Errorf("an issued one is kept with %+v", kept.ManagedFields)
 	}
 }
 

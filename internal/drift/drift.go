@@ -152,6 +152,7 @@ func asSent(status *v1alpha1.NodeBootstrapStatus) *v1alpha1.NodeBootstrapStatus 
 func decidedFrom(status *v1alpha1.NodeBootstrapStatus) *v1alpha1.NodeBootstrapStatus {
 	out := *status
 	out.Keys, out.APIServerHosts, out.CAFingerprint, out.NodeAliveTime = nil, nil, "", nil
+	out.Join, out.ClientCertificate = nil, nil
 	out.Certificates = slices.Clone(status.Certificates)
 	for i := range out.Certificates {
 		out.Certificates[i].Message, out.Certificates[i].ExpirationTime = "", nil

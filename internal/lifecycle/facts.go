@@ -47,8 +47,12 @@ type Facts struct {
 	Node *metav1.PartialObjectMetadata
 	// NodeReported reports whether a kubelet has reported in the Node's status; read only if NeedsLive.
 	NodeReported bool
-	// LeaseRenewed is when the node's Lease was last renewed; read only if NeedsLive.
+	// NodeConditions are those of the Node; read only if NeedsLive or NeedsReady.
+	NodeConditions []corev1.NodeCondition
+	// LeaseRenewed is when the node's Lease was last renewed; read only if NeedsLive or NeedsLease.
 	LeaseRenewed time.Time
+	// Renewals are CSRs with which the node has renewed its client certificate.
+	Renewals []*certificatesv1.CertificateSigningRequest
 	// Requests are the CSRs that were sent with a token of this node, whatever they ask for, and those that name this node and were sent
 	// with a token of the operator that is no longer known.
 	Requests []*certificatesv1.CertificateSigningRequest

@@ -88,6 +88,11 @@ type Plan struct {
 
 	Keys []v1alpha1.SentKey // the keys sent with one token, if there is more than one
 
+	// ClientCertificate is the newest client certificate of a node that has joined; nil if none is known.
+	ClientCertificate *v1alpha1.ClientCertificate
+	// Expiring reports that it was not renewed in time, and that the node does not run.
+	Expiring bool
+
 	explained *explained // nil unless the plan is made to explain a CSR
 
 	Requeue
@@ -136,6 +141,7 @@ func (p *Plan) decide(f *Facts, now time.Time) {
 	case f.joined():
 		p.deleteCredential(f, Joined)
 		p.noteUse(f, now)
+		p.settle(f, now)
 	default:
 		p.await(f, now)
 	}

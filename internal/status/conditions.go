@@ -58,6 +58,8 @@ func (r *report) conditions() {
 	r.setIf(v1alpha1.ConditionApprovalEnforced, r.new.Token != nil, r.enforced)
 	r.setIf(v1alpha1.ConditionServingCertificateApproved, len(r.f.NodeBootstrap.Spec.ServingCertificate.Addresses) > 0, r.served)
 
+	r.setIf(v1alpha1.ConditionClientCertificateExpiring, r.p.Expiring, r.expiring)
+
 	unready := ready.status != metav1.ConditionTrue
 	r.setWhile(v1alpha1.ConditionStalled, unready && ready.stalled, ready)
 	r.setWhile(v1alpha1.ConditionReconciling, unready && !ready.stalled, ready)
@@ -217,6 +219,18 @@ func (r *report) served() finding {
 	}
 	return finding{status: metav1.ConditionUnknown, reason: v1alpha1.ReasonAwaitingRequest,
 		message: "the kubelet has not asked for a serving certificate: it does so with serverTLSBootstrap: true in its configuration"}
+}
+
+// expiring is about the certificate of a node that does not run.
+func (r *report) expiring() finding {
+	since := "has no Lease"
+	if at := r.f.LeaseRenewed; !at.IsZero() {
+		since = "last renewed its Lease at " + at.UTC().Format(time.RFC3339)
+	}
+	return yes(v1alpha1.ReasonNodeNotRunning, "the kubelet %s, and the last client certificate of the node that the operator has seen is valid until %s. Start the "+
+		"machine before then: its kubelet renews the certificate by itself. Afterwards it needs a new credential: kubectl nodebootstrap reissue %s, or %s. "+
+		"If the machine does not come back, delete its Node and this NodeBootstrap", since, r.new.ClientCertificate.ExpirationTime.UTC().Format(time.RFC3339),
+		r.f.Name, csr.ReissueCommand(r.f.Name))
 }
 
 func (r *report) set(conditionType string, f finding) {

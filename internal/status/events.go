@@ -150,6 +150,7 @@ var warnings = []struct {
 	{v1alpha1.ConditionTokenMisused, metav1.ConditionTrue},
 	{v1alpha1.ConditionKeyConflict, metav1.ConditionTrue},
 	{v1alpha1.ConditionCertificateNotRevoked, metav1.ConditionTrue},
+	{v1alpha1.ConditionClientCertificateExpiring, metav1.ConditionTrue},
 	{v1alpha1.ConditionStalled, metav1.ConditionTrue},
 	{v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse},
 	{v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse},

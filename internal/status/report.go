@@ -210,6 +210,8 @@ func (r *report) joinedNow() {
 	if r.f.Node != nil {
 		r.new.NodeUID = r.f.Node.UID
 	}
+	r.steps()
+	r.new.ClientCertificate = r.p.ClientCertificate
 	r.new.AwaitingSince, r.new.FirstApprovalTime, r.new.JoinProofTime, r.new.ReplacedKey = nil, nil, nil, nil
 }
 
@@ -231,6 +233,7 @@ func handleReissue(p *lifecycle.Plan, f *lifecycle.Facts, s *v1alpha1.NodeBootst
 func beginWait(s *v1alpha1.NodeBootstrapStatus, since time.Time) {
 	s.AwaitingSince = &metav1.Time{Time: since.Truncate(time.Second)}
 	s.NodeAliveTime, s.FirstApprovalTime, s.JoinProofTime, s.ReplacedKey = nil, nil, nil, nil
+	s.Join, s.ClientCertificate = nil, nil
 }
 
 // hosts keeps every host at which the node may reach the API server: also that of a kubeconfig whose write may have succeeded although it

@@ -14,6 +14,8 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/decisions"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // The steps of a join, in their order, except that a node may serve before it is Ready.
@@ -79,8 +81,38 @@ func PublishedAt(s *v1alpha1.NodeBootstrapStatus) *metav1.Time {
 	return &c.LastTransitionTime
 }
 
-// OfRequest enters the steps that the node's CSR shows.
+// Request is the one of a node's CSRs for client certificates that shows how far the current wait is: the newest that has its certificate,
+// otherwise the newest that is approved, otherwise the newest without a verdict. It is nil if there is none.
+func Request(s *v1alpha1.NodeBootstrapStatus, all []*certificatesv1.CertificateSigningRequest) *certificatesv1.CertificateSigningRequest {
+	var best *certificatesv1.CertificateSigningRequest
+	progress := 0
+	for _, r := range csr.NewestFirst(all) {
+		at, approved := csr.ApprovedAt(r)
+		if !approved {
+			at = r.CreationTimestamp
+		}
+		got := 0
+		switch {
+		case !decisions.InCurrentWait(s, token.IDOfUser(r.Spec.Username), at):
+		case approved && csr.Issued(r):
+			got = 3
+		case approved && csr.Condition(r, certificatesv1.CertificateFailed) == nil:
+			got = 2
+		case csr.Undecided(r):
+			got = 1
+		}
+		if got > progress {
+			best, progress = r, got
+		}
+	}
+	return best
+}
+
+// OfRequest enters the steps that a node's CSR shows. It accepts nil.
 func OfRequest(t *v1alpha1.JoinTimes, r *certificatesv1.CertificateSigningRequest) {
+	if r == nil {
+		return
+	}
 	t.RequestedTime = &r.CreationTimestamp
 	if at, approved := csr.ApprovedAt(r); approved {
 		t.ApprovedTime = &at
@@ -105,4 +137,38 @@ func OfNode(t *v1alpha1.JoinTimes, created metav1.Time, conditions []corev1.Node
 		}
 		t.ReadyTime = &ready
 	}
+}
+
+// End is how long after a Node's registration the steps that come after it are awaited. A Node that is not Ready by then is no longer joining.
+const End = 24 * time.Hour
+
+// A Wait is a step that a node waits for.
+type Wait struct {
+	// Step is one of the constants.
+	Step string
+	// Since is when the step before it was done.
+	Since time.Time
+}
+
+// Waits are the steps that a node waits for at a time, as far as the status shows: for its registration since the approval of a CSR, and since
+// then for being Ready and serving. A machine that has not sent a CSR yet waits for nothing.
+func Waits(nb *v1alpha1.NodeBootstrap, now time.Time) []Wait {
+	s := &nb.Status
+	if s.AwaitingSince != nil {
+		if s.FirstApprovalTime != nil {
+			return []Wait{{Registered, s.FirstApprovalTime.Time}}
+		}
+		return nil
+	}
+	if s.Join == nil || s.Join.RegisteredTime == nil || !now.Before(s.Join.RegisteredTime.Add(End)) {
+		return nil
+	}
+	var out []Wait
+	if s.Join.ReadyTime == nil {
+		out = append(out, Wait{Ready, s.Join.RegisteredTime.Time})
+	}
+	if s.Join.ServingTime == nil && len(nb.Spec.ServingCertificate.Addresses) > 0 {
+		out = append(out, Wait{Serving, s.Join.RegisteredTime.Time})
+	}
+	return out
 }

@@ -3,6 +3,7 @@
 package steps_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -82,9 +83,9 @@ func TestOfNode(t *testing.T) {
 		since  metav1.Time
 		want   *metav1.Time
 	}{
-		"not Ready":                                {corev1.ConditionFalse, nodetest.Ago(time.Minute), nil},
-		"unknown":                                  {corev1.ConditionUnknown, nodetest.Ago(time.Minute), nil},
-		"Ready":                                    {corev1.ConditionTrue, nodetest.Ago(time.Minute), new(nodetest.Ago(time.Minute))},
+		"not Ready": {corev1.ConditionFalse, nodetest.Ago(time.Minute), nil},
+		"unknown":   {corev1.ConditionUnknown, nodetest.Ago(time.Minute), nil},
+		"Ready":     {corev1.ConditionTrue, nodetest.Ago(time.Minute), new(nodetest.Ago(time.Minute))},
 		"by a slow clock, before its Node existed": {corev1.ConditionTrue, nodetest.Ago(2 * time.Hour), &created},
 		"by a fast clock, in the future":           {corev1.ConditionTrue, nodetest.Ago(-time.Hour), new(nodetest.Ago(0))},
 	} {
@@ -96,6 +97,78 @@ func TestOfNode(t *testing.T) {
 			}, nodetest.Now)
 			if !got.RegisteredTime.Equal(&created) || !got.ReadyTime.Equal(tt.want) {
 				t.Errorf("registered %v, Ready %v, want %v", got.RegisteredTime, got.ReadyTime, tt.want)
+			}
+		})
+	}
+}
+
+func TestRequest(t *testing.T) {
+	issued := []func(*certificatesv1.CertificateSigningRequest){nodetest.Approved(time.Minute), nodetest.WithCertificate}
+	denied := nodetest.Decided(certificatesv1.CertificateDenied, time.Minute)
+	before := append(issued, func(r *certificatesv1.CertificateSigningRequest) { // with a token of an earlier wait
+		r.Spec.Username = "system:bootstrap:" + nodetest.NthID(7)
+		r.Status.Conditions[0].LastUpdateTime = nodetest.Ago(2 * time.Hour)
+	})
+	for name, tt := range map[string]struct {
+		requests []*certificatesv1.CertificateSigningRequest
+		want     string
+	}{
+		"none":                                  {nil, ""},
+		"denied":                                {[]*certificatesv1.CertificateSigningRequest{nodetest.Request("a", 1, 0, denied)}, ""},
+		"from before the wait":                  {[]*certificatesv1.CertificateSigningRequest{nodetest.Request("a", 1, 0, before...)}, ""},
+		"pending, before a denied one":          {[]*certificatesv1.CertificateSigningRequest{nodetest.Request("a", 1, time.Minute), nodetest.Request("b", 1, 0, denied)}, "a"},
+		"approved, before a pending one":        {[]*certificatesv1.CertificateSigningRequest{nodetest.Request("a", 1, time.Minute, nodetest.Approved(0)), nodetest.Request("b", 1, 0)}, "a"},
+		"issued, before an approved one":        {[]*certificatesv1.CertificateSigningRequest{nodetest.Request("a", 1, time.Minute, issued...), nodetest.Request("b", 1, 0, nodetest.Approved(0))}, "a"},
+		"the newest of several that are issued": {[]*certificatesv1.CertificateSigningRequest{nodetest.Request("a", 1, time.Minute, issued...), nodetest.Request("b", 1, 0, issued...)}, "b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := nodetest.StatusOf(1, time.Hour)
+			s.Tokens = []v1alpha1.LiveToken{{ID: nodetest.NthID(1)}}
+			got := steps.Request(&s, tt.requests)
+			if (got == nil) != (tt.want == "") || got != nil && got.Name != tt.want {
+				t.Errorf("got %v, want %q", got, tt.want)
+			}
+		})
+	}
+	var times v1alpha1.JoinTimes
+	if steps.OfRequest(&times, nil); times.RequestedTime != nil {
+		t.Error("no CSR shows a step")
+	}
+}
+
+func TestWaits(t *testing.T) {
+	registered := nodetest.Ago(time.Hour)
+	awaited, serving := nodetest.NodeBootstrap(), nodetest.NodeBootstrap()
+	awaited.Status = nodetest.StatusOf(1, time.Hour)
+	approved := awaited.DeepCopy()
+	approved.Status.FirstApprovalTime = new(nodetest.Ago(time.Minute))
+	serving.Spec.ServingCertificate.Addresses = []string{nodetest.NodeName}
+	serving.Status.Join = &v1alpha1.JoinTimes{RegisteredTime: &registered}
+	joined := serving.DeepCopy()
+	joined.Spec.ServingCertificate.Addresses = nil
+	ready := serving.DeepCopy()
+	ready.Status.Join.ReadyTime = &registered
+	unknown := joined.DeepCopy()
+	unknown.Status.Join.RegisteredTime = nil
+	member := joined.DeepCopy()
+	member.Status.Join = nil
+	for name, tt := range map[string]struct {
+		nb   *v1alpha1.NodeBootstrap
+		now  time.Time
+		want []steps.Wait
+	}{
+		"no CSR":                       {awaited, nodetest.Now, nil},
+		"approved":                     {approved, nodetest.Now, []steps.Wait{{Step: steps.Registered, Since: nodetest.Ago(time.Minute).Time}}},
+		"joined":                       {joined, nodetest.Now, []steps.Wait{{Step: steps.Ready, Since: registered.Time}}},
+		"joined, with addresses":       {serving, nodetest.Now, []steps.Wait{{Step: steps.Ready, Since: registered.Time}, {Step: steps.Serving, Since: registered.Time}}},
+		"Ready, with addresses":        {ready, nodetest.Now, []steps.Wait{{Step: steps.Serving, Since: registered.Time}}},
+		"a day after its registration": {serving, registered.Add(steps.End), nil},
+		"its Node is older":            {unknown, nodetest.Now, nil},
+		"joined under an old operator": {member, nodetest.Now, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := steps.Waits(tt.nb, tt.now); !slices.Equal(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
 	}

@@ -247,5 +247,6 @@ func (s *site) createNodes(ctx context.Context, n int, name func(int) string) er
 func (s *site) createNode(ctx context.Context, name string) error {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	node.Status.NodeInfo.KubeletVersion = "v1.37.0"
+	node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()}}
 	return s.Client.Create(ctx, node)
 }

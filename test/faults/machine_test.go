@@ -128,12 +128,16 @@ func (m *machine) register() bool {
 	if get[*corev1.Node](m.w.store, "", m.node) == nil {
 		m.w.add(m.String(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: m.node}})
 	}
-	edit(m.w.store, m.String(), "", m.node, func(n *corev1.Node) { n.Status.NodeInfo.KubeletVersion = "v1.37.2" })
+	edit(m.w.store, m.String(), "", m.node, func(n *corev1.Node) {
+		n.Status.NodeInfo.KubeletVersion = "v1.37.2"
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(m.w.now().Add(m.ahead))}}
+	})
 	return true
 }
 
 // beat renews the Lease, by the clock of the machine. The API server records when.
 func (m *machine) beat() bool {
+	m.becomeReady()
 	now, stored := metav1.NewMicroTime(m.w.now().Add(m.ahead)), metav1.NewTime(m.w.now().Truncate(time.Second))
 	if get[*coordinationv1.Lease](m.w.store, corev1.NamespaceNodeLease, m.node) == nil {
 		m.w.add(m.String(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: m.node}})
@@ -143,6 +147,17 @@ func (m *machine) beat() bool {
 		l.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubelet", Time: &stored, FieldsV1: metav1.NewFieldsV1(`{"f:spec":{"f:renewTime":{}}}`)}}
 	})
 	return true
+}
+
+// becomeReady reports the Node as Ready, by the clock of the machine.
+func (m *machine) becomeReady() {
+	node := get[*corev1.Node](m.w.store, "", m.node)
+	if node == nil || len(node.Status.Conditions) == 0 || node.Status.Conditions[0].Status == corev1.ConditionTrue {
+		return
+	}
+	edit(m.w.store, m.String(), "", m.node, func(n *corev1.Node) {
+		n.Status.Conditions[0].Status, n.Status.Conditions[0].LastTransitionTime = corev1.ConditionTrue, metav1.NewTime(m.w.now().Add(m.ahead))
+	})
 }
 
 // askServing requests a serving certificate, or with another signer a new client certificate, as the node itself.

@@ -20,6 +20,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -336,7 +337,7 @@ var theMetrics = sync.OnceValue(func() *metrics.Metrics {
 	if err != nil {
 		panic(err)
 	}
-	m, err := metrics.New(registry, fake.NewClientBuilder().WithScheme(scheme).Build())
+	m, err := metrics.New(registry, fake.NewClientBuilder().WithScheme(scheme).Build(), clock.RealClock{})
 	if err != nil {
 		panic(err)
 	}
