@@ -148,7 +148,7 @@ func hostileObjects(t *testing.T) map[string]hostileObject {
 	all := map[string]hostileObject{
 		"a token's request":          {cutRequest, hostileRequest("system:bootstrap:abcdef", token.Group), 32 << 10},
 		"a node's request":           {cutRequest, hostileRequest("system:node:" + long), 32 << 10},
-		"a renewal":                  {cutRequest, hostileRenewal(maxCertificateBytes), 17 << 10},
+		"a renewal":                  {cutRequest, hostileRenewal(maxCertificateBytes), 24 << 10},
 		"a renewal with a long one":  {cutRequest, hostileRenewal(maxCertificateBytes + 1), 512},
 		"a node's pending request":   {cutRequest, hostileRenewal(0), 512},
 		"an outsider's request":      {cutRequest, hostileRequest(long), 512},
