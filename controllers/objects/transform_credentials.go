@@ -147,7 +147,7 @@ var cutRequest = transform(func(r *certificatesv1.CertificateSigningRequest) {
 	csr.KeepIssuedAt(r)
 	issued := r.ManagedFields
 	left := bareMetadata(&r.ObjectMeta, size, nil, nil)
-	if node := RenewingNode(r); node != "" {
+	if RenewingNode(r) != "" {
 		keepRenewal(r)
 		return
 	}
