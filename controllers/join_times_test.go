@@ -94,6 +94,7 @@ func TestStepsOfAJoinAreMeasured(t *testing.T) {
 	}
 	waitMeasured(t, before, steps.Published, steps.Requested, steps.Approved, steps.Issued, steps.Registered)
 
+	at(t, time.Minute) // the fake clock would be before the time of the condition
 	node := reportsReady(t, name, corev1.ConditionTrue)
 	poke(t, name)
 	got := waitStatus(t, name, "the Node being Ready", func(s *v1alpha1.NodeBootstrapStatus) bool { return s.Join.ReadyTime != nil })
