@@ -55,18 +55,21 @@ build-installer: ## Render dist/install.yaml with the image $(IMG) from config/$
 	$(TOOL) kustomize build config/$(CONFIG) | sed 's#image: ghcr.io/nodebootstrap/nodebootstrap:latest#image: $(IMG)#' > dist/install.yaml
 
 .PHONY: release-assets
-release-assets: build-installer ## Build dist/release: everything in a release $(VERSION) except the image $(IMG).
+release-assets: build-installer ## Build dist/release: everything in a release $(VERSION), like v0.1.0, except the image $(IMG).
 	rm -rf dist/release && mkdir dist/release
 	cp dist/install.yaml dist/release/install.yaml
 	for overlay in hardened kubeadm; do \
 		$(MAKE) -s build-installer CONFIG=overlays/$$overlay && mv dist/install.yaml dist/release/install-$$overlay.yaml || exit 1; \
 	done
 	$(TOOL) helm package charts/nodebootstrap --version $(VERSION:v%=%) --app-version $(VERSION) --destination dist/release
-	for platform in linux_amd64 linux_arm64 darwin_amd64 darwin_arm64; do \
-		GOOS=$${platform%_*} GOARCH=$${platform#*_} $(GOBUILD) -o dist/kubectl-nodebootstrap ./cmd/kubectl-nodebootstrap && \
-		tar czf dist/release/kubectl-nodebootstrap_$$platform.tar.gz -C dist kubectl-nodebootstrap -C .. LICENSE || exit 1; \
+	for platform in linux_amd64 linux_arm64 darwin_amd64 darwin_arm64 windows_amd64 windows_arm64; do \
+		case $$platform in windows_*) plugin=kubectl-nodebootstrap.exe ;; *) plugin=kubectl-nodebootstrap ;; esac; \
+		GOOS=$${platform%_*} GOARCH=$${platform#*_} $(GOBUILD) -o dist/$$plugin ./cmd/kubectl-nodebootstrap && \
+		tar czf dist/release/kubectl-nodebootstrap_$$platform.tar.gz -C dist $$plugin -C .. LICENSE || exit 1; \
 	done
-	rm dist/kubectl-nodebootstrap
+	rm dist/kubectl-nodebootstrap dist/kubectl-nodebootstrap.exe
+	hack/tools/krew/manifest.sh $(VERSION) dist/release
+	hack/tools/krew/check.sh dist/release
 
 ##@ Check
 
@@ -126,11 +129,12 @@ microbench: ## Measure the pure parts, with their allocations.
 .PHONY: verify
 verify: ## Check generated files, chart, alerts, dashboard and shell scripts, which needs make test-packages; run the linter with the import rules.
 	hack/verify-generated.sh
-	shellcheck .ci/run hack/*.sh hack/tools/*.sh hack/tools/kubernetes/*.sh hack/localcluster/machine/*
+	shellcheck .ci/run hack/*.sh hack/tools/*.sh hack/tools/krew/*.sh hack/tools/kubernetes/*.sh hack/localcluster/machine/*
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring
 	go tool -modfile=hack/tools/actionlint/go.mod actionlint
 	$(TOOL) golangci-lint run ./...
+	for os in darwin windows; do GOOS=$$os go vet ./cmd/kubectl-nodebootstrap || exit 1; done
 
 .PHONY: vulnerabilities
 vulnerabilities: ## List known vulnerabilities of the dependencies, from the Go project's database.

@@ -21,7 +21,7 @@ if [ -n "$stale" ]; then
 	exit 1
 fi
 
-for module in . hack/tools hack/tools/kubernetes hack/tools/prometheus hack/tools/actionlint; do
+for module in . hack/tools hack/tools/kubernetes hack/tools/prometheus hack/tools/actionlint hack/tools/krew; do
 	(cd "$module" && go mod tidy -diff) || {
 		echo "$module/go.mod is not tidy: run go mod tidy there" >&2
 		exit 1

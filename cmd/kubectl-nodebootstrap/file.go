@@ -34,13 +34,15 @@ func writeFile(path string, content []byte, overwrite bool) error {
 	return nil
 }
 
-// writeTemporary writes a file of mode 0600 with a unique name, and returns the name.
+// writeTemporary writes a file with a unique name that only its owner can read or write, and returns the name.
 func writeTemporary(dir string, content []byte) (name string, err error) {
 	f, err := os.CreateTemp(dir, ".bootstrap-kubeconfig-*")
 	if err != nil {
 		return "", err
 	}
-	_, err = f.Write(content)
+	if err = restrict(f.Name()); err == nil {
+		_, err = f.Write(content)
+	}
 	if err == nil {
 		err = f.Sync()
 	}

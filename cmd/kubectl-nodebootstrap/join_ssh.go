@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -93,7 +95,7 @@ func (t sshTarget) start(ctx context.Context, script []byte, show func(line stri
 	s := &session{target: t, cmd: exec.CommandContext(ctx, "ssh", t.command()...)}
 	s.stderr = &lineWriter{show: func(line string) { s.hear(line, show) }}
 	s.cmd.Stderr = s.stderr
-	s.cmd.Cancel = func() error { return s.cmd.Process.Signal(syscall.SIGTERM) }
+	s.cmd.Cancel = func() error { return terminate(s.cmd.Process) }
 	s.cmd.WaitDelay = sshGrace
 	stdout, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -111,6 +113,14 @@ func (t sshTarget) start(ctx context.Context, script []byte, show func(line stri
 	}
 	s.send(script)
 	return s, nil
+}
+
+// terminate ends a process. Windows cannot ask it to end.
+func terminate(p *os.Process) error {
+	if runtime.GOOS == "windows" {
+		return p.Kill()
+	}
+	return p.Signal(syscall.SIGTERM)
 }
 
 // send ignores errors: ssh has ended then, and its exit code says more.

@@ -27,7 +27,7 @@ type secretOptions struct {
 }
 
 func (o *secretOptions) add(flags *pflag.FlagSet) {
-	flags.StringVar(&o.outputFile, "output-file", "", "Write to this file, of mode 0600, instead of standard output.")
+	flags.StringVar(&o.outputFile, "output-file", "", "Write to this file, which only you can read, instead of standard output.")
 	flags.BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if it exists.")
 	flags.DurationVar(&o.wait, "wait", 0, "How long to wait until the kubeconfig is published, for example 1m. By default the command does not wait.")
 	flags.StringArrayVar(&o.recipient, "recipient", nil,

@@ -98,7 +98,7 @@ names.`,
 	}
 	cmd.Flags().StringVar(&o.request, "request", "", "The file with the request in PEM, or - for standard input.")
 	cmd.Flags().StringVarP(&o.output, "output", "o", outputCertificate, "What to print: certificate or kubeconfig.")
-	cmd.Flags().StringVar(&o.outputFile, "output-file", "", "Write to this file, of mode 0600, instead of standard output.")
+	cmd.Flags().StringVar(&o.outputFile, "output-file", "", "Write to this file, which only you can read, instead of standard output.")
 	cmd.Flags().BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if there is one.")
 	cmd.Flags().StringVar(&o.keyPath, "key-path", "/var/lib/kubelet/pki/node.key", "Where the key is on the machine, for --output kubeconfig.")
 	cmd.Flags().DurationVar(&o.wait, "wait", 2*time.Minute,
