@@ -163,6 +163,7 @@ func TestAdversarialClientRequests(t *testing.T) {
 	}
 	for _, a := range attacks {
 		env.Eventually(t, a.Name, func() error { return outcome(t, a) })
+		explainsDenial(t, a)
 	}
 	withoutCertificate(t, attacks)
 }
@@ -193,6 +194,11 @@ func TestHarmlessMetadata(t *testing.T) {
 	}
 	for _, a := range sent {
 		cluster.WaitCertificate(t, a.request)
+		reason := csr.ReasonKubeletClient
+		if a.request.Spec.SignerName == certificatesv1.KubeletServingSignerName {
+			reason = csr.ReasonKubeletServing
+		}
+		explainsApproval(t, a.request.Name, reason)
 	}
 }
 
@@ -257,6 +263,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 	}
 	for _, a := range denials {
 		env.Eventually(t, a.Name, func() error { return outcome(t, a) })
+		explainsDenial(t, a)
 	}
 	withoutCertificate(t, denials)
 	// The good CSR of the same node is approved, so the others did not wait for another reason.
@@ -265,6 +272,7 @@ func TestAdversarialServingRequests(t *testing.T) {
 		t.Fatal("the API server refuses the good request")
 	}
 	cluster.WaitCertificate(t, good.request)
+	explainsApproval(t, good.request.Name, csr.ReasonKubeletServing)
 }
 
 // submitServing sends a case's CSR with a certificate of its node.
@@ -297,6 +305,7 @@ func waits(t *testing.T, a attack) {
 	if len(a.request.Status.Conditions) > 0 || len(a.request.Status.Certificate) > 0 {
 		t.Errorf("%s (%s): the request is decided: %+v", a.Name, a.Why, a.request.Status)
 	}
+	explainsWait(t, a)
 	cluster.Delete(t, a.request)
 	condition(func(c *metav1.Condition) bool { return c.Status == metav1.ConditionUnknown })
 }
