@@ -1,4 +1,5 @@
-# Targets of the project; make lists them. All tools are built from pinned modules: only Go is needed.
+# Targets of the project; make lists them. All tools are built from pinned modules: only Go is needed. Kubernetes and etcd are
+# downloaded in their pinned versions, or built as well.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 IMG     ?= ghcr.io/nodebootstrap/nodebootstrap:$(VERSION)
@@ -17,31 +18,41 @@ help: ## Show this list.
 ##@ Try it
 
 .PHONY: demo
-demo: controlplane build bin/demo ## A machine joins a real cluster on this machine from four lines of YAML; then everything is stopped.
+demo: demo-ready ## A machine joins a real cluster on this machine from four lines of YAML; then everything is stopped.
 	bin/demo
 
 .PHONY: up
-up: controlplane build bin/demo ## The same, but the cluster runs until Ctrl-C; prints the KUBECONFIG to use.
+up: demo-ready ## The same, but the cluster runs until Ctrl-C; prints the KUBECONFIG to use.
 	bin/demo --stay
+
+# Kubernetes is downloaded while the operator is compiled.
+.PHONY: demo-ready demo-programs
+demo-ready:
+	@$(MAKE) -s --no-print-directory -j2 controlplane demo-programs
+demo-programs:
+	@$(MAKE) -s --no-print-directory build
+	@$(MAKE) -s --no-print-directory bin/demo
 
 ##@ Build
 
 .PHONY: build
 build: bin/manager bin/kubectl-nodebootstrap ## Build bin/manager and bin/kubectl-nodebootstrap.
 
-.PHONY: bin/manager bin/kubectl-nodebootstrap bin/demo # Go decides what to rebuild
+.PHONY: bin/manager bin/kubectl-nodebootstrap bin/demo bin/runtests # Go decides what to rebuild
 bin/manager:
 	$(GOBUILD) -o $@ ./cmd/manager
 bin/kubectl-nodebootstrap:
 	$(GOBUILD) -o $@ ./cmd/kubectl-nodebootstrap
 bin/demo:
-	go build -o $@ ./hack/demo
+	go build -trimpath -o $@ ./hack/demo
+bin/runtests:
+	@go build -trimpath -o $@ ./hack/runtests
 
 .PHONY: controlplane
-controlplane: ## Build bin/k8s: etcd, kube-apiserver, kube-controller-manager, kubelet, kubectl, kubeadm; with K8S_VERSION=1.36 also bin/k8s-1.36.
-	@hack/tools/kubernetes/build.sh bin/k8s
+controlplane: ## Fill bin/k8s with Kubernetes and etcd: official builds, or built from source where they cannot be reached, or with SOURCE=1; with K8S_VERSION=1.36 also bin/k8s-1.36.
+	@SOURCE=$(SOURCE) go run -trimpath ./hack/controlplane bin/k8s
 ifdef K8S_VERSION
-	@hack/tools/kubernetes/build.sh bin/k8s-$(K8S_VERSION) $(K8S_VERSION)
+	@SOURCE=$(SOURCE) go run -trimpath ./hack/controlplane bin/k8s-$(K8S_VERSION) $(K8S_VERSION)
 endif
 
 .PHONY: image
@@ -80,16 +91,20 @@ UNCHANGED_CACHES = KUBE_CACHE_MUTATION_DETECTOR=true
 test-packages: ## Install what the tests of machines need from Debian's packages: an SSH server, sudo, cloud-init, Ignition and others.
 	@hack/tools/test-packages.sh
 
+.PHONY: test-fast
+test-fast: bin/runtests ## Run the tests that need no cluster: no root, no Kubernetes. What has not changed since the last time is not repeated.
+	@$(UNCHANGED_CACHES) bin/runtests -without-cluster ./... -- -short -timeout 10m
+
 .PHONY: test
-test: controlplane bin/manager bin/kubectl-nodebootstrap ## Run all tests, with a real control plane and real kubelets, which need Linux, root and make test-packages.
-	$(UNCHANGED_CACHES) go test -count=1 -p 1 -timeout 30m ./...
-	$(MAKE) -s fuzz FUZZTIME=5000x
+test: controlplane bin/manager bin/kubectl-nodebootstrap bin/runtests ## Run all tests, with a real control plane and real kubelets, which need Linux, root and make test-packages.
+	@$(MAKE) -s fuzz FUZZTIME=5000x
+	@$(UNCHANGED_CACHES) bin/runtests ./... -- -count=1 -p 1 -timeout 30m
 
 .PHONY: e2e
 E2E_PACKAGES = $(if $(POLICIES),./test/e2e,./hack/localcluster ./controllers ./test/e2e ./test/install ./test/join)
-e2e: controlplane bin/manager bin/kubectl-nodebootstrap ## Run the end-to-end tests; with K8S_VERSION=1.36 on that Kubernetes, with POLICIES=hardened under all policies.
-	$(UNCHANGED_CACHES) KUBEBUILDER_ASSETS=$(if $(K8S_VERSION),$(CURDIR)/bin/k8s-$(K8S_VERSION)) NODEBOOTSTRAP_POLICIES=$(POLICIES) \
-		go test -count=1 -p 1 -timeout 30m $(E2E_PACKAGES)
+e2e: controlplane bin/manager bin/kubectl-nodebootstrap bin/runtests ## Run the end-to-end tests; with K8S_VERSION=1.36 on that Kubernetes, with POLICIES=hardened under all policies.
+	@$(UNCHANGED_CACHES) KUBEBUILDER_ASSETS=$(if $(K8S_VERSION),$(CURDIR)/bin/k8s-$(K8S_VERSION)) NODEBOOTSTRAP_POLICIES=$(POLICIES) \
+		bin/runtests $(E2E_PACKAGES) -- -count=1 -p 1 -timeout 30m
 
 .PHONY: fuzz
 # Executions, not seconds: before Go 1.27, "go test" may fail with "context deadline exceeded" as its time ends (https://go.dev/issue/75804).
@@ -129,7 +144,7 @@ microbench: ## Measure the pure parts, with their allocations.
 .PHONY: verify
 verify: ## Check generated files, chart, alerts, dashboard and shell scripts, which needs make test-packages; run the linter with the import rules.
 	hack/verify-generated.sh
-	shellcheck .ci/run hack/*.sh hack/tools/*.sh hack/tools/krew/*.sh hack/tools/kubernetes/*.sh hack/localcluster/machine/*
+	shellcheck .ci/run hack/*.sh hack/tools/*.sh hack/tools/krew/*.sh hack/localcluster/machine/*
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring
 	go tool -modfile=hack/tools/actionlint/go.mod actionlint

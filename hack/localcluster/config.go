@@ -3,10 +3,11 @@
 package localcluster
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/nodebootstrap/nodebootstrap/hack/project"
 )
 
 // assetsVariable names the environment variable that envtest also reads.
@@ -90,22 +91,8 @@ func findBuiltBinaries() (string, error) {
 	return filepath.Join(root, builtBinaries), nil
 }
 
-// ProjectRoot is the project's directory. It is searched for from the working
-// directory upwards, by kubebuilder's file PROJECT.
-func ProjectRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("finding the working directory: %w", err)
-	}
-	for !exists(filepath.Join(dir, "PROJECT")) {
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", errors.New("no file PROJECT from here upwards: run this inside the project")
-		}
-		dir = parent
-	}
-	return dir, nil
-}
+// ProjectRoot is the project's directory.
+func ProjectRoot() (string, error) { return project.Root() }
 
 func exists(path string) bool {
 	_, err := os.Stat(path)

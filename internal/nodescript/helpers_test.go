@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
-	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // machine is a directory with a machine's files, and programs that play those that a test must not run. The API server, the socket of
@@ -69,7 +68,7 @@ esac
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nb") // short enough for a socket
-	env.Must(t, err)
+	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	m := &machine{t: t, dir: dir, bin: filepath.Join(dir, "bin"), shell: []string{"dash", "-s"}, replies: []byte("signed\n" + nodescript.EndLine + "\n")}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -81,7 +80,7 @@ func newMachine(t *testing.T) *machine {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	socket, err := new(net.ListenConfig).Listen(t.Context(), "unix", filepath.Join(dir, "runtime.sock"))
-	env.Must(t, err)
+	must(t, err)
 	t.Cleanup(func() { socket.Close() })
 	go func() { _ = http.Serve(socket, http.NotFoundHandler()) }()
 	m.options = nodescript.Options{
@@ -108,20 +107,20 @@ func newMachine(t *testing.T) *machine {
 func (m *machine) write(name, content string) {
 	m.t.Helper()
 	path := filepath.Join(m.dir, name)
-	env.Must(m.t, os.MkdirAll(filepath.Dir(path), 0o755))
+	must(m.t, os.MkdirAll(filepath.Dir(path), 0o755))
 	content = strings.NewReplacer("DIR", m.dir, "SERVER", m.options.Server).Replace(content)
-	env.Must(m.t, os.WriteFile(path, []byte(content), 0o600))
+	must(m.t, os.WriteFile(path, []byte(content), 0o600))
 }
 
 func (m *machine) program(name, content string) {
 	m.t.Helper()
 	m.write("bin/"+name, content)
-	env.Must(m.t, os.Chmod(filepath.Join(m.bin, name), 0o755))
+	must(m.t, os.Chmod(filepath.Join(m.bin, name), 0o755))
 }
 
 func (m *machine) remove(name string) {
 	m.t.Helper()
-	env.Must(m.t, os.RemoveAll(filepath.Join(m.dir, name)))
+	must(m.t, os.RemoveAll(filepath.Join(m.dir, name)))
 }
 
 func (m *machine) read(name string) string {
@@ -129,7 +128,7 @@ func (m *machine) read(name string) string {
 	if errors.Is(err, fs.ErrNotExist) {
 		return ""
 	}
-	env.Must(m.t, err)
+	must(m.t, err)
 	return string(content)
 }
 
@@ -142,7 +141,7 @@ type result struct {
 func (m *machine) run() result {
 	m.t.Helper()
 	script, err := nodescript.Render(m.options)
-	env.Must(m.t, err)
+	must(m.t, err)
 	return m.runScript(script)
 }
 
@@ -154,14 +153,14 @@ func (m *machine) runScript(script []byte) result {
 	cmd := exec.CommandContext(ctx, m.shell[0], m.shell[1:]...)
 	cmd.Env = []string{"PATH=" + m.bin + ":" + os.Getenv("PATH"), "TMPDIR=" + m.dir, "nb_node=from-the-environment"}
 	stdin, err := cmd.StdinPipe()
-	env.Must(m.t, err)
+	must(m.t, err)
 	stdout, err := cmd.StdoutPipe()
-	env.Must(m.t, err)
+	must(m.t, err)
 	progress, written, err := os.Pipe()
-	env.Must(m.t, err)
+	must(m.t, err)
 	defer progress.Close()
 	cmd.Stderr = written
-	env.Must(m.t, cmd.Start())
+	must(m.t, cmd.Start())
 	written.Close()
 	var stderr bytes.Buffer
 	copied := make(chan struct{})
@@ -217,6 +216,13 @@ func (m *machine) files() map[string]string {
 		}
 		return nil
 	})
-	env.Must(m.t, err)
+	must(m.t, err)
 	return found
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -22,7 +22,6 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
-	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
 
 // shells are those that are common on nodes.
@@ -124,15 +123,15 @@ func TestPathsOfTheUnit(t *testing.T) {
 func (m *machine) certificate(commonName string, expires time.Time) {
 	m.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	env.Must(m.t, err)
+	must(m.t, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"system:nodes"}, CommonName: commonName},
 		NotBefore: time.Now().Add(-24 * time.Hour), NotAfter: expires,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	env.Must(m.t, err)
+	must(m.t, err)
 	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
-	env.Must(m.t, err)
+	must(m.t, err)
 	m.write("node.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))+string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})))
 	m.write("etc/kubernetes/kubelet.conf", "    server: SERVER\n    client-certificate: DIR/node.pem\n")
 }
@@ -254,7 +253,7 @@ func TestFailures(t *testing.T) {
 func encryptedKey(t *testing.T) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes128", "-pass", "pass:x").Output()
-	env.Must(t, err)
+	must(t, err)
 	return string(out)
 }
 
@@ -262,16 +261,16 @@ func encryptedKey(t *testing.T) string {
 func deadSocket(m *machine) {
 	m.t.Helper()
 	cmd := exec.CommandContext(m.t.Context(), "python3", "-c", "import socket,sys; s=socket.socket(socket.AF_UNIX); s.bind(sys.argv[1])", filepath.Join(m.dir, "dead.sock"))
-	env.Must(m.t, cmd.Run())
+	must(m.t, cmd.Run())
 }
 
 func otherCA(t *testing.T) []byte {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	env.Must(t, err)
+	must(t, err)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	env.Must(t, err)
+	must(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
@@ -359,7 +358,7 @@ func TestSignals(t *testing.T) {
 			m.program(tt.program, tt.content)
 			before := m.files()
 			script, err := nodescript.Render(m.options)
-			env.Must(t, err)
+			must(t, err)
 			got := m.runScript(append([]byte("echo $$ >"+m.dir+"/pid\n"), script...))
 			m.remove("pid")
 			if got.code != tt.code || (m.read("etc/kubernetes/kubelet.conf") != "") != tt.joined || !tt.joined && !maps.Equal(before, m.files()) {
@@ -385,13 +384,13 @@ func TestRunAfterKill(t *testing.T) {
 				m.program("systemctl", strings.Replace(systemctl, "restart)", "restart)\n\t"+kill+"\texit", 1))
 			}
 			script, err := nodescript.Render(m.options)
-			env.Must(t, err)
+			must(t, err)
 			if first := m.runScript(append([]byte("echo $$ >"+m.dir+"/pid\n"), script...)); first.code != -1 || m.read("etc/kubernetes/bootstrap-kubelet.conf") == "" {
 				t.Fatalf("%+v, files %q", first, slices.Sorted(maps.Keys(m.files())))
 			}
 			m.remove("pid")
 			m.program("systemctl", systemctl)
-			env.Must(t, os.RemoveAll(filepath.Join(m.bin, "rm")))
+			must(t, os.RemoveAll(filepath.Join(m.bin, "rm")))
 			second := m.run()
 			if second.code != 0 || strings.Contains(second.stdout, nodescript.MemberLine) != member {
 				t.Errorf("%+v", second)
@@ -413,15 +412,15 @@ func TestKubeadmAfterKill(t *testing.T) {
 	m.options.With, m.options.Paths.RuntimeSocket = nodescript.Kubeadm, m.dir+"/runtime.sock"
 	m.program("kubeadm", "#!/bin/sh\nmkdir -p DIR/etc/kubernetes/pki\necho x >DIR/etc/kubernetes/pki/ca.crt\nkill -9 $(cat DIR/pid)\n")
 	script, err := nodescript.Render(m.options)
-	env.Must(t, err)
+	must(t, err)
 	if first := m.runScript(append([]byte("echo $$ >"+m.dir+"/pid\n"), script...)); first.code != -1 || m.read("etc/kubernetes/pki/ca.crt") == "" {
 		t.Fatalf("%+v", first)
 	}
-	env.Must(t, os.Rename(filepath.Join(m.dir, "runtime.sock"), filepath.Join(m.dir, "away.sock")))
+	must(t, os.Rename(filepath.Join(m.dir, "runtime.sock"), filepath.Join(m.dir, "away.sock")))
 	if failed := m.run(); failed.code != nodescript.ExitRuntime { // it changes nothing, so the note about the first run stays
 		t.Fatalf("%+v", failed)
 	}
-	env.Must(t, os.Rename(filepath.Join(m.dir, "away.sock"), filepath.Join(m.dir, "runtime.sock")))
+	must(t, os.Rename(filepath.Join(m.dir, "away.sock"), filepath.Join(m.dir, "runtime.sock")))
 	m.program("kubeadm", "#!/bin/sh\n[ -e DIR/etc/kubernetes/pki/ca.crt ] && exit 1\necho client-certificate-data: eA== >DIR/etc/kubernetes/kubelet.conf\n")
 	second := m.run()
 	for name := range m.files() {
@@ -444,7 +443,7 @@ func TestIncompleteScriptDoesNothing(t *testing.T) {
 			m.shell = shell
 			m.options.Kubeconfig = []byte("token\n")
 			script, err := nodescript.Render(m.options)
-			env.Must(t, err)
+			must(t, err)
 			before := m.files()
 			for _, cut := range cuts(len(script)) {
 				m.runScript(script[:cut])
@@ -540,7 +539,7 @@ func TestRenderRefusesBadOptions(t *testing.T) {
 func TestScriptNamesItsExitCodes(t *testing.T) {
 	t.Parallel()
 	script, err := nodescript.Render(nodescript.Options{Node: "worker-1", Server: "https://x", CA: []byte("ca"), Paths: nodescript.Default})
-	env.Must(t, err)
+	must(t, err)
 	for _, e := range nodescript.ExitCodes {
 		if !bytes.Contains(script, []byte(e.What)) || nodescript.What(e.Code) != e.What {
 			t.Errorf("exit code %d is not explained", e.Code)
@@ -548,7 +547,7 @@ func TestScriptNamesItsExitCodes(t *testing.T) {
 	}
 	for _, used := range []string{"checks.sh", "steps.sh"} {
 		text, err := os.ReadFile(used)
-		env.Must(t, err)
+		must(t, err)
 		for _, word := range strings.FieldsFunc(string(text), func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') }) {
 			if strings.HasPrefix(word, "EXIT_") && !bytes.Contains(script, []byte("\n"+word+"=")) {
 				t.Errorf("%s: %s is not defined", used, word)

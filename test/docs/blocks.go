@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/project"
 )
 
 // The words after a block's language say who runs it. A block of commands without them is run here.
@@ -52,7 +52,7 @@ var (
 
 // Documents are the project's documents, relative to its root.
 func Documents() ([]string, error) {
-	root, err := localcluster.ProjectRoot()
+	root, err := project.Root()
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func Documents() ([]string, error) {
 
 // Blocks are the fenced blocks of a document, in order.
 func Blocks(document string) ([]Block, error) {
-	root, err := localcluster.ProjectRoot()
+	root, err := project.Root()
 	if err != nil {
 		return nil, err
 	}

@@ -85,8 +85,7 @@ func TestInterventions(t *testing.T) {
 	add(pinnedAgainStory, pinInterventions)
 	all := len(plan)
 	if random := seeded(); *interventionRuns >= 0 {
-		random.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
-		plan = plan[:min(len(plan), *interventionRuns)]
+		plan = sample(random, plan, fewer(*interventionRuns))
 	}
 	report := reporter{t: t}
 	inParallel(plan, func(i intervention) { report.ran(i.run()) })

@@ -210,9 +210,12 @@ func TestSingleFaults(t *testing.T) {
 		t.Run(s.name, func(t *testing.T) {
 			r := undisturbed(t, s)
 			plan := r.plan(r.calls, faultsOf)
-			if !*allFaults && s.name != mainStory.name {
-				random.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
-				plan = plan[:len(plan)/4]
+			switch {
+			case *allFaults:
+			case testing.Short():
+				plan = sample(random, plan, len(plan)/20)
+			case s.name != mainStory.name:
+				plan = sample(random, plan, len(plan)/4)
 			}
 			report := reporter{t: t}
 			inParallel(plan, func(a at) { report.ran(r.disturbed(a)) })
@@ -273,6 +276,20 @@ func seeded() *rand.Rand {
 	return rand.New(rand.NewPCG(*seed, 0))
 }
 
+// sample chooses n of a plan, which it shuffles.
+func sample[T any](random *rand.Rand, plan []T, n int) []T {
+	random.Shuffle(len(plan), func(i, j int) { plan[i], plan[j] = plan[j], plan[i] })
+	return plan[:min(len(plan), n)]
+}
+
+// fewer is a tenth of a number of runs in make test-fast.
+func fewer(runs int) int {
+	if testing.Short() {
+		return runs / 10
+	}
+	return runs
+}
+
 // someFailuresOf are the faults of a call that pairs consist of.
 func someFailuresOf(c *call) []fault { return some(c, failuresOf(c)) }
 
@@ -284,9 +301,8 @@ func TestPairsOfFaults(t *testing.T) {
 	first := r.plan(r.calls, someFailuresOf)
 	each := -1
 	if *pairs >= 0 {
-		random.Shuffle(len(first), func(i, j int) { first[i], first[j] = first[j], first[i] })
 		const ofOne = 4
-		first, each = first[:min(len(first), *pairs/ofOne)], ofOne
+		first, each = sample(random, first, fewer(*pairs)/ofOne), ofOne
 	}
 	type job struct {
 		first at

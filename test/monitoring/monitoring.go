@@ -15,7 +15,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/project"
 )
 
 const (
@@ -131,7 +131,7 @@ func promtool(ctx context.Context, args ...string) ([]byte, error) {
 
 // run runs a program of the module of the Prometheus tools. Not go tool: that takes no build tags.
 func run(ctx context.Context, in *bytes.Reader, args ...string) ([]byte, error) {
-	root, err := localcluster.ProjectRoot()
+	root, err := project.Root()
 	if err != nil {
 		return nil, err
 	}
@@ -150,7 +150,7 @@ func run(ctx context.Context, in *bytes.Reader, args ...string) ([]byte, error) 
 }
 
 func read(name string) ([]byte, error) {
-	root, err := localcluster.ProjectRoot()
+	root, err := project.Root()
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
+	"github.com/nodebootstrap/nodebootstrap/hack/project"
 )
 
 var (
@@ -89,7 +89,7 @@ type workflow struct {
 // Each action that a workflow uses is named by its commit, and a job with write permissions waits for the approval of its
 // environment.
 func TestWorkflowsArePinned(t *testing.T) {
-	root, err := localcluster.ProjectRoot()
+	root, err := project.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func writes(permissions any) bool {
 
 func read(t *testing.T, name string) string {
 	t.Helper()
-	root, err := localcluster.ProjectRoot()
+	root, err := project.Root()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,9 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
 
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/hack/project"
 )
+
+// namespace is where config/ puts the operator.
+const namespace = "nodebootstrap-system"
 
 // Objects are by kind, namespace and name.
 type Objects map[string]*unstructured.Unstructured
@@ -32,12 +34,12 @@ func Kustomize(ctx context.Context, dir string) (Objects, error) {
 
 // Helm renders the chart for the namespace of config/, with additional arguments of helm template.
 func Helm(ctx context.Context, args ...string) (Objects, error) {
-	return render(ctx, append([]string{"helm", "template", "nodebootstrap", "charts/nodebootstrap", "--namespace", operator.Namespace}, args...)...)
+	return render(ctx, append([]string{"helm", "template", "nodebootstrap", "charts/nodebootstrap", "--namespace", namespace}, args...)...)
 }
 
 // render runs one of the tools that are pinned in hack/tools.
 func render(ctx context.Context, tool ...string) (Objects, error) {
-	root, err := localcluster.ProjectRoot()
+	root, err := project.Root()
 	if err != nil {
 		return nil, err
 	}

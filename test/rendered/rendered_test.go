@@ -11,8 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/diff"
-
-	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
 )
 
 // The chart installs the same objects as config/, so that tests of one apply to the other.
@@ -35,7 +33,7 @@ func TestChartIsConfig(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			delete(want, Key("Namespace", "", operator.Namespace)) // helm creates the namespace with --create-namespace
+			delete(want, Key("Namespace", "", namespace)) // helm creates the namespace with --create-namespace
 			for _, key := range slices.Sorted(maps.Keys(want)) {
 				switch {
 				case got[key] == nil:
@@ -82,7 +80,7 @@ func TestChartValues(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			containers, _, err := unstructured.NestedSlice(got[Key("Deployment", operator.Namespace, operator.ServiceAccount)].Object, "spec", "template", "spec", "containers")
+			containers, _, err := unstructured.NestedSlice(got[Key("Deployment", namespace, "nodebootstrap-manager")].Object, "spec", "template", "spec", "containers")
 			if err != nil || len(containers) != 1 {
 				t.Fatalf("containers are %v (%v)", containers, err)
 			}
@@ -106,8 +104,8 @@ func TestChartInAnotherNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	for key, o := range objects {
-		if content, err := o.MarshalJSON(); err != nil || strings.Contains(string(content), operator.Namespace) {
-			t.Errorf("%s names the namespace %s (%v)", key, operator.Namespace, err)
+		if content, err := o.MarshalJSON(); err != nil || strings.Contains(string(content), namespace) {
+			t.Errorf("%s names the namespace %s (%v)", key, namespace, err)
 		}
 	}
 }
