@@ -115,6 +115,7 @@ func (o *joinOptions) targets(args []string) ([]joinTarget, error) {
 	var targets []joinTarget
 	for _, arg := range args {
 		node, destination, isPair := strings.Cut(arg, "=")
+		node = bareName(node)
 		switch {
 		case o.ssh == "" && !isPair:
 			return nil, fmt.Errorf("which machine is to be %s? Write %[1]s --ssh USER@HOST, or %[1]s=USER@HOST", arg)

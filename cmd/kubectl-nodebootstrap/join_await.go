@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 )
 
 const (
@@ -75,7 +75,7 @@ func (j *joining) awaitNode(ctx context.Context) (string, error) {
 			return false, nil // the next look follows soon
 		}
 		last = now
-		for _, step := range now.steps(j.target.node) {
+		for _, step := range now.lines(j.target.node) {
 			if !shown[step] {
 				shown[step] = true
 				j.step(step)
@@ -118,13 +118,13 @@ type nodeState struct {
 	why string
 }
 
-// look returns the state of the node.
+// look returns the state of the node. Its CSR is not read: the command has seen it.
 func (j *joining) look(ctx context.Context) (nodeState, error) {
-	var nb v1alpha1.NodeBootstrap
-	if err := j.client.Get(ctx, client.ObjectKey{Name: j.target.node}, &nb); err != nil {
+	f := steps.Facts{NodeBootstrap: &v1alpha1.NodeBootstrap{}}
+	if err := j.client.Get(ctx, client.ObjectKey{Name: j.target.node}, f.NodeBootstrap); err != nil {
 		return nodeState{}, err
 	}
-	s := nodeState{joined: isMember(&nb), why: "no Node is registered"}
+	s := nodeState{why: "no Node is registered"}
 	var node corev1.Node
 	switch err := j.client.Get(ctx, client.ObjectKey{Name: j.target.node}, &node); {
 	case apierrors.IsForbidden(err):
@@ -133,44 +133,30 @@ func (j *joining) look(ctx context.Context) (nodeState, error) {
 	case err != nil:
 		return s, err
 	default:
-		s.registered = true
-		s.ready, s.why = readiness(&node)
+		f.Node = &node
+		s.ready, s.why = steps.Readiness(&node)
 	}
+	p := steps.Of(f, time.Now())
+	s.joined, s.registered = p.Joined, f.Node != nil && p.Has(steps.Registered)
 	return s, nil
 }
 
-// readiness returns whether a Node is Ready, and if it is not, why.
-func readiness(node *corev1.Node) (ready bool, why string) {
-	for _, c := range node.Status.Conditions {
-		switch {
-		case c.Type != corev1.NodeReady:
-		case c.Status == corev1.ConditionTrue:
-			return true, ""
-		case strings.Contains(c.Message, "NetworkPluginNotReady"):
-			return false, c.Message + " (the node needs the cluster's network plugin, CNI)"
-		default:
-			return false, c.Reason + ": " + c.Message
-		}
-	}
-	return false, "the kubelet has not reported yet"
-}
-
-// steps are what has happened, in the usual order.
-func (s nodeState) steps(name string) []string {
-	var steps []string
+// lines are what has happened, in the usual order.
+func (s nodeState) lines(name string) []string {
+	var lines []string
 	if s.registered {
-		steps = append(steps, "Node "+name+" is registered")
+		lines = append(lines, "Node "+name+" is registered")
 	}
 	if s.joined {
-		steps = append(steps, "NodeBootstrap "+name+" is Joined: its token and its kubeconfig are deleted")
+		lines = append(lines, "NodeBootstrap "+name+" is Joined: its token and its kubeconfig are deleted")
 	}
 	switch {
 	case s.joined && s.ready:
-		steps = append(steps, "Node "+name+" is Ready")
+		lines = append(lines, "Node "+name+" is Ready")
 	case s.joined:
-		steps = append(steps, "waiting for Ready: "+s.why)
+		lines = append(lines, "waiting for Ready: "+s.why)
 	}
-	return steps
+	return lines
 }
 
 // enough reports whether a state is what the user waits for, given how long ago the node joined.

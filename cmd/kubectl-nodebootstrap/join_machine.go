@@ -8,12 +8,12 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 )
 
 // exitNotInTime is the plugin's exit code if the node has not joined, or with --wait-for ready is not Ready, before the timeout.
@@ -119,7 +119,7 @@ func (j *joining) find(ctx context.Context) (*v1alpha1.NodeBootstrap, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case isMember(nb):
+	case steps.IsMember(nb):
 		return nb, nil
 	}
 	nb, err = await(ctx, j.client, j.target.node, time.Until(j.deadline).Round(time.Second), checkPublished, func(why string) { j.step("waiting: " + why) })
@@ -130,14 +130,9 @@ func (j *joining) find(ctx context.Context) (*v1alpha1.NodeBootstrap, error) {
 	return nb, nil
 }
 
-// isMember reports whether the node has joined and no reissue is pending. Its credential is deleted then.
-func isMember(nb *v1alpha1.NodeBootstrap) bool {
-	return meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined) && reissuePending(nb) == ""
-}
-
 // render returns the script for the machine. For a node that has joined it only finds out whether the machine is that node.
 func (j *joining) render(ctx context.Context, nb *v1alpha1.NodeBootstrap, checkOnly bool) ([]byte, error) {
-	if isMember(nb) {
+	if steps.IsMember(nb) {
 		return nodescript.Render(nodescript.Options{Node: nb.Name, Paths: j.script.paths, Rendered: time.Now(), OnlyMember: true})
 	}
 	content, err := readKubeconfig(ctx, j.client, nb.Status.KubeconfigSecretRef)

@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
-	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
 // completionLimit is how long a shell waits for names.
@@ -32,7 +31,7 @@ func manifest(name, indent string) string {
 	}, "\n"+indent)
 }
 
-func get(ctx context.Context, c client.Client, name string) (*v1alpha1.NodeBootstrap, error) {
+func get(ctx context.Context, c client.Reader, name string) (*v1alpha1.NodeBootstrap, error) {
 	var nb v1alpha1.NodeBootstrap
 	if err := c.Get(ctx, client.ObjectKey{Name: name}, &nb); err != nil {
 		return nil, describeError(err, "get", name)
@@ -54,10 +53,14 @@ func describeError(err error, verb, name string) error {
 	}
 }
 
-// notFound does not print a manifest: with a mistyped name it would create a credential.
-func notFound(name string) error {
-	return fmt.Errorf("NodeBootstrap %s does not exist: kubectl get nodebootstraps lists those that do", name)
+// notFoundError does not print a manifest: with a mistyped name it would create a credential.
+type notFoundError struct{ name string }
+
+func (e *notFoundError) Error() string {
+	return fmt.Sprintf("NodeBootstrap %s does not exist: kubectl get nodebootstraps lists those that do", e.name)
 }
+
+func notFound(name string) error { return &notFoundError{name} }
 
 func readyCondition(nb *v1alpha1.NodeBootstrap) (status, reason, message string) {
 	ready := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionReady)
@@ -65,15 +68,6 @@ func readyCondition(nb *v1alpha1.NodeBootstrap) (status, reason, message string)
 		return "Unknown", "", "the operator has not reported on it yet: is it running?"
 	}
 	return string(ready.Status), ready.Reason, ready.Message
-}
-
-// reissuePending returns the requested reissue that the operator has not handled yet; empty if there is none.
-func reissuePending(nb *v1alpha1.NodeBootstrap) string {
-	want := token.Reissue(nb)
-	if want == token.NormalReissue(nb.Status.LastHandledReissueAt) {
-		return ""
-	}
-	return want
 }
 
 // oneName and someNames check the arguments of commands that take NAME or NAME... .
@@ -91,13 +85,26 @@ func someNames(cmd *cobra.Command, args []string) error {
 	return validNames(cmd, args)
 }
 
+// validNames checks names, and replaces nodebootstrap/NAME, which kubectl prints, by NAME.
 func validNames(cmd *cobra.Command, names []string) error {
-	for _, name := range names {
+	for i, name := range names {
+		name = bareName(name)
+		names[i] = name
 		if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {
 			return usageError(cmd, fmt.Errorf("%q is not a valid name of a node: %s", name, strings.Join(problems, "; ")))
 		}
 	}
 	return nil
+}
+
+// bareName returns NAME for NAME, nodebootstrap/NAME and other ways in which kubectl names the kind.
+func bareName(name string) string {
+	kind, bare, found := strings.Cut(name, "/")
+	kind, _, _ = strings.Cut(strings.ToLower(kind), ".") // the API group
+	if found && slices.Contains([]string{"nodebootstrap", "nodebootstraps", "nb"}, kind) {
+		return bare
+	}
+	return name
 }
 
 // completeNames offers the names of NodeBootstraps, each with its state, up to a number of arguments; 0 means any number.
@@ -132,4 +139,15 @@ func list(ctx context.Context, connect connector) (*v1alpha1.NodeBootstrapList, 
 	}
 	var out v1alpha1.NodeBootstrapList
 	return &out, c.List(ctx, &out)
+}
+
+// explainList is explain for a list of all NodeBootstraps.
+func explainList(err error) error {
+	if meta.IsNoMatchError(err) {
+		return explain(err, "list", "")
+	}
+	if apierrors.IsForbidden(err) {
+		return fmt.Errorf("this requires permission to list nodebootstraps.%s; for one node, write its name: %w", v1alpha1.GroupVersion.Group, err)
+	}
+	return fmt.Errorf("listing the NodeBootstraps: %w", err)
 }

@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 )
 
 // rewatchInterval is the minimum time between two watches if the API server ends them early.
@@ -34,7 +35,7 @@ func (e *notReadyError) Error() string {
 // checkPublished returns why a kubeconfig cannot be used; a notReadyError if it may be published later. A status that is older
 // than the spec or than the last reissue request is ignored.
 func checkPublished(nb *v1alpha1.NodeBootstrap) error {
-	pending := reissuePending(nb)
+	pending := steps.PendingReissue(nb)
 	status, reason, message := readyCondition(nb)
 	switch {
 	case pending != "":

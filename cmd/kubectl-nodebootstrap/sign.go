@@ -14,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/tools/clientcmd"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 )
 
 const (
@@ -253,7 +253,7 @@ func checkSignable(nb *v1alpha1.NodeBootstrap) error {
 	switch {
 	case nb.Spec.ApprovalMode() == v1alpha1.ApprovalClusterWide:
 		return fmt.Errorf("NodeBootstrap %s has approval ClusterWide, with which no key can be pinned: anyone who has its token can get a certificate", nb.Name)
-	case meta.IsStatusConditionTrue(nb.Status.Conditions, v1alpha1.ConditionJoined) && reissuePending(nb) == "":
+	case steps.IsMember(nb):
 		return fmt.Errorf("the node %[1]s has joined already. If its machine needs a new certificate, for example after a reinstallation, "+
 			"request a reissue and run this command again:\n\nkubectl nodebootstrap reissue %[1]s", nb.Name)
 	}

@@ -3,173 +3,192 @@
 package main
 
 import (
-	"cmp"
+	"context"
 	"fmt"
-	"io"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/duration"
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-	"k8s.io/cli-runtime/pkg/printers"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 )
 
-const none = "none"
+const outputWide = "wide"
+
+type statusOptions struct {
+	genericiooptions.IOStreams
+	output *outputFlag
+	watch  bool
+}
 
 func newStatusCommand(streams genericiooptions.IOStreams, connect connector) *cobra.Command {
-	return &cobra.Command{
-		Use:   "status NAME",
-		Short: "Show what a node is waiting for",
-		Long: `Show what a node is waiting for: the state of its NodeBootstrap, its credential, and the decisions on its certificates.
+	o := statusOptions{IOStreams: streams}
+	cmd := &cobra.Command{
+		Use:   "status [NAME]",
+		Short: "Show how far a node is, since when, and what it waits for",
+		Long: `Show how far a node is, since when, and what it waits for: the steps published, requested, approved, issued, registered,
+ready, and serving if addresses are declared. Below them: its credential, conditions, and the decisions on its certificates.
 
-To list all NodeBootstraps, or to wait in a script, use kubectl: see the examples.
+Without NAME: all nodes that wait, a line each. Those that require action come first, with the mark !. Nodes that have joined
+are only counted.
 
-Requires permission to get the NodeBootstrap.`,
-		Example: `  kubectl nodebootstrap status worker-1
+With --watch and NAME the command prints each step when it is done, and ends successfully when the last one is. Without NAME
+it shows all nodes, as a table on a terminal, until it is interrupted with Ctrl-C.
 
-  # All of them, one per line
-  kubectl get nodebootstraps -o wide
+Requires permission to get the NodeBootstrap; without NAME, to list them. If allowed, it also reads Nodes and
+CertificateSigningRequests, without which some times are not known.`,
+		Example: `  # How far is it?
+  kubectl nodebootstrap status worker-1
 
-  # Wait until the node has joined
-  kubectl wait --for=condition=Joined nodebootstrap/worker-1 --timeout=10m`,
-		Args:              oneName,
+  # Wait until it is Ready
+  kubectl nodebootstrap status worker-1 --watch
+
+  # Which nodes require action?
+  kubectl nodebootstrap status
+  kubectl nodebootstrap status -o json | jq -r '.nodes[] | select(.needsAction) | .name'`,
+		Args:              maybeName,
 		ValidArgsFunction: completeNames(connect, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := connect()
 			if err != nil {
 				return err
 			}
-			nb, err := get(cmd.Context(), c, args[0])
-			if err != nil {
-				return err
+			r := &statusReader{Reader: c}
+			if len(args) == 0 {
+				return o.all(cmd.Context(), r)
 			}
-			return printers.WriteEscaped(streams.Out, describe(nb, time.Now()))
+			return o.one(cmd.Context(), r, args[0])
 		},
 	}
+	o.output = addOutput(cmd, outputWide)
+	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "Print what changes. With NAME, until the node is Ready.")
+	return cmd
 }
 
-// describe returns a description of a NodeBootstrap at a time, for people.
-func describe(nb *v1alpha1.NodeBootstrap, now time.Time) string {
-	var out strings.Builder
-	describeState(&out, nb, now)
-	describeConditions(&out, nb.Status.Conditions, now)
-	describeCertificates(&out, nb.Status.Certificates, now)
-	return out.String()
-}
-
-// warnings are the conditions, except the alarm, that a user should see in addition to Ready.
-var warnings = []struct {
-	condition string
-	status    metav1.ConditionStatus
-}{
-	{v1alpha1.ConditionKeyConflict, metav1.ConditionTrue},
-	{v1alpha1.ConditionCertificateNotRevoked, metav1.ConditionTrue},
-	{v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse},
-}
-
-func describeState(out io.Writer, nb *v1alpha1.NodeBootstrap, now time.Time) {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	defer w.Flush()
-	ready, reason, message := readyCondition(nb)
-	row := func(label, value string) { fmt.Fprintf(w, "%s:\t%s\n", label, value) }
-	row("Name", nb.Name)
-	row("Ready", strings.Join(strings.Fields(ready+" "+reason), ", "))
-	row("Message", message)
-	if alarm := meta.FindStatusCondition(nb.Status.Conditions, v1alpha1.ConditionTokenMisused); alarm != nil {
-		row("Alarm", alarm.Reason+": "+alarm.Message)
+// maybeName checks the argument of a command that takes [NAME].
+func maybeName(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
 	}
-	for _, w := range warnings {
-		if c := meta.FindStatusCondition(nb.Status.Conditions, w.condition); c != nil && c.Status == w.status {
-			row("Warning", c.Reason+": "+c.Message)
+	return oneName(cmd, args)
+}
+
+func (o *statusOptions) one(ctx context.Context, r *statusReader, name string) error {
+	if o.watch {
+		return o.watchOne(ctx, r, name)
+	}
+	s, err := r.one(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case o.output.isStructured():
+		return o.output.print(o.Out, s)
+	}
+	return printMarked(o.Out, describe(s, o.output.format == outputWide, time.Now()))
+}
+
+func (o *statusOptions) all(ctx context.Context, r *statusReader) error {
+	if o.watch {
+		return o.watchAll(ctx, r)
+	}
+	list, err := r.all(ctx)
+	switch {
+	case err != nil:
+		return err
+	case o.output.isStructured():
+		return o.output.print(o.Out, list)
+	}
+	return printMarked(o.Out, describeList(list, o.output.format == outputWide, time.Now()))
+}
+
+// statusReader reads what shows how far nodes are. What the user may not read is left out.
+type statusReader struct {
+	client.Reader
+	noNodes, noRequests bool
+}
+
+func (r *statusReader) one(ctx context.Context, name string) (*nodeStatus, error) {
+	nb, err := get(ctx, r, name)
+	if err != nil {
+		return nil, err
+	}
+	requests, err := r.requests(ctx, steps.IsMember(nb))
+	if err != nil {
+		return nil, err
+	}
+	return r.report(ctx, nb, requests)
+}
+
+func (r *statusReader) all(ctx context.Context) (statusList, error) {
+	var list v1alpha1.NodeBootstrapList
+	if err := r.List(ctx, &list); err != nil {
+		return statusList{}, explainList(err)
+	}
+	joined := 0
+	for i := range list.Items {
+		if steps.IsMember(&list.Items[i]) {
+			joined++
 		}
 	}
-	row("Server", cmp.Or(nb.Status.Server, none))
-	row("Token", tokenText(nb.Status.Token, now))
-	row("Kubeconfig", secretText(nb.Status.KubeconfigSecretRef))
-	if since := nb.Status.AwaitingSince; since != nil {
-		row("Awaited since", stamp(*since, now))
+	requests, err := r.requests(ctx, joined == len(list.Items))
+	if err != nil {
+		return statusList{}, err
 	}
-	if text := reissueText(nb); text != "" {
-		row("Reissue", text)
+	var all []nodeStatus
+	for i := range list.Items {
+		nb := &list.Items[i]
+		if steps.IsMember(nb) { // of a joined Node the list shows nothing
+			if s := report(steps.Facts{NodeBootstrap: nb}, true, time.Now()); !s.NeedsAction {
+				all = append(all, s)
+				continue
+			}
+		}
+		s, err := r.report(ctx, nb, requests)
+		if err != nil {
+			return statusList{}, err
+		}
+		all = append(all, *s)
 	}
+	return summarize(all), nil
 }
 
-func describeConditions(out io.Writer, conditions []metav1.Condition, now time.Time) {
-	if len(conditions) == 0 {
-		fmt.Fprintln(out, "Conditions:  "+none)
-		return
+// requests lists the CSRs, unless none is needed.
+func (r *statusReader) requests(ctx context.Context, needless bool) ([]certificatesv1.CertificateSigningRequest, error) {
+	if needless || r.noRequests {
+		return nil, nil
 	}
-	fmt.Fprintln(out, "Conditions:")
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	defer w.Flush()
-	fmt.Fprint(w, "  Type\tStatus\tReason\tFor\tMessage\n")
-	for _, c := range conditions {
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", c.Type, c.Status, c.Reason, duration.HumanDuration(now.Sub(c.LastTransitionTime.Time)), c.Message)
+	var list certificatesv1.CertificateSigningRequestList
+	err := r.List(ctx, &list)
+	if apierrors.IsForbidden(err) {
+		r.noRequests = true
+		return nil, nil
 	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the CertificateSigningRequests: %w", err)
+	}
+	return list.Items, nil
 }
 
-func describeCertificates(out io.Writer, decisions []v1alpha1.CertificateDecision, now time.Time) {
-	if len(decisions) == 0 {
-		fmt.Fprintln(out, "Certificate requests:  "+none)
-		return
+// report reads the Node, and returns the status of a node.
+func (r *statusReader) report(ctx context.Context, nb *v1alpha1.NodeBootstrap, requests []certificatesv1.CertificateSigningRequest) (*nodeStatus, error) {
+	f := steps.Facts{NodeBootstrap: nb, Requests: requests}
+	if !r.noNodes {
+		var node corev1.Node
+		err := r.Get(ctx, client.ObjectKey{Name: nb.Name}, &node)
+		switch {
+		case err == nil:
+			f.Node = &node
+		case apierrors.IsForbidden(err):
+			r.noNodes = true
+		case !apierrors.IsNotFound(err):
+			return nil, fmt.Errorf("reading the Node %s: %w", nb.Name, err)
+		}
 	}
-	fmt.Fprintln(out, "Certificate requests:")
-	for _, d := range decisions {
-		describeDecision(out, d, now)
-	}
-}
-
-func describeDecision(out io.Writer, d v1alpha1.CertificateDecision, now time.Time) {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	defer w.Flush()
-	fmt.Fprintf(w, "  %s\n", d.Name)
-	fmt.Fprintf(w, "    Decision:\t%s, %s, %s\n", d.Verdict, d.Reason, stamp(d.Time, now))
-	if d.Message != "" {
-		fmt.Fprintf(w, "    Message:\t%s\n", d.Message)
-	}
-	fmt.Fprintf(w, "    Signer:\t%s\n", d.SignerName)
-	fmt.Fprintf(w, "    Token:\t%s\n", cmp.Or(d.TokenID, none))
-	fmt.Fprintf(w, "    Key:\t%s\n", cmp.Or(d.KeyFingerprint, none))
-	if d.IssuedTime != nil {
-		fmt.Fprintf(w, "    Issued:\t%s\n", stamp(*d.IssuedTime, now))
-	}
-}
-
-func tokenText(t *v1alpha1.TokenStatus, now time.Time) string {
-	if t == nil {
-		return none
-	}
-	return t.ID + ", expires " + stamp(t.ExpirationTime, now)
-}
-
-func secretText(ref *v1alpha1.SecretReference) string {
-	if ref == nil {
-		return none
-	}
-	return "Secret " + ref.Namespace + "/" + ref.Name
-}
-
-func reissueText(nb *v1alpha1.NodeBootstrap) string {
-	if pending := reissuePending(nb); pending != "" {
-		return "requested at " + pending + ", not handled yet"
-	}
-	if handled := nb.Status.LastHandledReissueAt; handled != "" {
-		return "requested at " + handled + ", handled"
-	}
-	return ""
-}
-
-// stamp returns a time and its distance from now.
-func stamp(t metav1.Time, now time.Time) string {
-	text := t.UTC().Format(time.RFC3339)
-	if d := t.Sub(now); d > 0 {
-		return text + " (in " + duration.HumanDuration(d) + ")"
-	}
-	return text + " (" + duration.HumanDuration(now.Sub(t.Time)) + " ago)"
+	s := report(f, r.noNodes, time.Now())
+	return &s, nil
 }
