@@ -115,7 +115,8 @@ const (
 	ReasonPublished = "Published"
 	// ReasonNodeHasCertificate is the reason of Joined when the node has used its own certificate.
 	ReasonNodeHasCertificate = "NodeHasCertificate"
-	// ReasonReissued is the reason of Joined when a reissue was requested and the node has not used the new certificate yet.
+	// ReasonReissued is the reason of Joined when a reissue was requested and the node has not used the new certificate yet. The event of
+	// this reason says that the reissue was handled.
 	ReasonReissued = "Reissued"
 )
 
@@ -139,6 +140,10 @@ const (
 const (
 	// ReasonKubeconfigChanged is the warning when the server or the CA changes in a kubeconfig whose token is live.
 	ReasonKubeconfigChanged = "KubeconfigChanged"
+	// ReasonTokenReplaced is the event when a token replaces one that was deleted, or that expired before it was renewed.
+	ReasonTokenReplaced = "TokenReplaced"
+	// ReasonNodeDeleted is the event when the Node of a joined node was deleted, so that the machine is awaited again.
+	ReasonNodeDeleted = "NodeDeleted"
 	// ReasonReissueOutdated is the event when a requested reissue counts as handled: it is older than the NodeBootstrap, whose status was
 	// empty, and a kubelet works as the node.
 	ReasonReissueOutdated = "ReissueOutdated"

@@ -26,14 +26,13 @@ const ReissueRequestedAtAnnotation = "nodebootstrap.io/reissue-requested-at"
 // +kubebuilder:resource:scope=Cluster,shortName=nb
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="What the node is waiting for"
-// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,description="When the current token expires"
+// +kubebuilder:printcolumn:name="Alarm",type=string,JSONPath=`.status.conditions[?(@.type=="TokenMisused")].reason`,description="How a token was misused"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
-// +kubebuilder:printcolumn:name="Alarm",type=string,JSONPath=`.status.conditions[?(@.type=="TokenMisused")].reason`,priority=1,description="How a token was misused"
 // +kubebuilder:printcolumn:name="Key",type=string,JSONPath=`.spec.clientCertificate.keyFingerprint`,priority=1,description="The pinned key"
 // +kubebuilder:printcolumn:name="Enforced",type=string,JSONPath=`.status.conditions[?(@.type=="ApprovalEnforced")].status`,priority=1,description="False when something else approves requests of the token, whatever the name"
 // +kubebuilder:printcolumn:name="Token",type=string,JSONPath=`.status.token.id`,priority=1
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.status.token.expirationTime`,priority=1,description="When the current token expires"
 // +kubebuilder:printcolumn:name="Server",type=string,JSONPath=`.status.server`,priority=1
-// +kubebuilder:printcolumn:name="Secret",type=string,JSONPath=`.status.kubeconfigSecretRef.name`,priority=1
 // +kubebuilder:validation:XValidation:rule="oldSelf.hasValue() || self.metadata.name.size() <= 63",optionalOldSelf=true,message="metadata.name is the node's name and may have 63 characters at most: a kubelet cannot register a longer one, since the label kubernetes.io/hostname holds it. Give the node a shorter name (kubelet --hostname-override)"
 type NodeBootstrap struct {
 	metav1.TypeMeta   `json:",inline"`

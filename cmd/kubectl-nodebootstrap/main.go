@@ -91,13 +91,21 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true}, // kubectl handles completion for its plugins
 		Args:              noSuchCommand,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if wanted, err := cmd.Flags().GetBool("version"); err == nil && wanted {
+				_, err := fmt.Fprintln(streams.Out, version.String())
+				return err
+			}
+			return cmd.Help()
+		},
 	}
 	cmd.SetIn(streams.In)
 	cmd.SetOut(streams.Out)
 	cmd.SetErr(streams.ErrOut)
 	cmd.SetFlagErrorFunc(usageError)
+	cmd.Flags().BoolP("version", "v", false, "Print the version of this plugin, as version --client does.")
 	cmd.SetHelpCommand(newHelpCommand())
+	namespace := addNamespace(cmd)
 	cmd.AddCommand(
 		newCreateCommand(streams, connect),
 		newExplainCommand(streams, connect),
@@ -107,7 +115,7 @@ To complete names in the shell, put an executable file kubectl_complete-nodeboot
 		newSignCommand(streams, connect, connectWithToken),
 		newStatusCommand(streams, connect),
 		newUserdataCommand(streams, connect, connectWithToken),
-		newVersionCommand(streams),
+		newVersionCommand(streams, connect, namespace),
 	)
 	return cmd
 }
@@ -119,11 +127,18 @@ func connectionFlags() *genericclioptions.ConfigFlags {
 	return flags
 }
 
+// addNamespace accepts the flag that kubectl's users are used to. NodeBootstraps have no namespace.
+func addNamespace(cmd *cobra.Command) *string {
+	namespace := cmd.PersistentFlags().StringP("namespace", "n", version.Namespace, "The operator's namespace, for the commands that look at the operator. "+
+		"NodeBootstraps have none.")
+	return namespace
+}
+
 // addConnectionFlags shows only two of twenty flags, so that --help fits a screen, like kubectl's.
 func addConnectionFlags(cmd *cobra.Command, flags *genericclioptions.ConfigFlags) {
 	flags.AddFlags(cmd.PersistentFlags())
 	cmd.PersistentFlags().VisitAll(func(f *pflag.Flag) {
-		f.Hidden = f.Name != "kubeconfig" && f.Name != "context"
+		f.Hidden = f.Name != "kubeconfig" && f.Name != "context" && f.Name != "namespace"
 	})
 }
 
@@ -169,18 +184,6 @@ func newScheme() (*runtime.Scheme, error) {
 		return nil, fmt.Errorf("registering types: %w", err)
 	}
 	return scheme, nil
-}
-
-func newVersionCommand(streams genericiooptions.IOStreams) *cobra.Command {
-	return &cobra.Command{
-		Use:   "version",
-		Short: "Print the version of this plugin",
-		Args:  noArguments,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(streams.Out, version.String())
-			return err
-		},
-	}
 }
 
 // noSuchCommand is the error for an argument of the root command: the name of no command.

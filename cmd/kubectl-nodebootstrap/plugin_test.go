@@ -323,7 +323,7 @@ func TestVersionAndHelp(t *testing.T) {
 		args []string
 		want string
 	}{
-		"version":         {[]string{"version"}, "nodebootstrap "},
+		"version":         {[]string{"version", "--client"}, "Plugin:    "},
 		"no command":      {nil, "Four lines let a machine join"},
 		"help":            {[]string{"help", "reissue"}, "With GitOps"},
 		"sign help":       {[]string{"sign", "--help"}, "string_mask=default"},

@@ -33,10 +33,9 @@ import (
 )
 
 const (
-	defaultNamespace = "nodebootstrap-system"
+	defaultNamespace = version.Namespace
 	// namespaceFile has the namespace of the Pod.
-	namespaceFile    = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
-	leaderElectionID = "nodebootstrap.nodebootstrap.io"
+	namespaceFile = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 	// gcPercent is the GOGC value if the environment variable is not set: half of Go's default takes a fifth less memory and
 	// costs a twentieth of the speed.
 	gcPercent = 50
@@ -181,7 +180,8 @@ func newManager(ctx context.Context, o options, log logr.Logger) (ctrl.Manager, 
 		HealthProbeBindAddress:        o.healthAddress,
 		PprofBindAddress:              o.pprofAddress,
 		LeaderElection:                o.leaderElect,
-		LeaderElectionID:              leaderElectionID,
+		LeaderElectionID:              version.Lease,
+		LeaderElectionLabels:          map[string]string{version.Label: version.LabelValue()}, // for kubectl nodebootstrap version
 		LeaderElectionNamespace:       o.Namespace,
 		LeaderElectionReleaseOnCancel: true, // safe, since the process ends right after the manager
 		GracefulShutdownTimeout:       ptr.To(10 * time.Second),

@@ -45,8 +45,9 @@ const (
 )
 
 func main() {
-	stay := flag.Bool("stay", false, "keep everything running until Ctrl-C, and print the KUBECONFIG to use")
-	flag.Parse()
+	flags := flag.NewFlagSet("demo", flag.ExitOnError) // flag.CommandLine has flags of controller-runtime, which mean nothing here
+	stay := flags.Bool("stay", false, "keep everything running until Ctrl-C, and print the KUBECONFIG to use")
+	_ = flags.Parse(os.Args[1:]) // it exits
 	ctrl.SetLogger(logr.Discard())
 	klog.SetLogger(logr.Discard())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -110,6 +110,9 @@ func changeEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 		out = append(out, normal(v1alpha1.ReasonPublished, "the Secret %s/%s holds a kubeconfig with the new token %s",
 			new.KubeconfigSecretRef.Namespace, new.KubeconfigSecretRef.Name, tokenID(new)))
 	}
+	if id := old.LastTokenID; id != "" && id != new.LastTokenID && tokenID(new) == new.LastTokenID && sameWait(old, new) && decisions.LiveToken(new, id) == nil {
+		out = append(out, normal(v1alpha1.ReasonTokenReplaced, "the token %s was deleted, or expired before it was renewed: the token %s replaces it", id, tokenID(new)))
+	}
 	if KubeconfigChanged(old, new) != (KubeconfigChange{}) {
 		out = append(out, warning(v1alpha1.ReasonKubeconfigChanged, "the published kubeconfig, whose token %s is live, has changed: the server from %.250s to %.250s, "+
 			"the CA from %s to %s. If this was not intended, someone may be trying to get the token: see docs/troubleshooting.md",
@@ -118,11 +121,30 @@ func changeEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
 	if meta.IsStatusConditionTrue(new.Conditions, v1alpha1.ConditionJoined) && !meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined) {
 		out = append(out, normal(v1alpha1.ReasonJoined, "the node has joined"))
 	}
+	out = append(out, waitEvents(old, new)...)
 	if value := new.LastHandledReissueAt; value != old.LastHandledReissueAt && value != "" && new.AwaitingSince == nil { // handled without a credential
 		out = append(out, normal(v1alpha1.ReasonReissueOutdated, "the reissue requested at %.64s counts as handled: it is older than this NodeBootstrap, and a kubelet "+
 			"works as the node. If the node needs a new credential, set the annotation %s to the present time", value, v1alpha1.ReissueRequestedAtAnnotation))
 	}
 	return out
+}
+
+// waitEvents are the events for a wait that begins again.
+func waitEvents(old, new *v1alpha1.NodeBootstrapStatus) []Event {
+	switch {
+	case len(old.Conditions) == 0 || new.AwaitingSince == nil:
+		return nil
+	case new.LastHandledReissueAt != old.LastHandledReissueAt:
+		return []Event{normal(v1alpha1.ReasonReissued, "the reissue requested at %.64s was handled: earlier tokens are revoked, and the node is awaited again", new.LastHandledReissueAt)}
+	case old.AwaitingSince == nil && meta.IsStatusConditionTrue(old.Conditions, v1alpha1.ConditionJoined):
+		return []Event{normal(v1alpha1.ReasonNodeDeleted, "the Node was deleted, so its machine is awaited again, with a new token. If the machine was removed for good, delete the NodeBootstrap")}
+	}
+	return nil
+}
+
+// sameWait reports whether the node is awaited in both of two statuses, without a reissue in between.
+func sameWait(old, new *v1alpha1.NodeBootstrapStatus) bool {
+	return old.AwaitingSince != nil && new.AwaitingSince != nil && old.AwaitingSince.Equal(new.AwaitingSince) && old.LastHandledReissueAt == new.LastHandledReissueAt
 }
 
 // conditionEvents are the events for conditions whose new status needs attention.

@@ -57,9 +57,20 @@ func TestEvents(t *testing.T) {
 		old, new func(*stored)
 		want     string // "Type Reason", in their order
 	}{
-		"nothing":                     {nothing, nothing, ""},
-		"the first token":             {func(s *stored) { *s = stored{} }, nothing, "Normal Published"},
-		"a renewal":                   {nothing, func(s *stored) { s.Token.ID = nodetest.NthID(2) }, "Normal Published"},
+		"nothing":         {nothing, nothing, ""},
+		"the first token": {func(s *stored) { *s = stored{} }, nothing, "Normal Published"},
+		"a renewal":       {nothing, func(s *stored) { s.Token.ID = nodetest.NthID(2) }, "Normal Published"},
+		"replaced": {nothing, func(s *stored) {
+			s.Token.ID, s.LastTokenID, s.Tokens = nodetest.NthID(2), nodetest.NthID(2), []v1alpha1.LiveToken{{ID: nodetest.NthID(2)}}
+		}, "Normal Published, Normal TokenReplaced"},
+		"a reissue": {nothing, func(s *stored) {
+			s.Token.ID, s.LastTokenID, s.Tokens = nodetest.NthID(2), nodetest.NthID(2), []v1alpha1.LiveToken{{ID: nodetest.NthID(2)}}
+			s.LastHandledReissueAt = "again"
+		}, "Normal Published, Normal Reissued"},
+		"a reissue that is no news": {func(s *stored) { s.LastHandledReissueAt = "again" }, func(s *stored) { s.LastHandledReissueAt = "again" }, ""},
+		"created with a reissue":    {func(s *stored) { *s = stored{} }, func(s *stored) { s.LastHandledReissueAt = "again" }, "Normal Published"},
+		"the Node was deleted": {both(joined(metav1.ConditionTrue), func(s *stored) { s.AwaitingSince, s.Token, s.Tokens, s.KubeconfigSecretRef = nil, nil, nil, nil }),
+			both(joined(metav1.ConditionFalse), func(s *stored) { s.Token.ID = nodetest.NthID(2) }), "Normal Published, Normal NodeDeleted"},
 		"another end of the token":    {nothing, func(s *stored) { s.Token.ExpirationTime = nodetest.Ago(0) }, ""},
 		"published at last":           {func(s *stored) { s.KubeconfigSecretRef = nil }, nothing, "Normal Published"},
 		"not published any more":      {nothing, func(s *stored) { s.KubeconfigSecretRef = nil }, ""},
