@@ -17,6 +17,9 @@ func writeFile(path string, content []byte, overwrite bool) error {
 	if errors.Is(err, fs.ErrNotExist) { // err names the temporary file, which would confuse users
 		return fmt.Errorf("writing %s: the directory %s does not exist", path, filepath.Dir(path))
 	}
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("writing %s: cannot create a file in the directory %s: %w", path, filepath.Dir(path), failed.Err)
+	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}

@@ -238,14 +238,23 @@ func TestKubeconfigToFileThatCannotBe(t *testing.T) {
 	cl := cluster{objects: []client.Object{awaiting(), publishedSecret()}}
 	dir := t.TempDir()
 	missing := filepath.Join(dir, "no", "file")
+	notDir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(notDir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inFile := filepath.Join(notDir, "file")
 	for name, args := range map[string][]string{
 		"in no directory":  {"--output-file", missing},
+		"in a file":        {"--output-file", inFile, "--overwrite"},
 		"over a directory": {"--output-file", dir, "--overwrite"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := cl.execute(t, append([]string{"kubeconfig", node}, args...)...)
 			if r.err == nil {
 				t.Fatal("no error")
+			}
+			if strings.Contains(r.err.Error(), ".bootstrap-kubeconfig-") && slices.Contains(args, inFile) {
+				t.Errorf("the error names a temporary file: %v", r.err)
 			}
 			if slices.Contains(args, missing) {
 				mention(t, "the error", r.err.Error(), missing, "the directory "+filepath.Dir(missing)+" does not exist")

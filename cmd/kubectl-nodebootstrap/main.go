@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -143,6 +144,9 @@ func addConnectionFlags(cmd *cobra.Command, flags *genericclioptions.ConfigFlags
 }
 
 func connect(flags *genericclioptions.ConfigFlags, streams genericiooptions.IOStreams) (client.WithWatch, error) {
+	if raw, err := flags.ToRawKubeConfigLoader().RawConfig(); err == nil && len(raw.Clusters) == 0 && *flags.APIServer == "" && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
+		return nil, errors.New("no cluster is configured: name a kubeconfig with --kubeconfig or $KUBECONFIG, or put it at ~/.kube/config")
+	}
 	config, err := flags.ToRESTConfig()
 	if err != nil {
 		return nil, fmt.Errorf("finding the cluster, by --kubeconfig, $KUBECONFIG or ~/.kube/config: %w", err)

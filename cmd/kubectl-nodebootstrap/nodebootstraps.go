@@ -141,10 +141,10 @@ func list(ctx context.Context, connect connector) (*v1alpha1.NodeBootstrapList, 
 	return &out, c.List(ctx, &out)
 }
 
-// explainList is explain for a list of all NodeBootstraps.
-func explainList(err error) error {
+// describeListError is describeError for a list of all NodeBootstraps.
+func describeListError(err error) error {
 	if meta.IsNoMatchError(err) {
-		return explain(err, "list", "")
+		return describeError(err, "list", "")
 	}
 	if apierrors.IsForbidden(err) {
 		return fmt.Errorf("this requires permission to list nodebootstraps.%s; for one node, write its name: %w", v1alpha1.GroupVersion.Group, err)

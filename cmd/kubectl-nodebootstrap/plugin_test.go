@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -341,4 +342,16 @@ func TestVersionAndHelp(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Without a kubeconfig kubectl tries localhost:8080, which helps nobody.
+func TestNoClusterIsConfigured(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	err := run(t.Context(), []string{"status", node}, genericiooptions.NewTestIOStreamsDiscard())
+	if err == nil || exitCode(err) != exitFailed {
+		t.Fatalf("got %v", err)
+	}
+	mention(t, "the error", err.Error(), "no cluster is configured", "$KUBECONFIG")
 }

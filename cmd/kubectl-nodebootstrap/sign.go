@@ -98,6 +98,7 @@ names.`,
 	}
 	cmd.Flags().StringVar(&o.request, "request", "", "The file with the request in PEM, or - for standard input.")
 	cmd.Flags().StringVarP(&o.output, "output", "o", outputCertificate, "What to print: certificate or kubeconfig.")
+	complete(cmd, "output", outputCertificate, outputKubeconfig)
 	cmd.Flags().StringVar(&o.outputFile, "output-file", "", "Write to this file, which only you can read, instead of standard output.")
 	cmd.Flags().BoolVar(&o.overwrite, "overwrite", false, "Replace the output file if there is one.")
 	cmd.Flags().StringVar(&o.keyPath, "key-path", "/var/lib/kubelet/pki/node.key", "Where the key is on the machine, for --output kubeconfig.")
@@ -107,6 +108,9 @@ names.`,
 }
 
 func (o *signOptions) validate() error {
+	if o.outputFile == "-" { // standard output, as in kubectl
+		o.outputFile = ""
+	}
 	switch {
 	case o.request == "":
 		return errors.New("--request is missing: the file with the request, or - for standard input")

@@ -127,7 +127,7 @@ func (r *statusReader) one(ctx context.Context, name string) (*nodeStatus, error
 func (r *statusReader) all(ctx context.Context) (statusList, error) {
 	var list v1alpha1.NodeBootstrapList
 	if err := r.List(ctx, &list); err != nil {
-		return statusList{}, explainList(err)
+		return statusList{}, describeListError(err)
 	}
 	joined := 0
 	for i := range list.Items {

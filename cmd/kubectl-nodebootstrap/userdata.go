@@ -86,6 +86,8 @@ status.kubeconfigSecretRef names. If allowed, the command also reads the ConfigM
 	cmd.Flags().StringVar(&o.format, "format", formatScript, "What to print: script, cloud-init or ignition.")
 	o.add(cmd.Flags())
 	o.script.add(cmd.Flags())
+	complete(cmd, "format", formatScript, formatCloudInit, formatIgnition)
+	complete(cmd, "with", string(nodescript.Kubelet), string(nodescript.Kubeadm))
 	return cmd
 }
 
