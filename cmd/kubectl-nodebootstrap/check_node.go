@@ -19,6 +19,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/check"
 	"github.com/nodebootstrap/nodebootstrap/internal/csr"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
+	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 )
 
@@ -91,7 +92,7 @@ func (o *checkOptions) checkMachine(ctx context.Context, c client.Client, f *che
 	if err != nil {
 		return result(check.Warning, "not checked: "+err.Error())
 	}
-	options.CheckOnly, options.OnlyMember = true, isMember(nb)
+	options.CheckOnly, options.OnlyMember = true, steps.IsMember(nb)
 	script, err := nodescript.Render(options)
 	if err != nil {
 		return result(check.Warning, "not checked: "+err.Error())

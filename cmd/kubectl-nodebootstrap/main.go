@@ -130,7 +130,7 @@ func connectionFlags() *genericclioptions.ConfigFlags {
 
 // addNamespace accepts the flag that kubectl's users are used to. NodeBootstraps have no namespace.
 func addNamespace(cmd *cobra.Command) *string {
-	namespace := cmd.PersistentFlags().StringP("namespace", "n", version.Namespace, "The operator's namespace, for the commands that look at the operator. "+
+	namespace := cmd.PersistentFlags().StringP("namespace", "n", version.Namespace, "The operator's namespace, for the command version. "+
 		"NodeBootstraps have none.")
 	return namespace
 }

@@ -16,6 +16,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/nodebootstrap/nodebootstrap/internal/check"
 	"github.com/nodebootstrap/nodebootstrap/internal/version"
 )
 
@@ -105,7 +106,7 @@ func findOperator(ctx context.Context, c client.Client, namespace string) (*oper
 	if err == nil && len(deployments.Items) > 0 {
 		o.Image = managerImage(&deployments.Items[0])
 		if o.Version == "" {
-			o.Version = tagOf(o.Image)
+			o.Version = check.OperatorVersion(&deployments.Items[0])
 		}
 	}
 	switch {
@@ -132,16 +133,6 @@ func managerImage(d *appsv1.Deployment) string {
 		return c.Image
 	}
 	return ""
-}
-
-// tagOf returns the tag of an image, if it can be a version.
-func tagOf(image string) string {
-	image, _, _ = strings.Cut(image, "@")
-	_, tag, _ := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
-	if tag == "latest" {
-		return ""
-	}
-	return tag
 }
 
 func (v *versions) write(out io.Writer) error {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/internal/steps"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -29,10 +30,10 @@ func TestStatusShowsATimeline(t *testing.T) {
 			Time *time.Time `json:"time"`
 		} `json:"steps"`
 	}
+	root, err := localcluster.ProjectRoot()
+	env.Must(t, err)
 	admin, err := cluster.WriteAdminKubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
+	env.Must(t, err)
 	status := func() (n node, err error) {
 		out, err := exec.CommandContext(t.Context(), filepath.Join(root, "bin", "kubectl-nodebootstrap"),
 			"status", name, "-o", "json", "--kubeconfig", admin).Output()
