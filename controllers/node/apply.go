@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	bootstraputil "k8s.io/cluster-bootstrap/token/util"
@@ -69,7 +70,11 @@ func (r *Reconciler) deleteRevoked(ctx context.Context, f *lifecycle.Facts, p *l
 		errs = append(errs, token.WithoutAnswer(d.Secret, r.deleteSecret(ctx, d.Secret, d.Reason)))
 	}
 	for _, d := range p.DeleteRequests {
-		errs = append(errs, r.deleteCSR(ctx, d))
+		err := r.deleteCSR(ctx, d)
+		if apierrors.IsConflict(err) && f.NodeBootstrap == nil {
+			err = r.reportIssuedMeanwhile(ctx, f, d.Request, err)
+		}
+		errs = append(errs, err)
 	}
 	if p.DeleteKubeconfig != nil {
 		errs = append(errs, r.deleteSecret(ctx, p.DeleteKubeconfig, ""))
@@ -83,13 +88,31 @@ func (r *Reconciler) reportOutliving(ctx context.Context, f *lifecycle.Facts, p 
 		return
 	}
 	for _, request := range p.Outliving {
-		log.FromContext(ctx).Info("a certificate outlives its NodeBootstrap and cannot be revoked", "csr", request.Name,
-			"tokenID", token.IDOfUser(request.Spec.Username))
-		r.Metrics.Outlives()
-		r.Recorder.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.ReasonIssuedBeforeRevocation, "Reported",
-			"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires. "+
-				"If its key is not that of your machine, lock the name out: see docs/troubleshooting.md", f.Name)
+		r.reportOutlives(ctx, f.Name, request)
 	}
+}
+
+// reportIssuedMeanwhile reports the certificate of a CSR that could not be deleted because it was issued since the CSR was read. The next
+// reconcile would not know about it: neither the token nor a status is left. If the CSR has no certificate, it returns the conflict.
+func (r *Reconciler) reportIssuedMeanwhile(ctx context.Context, f *lifecycle.Facts, shown *certificatesv1.CertificateSigningRequest, conflict error) error {
+	var list certificatesv1.CertificateSigningRequestList
+	if err := objects.ReadByName(ctx, r.Uncached, &list, shown.Name); err != nil {
+		return errors.Join(conflict, err)
+	}
+	if len(list.Items) != 1 || list.Items[0].UID != shown.UID || !csr.Issued(&list.Items[0]) {
+		return conflict
+	}
+	r.reportOutlives(ctx, f.Name, &list.Items[0])
+	return nil
+}
+
+func (r *Reconciler) reportOutlives(ctx context.Context, node string, request *certificatesv1.CertificateSigningRequest) {
+	log.FromContext(ctx).Info("a certificate outlives its NodeBootstrap and cannot be revoked", "csr", request.Name,
+		"tokenID", token.IDOfUser(request.Spec.Username))
+	r.Metrics.Outlives()
+	r.Recorder.Eventf(request, nil, corev1.EventTypeWarning, v1alpha1.ReasonIssuedBeforeRevocation, "Reported",
+		"the NodeBootstrap %s was deleted before its node had joined, and this certificate, which cannot be revoked, authenticates until it expires. "+
+			"If its key is not that of your machine, lock the name out: see docs/troubleshooting.md", node)
 }
 
 // createToken creates a token, or adopts the one with the same id that an earlier, interrupted reconcile created.

@@ -19,6 +19,7 @@ import (
 	bootstrapapi "k8s.io/cluster-bootstrap/token/api"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/invariants"
 )
 
@@ -184,6 +185,34 @@ func difference(want, got []string) string {
 	lack("-", want, got)
 	lack("+", got, want)
 	return strings.Join(append(lines, "  (at most the first lines, - undisturbed, + with the fault)"), "\n")
+}
+
+// checkOutliving: an event reports each certificate of a node whose NodeBootstrap was deleted before it had registered, if the operator deleted
+// the token: when the garbage collector did, nothing is left that says whose certificate it is. A process that ends, or cannot delete the
+// CSR for a while, can lose the event.
+func (w *world) checkOutliving() {
+	lost := slices.ContainsFunc(w.happened, func(a at) bool {
+		return slices.Contains([]fault{crash, crashBefore, crashAfter, forbidden, cutOff}, a.fault)
+	})
+	reported := slices.ContainsFunc(w.said_, func(s saying) bool {
+		return s.where == "event" && strings.Contains(s.text, v1alpha1.ReasonIssuedBeforeRevocation)
+	})
+	for _, r := range all[*certificatesv1.CertificateSigningRequest](w.store) {
+		node := requestedNode(r)
+		if len(r.Status.Certificate) == 0 || get[*v1alpha1.NodeBootstrap](w.store, "", node) != nil || len(w.versions[key{kind: "Node", name: node}]) > 0 {
+			continue
+		}
+		if !lost && !reported && w.deletedByOperator(token.IDOfUser(r.Spec.Username)) {
+			w.violated("outliving: no event reports the certificate of " + r.Name)
+		}
+	}
+}
+
+// deletedByOperator reports whether the operator deleted a token.
+func (w *world) deletedByOperator(id string) bool {
+	return slices.ContainsFunc(w.changes, func(c change) bool {
+		return c.new.author == operatorAuthor && c.new.object == nil && c.key.name == token.SecretName(id)
+	})
 }
 
 // checkRecord: the log has one line for each token, verdict, deletion and alarm of the operator's, and none for a write that was

@@ -66,6 +66,7 @@ func runStory(s story, plan []at, limit int, want map[int][]string) *world {
 		w.CheckNothingLeft(int64(w.revision))
 		w.checkLeaks()
 		w.checkRecord()
+		w.checkOutliving()
 		w.checkCaches()
 	})
 	return w

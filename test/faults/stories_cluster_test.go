@@ -231,7 +231,18 @@ var raceStories = []story{
 	raceStory("approval becomes Manual", func(w *world) bool {
 		return edit(w.store, userAuthor, "", worker, func(nb *v1alpha1.NodeBootstrap) { nb.Spec.ClientCertificate.Approval = v1alpha1.ApprovalManual })
 	}, false),
+	unsignedStory,
 }
+
+// unsignedStory deletes the NodeBootstrap while the signer has not signed the approved CSR yet. The signer may do so at any call after that.
+var unsignedStory = story{name: "nobody wants the node while its request is unsigned", build: func(w *world) []*step {
+	m := w.machine(worker)
+	return []*step{
+		w.wantsIt(),
+		{name: "a request is sent", wait: 3 * time.Second, do: func() bool { w.signerDown = true; return m.give() && m.ask() }},
+		{name: "nobody wants the node", wait: time.Second, do: func() bool { w.signerDown = false; return w.unwants(worker) }},
+	}
+}}
 
 // successorStory replaces Secrets that the operator is about to delete by foreign ones of the same names.
 var successorStory = story{name: "someone reuses the names of deleted Secrets", build: func(w *world) []*step {
