@@ -101,7 +101,7 @@ test: controlplane bin/manager bin/kubectl-nodebootstrap bin/runtests ## Run all
 	@$(UNCHANGED_CACHES) bin/runtests ./... -- -count=1 -p 1 -timeout 30m
 
 .PHONY: e2e
-E2E_PACKAGES = $(if $(POLICIES),./test/e2e,./hack/localcluster ./controllers ./test/e2e ./test/install ./test/join)
+E2E_PACKAGES = $(if $(POLICIES),./test/e2e,./hack/localcluster ./controllers ./test/check ./test/e2e ./test/install ./test/join)
 e2e: controlplane bin/manager bin/kubectl-nodebootstrap bin/runtests ## Run the end-to-end tests; with K8S_VERSION=1.36 on that Kubernetes, with POLICIES=hardened under all policies.
 	@$(UNCHANGED_CACHES) KUBEBUILDER_ASSETS=$(if $(K8S_VERSION),$(CURDIR)/bin/k8s-$(K8S_VERSION)) NODEBOOTSTRAP_POLICIES=$(POLICIES) \
 		bin/runtests $(E2E_PACKAGES) -- -count=1 -p 1 -timeout 30m

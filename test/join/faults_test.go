@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/check"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
 	"github.com/nodebootstrap/nodebootstrap/internal/token"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
@@ -113,6 +115,13 @@ func TestFaults(t *testing.T) {
 			if tc.spoil != nil {
 				env.Must(t, tc.spoil(t.Context(), m))
 			}
+			if slices.Contains(foundByChecks, tc.code) {
+				results := checked(t, name, m, tc.args...)
+				last := results[len(results)-1]
+				if text := tc.texts[len(tc.texts)-1]; last.Status != check.Failed || last.Fix == "" || !strings.Contains(last.Message+last.Fix, text) {
+					t.Errorf("check does not say %q: %+v", text, last)
+				}
+			}
 			join(t, name, m, tc.args...).failed(t, m, tc.code, tc.texts...)
 			if tc.repair != nil {
 				env.Must(t, tc.repair(t.Context(), m))
@@ -120,6 +129,11 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// foundByChecks are the exit codes of the script's checks, which the command check runs, too.
+var foundByChecks = []int{
+	sshFailed, nodescript.ExitNotRoot, nodescript.ExitProgramMissing, nodescript.ExitRuntime, nodescript.ExitOtherName, nodescript.ExitServer, nodescript.ExitClock,
 }
 
 // A person denies the CSR, or the NodeBootstrap is deleted, while the machine waits for its certificate.

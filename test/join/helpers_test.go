@@ -9,12 +9,15 @@ package join
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +30,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/check"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -76,6 +80,8 @@ func nodeOf(name string) *corev1.Node {
 
 // command is a run of the plugin.
 type command struct {
+	// name is that of the command: join by default.
+	name     string
 	machines []*localcluster.Machine
 	args     []string
 	// bin is a directory with an ssh that is used instead of the machine's.
@@ -102,6 +108,20 @@ func join(t *testing.T, node string, m *localcluster.Machine, args ...string) ou
 	return run(t, command{machines: []*localcluster.Machine{m}, args: joinArgs(node, m, args...)})
 }
 
+// checked runs the command check for a machine, and returns what it says about it. Nothing may change there.
+func checked(t *testing.T, node string, m *localcluster.Machine, args ...string) []check.Result {
+	t.Helper()
+	o := run(t, command{name: "check", machines: []*localcluster.Machine{m}, args: append(joinArgs(node, m, args...), "-o", "json")})
+	unchanged(t, m)
+	var printed struct {
+		Checks []check.Result `json:"checks"`
+	}
+	if err := json.Unmarshal([]byte(o.out), &printed); err != nil {
+		t.Fatalf("check prints no JSON: %v\n%s%s", err, o.out, o.errOut)
+	}
+	return slices.DeleteFunc(printed.Checks, func(r check.Result) bool { return r.Name != check.Machine })
+}
+
 // run runs the plugin as an administrator. It fails if the token of a node is in the output, or in a process of a machine.
 func run(t *testing.T, c command) outcome {
 	t.Helper()
@@ -110,7 +130,7 @@ func run(t *testing.T, c command) outcome {
 	admin, err := cluster.WriteAdminKubeconfig()
 	env.Must(t, err)
 	plugin := exec.CommandContext(t.Context(), filepath.Join(root, "bin", "kubectl-nodebootstrap"),
-		append([]string{"join", "--kubeconfig", admin, "--ignore-preflight-errors", "SystemVerification"}, c.args...)...)
+		append([]string{cmp.Or(c.name, "join"), "--kubeconfig", admin, "--ignore-preflight-errors", "SystemVerification"}, c.args...)...)
 	bin := c.bin
 	if bin == "" {
 		bin = c.machines[0].SSHBin()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster"
 	"github.com/nodebootstrap/nodebootstrap/hack/localcluster/operator"
+	"github.com/nodebootstrap/nodebootstrap/internal/check"
 	"github.com/nodebootstrap/nodebootstrap/internal/nodescript"
 	"github.com/nodebootstrap/nodebootstrap/test/env"
 )
@@ -64,12 +65,26 @@ func TestOperatorDown(t *testing.T) {
 	join(t, node, m).succeeded(t, node, m)
 }
 
+// inOrder fails the test if a machine is not in order.
+func inOrder(t *testing.T, results []check.Result) {
+	t.Helper()
+	for _, r := range results {
+		if r.Status != check.Passed {
+			t.Errorf("the machine is not in order: %+v", r)
+		}
+	}
+	if len(results) < 5 {
+		t.Errorf("only this was checked: %+v", results)
+	}
+}
+
 // One command takes a machine with kubeadm from installed packages to a Ready node.
 func TestKubeadm(t *testing.T) {
 	const node = "with-kubeadm"
 	env.Must(t, cluster.InitKubeadm(t.Context(), nil))
 	m := startMachine(t, node, localcluster.MachineConfig{Kubeadm: true})
 	create(t, node)
+	inOrder(t, checked(t, node, m))
 	o := join(t, node, m)
 	o.succeeded(t, node, m)
 	t.Logf("Ready after %s:\n%s", o.took, o.errOut)
