@@ -201,6 +201,10 @@ func TestEachFact(t *testing.T) {
 		"no Lease":         {func(f *check.Facts) { f.Node.Lease.Value = nil }, "lease", check.Failed, "has no Lease", "systemctl restart kubelet"},
 		"expires":          {requests(issued("csr-1", 29*24*time.Hour)), "certificate", check.Warning, "expires in 29d", "systemctl restart kubelet"},
 		"expired":          {requests(issued("csr-1", -time.Minute)), "certificate", check.Failed, "expired", "kubectl nodebootstrap reissue"},
+		"in the status": {func(f *check.Facts) {
+			ofNode(f).Status.ClientCertificate = &v1alpha1.ClientCertificate{StartTime: nodetest.Ago(0), ExpirationTime: nodetest.Ago(-24 * time.Hour)}
+		}, "certificate", check.Warning, "expires in 24h", "systemctl restart kubelet"},
+		"not running": {condition(v1alpha1.ConditionClientCertificateExpiring, metav1.ConditionTrue, "NodeNotRunning"), "conditions", check.Failed, "why", "systemctl start kubelet"},
 		"pending": {func(f *check.Facts) {
 			f.Node.Pending.Value = []check.Pending{{Request: nodetest.Request("csr-2", 1, time.Hour), Why: "a person approves"}}
 		}, "requests", check.Warning, "csr-2 is pending for 60m: a person approves", "kubectl nodebootstrap explain csr-2"},

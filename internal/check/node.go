@@ -64,6 +64,7 @@ var bad = []struct {
 	{v1alpha1.ConditionApprovalEnforced, metav1.ConditionFalse, Failed},
 	{v1alpha1.ConditionApprovalEnforced, metav1.ConditionUnknown, Warning},
 	{v1alpha1.ConditionServingCertificateApproved, metav1.ConditionFalse, Failed},
+	{v1alpha1.ConditionClientCertificateExpiring, metav1.ConditionTrue, Failed},
 }
 
 func conditions(f *Facts) []Result {
@@ -104,6 +105,9 @@ var fixedByReissue = []string{v1alpha1.ReasonKeyReplaced, v1alpha1.ReasonTokenMi
 
 // fixOf is what to run about a condition. Its message says more.
 func fixOf(nb *v1alpha1.NodeBootstrap, c *metav1.Condition) string {
+	if c.Type == v1alpha1.ConditionClientCertificateExpiring {
+		return "on the machine: systemctl start kubelet"
+	}
 	if slices.Contains(fixedByReissue, c.Reason) || c.Type == v1alpha1.ConditionTokenMisused || c.Type == v1alpha1.ConditionKeyConflict {
 		return "kubectl nodebootstrap reissue " + nb.Name
 	}
@@ -142,27 +146,31 @@ func lease(f *Facts) []Result {
 const certificateWarning = 30 * 24 * time.Hour
 
 func certificate(f *Facts) []Result {
-	if f.Node.NodeBootstrap.Value == nil {
+	nb := f.Node.NodeBootstrap.Value
+	if nb == nil {
 		return nil
 	}
-	if f.Requests.Err != nil {
-		return unread(f.Requests.Err)
+	var began, last time.Time
+	if c := nb.Status.ClientCertificate; c != nil {
+		began, last = c.StartTime.Time, c.ExpirationTime.Time
 	}
-	var last time.Time
 	for i := range f.Requests.Value {
 		r := &f.Requests.Value[i]
 		if r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || csr.RequestedNode(r) != f.Node.Name {
 			continue
 		}
-		if expires, err := csr.Expires(r); err == nil && expires.After(last) {
-			last = expires
+		if start, end, err := csr.Validity(r); err == nil && !start.Before(began) {
+			began, last = start, end
 		}
+	}
+	if last.IsZero() && f.Requests.Err != nil {
+		return unread(f.Requests.Err)
 	}
 	left := last.Sub(f.ServerTime)
 	fix := "on the machine: systemctl restart kubelet. After the certificate has expired: kubectl nodebootstrap reissue " + f.Node.Name
 	switch {
 	case last.IsZero():
-		return skipped("unknown: no CSR of the node exists any more. They are deleted an hour after the certificate was issued")
+		return skipped("unknown: the status has none, and no CSR of the node has one")
 	case left <= 0:
 		return failed("kubectl nodebootstrap reissue "+f.Node.Name, "the last known certificate of the node expired %s ago", duration.HumanDuration(-left))
 	case left < certificateWarning:
