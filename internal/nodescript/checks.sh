@@ -206,6 +206,8 @@ check_server() {
 		say "[check] the API server was not checked: neither curl nor openssl is installed"
 		return
 	fi
+	# curl explains some errors in several lines, and the last line of the script says what to do.
+	nb_why=$(printf '%s\n' "$nb_why" | sed -n 1p)
 	case $nb_curl in
 	0) ;;
 	60) fail "$EXIT_SERVER" "the certificate of $nb_server is not valid for this cluster's CA: $nb_why. \
