@@ -36,17 +36,11 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/internal/version"
 )
 
-const (
-	// defaultOperatorNamespace is where config/ puts the operator.
-	defaultOperatorNamespace = "nodebootstrap-system"
-	// operatorLease is the ID of the manager's leader election.
-	operatorLease = "nodebootstrap.nodebootstrap.io"
-	// probeLimit bounds the time for the answer of one address.
-	probeLimit = 5 * time.Second
-)
+// probeLimit bounds the time for the answer of one address.
+const probeLimit = 5 * time.Second
 
 // operatorPods selects the operator's Deployment and Pods, as config/ and the chart label them.
-var operatorPods = client.MatchingLabels{"app.kubernetes.io/name": "nodebootstrap"}
+var operatorPods = client.MatchingLabels{version.NameLabel: version.AppName}
 
 // gatherer reads the facts of the checks. It writes nothing, except reviews of access, which are not stored.
 type gatherer struct {
@@ -132,14 +126,14 @@ func (g *gatherer) readOperator(ctx context.Context, f *check.Facts) {
 		f.CRD.Value = found.Value.Object
 	}
 	f.Deployment = g.deployment(ctx)
-	f.Namespace = defaultOperatorNamespace
+	f.Namespace = version.Namespace
 	if f.Deployment.Value != nil {
 		f.Namespace = f.Deployment.Value.Namespace
 		var pods corev1.PodList
 		f.Pods.Err = g.client.List(ctx, &pods, client.InNamespace(f.Namespace), operatorPods)
 		f.Pods.Value = pods.Items
 	}
-	f.Leader = find(ctx, g.client, f.Namespace, operatorLease, &coordinationv1.Lease{})
+	f.Leader = find(ctx, g.client, f.Namespace, version.Lease, &coordinationv1.Lease{})
 	f.Signer = find(ctx, g.client, metav1.NamespaceSystem, "kube-controller-manager", &coordinationv1.Lease{})
 	var all v1alpha1.NodeBootstrapList
 	f.NodeBootstraps.Err = ignoreAbsent(g.client.List(ctx, &all))
@@ -149,7 +143,7 @@ func (g *gatherer) readOperator(ctx context.Context, f *check.Facts) {
 // deployment finds the operator's Deployment in its usual namespace, else anywhere.
 func (g *gatherer) deployment(ctx context.Context) check.Read[*appsv1.Deployment] {
 	var err error
-	for _, namespace := range []string{defaultOperatorNamespace, metav1.NamespaceAll} {
+	for _, namespace := range []string{version.Namespace, metav1.NamespaceAll} {
 		var list appsv1.DeploymentList
 		err = g.client.List(ctx, &list, client.InNamespace(namespace), operatorPods)
 		if len(list.Items) > 0 {
