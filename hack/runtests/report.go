@@ -204,7 +204,7 @@ func (r *report) Summary() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range r.running { // go test was interrupted
-		s.broken = true
+		s.broken, s.took = true, time.Since(s.began).Round(100*time.Millisecond)
 		r.ended = append(r.ended, s)
 	}
 	r.running = nil
