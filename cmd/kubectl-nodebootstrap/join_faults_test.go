@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -116,7 +117,7 @@ func TestJoinCutAfterDelivery(t *testing.T) {
 
 // Nobody waits for a machine that has no kubeconfig.
 func TestJoinCutBeforeDelivery(t *testing.T) {
-	m := machines{signing: signing{cluster: published(t), answer: issue}, ssh: "script; request; exit 255"}
+	m := machines{signing: signing{cluster: published(t), answer: issue}, ssh: "script; exec <&-; request; exit 255"}
 	r := m.execute(t, node, "--ssh", host, "--timeout", "20s")
 	if exitCode(r.err) != sshFailed || strings.Contains(r.errOut, "delivered") {
 		t.Fatalf("got %v\n%s", r.err, r.errOut)
@@ -156,6 +157,7 @@ func TestJoinClusterFaults(t *testing.T) {
 		}
 		return c.Delete(ctx, awaiting())
 	}
+	expires := map[string]string{"the operator is down": "2s", "nothing signs": "5s", "it never joins": "5s"}
 	for name, tc := range map[string]struct {
 		signing signing
 		code    int
@@ -170,11 +172,11 @@ func TestJoinClusterFaults(t *testing.T) {
 		"another key is pinned": {signing{cluster: published(t, pins("SHA256:"+strings.Repeat("0", 64)))}, 1, []string{"pins another key"}, true},
 		"nothing signs":         {signing{cluster: published(t), answer: ignore}, 1, []string{"gave up after", "is not approved yet"}, true},
 		"deleted meanwhile":     {signing{cluster: published(t), answer: deleted}, 1, []string{"NodeBootstrap worker-1 does not exist"}, true},
-		"it never joins":        {signing{cluster: published(t), answer: issue}, exitNotInTime, []string{"gave up after 2s", "goes on by itself", "kubectl nodebootstrap status worker-1"}, true},
+		"it never joins":        {signing{cluster: published(t), answer: issue}, exitNotInTime, []string{"gave up after 5s", "goes on by itself", "kubectl nodebootstrap status worker-1"}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := machines{signing: tc.signing}
-			r := m.execute(t, node, "--ssh", host, "--timeout", "2s")
+			r := m.execute(t, node, "--ssh", host, "--timeout", cmp.Or(expires[name], "1m"))
 			if r.err == nil || exitCode(r.err) != tc.code || r.out != "" {
 				t.Fatalf("got %q, the exit code %d and %v, want %d\n%s", r.out, exitCode(r.err), r.err, tc.code, r.errOut)
 			}
@@ -190,7 +192,7 @@ func TestJoinClusterFaults(t *testing.T) {
 func TestJoinShowsTheKubeletsLog(t *testing.T) {
 	m := machines{signing: signing{cluster: published(t), answer: issue},
 		ssh: `[ ! -e script ] || { cat >journal; echo 'address already in use' >&2; exit 0; }; ` + goodSSH}
-	r := m.execute(t, node, "--ssh", host, "--timeout", "2s", "--unit", "k8s")
+	r := m.execute(t, node, "--ssh", host, "--timeout", "5s", "--unit", "k8s")
 	if exitCode(r.err) != exitNotInTime {
 		t.Fatalf("got %v", r.err)
 	}
