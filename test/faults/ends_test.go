@@ -105,6 +105,7 @@ func (w *world) state() []string {
 			if nb, ok := o.(*v1alpha1.NodeBootstrap); ok {
 				w.forgetVainClaims(&nb.Status)
 				forgetAlive(nb)
+				nb.Status.Join = nil // which of its times are known depends on the second in which the Node was created
 				if w.story.forgetful {
 					nb.Status.Certificates, nb.Status.KeyFingerprints, nb.Status.LastTokenID, nb.Status.APIServerHosts = nil, nil, "", nil
 				}
