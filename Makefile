@@ -147,6 +147,7 @@ verify: ## Check generated files, chart, alerts, dashboard and shell scripts, wh
 	shellcheck .ci/run hack/*.sh hack/tools/*.sh hack/tools/krew/*.sh hack/localcluster/machine/*
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring
+	go test -count=1 ./test/docs -run 'TestOfflineTranscripts|TestEachCommandHasItsSection'
 	go tool -modfile=hack/tools/actionlint/go.mod actionlint
 	$(TOOL) golangci-lint run ./...
 	for os in darwin windows; do GOOS=$$os go vet ./cmd/kubectl-nodebootstrap || exit 1; done
@@ -171,6 +172,10 @@ manifests: ## Generate the CRD and the RBAC in config/, the chart's copies, and 
 	$(TOOL) crd-ref-docs --source-path=api --config=hack/api-reference.yaml --renderer=markdown --output-path=docs/api.md --log-level=ERROR
 	sed -i 's#items:XValidation: .*FieldValueForbidden  <nil>.} <br />##' docs/api.md # as it leaves out all other XValidations
 	sed -i -e '1s/.*/## All types/' -e '1e cat hack/api-introduction.md' docs/api.md
+
+.PHONY: transcripts
+transcripts: controlplane ## Rewrite the outputs in docs/plugin.md with what the commands print now, on a real control plane.
+	go test -count=1 ./test/docs -run 'Transcripts$$' -update
 
 .PHONY: clean
 clean: ## Remove bin and dist.

@@ -22,6 +22,10 @@ const (
 	notRun = "not-run:"
 	// fragment marks YAML that is not a whole object.
 	fragment = "fragment"
+	// transcript is the language of blocks with commands after "$ ", and what they print. They are run, and compared.
+	transcript = "console"
+	// offline marks transcripts of commands that need no cluster.
+	offline = "offline"
 )
 
 // Block is a fenced block of a document.

@@ -105,8 +105,16 @@ func copyProject(root, dir string) error {
 	return nil
 }
 
-// run runs commands in the copy, while the Deployment is simulated.
+// run runs commands in the copy, which must succeed, while the Deployment is simulated.
 func (p *playground) run(t *testing.T, commands string) {
+	t.Helper()
+	if out, err := p.try(t, commands); err != nil {
+		t.Fatalf("%v\n%s", err, tail(out))
+	}
+}
+
+// try runs commands as run does, and returns what they print and how they end.
+func (p *playground) try(t *testing.T, commands string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -124,10 +132,10 @@ func (p *playground) run(t *testing.T, commands string) {
 	for {
 		select {
 		case err := <-ended:
-			if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-				t.Fatalf("%v\n%s", err, tail(out.String()))
+			if errors.Is(err, exec.ErrWaitDelay) {
+				err = nil
 			}
-			return
+			return out.String(), err
 		case <-tick.C:
 			if err := p.playDeployment(ctx); err != nil && ctx.Err() == nil {
 				cancel()

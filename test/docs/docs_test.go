@@ -150,6 +150,7 @@ func TestBlocksAreMarked(t *testing.T) {
 			switch {
 			case b.Language == "sh" && (b.run() || b.Who == onTheNode || isNotRun && len(strings.TrimSpace(reason)) > 5):
 			case b.Language == "yaml" && (b.Who == "" || b.Who == onTheNode || b.Who == fragment):
+			case b.Language == transcript && (b.Who == "" || b.Who == offline):
 			case b.Language == "promql" || b.Language == "ini" || b.Language == "mermaid":
 			case b.Language == "" && b.Who == "": // output
 				if strings.HasPrefix(b.Text, "kubectl ") {
