@@ -163,7 +163,7 @@ func (o *checkOptions) print(results []check.Result) error {
 	for _, r := range results {
 		// A node and a machine choose some of the text.
 		text := printers.EscapeTerminal(strings.ReplaceAll(r.Message, "\n", " "))
-		fmt.Fprintf(o.Out, "%s %s: %s\n", m.mark(checkMarks[r.Status]), strings.ReplaceAll(r.Name, "-", " "), text)
+		fmt.Fprintf(o.Out, "%s %s: %s\n", m.mark(checkMarks[r.Status]), r.Name, text)
 		if r.Fix == "" {
 			continue
 		}

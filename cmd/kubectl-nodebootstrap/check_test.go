@@ -71,8 +71,8 @@ func TestCheckOutput(t *testing.T) {
 	if !errors.Is(r.err, errNotInOrder) || exitCode(r.err) != 1 {
 		t.Errorf("got %v", r.err)
 	}
-	mention(t, "the output", r.out, "✔ kubernetes version: v1.37.2\n", "✗ crd: the CustomResourceDefinition does not exist: the operator is not installed\n    kubectl apply -k config/crd\n",
-		"✔ server reachable: "+c.server.URL, "✔ server certificate: ", "- kubeadm join: ")
+	mention(t, "the output", r.out, "✔ kubernetes-version: v1.37.2\n", "✗ crd: the CustomResourceDefinition does not exist: the operator is not installed\n    kubectl apply -k config/crd\n",
+		"✔ server-reachable: "+c.server.URL, "✔ server-certificate: ", "- kubeadm-join: ")
 	if strings.Contains(r.out, "\x1b") {
 		t.Errorf("a buffer has colors: %q", r.out)
 	}

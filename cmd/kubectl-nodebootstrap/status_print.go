@@ -176,9 +176,9 @@ func describeList(list statusList, wide bool, now time.Time) string {
 	var out strings.Builder
 	if len(list.Nodes) > 0 {
 		w := tabbed(&out)
-		header := "  NAME\tSTEP\tFOR\tWAITING FOR"
+		header := "  NAME\tNEXT STEP\tFOR\tWAITING FOR"
 		if wide {
-			header = "  NAME\tSTEP\tFOR\tTOKEN\tSERVER\tREQUEST\tWAITING FOR"
+			header = "  NAME\tNEXT STEP\tFOR\tTOKEN\tSERVER\tREQUEST\tWAITING FOR"
 		}
 		fmt.Fprintln(w, header)
 		for i := range list.Nodes {

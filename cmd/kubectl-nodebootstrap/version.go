@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -98,17 +99,14 @@ func findOperator(ctx context.Context, c client.Client, namespace string) (*oper
 	o := &operatorVersion{Namespace: namespace}
 	var lease coordinationv1.Lease
 	leaseErr := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: version.Lease}, &lease)
-	if leaseErr == nil {
-		o.Version = lease.Labels[version.Label]
-	}
 	var deployments appsv1.DeploymentList
+	var deployment *appsv1.Deployment
 	err := c.List(ctx, &deployments, client.InNamespace(namespace), client.MatchingLabels{version.NameLabel: version.AppName})
 	if err == nil && len(deployments.Items) > 0 {
-		o.Image = managerImage(&deployments.Items[0])
-		if o.Version == "" {
-			o.Version = check.OperatorVersion(&deployments.Items[0])
-		}
+		deployment = &deployments.Items[0]
+		o.Image = managerImage(deployment)
 	}
+	o.Version = cmp.Or(check.OperatorVersion(&lease, deployment), lease.Labels[version.Label]) // a build without a version has another label
 	switch {
 	case leaseErr == nil || o.Image != "":
 		return o, nil

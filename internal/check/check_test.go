@@ -162,6 +162,9 @@ func TestEachFact(t *testing.T) {
 			f.Deployment.Value.Status.ReadyReplicas = 0
 			f.Pods.Value = []corev1.Pod{{Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "no nodes"}}}}}
 		}, "operator-running", check.Warning, "no nodes", "describe pods"},
+		"another minor by the Lease": {func(f *check.Facts) {
+			f.Leader.Value.Labels = map[string]string{"app.kubernetes.io/version": "v0.2.0"}
+		}, "operator-version", check.Warning, "v0.2.0, and this plugin is v0.3.2", ""},
 		"another minor":  {func(f *check.Facts) { f.Plugin = "v0.4.0" }, "operator-version", check.Warning, "v0.3.1, and this plugin is v0.4.0", ""},
 		"stale Lease":    {func(f *check.Facts) { f.Leader.Value = lease("pod-1", time.Minute) }, "operator-leading", check.Failed, "pod-1 renewed the Lease last 60s ago", "kubectl rollout restart"},
 		"given back":     {func(f *check.Facts) { f.Leader.Value = lease("", time.Second) }, "operator-leading", check.Failed, "gave the Lease back", "kubectl rollout restart"},

@@ -17,6 +17,7 @@ import (
 	utilversion "k8s.io/apimachinery/pkg/util/version"
 
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
+	"github.com/nodebootstrap/nodebootstrap/internal/version"
 )
 
 // installCommand installs what docs/install.md renders.
@@ -185,17 +186,20 @@ func operatorLeading(f *Facts) []Result {
 
 func age(f *Facts, since time.Time) string { return duration.HumanDuration(f.ServerTime.Sub(since)) }
 
-// OperatorVersion is the version of the operator of a Deployment: that of its label app.kubernetes.io/version, which the chart sets, or else
-// the tag of its image. It is empty if neither is a version.
-func OperatorVersion(d *appsv1.Deployment) string {
-	if d == nil {
-		return ""
+// OperatorVersion is the version of the operator: that of the label app.kubernetes.io/version of its Lease, which the manager that leads sets,
+// or of its Deployment, which the chart sets, or else the tag of the image. Both can be nil. It is empty if none is a version.
+func OperatorVersion(l *coordinationv1.Lease, d *appsv1.Deployment) string {
+	var candidates []string
+	if l != nil {
+		candidates = append(candidates, l.Labels[version.Label])
 	}
-	candidates := []string{d.Labels["app.kubernetes.io/version"]}
-	for _, c := range d.Spec.Template.Spec.Containers {
-		image, _, _ := strings.Cut(c.Image, "@")
-		_, tag, _ := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
-		candidates = append(candidates, tag)
+	if d != nil {
+		candidates = append(candidates, d.Labels[version.Label])
+		for _, c := range d.Spec.Template.Spec.Containers {
+			image, _, _ := strings.Cut(c.Image, "@")
+			_, tag, _ := strings.Cut(image[strings.LastIndex(image, "/")+1:], ":")
+			candidates = append(candidates, tag)
+		}
 	}
 	i := slices.IndexFunc(candidates, func(v string) bool { _, err := utilversion.ParseSemantic(v); return err == nil })
 	if i < 0 {
@@ -208,11 +212,11 @@ func operatorVersion(f *Facts) []Result {
 	if f.Deployment.Err != nil {
 		return unread(f.Deployment.Err)
 	}
-	operator, err := utilversion.ParseSemantic(OperatorVersion(f.Deployment.Value))
+	operator, err := utilversion.ParseSemantic(OperatorVersion(f.Leader.Value, f.Deployment.Value))
 	plugin, pluginErr := utilversion.ParseSemantic(f.Plugin)
 	switch {
 	case err != nil:
-		return skipped("unknown: neither the image nor the label app.kubernetes.io/version of the Deployment has a version")
+		return skipped("unknown: neither the label %s of the Lease or of the Deployment nor the image has a version", version.Label)
 	case pluginErr != nil:
 		return skipped("v%s. This plugin is a build without a version", operator)
 	case operator.Major() != plugin.Major() || operator.Minor() != plugin.Minor():
