@@ -128,7 +128,7 @@ func makeIn(t *testing.T, dir, url string, last func(string) bool, target string
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "make", target)
+	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", target)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "KUBERNETES_DOWNLOADS="+url, "ETCD_DOWNLOADS="+url, "SOURCE=", "KUBEBUILDER_ASSETS=", "MAKEFLAGS=")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
