@@ -142,12 +142,12 @@ microbench: ## Measure the pure parts, with their allocations.
 	go test -run '^$$' -bench . ./internal/...
 
 .PHONY: verify
-verify: ## Check generated files, chart, alerts, dashboard and shell scripts, which needs make test-packages; run the linter with the import rules.
+verify: controlplane ## Check generated files, chart, alerts, dashboard, shell scripts and the plugin's page, which needs root and make test-packages; run the linter with the import rules.
 	hack/verify-generated.sh
 	shellcheck .ci/run hack/*.sh hack/tools/*.sh hack/tools/krew/*.sh hack/localcluster/machine/*
 	$(TOOL) helm lint --strict --quiet charts/nodebootstrap
 	go test -count=1 ./test/rendered ./test/monitoring
-	go test -count=1 ./test/docs -run 'TestOfflineTranscripts|TestEachCommandHasItsSection'
+	go test -count=1 ./test/docs -run 'Transcripts$$|TestEachCommandHasItsSection'
 	go tool -modfile=hack/tools/actionlint/go.mod actionlint
 	$(TOOL) golangci-lint run ./...
 	for os in darwin windows; do GOOS=$$os go vet ./cmd/kubectl-nodebootstrap || exit 1; done

@@ -171,7 +171,7 @@ func secretText(ref *v1alpha1.SecretReference) string {
 	return "Secret " + ref.Namespace + "/" + ref.Name
 }
 
-// describeList returns a line for each node that waits or needs somebody, and one for all that have joined.
+// describeList returns a line for each node that waits or requires action, and one for all that have joined.
 func describeList(list statusList, wide bool, now time.Time) string {
 	var out strings.Builder
 	if len(list.Nodes) > 0 {

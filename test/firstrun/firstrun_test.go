@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package firstrun does what somebody does first: make demo in a new clone, without bin/k8s.
+// Package firstrun does what a new user does first: make demo in a new clone, without bin/k8s.
 package firstrun
 
 import (
