@@ -79,7 +79,7 @@ func (b breakage) run(t *testing.T) {
 		t.Errorf("the message is %q, and has no %q", result.Message, b.says)
 	}
 	mark := map[check.Status]string{check.Failed: "✗", check.Warning: "!"}[b.want]
-	if out := execute(t, args...).out; !strings.Contains(out, mark+" "+strings.ReplaceAll(b.check, "-", " ")+": ") || result.Fix != "" && !strings.Contains(out, "\n    ") {
+	if out := execute(t, args...).out; !strings.Contains(out, mark+" "+b.check+": ") || result.Fix != "" && !strings.Contains(out, "\n    ") {
 		t.Errorf("it prints\n%s", out)
 	}
 	t.Logf("%s %s: %s\n    %s", mark, b.check, result.Message, result.Fix)
