@@ -203,6 +203,7 @@ func TestEachFact(t *testing.T) {
 		"silent":           {func(f *check.Facts) { f.Node.Lease.Value = lease(nodetest.NodeName, time.Hour) }, "lease", check.Failed, "60m ago", "systemctl restart kubelet"},
 		"no Lease":         {func(f *check.Facts) { f.Node.Lease.Value = nil }, "lease", check.Failed, "has no Lease", "systemctl restart kubelet"},
 		"expires":          {requests(issued("csr-1", 29*24*time.Hour)), "certificate", check.Warning, "expires in 29d", "systemctl restart kubelet"},
+		"renewed at once":  {requests(issued("csr-1", 28*24*time.Hour), issued("csr-2", 29*24*time.Hour), issued("csr-3", time.Hour)), "certificate", check.Warning, "expires in 29d", "systemctl restart kubelet"},
 		"expired":          {requests(issued("csr-1", -time.Minute)), "certificate", check.Failed, "expired", "kubectl nodebootstrap reissue"},
 		"in the status": {func(f *check.Facts) {
 			ofNode(f).Status.ClientCertificate = &v1alpha1.ClientCertificate{StartTime: nodetest.Ago(0), ExpirationTime: nodetest.Ago(-24 * time.Hour)}
@@ -242,8 +243,8 @@ func add(r certificatesv1.CertificateSigningRequest) func(*check.Facts) {
 	return func(f *check.Facts) { f.Requests.Value = append(f.Requests.Value, r) }
 }
 
-func requests(r certificatesv1.CertificateSigningRequest) func(*check.Facts) {
-	return func(f *check.Facts) { f.Requests.Value = []certificatesv1.CertificateSigningRequest{r} }
+func requests(list ...certificatesv1.CertificateSigningRequest) func(*check.Facts) {
+	return func(f *check.Facts) { f.Requests.Value = list }
 }
 
 // useCA makes the CA of the server one that is valid for some time.

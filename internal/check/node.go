@@ -159,7 +159,8 @@ func certificate(f *Facts) []Result {
 		if r.Spec.SignerName != certificatesv1.KubeAPIServerClientKubeletSignerName || csr.RequestedNode(r) != f.Node.Name {
 			continue
 		}
-		if start, end, err := csr.Validity(r); err == nil && !start.Before(began) {
+		start, end, err := csr.Validity(r)
+		if err == nil && (start.After(began) || start.Equal(began) && end.After(last)) { // times are in whole seconds
 			began, last = start, end
 		}
 	}
