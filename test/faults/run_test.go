@@ -214,7 +214,7 @@ func TestSingleFaults(t *testing.T) {
 			switch {
 			case *allFaults:
 			case testing.Short():
-				plan = sample(random, plan, len(plan)/20)
+				plan = sample(random, plan, len(plan)/100)
 			case s.name != mainStory.name:
 				plan = sample(random, plan, len(plan)/4)
 			}
@@ -283,10 +283,10 @@ func sample[T any](random *rand.Rand, plan []T, n int) []T {
 	return plan[:min(len(plan), n)]
 }
 
-// fewer is a tenth of a number of runs in make test-fast.
+// fewer is a fortieth of a number of runs in make test-fast.
 func fewer(runs int) int {
 	if testing.Short() {
-		return runs / 10
+		return runs / 40
 	}
 	return runs
 }
