@@ -122,6 +122,53 @@ func TestIssuedRequestIsNotDeletedOutOfAStaleCache(t *testing.T) {
 	}
 }
 
+// After the deletion of a NodeBootstrap no status is left. A certificate that was issued since the CSR was read is reported by the reconcile
+// whose deletion fails, once. If the CSR cannot be read again, or has no certificate, the conflict stays, and the deletion is tried again.
+func TestCertificateIssuedDuringTheDeletionIsReported(t *testing.T) {
+	for name, tt := range map[string]struct {
+		certificate string
+		unreadable  bool
+		events      int
+	}{
+		"issued":         {certificate: "issued", events: 1},
+		"only edited":    {},
+		"not read again": {certificate: "issued", unreadable: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			shown := &certificatesv1.CertificateSigningRequest{ObjectMeta: metav1.ObjectMeta{Name: "csr-a", UID: "csr-a", ResourceVersion: "1"}}
+			now := shown.DeepCopy()
+			now.Status.Certificate = []byte(tt.certificate)
+			conflict := apierrors.NewConflict(certificatesv1.Resource("certificatesigningrequests"), "csr-a", errors.New("edited"))
+			scheme, err := objects.NewScheme()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := fake.NewClientBuilder().WithScheme(scheme).WithInterceptorFuncs(interceptor.Funcs{
+				Delete: func(context.Context, client.WithWatch, client.Object, ...client.DeleteOption) error { return conflict },
+				List: func(_ context.Context, _ client.WithWatch, list client.ObjectList, _ ...client.ListOption) error {
+					if tt.unreadable {
+						return errors.New("the server is busy")
+					}
+					list.(*certificatesv1.CertificateSigningRequestList).Items = []certificatesv1.CertificateSigningRequest{*now}
+					return nil
+				},
+			}).Build()
+			var events countedEvents
+			r := &Reconciler{Writes: &writes.Limits{}, Client: c, Uncached: c, Clock: clocktesting.NewFakePassiveClock(time.Now()), Recorder: &events}
+			o := r.apply(t.Context(), &lifecycle.Facts{Name: "worker-1"}, &lifecycle.Plan{DeleteRequests: []lifecycle.RequestDeletion{{Request: shown}}})
+			if int(events) != tt.events || apierrors.IsConflict(o.Err) != (tt.events == 0) {
+				t.Errorf("%d events, and the error %v", events, o.Err)
+			}
+		})
+	}
+}
+
+type countedEvents int
+
+func (c *countedEvents) Eventf(runtime.Object, runtime.Object, string, string, string, string, ...any) {
+	*c++
+}
+
 // A pending CSR without its token is deleted by the reconcile of the node that it names, so the denial must be stored before
 // the token is deleted. A denial that cannot be stored stops neither the revocation nor other denials.
 func TestDenialComesBeforeTheTokenGoes(t *testing.T) {
