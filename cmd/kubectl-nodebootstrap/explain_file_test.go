@@ -72,7 +72,7 @@ func TestExplainFile(t *testing.T) {
 		"a NodeBootstrap from Git":   {[]any{other, bare}, []string{"! sentWithToken", "✗ hasTokensSubject", "the operator denies it: WrongSubject"}},
 		"not sent yet":               {[]any{unsent}, []string{"nobody yet", "! sentWithToken", "✔ asksForNothingElse"}},
 		"not sent yet, for a node":   {[]any{unsent, nb}, []string{"! hasNoOtherIdentity", "✔ hasTokensSubject"}},
-		"somebody else's":            {[]any{renewal}, []string{"renews its client certificate"}},
+		"another node's":             {[]any{renewal}, []string{"renews its client certificate"}},
 		"a serving certificate":      {[]any{withKind(x.servingRequest(key))}, []string{"! addressesAreDeclared", "! namesNothingReserved", "✔ namesAnAddress"}},
 		"and its NodeBootstrap":      {[]any{withKind(x.servingRequest(key)), nb}, []string{"✔ addressesAreDeclared", "✔ namesWhatIsDeclared"}},
 		"with an empty document too": {[]any{nil, good}, []string{"✔ isSigned"}},

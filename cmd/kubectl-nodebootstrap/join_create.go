@@ -14,7 +14,7 @@ import (
 	"github.com/nodebootstrap/nodebootstrap/api/v1alpha1"
 )
 
-// validateCreate returns what is wrong with the flags for the NodeBootstrap.
+// validateCreate checks the flags for the NodeBootstrap.
 func (o *joinOptions) validateCreate(cmd *cobra.Command) error {
 	if o.create {
 		return o.fields.validate()

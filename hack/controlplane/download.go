@@ -48,7 +48,7 @@ func newDownloader(show *progress.Display) *downloader {
 	}
 }
 
-// download is a program with the published checksum of what is at its URL.
+// download is a program and the published checksum of its download.
 type download struct {
 	program
 	sum string
